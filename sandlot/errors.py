@@ -200,6 +200,12 @@ class PortTaken(OperatorError):
     code = "port_taken"
 
 
+class ApiUnreachable(OperatorError):
+    """The client found no Sandlot API at its URL, or it did not answer in time."""
+
+    code = "api_unreachable"
+
+
 class UnsafeRecord(OperatorError):
     """A record in Redis has no valid signature: it was written without our key and will not be obeyed."""
 

@@ -1,0 +1,278 @@
+"""Talk to a Sandlot API from Python.
+
+Knows: the paths, headers and problem documents of `docs/api.md`. Does not know: Redis, workers, where a key is kept.
+What a function does comes back as an `InvokeResult`; what the platform or the caller got wrong is raised, as the same exception
+class that the API raised (`sandlot.errors`), found by its `code`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self, cast
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from sandlot.errors import ApiUnreachable, CallerError, SandlotError, TryAgain
+from sandlot.models import JobStatus, OutcomeKind
+
+Json = Any
+"""A decoded JSON value, as the caller of this client gets or gives it."""
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 30.0
+"""One long poll; the API caps a longer one, and a proxy in between may cut it."""
+
+_ABSENT: Final[Mapping[str, Json]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeResult:
+    """How a synchronous call ended, whoever is to blame for the way it did."""
+
+    outcome: OutcomeKind
+    value: bytes
+    """The JSON text that the function returned, as it came; empty unless `outcome` is `ok`."""
+    job_id: str
+    version: str
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Milliseconds by stage: `queued, boot, import, run, settle, total`."""
+    problem: Mapping[str, Json] = _ABSENT
+    """The problem document of a call that did not end well: `code`, `detail`, `error`, `evidence`, `job`."""
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome is OutcomeKind.OK
+
+    def json(self) -> Json:
+        return msgspec.json.decode(self.value)
+
+
+class Client:
+    """One connection pool to one API; not safe to share between threads while it is being closed.
+
+    Every call raises `ApiUnreachable` if nothing answers, and the `SandlotError` of the problem document if the answer is one.
+    """
+
+    def __init__(
+        self, url: str, key: str = "", timeout_s: float = 330.0, *, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        """`timeout_s` bounds one answer and should exceed the API's own cap on waiting (300 s by default)."""
+        self.url = url.rstrip("/")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=timeout, transport=transport, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def invoke(
+        self,
+        name: str,
+        event: Json = None,
+        *,
+        version: str | None = None,
+        wait_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> InvokeResult:
+        """Call a function and wait for its end.
+
+        Args:
+            event: bytes are sent as they are and must be JSON text; anything else is encoded.
+            wait_s: seconds to wait; by default the function's own time limit and the API's allowance for queueing.
+
+        Raises:
+            WaitTimeout: the function still runs; `fields["job"]` has its links.
+        """
+        headers = _optional({"prefer": _wait(wait_s), "idempotency-key": idempotency_key})
+        reply = self._send(
+            "POST", _invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
+        )
+        outcome = reply.headers.get("x-sandlot-outcome", "")
+        if reply.is_error and (not outcome or outcome not in OutcomeKind):
+            raise problem_of(reply)
+        return InvokeResult(
+            outcome=OutcomeKind(outcome or "ok"),
+            value=b"" if reply.is_error else reply.content,
+            job_id=reply.headers.get("x-job-id", ""),
+            version=reply.headers.get("x-function-version", ""),
+            timings=_read_server_timing(reply.headers.get("server-timing", "")),
+            problem=cast(Mapping[str, Json], reply.json()) if reply.is_error else _ABSENT,
+        )
+
+    def submit(
+        self,
+        name: str,
+        event: Json = None,
+        *,
+        version: str | None = None,
+        delay_s: float | None = None,
+        expires_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Json]:
+        """Queue a call and return its job at once."""
+        headers = {"prefer": "respond-async"} | _optional(
+            {
+                "x-sandlot-delay": delay_s and f"{delay_s:g}s",
+                "x-sandlot-expires": expires_s and f"{expires_s:g}s",
+                "idempotency-key": idempotency_key,
+            }
+        )
+        return self._json(
+            "POST", _invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
+        )
+
+    def job(self, job_id: str, *, wait_s: float | None = None) -> dict[str, Json]:
+        """The job as it is now, or as soon as it has ended, after `wait_s` at the latest."""
+        return self._json("GET", _job_path(job_id), headers=_optional({"prefer": _wait(wait_s)}))
+
+    def wait(self, job_id: str) -> dict[str, Json]:
+        """The job once it has ended, however long that takes."""
+        while True:
+            job = self.job(job_id, wait_s=_POLL_S)
+            if JobStatus(job["status"]).final:
+                return job
+
+    def result(self, job_id: str) -> bytes | None:
+        """The JSON text that the job's function returned; `None` while it has not ended.
+
+        Raises:
+            NoResult: it ended without one.
+        """
+        reply = self._checked("GET", _job_path(job_id) + "/result")
+        return None if reply.status_code == httpx.codes.ACCEPTED else reply.content
+
+    def logs(self, job_id: str) -> str:
+        return self._checked("GET", _job_path(job_id) + "/logs").text
+
+    def cancel(self, job_id: str) -> dict[str, Json]:
+        return self._json("DELETE", _job_path(job_id))
+
+    def functions(self) -> list[dict[str, Json]]:
+        """Every deployed function, by name."""
+        functions: list[dict[str, Json]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._json("GET", "/v1/functions", params=_optional({"cursor": cursor}))
+            functions += page["functions"]
+            cursor = page["next"]
+        return functions
+
+    def function(self, name: str, *, version: str | None = None) -> dict[str, Json]:
+        return self._json("GET", _function_path(name), params=_optional({"version": version}))
+
+    def deploy(
+        self, name: str, *, source: str, filename: str | None = None, manifest: Mapping[str, Json] | None = None
+    ) -> dict[str, Json]:
+        """Deploy one source file; without a `filename` it is Python. The same source again is the same version."""
+        body = {"source": source} | _optional({"filename": filename, "manifest": manifest})
+        return self._json("PUT", _function_path(name), json=body)
+
+    def deploy_archive(self, name: str, archive: bytes) -> dict[str, Json]:
+        """Deploy a folder, sent as a zip archive."""
+        return self._json("PUT", _function_path(name), content=archive, headers={"content-type": "application/zip"})
+
+    def delete(self, name: str) -> None:
+        self._checked("DELETE", _function_path(name))
+
+    def health(self) -> dict[str, Json]:
+        """What `/readyz` says: `ready`, `queued`, `running`, live `workers` by placement; or the problem document that says why not."""
+        return cast(dict[str, Json], self._send("GET", "/readyz").json())
+
+    def _json(self, method: str, path: str, **options: Any) -> dict[str, Json]:  # noqa: ANN401 - httpx's own keywords
+        return cast(dict[str, Json], self._checked(method, path, **options).json())
+
+    def _checked(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own keywords
+        reply = self._send(method, path, **options)
+        if reply.is_error:
+            raise problem_of(reply)
+        return reply
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own keywords
+        try:
+            return self._http.request(method, path, **options)
+        except httpx.TimeoutException as error:
+            raise ApiUnreachable(f"{self.url} did not answer {method} {path} in time") from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise ApiUnreachable(f"cannot reach {self.url}: {error}. Is Sandlot running (sandlot up)?") from error
+
+
+def problem_of(reply: httpx.Response) -> SandlotError:
+    """The exception that a problem document stands for; `fields` has all of its members, with `status`."""
+    try:
+        document = reply.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {
+            "detail": f"{reply.request.url} answered {reply.status_code} without a problem document; is it a Sandlot API?"
+        }
+    fields = {name: value for name, value in document.items() if name not in ("detail", "retry_after_s")}
+    message = str(document.get("detail") or document.get("title") or f"status {reply.status_code}")
+    kind = _by_code().get(str(document.get("code")), CallerError if reply.is_client_error else SandlotError)
+    if issubclass(kind, TryAgain):
+        return kind(message, retry_after_s=_seconds(reply.headers.get("retry-after", "")), **fields)
+    error = kind(message, **fields)
+    error.code = str(document.get("code") or kind.code)
+    return error
+
+
+def _by_code() -> dict[str, type[SandlotError]]:
+    found: dict[str, type[SandlotError]] = {}
+    waiting: list[type[SandlotError]] = [SandlotError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.code] = kind
+        waiting += kind.__subclasses__()
+    return found
+
+
+def _read_server_timing(header: str) -> dict[str, float]:
+    """`run;dur=1.5, total;dur=2` as a dict (W3C Server Timing)."""
+    timings = {}
+    for metric in header.split(","):
+        name, _, duration = metric.strip().partition(";dur=")
+        if duration:
+            timings[name] = float(duration)
+    return timings
+
+
+def _seconds(retry_after: str) -> float:
+    return float(retry_after) if retry_after.isdigit() else 1.0
+
+
+def _encode(event: Json) -> bytes:
+    return event if isinstance(event, bytes) else msgspec.json.encode(event)
+
+
+def _optional(values: Mapping[str, Json]) -> dict[str, Json]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _wait(wait_s: float | None) -> str | None:
+    return None if wait_s is None else f"wait={wait_s:g}"
+
+
+def _function_path(name: str) -> str:
+    return f"/v1/functions/{quote(name, safe='')}"
+
+
+def _invoke_path(name: str) -> str:
+    return _function_path(name) + "/invoke"
+
+
+def _job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
