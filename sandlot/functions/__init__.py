@@ -1,0 +1,30 @@
+"""Functions: what people write, how it is stored, and which version a name means.
+
+Knows: manifests, bundles, digests, versions, their records in Redis. Does not know: jobs, HTTP, processes that run functions.
+"""
+
+from sandlot.functions.archive import read_archive, write_archive
+from sandlot.functions.bundle import Bundle
+from sandlot.functions.manifest import Manifest
+from sandlot.functions.node_binary import find_node
+from sandlot.functions.registry import Deployed, Described, Page, Registry
+from sandlot.functions.source import function_name, function_paths, read_files, read_path, read_source
+from sandlot.functions.version import Version
+
+__all__ = [
+    "Bundle",
+    "Deployed",
+    "Described",
+    "Manifest",
+    "Page",
+    "Registry",
+    "Version",
+    "find_node",
+    "function_name",
+    "function_paths",
+    "read_archive",
+    "read_files",
+    "read_path",
+    "read_source",
+    "write_archive",
+]

@@ -1,0 +1,188 @@
+"""What a version declares about itself: runtime, handler, limits, environment, who may call it.
+
+Knows: every key, its spelling, default and bounds, and which combinations mean nothing. Does not know: where a manifest is written
+(`sandlot.functions.source`) or who enforces it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+import msgspec
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from sandlot.functions.units import format_duration, format_size, parse_duration, parse_size
+from sandlot.models import Isolation, Runtime
+
+MIB: Final = 1024 * 1024
+KIB: Final = 1024
+ENVIRONMENT_LIMIT_BYTES: Final = 32 * KIB
+"""Names and values together; they travel in the init frame and are held by every warm process."""
+
+_VARIABLE: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+_HANDLER: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-/.]*\.[A-Za-z_$][A-Za-z0-9_$]*$")
+
+
+class Unwritable(ValueError):
+    """A manifest says what it cannot say; `key` is the key at fault, as written ("" if it is the whole)."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _seconds(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _bytes(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _mebibytes(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    size = parse_size(value)
+    if size % MIB:
+        raise ValueError(f"{value!r} is not a whole number of MiB")
+    return size // MIB
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+Mebibytes = Annotated[int, BeforeValidator(_mebibytes)]
+
+
+class Manifest(BaseModel):
+    """The whole of it, with every default filled in. People write the aliases (`timeout = "5s"`), code reads the fields (`timeout_s`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    runtime: Runtime
+    handler: str
+    timeout_s: Seconds = Field(5.0, alias="timeout", ge=0.01, le=86_400)
+    memory_mib: Mebibytes = Field(256, alias="memory", ge=32, le=65_536)
+    isolation: Isolation = Isolation.REUSE
+    visibility: Literal["private", "public"] = "private"
+    environment: dict[str, str] = Field(default_factory=dict)
+    concurrency: StrictInt = Field(0, ge=0, le=10_000)
+    """At most so many at once, over all workers; 0 is no cap."""
+    result_ttl_s: Seconds | None = Field(None, alias="result_ttl", ge=1, le=31 * 86_400)
+    """How long a result is kept; `None` is the platform's default."""
+    log_limit_bytes: Bytes = Field(256 * KIB, alias="log_limit", ge=KIB, le=4 * MIB)
+    network: Literal["none"] | tuple[str, ...] = "none"
+    dependencies: tuple[str, ...] = ()
+
+    @field_validator("handler")
+    @classmethod
+    def _names_a_function_in_a_file(cls, handler: str) -> str:
+        if not _HANDLER.match(handler) or ".." in handler:
+            raise ValueError(f'{handler!r} is not a handler: write "file.function", as in "main.handler"')
+        return handler
+
+    @field_validator("environment")
+    @classmethod
+    def _is_an_environment(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name, value in environment.items():
+            if not _VARIABLE.match(name):
+                raise ValueError(f"{name!r} is not a variable name (letters, digits and underscores)")
+            if "\0" in value:
+                raise ValueError(f"the value of {name} has a null byte")
+        if sum(len(name) + len(value.encode()) for name, value in environment.items()) > ENVIRONMENT_LIMIT_BYTES:
+            raise ValueError(f"names and values together exceed {format_size(ENVIRONMENT_LIMIT_BYTES)}")
+        return environment
+
+    @field_validator("dependencies")
+    @classmethod
+    def _has_no_dependencies_yet(cls, dependencies: tuple[str, ...]) -> tuple[str, ...]:
+        if dependencies:
+            raise ValueError(
+                f"not supported yet ({', '.join(dependencies[:3])}): functions run on the standard library for now"
+            )
+        return dependencies
+
+    @field_validator("network")
+    @classmethod
+    def _has_no_network_yet(cls, network: Literal["none"] | tuple[str, ...]) -> Literal["none"] | tuple[str, ...]:
+        if network != "none" and network:
+            raise ValueError('not supported yet: functions have no network for now; leave it out or write "none"')
+        return "none"
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if self.runtime is Runtime.NODE and self.isolation is Isolation.FORK:
+            raise Unwritable(
+                "isolation", 'isolation = "fork" has no effect on Node, which cannot fork: write "reuse" or "sandbox"'
+            )
+        return self
+
+    def written(self) -> dict[str, Any]:
+        """All of it as a person would write it; `Manifest.model_validate` reads it back as the same value."""
+        return {
+            "runtime": self.runtime.value,
+            "handler": self.handler,
+            "timeout": format_duration(self.timeout_s),
+            "memory": format_size(self.memory_mib * MIB),
+            "isolation": self.isolation.value,
+            "visibility": self.visibility,
+            "environment": dict(sorted(self.environment.items())),
+            "concurrency": self.concurrency,
+            "result_ttl": None if self.result_ttl_s is None else format_duration(self.result_ttl_s),
+            "log_limit": format_size(self.log_limit_bytes),
+            "network": "none" if self.network == "none" else list(self.network),
+            "dependencies": list(self.dependencies),
+        }
+
+    def canonical(self) -> bytes:
+        """The JSON text that is digested and stored: the same bytes for the same manifest, wherever it was written."""
+        return msgspec.json.encode(self.written(), order="deterministic")
+
+
+_WITH_UNIT: Final = {"timeout": '"5s"', "memory": '"256MiB"', "result_ttl": '"1h"', "log_limit": '"256KiB"'}
+KEYS: Final = tuple((field.alias or name) for name, field in Manifest.model_fields.items())
+
+
+def parse_manifest(table: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest:
+    """A manifest from the keys a person wrote and the defaults that the file's kind implies (runtime, handler).
+
+    Raises:
+        Unwritable: an unknown key, a value out of bounds, or a setting that would have no effect; it names the key.
+    """
+    for key, value in table.items():
+        if key not in KEYS:
+            raise Unwritable(key, _unknown(key))
+        if key in _WITH_UNIT and not isinstance(value, str):
+            raise Unwritable(key, f"{key} needs a unit: write {_WITH_UNIT[key]} instead of {value!r}")
+    try:
+        return Manifest.model_validate({**defaults, **table})
+    except ValidationError as error:
+        raise _first(error) from error
+
+
+def _unknown(key: str) -> str:
+    close = difflib.get_close_matches(key, KEYS, n=1)
+    hint = f'did you mean "{close[0]}"?' if close else f"known are: {', '.join(KEYS)}"
+    return f'"{key}" is not a setting; {hint}'
+
+
+def _first(error: ValidationError) -> Unwritable:
+    details = error.errors()[0]
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, Unwritable):
+        return cause
+    path = [str(part) for part in details["loc"] if not str(part).startswith(("function-", "tuple[", "literal["))]
+    key = path[0] if path else ""
+    reason = str(cause) if cause is not None else f"{details['msg']} (it is {details['input']!r})"
+    return Unwritable(key, f"{'.'.join(path)}: {reason}" if path else reason)

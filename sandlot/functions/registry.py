@@ -1,0 +1,240 @@
+"""Which functions are deployed, which version a name means, and the code of each.
+
+Knows: how a version is recorded, signed, verified and cached. Does not know: keys, jobs, HTTP, files on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Final, Self, TypeVar
+
+import msgspec
+from redis.asyncio import Redis
+
+from sandlot.errors import CallerError, FunctionNotFound, UnsafeRecord, VersionConflict, VersionNotFound
+from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
+from sandlot.functions.manifest import Manifest
+from sandlot.functions.push import Push
+from sandlot.functions.store import VERSIONS_KEPT, Store
+from sandlot.functions.version import Version, sign, verify
+from sandlot.jobs import keys
+from sandlot.models import FUNCTION_NAME, LATEST
+
+_SAFETY_TTL_S: Final = 1.0
+_CACHE_LIMIT: Final = 20_000
+_DEPLOY_TRIES: Final = 20
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deploy did. `created`: there was no function of that name before; `changed`: there was no such version before."""
+
+    version: Version
+    created: bool
+    changed: bool
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True):
+    """A function: what `$LATEST` means, and every version that is kept, newest first."""
+
+    latest: Version
+    versions: tuple[Version, ...]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Functions in the order of their names; `next` is the cursor of the page after this one."""
+
+    functions: tuple[Version, ...]
+    next: str | None
+
+
+class Registry:
+    """Open it (`async with`, or `open` and `close`) to have what it caches invalidated by push; unopened, it forgets after a second.
+
+    Every method raises QueueUnavailable when Redis does not answer, and UnsafeRecord for a record that is not signed with our key.
+    """
+
+    def __init__(self, redis: Redis, signing_key: bytes) -> None:
+        self._store = Store(redis)
+        self._signing_key = signing_key
+        self._resolved: dict[tuple[str, str], tuple[Version, float]] = {}
+        self._versions: dict[tuple[str, str], Version] = {}
+        self._epoch = 0
+        self._push = Push(redis, keys.FUNCTIONS_CHANGED, self._forget)
+
+    async def open(self) -> None:
+        """Start listening for deploys made elsewhere; returns at once, Redis need not be there yet."""
+        self._push.start()
+
+    async def close(self) -> None:
+        """Stop listening. The Redis client stays open: whoever made it closes it."""
+        await self._push.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest) -> Deployed:
+        """Make this the function's latest version; a bundle and manifest it has already had become the version they were.
+
+        Raises:
+            CallerError: `name` is no name for a function.
+            VersionConflict: others deploy the same function faster than we can.
+        """
+        if not FUNCTION_NAME.match(name):
+            raise CallerError(
+                f"{name[:80]!r} is no name for a function: write a letter, then up to 62 letters, digits and hyphens"
+            )
+        packed = await asyncio.to_thread(pack, bundle, manifest)
+        digest = await asyncio.to_thread(digest_of, packed)
+        number = await self._store.last_number(name) + 1
+        for _ in range(_DEPLOY_TRIES):
+            version = Version(
+                function=name,
+                number=number,
+                digest=digest,
+                manifest=manifest,
+                placement=manifest.runtime.value,
+                created_ms=time.time_ns() // 1_000_000,
+            )
+            answer = await self._store.deploy(name, digest, number, sign(version, self._signing_key), len(packed))
+            number = answer.number
+            if answer.status == b"missing":
+                await self._store.upload(digest, packed)
+            elif answer.status == b"ok":
+                self._forget(name)
+                recorded = verify(answer.record, name, self._signing_key)
+                return Deployed(version=recorded, created=bool(answer.created), changed=bool(answer.changed))
+        raise VersionConflict(f"{name!r} is being deployed by others at the same time; try again")
+
+    async def resolve(self, name: str, qualifier: str = LATEST) -> Version:
+        """The version that a name and a qualifier (`$LATEST` or a number) mean now.
+
+        Raises:
+            FunctionNotFound, VersionNotFound: there is none.
+        """
+        cached = self._resolved.get((name, qualifier))
+        if cached is not None and (self._push.alive or time.monotonic() - cached[1] < _SAFETY_TTL_S):
+            return cached[0]
+        epoch, asked_s = self._epoch, time.monotonic()
+        version = await self._read(name, qualifier)
+        if epoch == self._epoch:  # else a push came in between, and what we read may be what it invalidated
+            _bounded(self._resolved)[name, qualifier] = version, asked_s
+        return version
+
+    async def version(self, function: str, digest: str) -> Version:
+        """The version with this digest, for those who were handed a digest and do not believe Redis about what it is.
+
+        Raises:
+            VersionNotFound: the function, or that version of it, is gone.
+        """
+        known = self._versions.get((function, digest))
+        if known is not None:
+            return known
+        number = await self._store.number_of(function, digest)
+        record = None if number is None else await self._store.record(function, number)
+        if record is None:
+            raise VersionNotFound(
+                f"{function!r} has no version {digest[:12]}…: it was deleted, or is not among the last {VERSIONS_KEPT}"
+            )
+        version = verify(record, function, self._signing_key)
+        if version.digest != digest:
+            raise UnsafeRecord(
+                f"the record of version {digest[:12]}… of {function!r} is the one of {version.digest[:12]}…"
+            )
+        _bounded(self._versions)[function, digest] = version
+        return version
+
+    async def bundle(self, digest: str) -> Bundle:
+        """The files of a version, verified against its digest.
+
+        Raises:
+            VersionNotFound: they are no longer stored.
+        """
+        if not is_digest(digest):
+            raise UnsafeRecord(f"{digest[:80]!r} is no digest")
+        packed = await self._store.download(digest)
+        if not packed:
+            raise VersionNotFound(f"the code of version {digest[:12]}… is no longer stored; deploy the function again")
+        return await asyncio.to_thread(_unpacked, packed, digest)
+
+    async def describe(self, name: str) -> Described:
+        """Everything about a function.
+
+        Raises:
+            FunctionNotFound: there is none of that name.
+        """
+        latest = await self.resolve(name)
+        records = await self._store.records(name)
+        versions = (verify(records[number], name, self._signing_key) for number in sorted(records, reverse=True))
+        return Described(latest=latest, versions=tuple(versions))
+
+    async def list(self, limit: int = 100, cursor: str = "") -> Page:
+        """Up to `limit` functions whose names come after `cursor`."""
+        names = await self._store.names(cursor, limit + 1)
+        functions = []
+        for name in names[:limit]:
+            with contextlib.suppress(
+                FunctionNotFound
+            ):  # deleted since the names were read: simply no longer in the list
+                functions.append(await self.resolve(name))
+        return Page(functions=tuple(functions), next=names[limit - 1] if len(names) > limit else None)
+
+    async def delete(self, name: str) -> None:
+        """Remove a function with all its versions.
+
+        Raises:
+            FunctionNotFound: there is none of that name.
+        """
+        existed = await self._store.undeploy(name)
+        self._forget(name)
+        if not existed:
+            raise _no_function(name)
+
+    async def _read(self, name: str, qualifier: str) -> Version:
+        latest = await self._store.latest_number(name) if FUNCTION_NAME.match(name) else None
+        if latest is None:
+            raise _no_function(name)
+        number = latest if qualifier == LATEST else _number(qualifier)
+        record = await self._store.record(name, number)
+        if record is None:
+            raise VersionNotFound(f"{name!r} has no version {qualifier[:80]!r}; the latest is {latest}")
+        version = verify(record, name, self._signing_key)
+        if version.number != number:
+            raise UnsafeRecord(f"the record of version {number} of {name!r} is the one of version {version.number}")
+        return version
+
+    def _forget(self, name: str | None) -> None:
+        """Drop what is cached about one function, or about all (`None`). What a digest means never changes and stays."""
+        self._epoch += 1
+        for key in [key for key in self._resolved if name is None or key[0] == name]:
+            del self._resolved[key]
+
+
+def _number(qualifier: str) -> int:
+    """The number that is written there; 0, which no version has, if none is."""
+    return int(qualifier) if qualifier.isascii() and qualifier.isdigit() and len(qualifier) < 10 else 0
+
+
+def _no_function(name: str) -> FunctionNotFound:
+    return FunctionNotFound(f"no function {name[:80]!r} is deployed")
+
+
+def _unpacked(packed: bytes, digest: str) -> Bundle:
+    if digest_of(packed) != digest:
+        raise UnsafeRecord(f"the stored code of version {digest[:12]}… has another digest: it was damaged or replaced")
+    return unpack(packed)[0]
+
+
+def _bounded(cache: dict[_Key, _Value]) -> dict[_Key, _Value]:
+    """Starting over is as good as any policy for a cache that only an attack can fill."""
+    if len(cache) >= _CACHE_LIMIT:
+        cache.clear()
+    return cache

@@ -1,0 +1,226 @@
+"""From what a person wrote (a file, a folder, text in a request) to a name, a bundle and a manifest.
+
+Knows: which files make a function, what their kind implies, and which parser looks at them. Does not know: where bundles are stored, HTTP.
+Everything here reads files and may start Node's parser: an event loop calls it in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import msgspec
+
+from sandlot.errors import InvalidManifest
+from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle
+from sandlot.functions.headers import given_manifest, node_manifest, python_manifest, toml_manifest
+from sandlot.functions.manifest import Manifest
+from sandlot.functions.node_binary import find_node
+from sandlot.functions.syntax import check_node, check_python, check_python_handler, decode
+from sandlot.models import FUNCTION_NAME, Runtime
+
+MANIFEST_FILE: Final = "function.toml"
+_RUNTIME_OF: Final = {".py": Runtime.PYTHON, ".js": Runtime.NODE, ".mjs": Runtime.NODE, ".cjs": Runtime.NODE}
+_MAIN_FILES: Final = ("main.py", "index.mjs", "index.js", "index.cjs")
+_CACHE: Final = "__pycache__"
+
+
+def function_name(path: Path) -> str:
+    """The name a file or folder gives its function: its own, in lower case, with hyphens for underscores.
+
+    Raises:
+        InvalidManifest: that is no function's name.
+    """
+    stem = path.stem if path.suffix in _RUNTIME_OF else path.name
+    name = stem.lower().replace("_", "-")
+    if not FUNCTION_NAME.match(name):
+        raise InvalidManifest(
+            f"{path.name}: {name!r} is no name for a function: write a letter, then up to 62 letters, digits and hyphens"
+        )
+    return name
+
+
+def function_paths(folder: Path) -> list[Path]:
+    """What in a folder is a function: source files, and folders with a `function.toml`. Names that begin with `_` or `.` are not."""
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(("_", "."))]
+    return [
+        path for path in found if (path.suffix in _RUNTIME_OF and path.is_file()) or (path / MANIFEST_FILE).is_file()
+    ]
+
+
+def read_path(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
+    """The function in this file or folder: its name, bundle and manifest.
+
+    Raises:
+        InvalidManifest: it cannot be a function; the message names file and line.
+    """
+    name = function_name(path)
+    try:
+        if path.is_dir():
+            bundle, manifest = _folder(dict(_files_below(path)), path.name + "/", {}, node)
+        else:
+            bundle, manifest = _single(path.name, path.read_bytes(), {}, node)
+    except OSError as error:
+        raise InvalidManifest(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+    return name, bundle, manifest
+
+
+def read_source(
+    name: str, filename: str | None, source: str, manifest: Mapping[str, Any] | None = None, *, node: Path | None = None
+) -> tuple[Bundle, Manifest]:
+    """The function in this text; keys in `manifest` win over those in the text.
+
+    Args:
+        filename: what the file is called, which says its runtime; without it the runtime in `manifest` (default Python) says its name.
+
+    Raises:
+        InvalidManifest: it cannot be a function; the message names file and line.
+    """
+    given = dict(manifest or {})
+    if filename is None:
+        filename = name.replace("-", "_") + (".js" if given.get("runtime") == Runtime.NODE else ".py")
+    if "/" in filename or PurePosixPath(filename).suffix not in _RUNTIME_OF:
+        raise InvalidManifest(
+            f"{filename!r} is not the name of a source file: write one that ends in {', '.join(_RUNTIME_OF)}"
+        )
+    return _single(filename, source.encode("utf-8", "surrogatepass"), given, node)
+
+
+def read_files(
+    files: Mapping[str, bytes], manifest: Mapping[str, Any] | None = None, *, node: Path | None = None
+) -> tuple[Bundle, Manifest]:
+    """The function in these files, laid out as in a folder; one lone source file is a function as it is.
+
+    Raises:
+        InvalidManifest: they cannot be a function; the message names file and line.
+    """
+    given = dict(manifest or {})
+    if (
+        len(files) == 1
+        and (only := next(iter(files)))
+        and PurePosixPath(only).suffix in _RUNTIME_OF
+        and "/" not in only
+    ):
+        return _single(only, files[only], given, node)
+    return _folder(dict(files), "", given, node)
+
+
+def _single(filename: str, content: bytes, given: dict[str, Any], node: Path | None) -> tuple[Bundle, Manifest]:
+    file = PurePosixPath(filename)
+    text = decode(filename, content)
+    runtime = _RUNTIME_OF[file.suffix]
+    defaults = {"runtime": runtime.value, "handler": f"{file.stem}.handler"}
+    written = (
+        python_manifest(filename, text, defaults)
+        if runtime is Runtime.PYTHON
+        else node_manifest(filename, text, defaults)
+    )
+    manifest = _on_top(filename, written, given)
+    if manifest.runtime is not runtime:
+        raise InvalidManifest(
+            f'{filename}: runtime = "{manifest.runtime}" does not fit a file that ends in {file.suffix}'
+        )
+    bundle = Bundle({filename: content})
+    _check(bundle, manifest, "", node)
+    return bundle, manifest
+
+
+def _folder(files: dict[str, bytes], prefix: str, given: dict[str, Any], node: Path | None) -> tuple[Bundle, Manifest]:
+    written = files.pop(MANIFEST_FILE, None)
+    bundle = Bundle(files)
+    defaults = _implied_by(bundle)
+    label = prefix + MANIFEST_FILE
+    if written is None:
+        manifest = given_manifest("manifest", given, defaults)
+    else:
+        manifest = _on_top(label, toml_manifest(label, decode(label, written), {**defaults, **given}), given)
+    _refuse_dependencies(bundle, prefix)
+    _check(bundle, manifest, prefix, node)
+    return bundle, manifest
+
+
+def _on_top(where: str, written: Manifest, given: Mapping[str, Any]) -> Manifest:
+    return given_manifest(where, given, written.written()) if given else written
+
+
+def _implied_by(bundle: Bundle) -> dict[str, str]:
+    """Runtime and handler, if exactly one of the files that usually hold a handler is there; else the manifest has to say."""
+    mains = [name for name in _MAIN_FILES if name in bundle.files]
+    if len(mains) != 1:
+        return {}
+    main = PurePosixPath(mains[0])
+    return {"runtime": _RUNTIME_OF[main.suffix].value, "handler": f"{main.stem}.handler"}
+
+
+def _check(bundle: Bundle, manifest: Manifest, prefix: str, node: Path | None) -> None:
+    """Every source file parses, and the handler is where the manifest says."""
+    entry, function = _entry(bundle, manifest, prefix)
+    for filename, content in bundle.files.items():
+        path = PurePosixPath(filename)
+        if manifest.runtime is Runtime.PYTHON and path.suffix == ".py":
+            tree = check_python(prefix + filename, decode(prefix + filename, content))
+            if filename == entry:
+                check_python_handler(prefix + filename, tree, function)
+        elif manifest.runtime is Runtime.NODE and filename == entry:
+            check_node(prefix + filename, decode(prefix + filename, content), node or find_node())
+
+
+def _entry(bundle: Bundle, manifest: Manifest, prefix: str) -> tuple[str, str]:
+    """The file and the function that `handler = "file.function"` means in this bundle."""
+    module, _, function = manifest.handler.rpartition(".")
+    if manifest.runtime is Runtime.PYTHON:
+        candidates = [
+            form for base in (module, module.replace(".", "/")) for form in (base, f"{base}.py", f"{base}/__init__.py")
+        ]
+    else:
+        candidates = [module, *(module + suffix for suffix in (".mjs", ".js", ".cjs"))]
+    for candidate in candidates:
+        if candidate in bundle.files:
+            return candidate, function
+    there = ", ".join(list(bundle.files)[:5]) or "nothing"
+    raise InvalidManifest(
+        f'{prefix or "the function"}: handler = "{manifest.handler}" names a file that is not there; there is {there}'
+    )
+
+
+def _refuse_dependencies(bundle: Bundle, prefix: str) -> None:
+    """A list of dependencies that nobody would install must not look as if it had an effect."""
+    for line, text in enumerate(bundle.files.get("requirements.txt", b"").decode("utf-8", "replace").splitlines(), 1):
+        if text.strip() and not text.strip().startswith("#"):
+            raise InvalidManifest(
+                f"{prefix}requirements.txt:{line}: dependencies are not supported yet: functions run on the standard library for now"
+            )
+    vendored = any(path.startswith("node_modules/") for path in bundle.files)
+    if "package.json" in bundle.files and not vendored:
+        try:
+            package = msgspec.json.decode(bundle.files["package.json"], type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise InvalidManifest(f"{prefix}package.json: not a JSON object: {error}") from error
+        if package.get("dependencies"):
+            raise InvalidManifest(
+                f"{prefix}package.json: dependencies are not supported yet: put them into node_modules/ beside it"
+            )
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The files of a function's folder; hidden ones and caches are left out.
+
+    Raises:
+        InvalidManifest: there is a symbolic link, or more than a bundle may hold (found out before all of it is read).
+    """
+    count = total = 0
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") or part == _CACHE for part in relative.parts) or path.suffix == ".pyc":
+            continue
+        if path.is_symlink():
+            raise InvalidManifest(f"{folder.name}/{relative}: a symbolic link; put the file itself there")
+        if not path.is_file():
+            continue
+        count, total = count + 1, total + path.stat().st_size
+        if count > FILES_LIMIT + 1 or total > TOTAL_LIMIT_BYTES:
+            raise InvalidManifest(
+                f"{folder.name}/: more than {FILES_LIMIT} files or {TOTAL_LIMIT_BYTES} bytes; a function is code and small data"
+            )
+        yield relative.as_posix(), path.read_bytes()
