@@ -1,0 +1,165 @@
+// Find, load and check a bundle's handler.
+//
+// Knows: the forms a handler may have, and how they are told apart. Does not know: frames, invocations.
+//
+// A form is decided by compiling, never by running twice. In this order:
+//   1. `.mjs`, or `.js` below a package.json with "type": "module": an ES module.
+//   2. The whole file is one expression: `(event, context) => ({...})`, `async function (event) {...}`, `module.exports = ...`.
+//   3. It compiles as a script: CommonJS. Its exports count; a file that exports nothing is asked for its top-level functions.
+//   4. It does not, and speaks of import, export or top-level await: an ES module.
+
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { Module, createRequire } from "node:module";
+import { basename, dirname, extname, join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { compileFunction } from "node:vm";
+import { LoadFailed } from "./failure.mjs";
+
+const SUFFIXES = [".mjs", ".js", ".cjs"];
+const DEFAULT_EXPORT = "handler";
+const PARAMETERS = ["exports", "require", "module", "__filename", "__dirname"];
+
+/**
+ * Load the bundle's file and return its handler.
+ *
+ * `name` is `file.export` (the file with or without suffix), or empty for the default: `handler` of index or main, or of the only file.
+ * Throws LoadFailed if there is no such file or export, and whatever the user's file throws while it is loaded.
+ */
+export async function loadHandler(bundle, name) {
+  const [file, wanted] = locate(bundle, name);
+  const found = isModule(file, bundle) ? await fromModule(file) : await fromScript(file);
+  return choose(found, wanted, basename(file));
+}
+
+function locate(bundle, name) {
+  if (!name) return [defaultFile(bundle), DEFAULT_EXPORT];
+  const dot = name.lastIndexOf(".");
+  if (dot <= 0 || dot === name.length - 1) {
+    // `greet.js` names a file and no export; so does a bare name.
+    const file = withSuffix(join(bundle, name));
+    if (file) return [file, DEFAULT_EXPORT];
+    throw new LoadFailed(`bad handler '${name}': write file.export, for example index.handler`);
+  }
+  if (SUFFIXES.includes(name.slice(dot)) && existsSync(join(bundle, name))) return [join(bundle, name), DEFAULT_EXPORT];
+  const file = withSuffix(join(bundle, name.slice(0, dot)));
+  if (!file) throw new LoadFailed(`there is no file '${name.slice(0, dot)}' in the bundle: expected .mjs, .js or .cjs`);
+  return [file, name.slice(dot + 1)];
+}
+
+function withSuffix(path) {
+  if (SUFFIXES.includes(extname(path)) && existsSync(path)) return path;
+  return SUFFIXES.map((suffix) => path + suffix).find(existsSync);
+}
+
+function defaultFile(bundle) {
+  const files = readdirSync(bundle).filter((file) => SUFFIXES.includes(extname(file)));
+  for (const stem of ["index", "main"]) {
+    const file = SUFFIXES.map((suffix) => stem + suffix).find((candidate) => files.includes(candidate));
+    if (file) return join(bundle, file);
+  }
+  if (files.length === 1) return join(bundle, files[0]);
+  throw new LoadFailed(`no handler is named, and there is no index or main file; files: ${files.slice(0, 10).join(", ") || "none"}`);
+}
+
+function isModule(file, bundle) {
+  if (extname(file) !== ".js") return extname(file) === ".mjs";
+  for (let folder = dirname(file); folder.startsWith(bundle); folder = dirname(folder)) {
+    const manifest = join(folder, "package.json");
+    if (existsSync(manifest)) return JSON.parse(readFileSync(manifest, "utf8")).type === "module";
+    if (folder === "/") break;
+  }
+  return false;
+}
+
+async function fromModule(file) {
+  const namespace = await import(pathToFileURL(file).href);
+  return { exported: namespace, loose: [] };
+}
+
+async function fromScript(file) {
+  const source = readFileSync(file, "utf8").replace(/^#!.*/, "");
+  const expression = compiled(`return (${withoutEnd(source)}\n)`, file, "return (".length);
+  if (expression.run) {
+    const module = moduleAt(file);
+    const value = expression.run(module);
+    return { exported: module.exports, loose: [value] };
+  }
+  const names = topLevelNames(source);
+  const asked = `\n;return [${names.map((name) => `typeof ${name} === "function" ? ${name} : undefined`).join(", ")}]`;
+  const script = compiled(source + asked, file, 0);
+  if (script.run) return runScript(script, file, names);
+  // The question itself may not compile (a file that ends in a comment of its own making): then without it.
+  const plain = compiled(source, file, 0);
+  if (plain.run) return runScript(plain, file, []);
+  if (speaksOfModules(plain.error)) return fromModule(file);
+  throw plain.error;
+}
+
+function runScript(script, file, names) {
+  const module = moduleAt(file);
+  const values = script.run(module) ?? [];
+  const functions = names.map((name, index) => [name, values[index]]).filter(([, value]) => typeof value === "function");
+  const named = functions.find(([name]) => name === DEFAULT_EXPORT) ?? functions.find(([name]) => name === basename(file, extname(file)));
+  return { exported: module.exports, loose: [(named ?? functions.at(-1))?.[1]], named: Object.fromEntries(functions) };
+}
+
+/** Compile `code` as a CommonJS body without running it. */
+function compiled(code, file, before) {
+  try {
+    const body = compileFunction(code, PARAMETERS, { filename: file, columnOffset: -before, importModuleDynamically: importerOf(file) });
+    return { run: (module) => body.call(module.exports, module.exports, module.require, module, file, dirname(file)) };
+  } catch (error) {
+    return { error };
+  }
+}
+
+function importerOf(file) {
+  const { resolve } = createRequire(file);
+  return (specifier) => import(/^\.{0,2}\//.test(specifier) ? pathToFileURL(resolve(specifier)).href : specifier);
+}
+
+function moduleAt(file) {
+  const module = new Module(file, null);
+  module.filename = file;
+  module.paths = Module._nodeModulePaths(dirname(file));
+  const require = createRequire(file);
+  module.require = require;
+  require.cache[file] = module;
+  return module;
+}
+
+function withoutEnd(source) {
+  return source.trimEnd().replace(/;+$/, "");
+}
+
+/** Names declared at the beginning of a line, in order: the exercise's `const f = (event, context) => {...}` exports nothing. */
+function topLevelNames(source) {
+  const found = source.matchAll(/^(?:(?:const|let|var)\s+([\p{ID_Start}$_][\p{ID_Continue}$]*)\s*=|(?:async\s+)?function\s*\*?\s*([\p{ID_Start}$_][\p{ID_Continue}$]*))/gmu);
+  return [...new Set([...found].map((match) => match[1] ?? match[2]))];
+}
+
+function speaksOfModules(error) {
+  return error instanceof SyntaxError && /import statement|import\.meta|Unexpected token 'export'|Cannot use 'import|await is only valid/.test(error.message);
+}
+
+/** The handler among what a file exports and, if that is nothing, what it merely declares. */
+function choose({ exported, loose, named = {} }, wanted, file) {
+  const bare = typeof exported !== "function" && Object.keys(exported ?? {}).length === 0;
+  const candidates = [exported?.[wanted]];
+  if (wanted === DEFAULT_EXPORT) candidates.push(exported?.default, exported?.default?.[wanted], exported, ...(bare ? loose : []));
+  else if (bare) candidates.push(named[wanted]);
+  const handler = candidates.find((candidate) => typeof candidate === "function");
+  if (handler) return checked(handler, `${wanted} in ${file}`);
+  const have = [...new Set([...Object.keys(exported ?? {}), ...Object.keys(named)])].slice(0, 10).join(", ");
+  const value = candidates.find((candidate) => candidate !== undefined && candidate !== exported);
+  if (value !== undefined) throw new LoadFailed(`${wanted} in ${file} is of type ${typeof value}, not a function`);
+  throw new LoadFailed(`${file} has no '${wanted}': ${have ? `it has ${have}` : "it exports nothing, and is not a function itself"}`);
+}
+
+function checked(handler, name) {
+  const form = Object.prototype.toString.call(handler);
+  if (form === "[object GeneratorFunction]" || form === "[object AsyncGeneratorFunction]") {
+    throw new LoadFailed(`${name} is a generator: return the whole value instead of yielding parts`);
+  }
+  return handler;
+}

@@ -1,0 +1,24 @@
+// stdout and stderr on the log pipe.
+//
+// Knows: descriptors 1 and 2. Does not know: invocations.
+//
+// Node's own streams make a pipe non-blocking and may keep what does not fit for later; these write before they return, so that what was
+// printed before an answer, or before a kill, is in the pipe.
+
+import { Writable } from "node:stream";
+import { writeAll } from "./frames.mjs";
+
+/** Replace `process.stdout` and `process.stderr`; `console` finds them at its first use. */
+export function openStreams() {
+  for (const [name, fd] of [["stdout", 1], ["stderr", 2]]) {
+    const stream = new Writable({
+      decodeStrings: true,
+      write(chunk, _encoding, done) {
+        writeAll(fd, chunk);
+        done();
+      },
+    });
+    stream.fd = fd;
+    Object.defineProperty(process, name, { value: stream, configurable: true, enumerable: true, writable: true });
+  }
+}

@@ -1,0 +1,107 @@
+"""What a handler learns about its invocation: Lambda's `context`, plus the job.
+
+Knows: the fields of `I` and of an `R`'s context. Does not know: limits' enforcement; the remaining time is a courtesy.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+class Version:
+    """What is the same in every invocation of this process."""
+
+    __slots__ = ("arn", "function", "memory_limit_mib", "version")
+
+    def __init__(self, init: Mapping[str, Any]) -> None:
+        self.function = str(init.get("function", ""))
+        self.version = str(init.get("version", ""))
+        self.memory_limit_mib = int(init.get("memory_limit_mib", 0))
+        # Code written for Lambda splits this at colons, so it has as many as Lambda's.
+        self.arn = f"arn:aws:lambda:local:000000000000:function:{self.function}:{self.version}"
+
+
+class Context:
+    """One invocation, with Lambda's names. Read only by convention, as there."""
+
+    __slots__ = ("_ends_s", "_fields", "_version")
+
+    identity = None
+    """No Cognito here; Lambda has `None` too when there is no identity."""
+
+    def __init__(self, version: Version, text: bytes) -> None:
+        fields: dict[str, Any] = json.loads(text)
+        self._version = version
+        self._fields = fields
+        self._ends_s = time.monotonic() + fields["remaining_ms"] / 1000
+
+    @property
+    def job_id(self) -> str:
+        return str(self._fields["job_id"])
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first execution of a job; a later attempt may repeat work that an earlier one had done."""
+        return int(self._fields["attempt"])
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context of the caller, or an empty string."""
+        return str(self._fields.get("traceparent", ""))
+
+    @property
+    def aws_request_id(self) -> str:
+        return self.job_id
+
+    @property
+    def function_name(self) -> str:
+        return self._version.function
+
+    @property
+    def function_version(self) -> str:
+        return self._version.version
+
+    @property
+    def invoked_function_arn(self) -> str:
+        return self._version.arn
+
+    @property
+    def memory_limit_in_mb(self) -> int:
+        return self._version.memory_limit_mib
+
+    @property
+    def log_group_name(self) -> str:
+        return f"/aws/lambda/{self._version.function}"
+
+    @property
+    def log_stream_name(self) -> str:
+        return f"[{self._version.version}]{self.job_id}"
+
+    @property
+    def client_context(self) -> ClientContext | None:
+        request = self._fields.get("request")
+        given = request.get("client_context") if isinstance(request, dict) else None
+        return None if given is None else ClientContext(given)
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until the worker ends this invocation, never below 0."""
+        return max(0, int((self._ends_s - time.monotonic()) * 1000))
+
+    def __repr__(self) -> str:
+        return f"Context(function={self.function_name!r}, job_id={self.job_id!r}, attempt={self.attempt})"
+
+
+class ClientContext:
+    """Lambda's client context: whatever the caller sent, with its three members as attributes."""
+
+    __slots__ = ("client", "custom", "env", "raw")
+
+    def __init__(self, given: Any) -> None:  # noqa: ANN401 -- any JSON value: it is the caller's
+        members = given if isinstance(given, dict) else {}
+        self.raw = given
+        self.custom = members.get("custom")
+        self.env = members.get("env")
+        self.client = members.get("client")

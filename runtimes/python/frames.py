@@ -1,0 +1,95 @@
+"""Read and write the frames of `runtimes/PROTOCOL.md` on a blocking descriptor.
+
+Knows: lengths, types, partial reads and writes. Does not know: what a body means.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Final
+
+INIT: Final = b"I"
+READY: Final = b"K"
+REQUEST: Final = b"R"
+RESULT: Final = b"O"
+ERROR: Final = b"E"
+
+ERROR_LIMIT_BYTES: Final = 256 * 1024
+"""Longest `E` or `K` body; the worker ends a process that sends more."""
+
+_HEADER: Final = struct.Struct(">Ic")
+_BUFFER_BYTES: Final = 64 * 1024
+"""One read takes header and body of almost every frame; longer ones get a buffer of their own."""
+
+
+class Closed(Exception):
+    """The other side is gone, in the middle of a frame or between two."""
+
+
+class Link:
+    """Frames over one descriptor, one at a time.
+
+    `receive` returns a view into a buffer that the next `receive` overwrites: whoever keeps anything copies it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._buffers = [self._buffer]
+
+    def receive(self) -> tuple[bytes, memoryview]:
+        """The next frame's type and body.
+
+        Raises:
+            Closed: the other side closed, or broke off inside a frame.
+        """
+        got = self._read(self._buffers)
+        while got < 5:
+            got += self._read([self._buffer[got:]])
+        length, kind = _HEADER.unpack_from(self._buffer)
+        end = length + 5
+        if end <= _BUFFER_BYTES:
+            while got < end:
+                got += self._read([self._buffer[got:]])
+            return kind, self._buffer[5:end]
+        return kind, self._long_body(length, got)
+
+    def _long_body(self, length: int, got: int) -> memoryview:
+        body = memoryview(bytearray(length))
+        filled = got - 5
+        body[:filled] = self._buffer[5:got]
+        while filled < length:
+            filled += self._read([body[filled:]])
+        return body
+
+    def _read(self, buffers: list[memoryview]) -> int:
+        try:
+            got = os.readv(self.fd, buffers)
+        except OSError as error:
+            raise Closed from error
+        if got == 0:
+            raise Closed
+        return got
+
+    def send(self, kind: bytes, body: bytes | memoryview) -> None:
+        """Send one frame.
+
+        Raises:
+            Closed: the other side is gone.
+        """
+        header = _HEADER.pack(len(body), kind)
+        try:
+            sent = os.writev(self.fd, (header, body))
+            total = len(body) + 5
+            while sent < total:
+                # A body this long is never the empty one: the header always fits into an empty socket buffer.
+                sent += os.write(self.fd, memoryview(body)[sent - 5 :])
+        except OSError as error:
+            raise Closed from error
+
+
+def split_request(body: memoryview) -> tuple[memoryview, memoryview]:
+    """Context and event of an `R` body, both JSON text."""
+    length = int.from_bytes(body[:4], "big")
+    return body[4 : 4 + length], body[4 + length :]

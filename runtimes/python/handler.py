@@ -1,0 +1,123 @@
+"""Find, import and check a bundle's handler.
+
+Knows: Python's import system, the forms a handler may have. Does not know: frames, invocations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .failure import LoadFailed
+
+Handler = Callable[[Any, Any], Any]
+
+_DEFAULT_FUNCTION = "handler"
+
+
+def load_handler(bundle: str, name: str) -> Handler:
+    """Import the bundle's module and return its handler.
+
+    Args:
+        bundle: folder of the user's files; it and its `site-packages` come first on `sys.path` from now on.
+        name: `module.function`, `folder/module.function`, or empty for `main.handler` or the only file's `handler`.
+
+    Raises:
+        LoadFailed: there is no such module or function, or it is not something that can be called with event and context.
+        BaseException: whatever the user's module raised while it was imported.
+    """
+    sys.path[:0] = [bundle, os.path.join(bundle, "site-packages")]
+    module_name, function_name = _split(bundle, name)
+    module = _import_module(bundle, module_name)
+    return _check(_attribute(module, module_name, function_name), f"{module_name}.{function_name}")
+
+
+def _split(bundle: str, name: str) -> tuple[str, str]:
+    if not name:
+        return _default_module(bundle), _DEFAULT_FUNCTION
+    module_name, dot, function_name = name.rpartition(".")
+    if not dot or not module_name or not function_name:
+        raise LoadFailed(f"bad handler {name!r}: write module.function, for example main.handler")
+    return module_name.removesuffix(".py").strip("/").replace("/", "."), function_name
+
+
+def _default_module(bundle: str) -> str:
+    try:
+        files = sorted(entry for entry in os.listdir(bundle) if entry.endswith(".py"))
+    except OSError as error:
+        raise LoadFailed(f"the bundle cannot be read: {error.strerror}") from error
+    if "main.py" in files:
+        return "main"
+    if len(files) == 1:
+        return files[0].removesuffix(".py")
+    raise LoadFailed(f"no handler is named, and there is no main.py; files: {', '.join(files[:10]) or 'none'}")
+
+
+def _import_module(bundle: str, name: str) -> ModuleType:
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        raise LoadFailed(f"the module {top!r} has the name of a standard module: rename {top}.py")
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise LoadFailed(
+                f"there is no module {name!r} in the bundle: expected {name.replace('.', '/')}.py"
+            ) from None
+        raise
+
+
+def _attribute(module: ModuleType, module_name: str, function_name: str) -> Any:  # noqa: ANN401 -- whatever the user put there
+    try:
+        return getattr(module, function_name)
+    except AttributeError:
+        there = [key for key, value in vars(module).items() if inspect.isfunction(value)][:10]
+        have = f"it defines {', '.join(there)}" if there else "it defines no function"
+        raise LoadFailed(f"the module {module_name!r} has no {function_name!r}: {have}") from None
+
+
+def _check(handler: Any, name: str) -> Handler:  # noqa: ANN401 -- whatever the user put there
+    if not callable(handler):
+        raise LoadFailed(f"{name} is of type {type(handler).__name__}, not a function")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise LoadFailed(f"{name} is a generator: return the whole value instead of yielding parts")
+    try:
+        inspect.signature(handler).bind(None, None)
+    except TypeError:
+        raise LoadFailed(f"{name} must take two arguments: def {name.rpartition('.')[2]}(event, context)") from None
+    except ValueError:
+        pass  # Built-in callables may have no signature; the call itself will tell.
+    checked: Handler = handler
+    return checked
+
+
+class Awaiter:
+    """Runs what asynchronous handlers return, on one event loop that lives as long as the process.
+
+    One loop, not one per call: clients and pools that a handler keeps in globals stay usable.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def wait(self, awaitable: Any) -> Any:  # noqa: ANN401 -- a user's awaitable and its value
+        """The value of `awaitable`.
+
+        Raises:
+            BaseException: whatever it raises.
+        """
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        return self._loop.run_until_complete(awaitable if asyncio.iscoroutine(awaitable) else _value_of(awaitable))
+
+
+async def _value_of(awaitable: Any) -> Any:  # noqa: ANN401 -- a user's awaitable and its value
+    return await awaitable

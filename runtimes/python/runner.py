@@ -1,0 +1,170 @@
+"""Load a function and answer requests with it, for as long as the worker wants.
+
+Knows: the order of frames, the streams, what ends a process. Does not know: walls, limits, time; the worker has those.
+
+Runs inside the sandbox, in the process of the user's code, which can read and change everything here. Nothing in this file
+protects anything: it is correct for functions that behave, and harmless to the worker for those that do not.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import io
+import json
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from . import template
+from .context import Context, Version
+from .failure import LoadFailed, describe, describe_bad_result, refuse
+from .frames import ERROR, READY, RESULT, Closed, Link, split_request
+from .handler import Awaiter, load_handler
+
+PROTOCOL: Final = 1
+
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+
+_PLAIN: Final = frozenset({dict, list, str, int, float, bool, type(None), tuple})
+"""Types that are no awaitable: most results, told apart without a look at their attributes."""
+
+
+def serve(control_fd: int = 3, trace_fd: int = 4) -> NoReturn:
+    """Speak the protocol on `control_fd` until the worker closes it, then end the process."""
+    link = Link(control_fd)
+    _open_streams()
+    _tell_stack_when_asked(trace_fd)
+    try:
+        _, body = link.receive()
+        init = json.loads(bytes(body))
+        invocation = _load(link, init)
+        if init.get("isolation") == "fork":
+            template.serve(link, invocation.answer, bool(init.get("alone")), lambda: _tell_stack_when_asked(trace_fd))
+        while True:
+            _, request = link.receive()
+            link.send(*invocation.answer(request))
+    except Closed:
+        os._exit(0)
+    except SystemExit as request:
+        _end(request.code)
+
+
+class Invocations:
+    """Calls one handler, request by request."""
+
+    def __init__(self, init: Mapping[str, Any]) -> None:
+        if init.get("protocol") != PROTOCOL:
+            raise LoadFailed(f"this runtime speaks protocol {PROTOCOL}, not {init.get('protocol')!r}")
+        os.environ.update(init.get("environment") or {})
+        self._bundle = str(init["bundle"])
+        self._handler = load_handler(self._bundle, str(init.get("handler", "")))
+        self._result_limit_bytes = int(init["result_limit_bytes"])
+        self._version = Version(init)
+        self._awaiter = Awaiter()
+
+    def answer(self, request: memoryview) -> tuple[bytes, bytes]:
+        """The frame that answers this request; its logs are written out when this returns.
+
+        Raises:
+            SystemExit: the handler asked for the end of the process.
+        """
+        frame = self._call(request)
+        _flush()
+        return frame
+
+    def _call(self, request: memoryview) -> tuple[bytes, bytes]:
+        context_text, event_text = split_request(request)
+        try:
+            context = Context(self._version, bytes(context_text))
+            result = self._handler(_decode(str(event_text, "utf-8")), context)
+            if type(result) not in _PLAIN and hasattr(result, "__await__"):
+                result = self._awaiter.wait(result)
+        except SystemExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 -- whatever user code raises is its answer
+            return ERROR, describe(error, self._bundle)
+        return self._frame_of(result)
+
+    def _frame_of(self, result: object) -> tuple[bytes, bytes]:
+        if isinstance(result, (types.GeneratorType, types.AsyncGeneratorType)):
+            return ERROR, refuse("bad_result", "TypeError", "the handler returned a generator: return the whole value")
+        try:
+            body = _encode(result).encode()
+        except (TypeError, ValueError, RecursionError, MemoryError) as error:
+            return ERROR, describe_bad_result(error, result)
+        except Exception as error:  # noqa: BLE001 -- a user's subclass of dict or str may raise anything
+            return ERROR, describe(error, self._bundle, "bad_result")
+        if len(body) > self._result_limit_bytes:
+            message = f"the result is {len(body)} bytes of JSON; at most {self._result_limit_bytes} are allowed"
+            return ERROR, refuse("bad_result", "ResultTooLarge", message)
+        return RESULT, body
+
+
+def _load(link: Link, init: Mapping[str, Any]) -> Invocations:
+    """Import the function and say so.
+
+    Raises:
+        Closed: after the worker was told that it cannot be loaded; it has no other use for this process.
+        SystemExit: the function's module asked for the end of the process.
+    """
+    began_s = time.monotonic()
+    try:
+        invocations = Invocations(init)
+    except SystemExit:
+        raise
+    except LoadFailed as error:
+        body = refuse("import_error", "ImportError", str(error))
+    except BaseException as error:  # noqa: BLE001 -- a user's module may raise anything while it is imported
+        body = describe(error, str(init.get("bundle", "")), "import_error")
+    else:
+        gc.freeze()  # What lives now lives as long as the process: later collections need not walk it, nor copy its pages.
+        _flush()
+        link.send(READY, _encode({"ok": True, "import_ms": _since_ms(began_s)}).encode())
+        return invocations
+    _flush()
+    link.send(READY, _encode({"ok": False, "import_ms": _since_ms(began_s), **json.loads(body)}).encode())
+    raise Closed
+
+
+def _since_ms(began_s: float) -> float:
+    return round((time.monotonic() - began_s) * 1000, 3)
+
+
+def _open_streams() -> None:
+    """stdout and stderr on the log pipe, line by line: what was printed before a kill has left the process."""
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        raw = io.FileIO(fd, "w", closefd=False)
+        text = io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001, S112 -- user code may have replaced or closed it: its logs, its loss
+            continue
+
+
+def _tell_stack_when_asked(trace_fd: int) -> None:
+    """Answer SIGINT with faulthandler's text, which is written by C code wherever the process is.
+
+    Ignored in Python's own table: `asyncio.run` takes SIGINT over from the default handler, and only from that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.register(signal.SIGINT, file=trace_fd, all_threads=True, chain=False)
+
+
+def _end(code: object) -> NoReturn:
+    """End as `sys.exit(code)` ends a program, except that nothing more of the user's is run."""
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+    _flush()
+    os._exit((0 if code is None else code if isinstance(code, int) else 1) & 0xFF)
