@@ -1,0 +1,2 @@
+// sandlot: {"visibility": "public"}
+(event, context) => ({ message: 'it works!', status: 'ok ' })

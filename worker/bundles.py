@@ -1,0 +1,160 @@
+"""The code of versions on this machine: fetched once, unpacked once, read-only from then on.
+
+Knows: the cache folder and how several processes share it. Does not know: Redis's keys, sandboxes, jobs.
+A folder named by a digest is complete: it is written beside, and renamed when the last file is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sandlot.functions import Bundle, Registry, Version
+from worker.execution import VersionSpec
+
+UNUSED_S: Final = 14 * 86_400
+"""A version nobody on this machine has asked for in two weeks is unpacked again when somebody does."""
+_LEFT_BEHIND_S: Final = 3600
+"""A half-written folder this old is one whose writer died."""
+
+
+class BundleCache:
+    """`folder` holds one folder per digest; every worker process of this machine may use the same one."""
+
+    def __init__(self, registry: Registry, folder: Path) -> None:
+        self._registry = registry
+        self._folder = folder.resolve()
+        self._specs: dict[tuple[str, str], VersionSpec] = {}
+        self._coming: dict[tuple[str, str], asyncio.Task[VersionSpec]] = {}
+
+    async def open(self) -> None:
+        """Make the folder and throw out what nobody has used for long.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        await asyncio.to_thread(self._prune)
+
+    async def close(self) -> None:
+        """Abandon what is still being fetched."""
+        coming = list(self._coming.values())
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+
+    async def spec(self, function: str, digest: str) -> VersionSpec:
+        """The version, its files on this machine's disk. Whoever asks while it is being fetched waits for the same fetch.
+
+        Raises:
+            VersionNotFound, UnsafeRecord, QueueUnavailable: from the registry.
+            OSError: the disk does not take the files.
+        """
+        known = self._specs.get((function, digest))
+        if known is not None:
+            return known
+        task = self._coming.get((function, digest))
+        if task is None:
+            task = asyncio.create_task(self._fetch(function, digest), name=f"fetch {function} {digest[:12]}")
+            self._coming[function, digest] = task
+            task.add_done_callback(lambda done: self._arrived(function, digest, done))
+        # One waiter that gives up must not take the fetch from the others.
+        return await asyncio.shield(task)
+
+    def _arrived(self, function: str, digest: str, task: asyncio.Task[VersionSpec]) -> None:
+        del self._coming[function, digest]
+        if not task.cancelled() and task.exception() is None:
+            self._specs[function, digest] = task.result()
+
+    async def _fetch(self, function: str, digest: str) -> VersionSpec:
+        version = await self._registry.version(function, digest)
+        target = self._folder / digest
+        if not await asyncio.to_thread(_touched, target):
+            bundle = await self._registry.bundle(digest)
+            await asyncio.to_thread(self._unpack, bundle, target)
+        return _spec(version, target)
+
+    def _unpack(self, bundle: Bundle, target: Path) -> None:
+        with _locked(self._folder / f".{target.name}.lock"):
+            if target.is_dir():
+                return
+            beside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
+            try:
+                _write(bundle, beside)
+                beside.rename(target)
+            except BaseException:
+                _remove(beside)
+                raise
+
+    def _prune(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Sandboxes may run as another user, who has to reach the files but not to list what else is there.
+        self._folder.chmod(0o711)
+        now_s = time.time()
+        for path in self._folder.iterdir():
+            age_s = now_s - path.lstat().st_mtime
+            if path.name.endswith(".lock"):
+                continue
+            if age_s > (_LEFT_BEHIND_S if path.name.startswith(".new-") else UNUSED_S):
+                _remove(path)
+
+
+def _spec(version: Version, bundle_dir: Path) -> VersionSpec:
+    manifest = version.manifest
+    return VersionSpec(
+        function=version.function,
+        version=version.number,
+        digest=version.digest,
+        runtime=manifest.runtime,
+        handler=manifest.handler,
+        bundle_dir=bundle_dir,
+        memory_limit_mib=manifest.memory_mib,
+        isolation=manifest.isolation,
+        environment=dict(manifest.environment),
+        log_limit_bytes=manifest.log_limit_bytes,
+    )
+
+
+def _write(bundle: Bundle, folder: Path) -> None:
+    """Bundle's paths were checked when it was built; files and folders end up readable by all and writable by nobody."""
+    for name, content in bundle.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o444)
+    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        inner.chmod(0o555)
+    folder.chmod(0o755)  # still ours to rename (rename(2) of a folder needs write permission on it) and to remove
+
+
+def _touched(target: Path) -> bool:
+    """Whether the version is on disk; if so it counts as used now."""
+    try:
+        os.utime(target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())]:
+        inner.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """flock(2): the kernel lets go of it when its holder dies, however it does."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
