@@ -1,0 +1,248 @@
+"""The worker's side of `runtimes/PROTOCOL.md`: frames to and from a process that is not believed.
+
+Knows: one control socket, frames, their limits, one deadline per exchange. Does not know: invocations, functions, what to do about a fault.
+
+Callbacks, not tasks: an exchange costs two system calls and one wake-up. Whatever is readable when nothing was asked, or is longer, of
+another type, or more than the one answer, makes the channel faulty for good; it is for its owner to end the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+INIT: Final = b"I"
+READY: Final = b"K"
+REQUEST: Final = b"R"
+RESULT: Final = b"O"
+ERROR: Final = b"E"
+
+RESULT_LIMIT_BYTES: Final = 6 * 1024 * 1024
+ERROR_LIMIT_BYTES: Final = 256 * 1024
+_LIMIT_BYTES: Final = {READY: ERROR_LIMIT_BYTES, RESULT: RESULT_LIMIT_BYTES, ERROR: ERROR_LIMIT_BYTES}
+
+_HEADER: Final = struct.Struct(">Ic")
+_HEADER_BYTES: Final = 5
+_ANSWERS_TO: Final = {INIT: READY, REQUEST: RESULT + ERROR}
+
+_SCRATCH_BYTES: Final = 64 * 1024
+# One buffer for all channels of the process: it is filled and emptied within one callback of one thread.
+_scratch: Final = bytearray(_SCRATCH_BYTES)
+_scratch_view: Final = memoryview(_scratch)
+
+_SEND_BUFFER_BYTES: Final = 1024 * 1024
+"""Asked for; the kernel gives at most net.core.wmem_max. Larger means fewer wake-ups for a large event."""
+
+
+class Fault(StrEnum):
+    """Why a channel is of no further use."""
+
+    CLOSED = "closed"
+    DEADLINE = "deadline"
+    LATE = "late"
+    GARBLED = "garbled"
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    fault: Fault
+    detail: str
+
+
+Answered = Callable[[bytes, bytes], None]
+"""Gets the frame's type and body. At most once per exchange, and never after `Broken`."""
+Broken = Callable[[Faulty], None]
+
+
+class Channel:
+    """One process's control socket. The owner of `control` closes it, after `close`.
+
+    `on_fault` is called at most once in the channel's life, also while nothing is in flight.
+    """
+
+    def __init__(self, control: socket.socket, on_fault: Broken, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        control.setblocking(False)  # A socket with a timeout would ignore MSG_DONTWAIT and wait for its timeout.
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        self._control = control
+        self._fd = control.fileno()
+        self._on_fault = on_fault
+        self._loop = loop or asyncio.get_running_loop()
+        self._open = True
+        self._answered: Answered | None = None
+        self._expected = b""
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent: memoryview | None = None
+        self._unsent_next: bytes = b""
+        self._header = b""
+        self._kind = b""
+        self._body: memoryview | None = None
+        self._filled = 0
+        self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def usable(self) -> bool:
+        return self._open and self._answered is None
+
+    def exchange(self, kind: bytes, head: bytes, tail: bytes, timeout_s: float, answered: Answered) -> bool:
+        """Send one frame, `head` and `tail` together its body, and have `answered` called with the answer.
+
+        The deadline covers sending, waiting and receiving. False if something unasked for was waiting in the socket, or the
+        process is gone: nothing was sent, `answered` will not be called, and `on_fault` has been.
+        """
+        if not self._nothing_waits():
+            return False
+        self._answered = answered
+        self._expected = _ANSWERS_TO[kind]
+        self._timer = self._loop.call_later(timeout_s, self._too_late)
+        header = _HEADER.pack(len(head) + len(tail), kind)
+        if len(tail) <= _SCRATCH_BYTES:
+            self._send(b"".join((header, head, tail)), b"")
+        else:
+            self._send(header + head, tail)
+        return self._open
+
+    def close(self) -> None:
+        """Stop watching; nothing is called any more."""
+        if not self._open:
+            return
+        self._open = False
+        self._answered = None
+        self._stop_timer()
+        self._loop.remove_reader(self._fd)
+        if self._unsent is not None:
+            self._unsent = None
+            self._loop.remove_writer(self._fd)
+
+    # Sending.
+
+    def _nothing_waits(self) -> bool:
+        """Section "who believes whom": what can be read before the request is sent was not asked for."""
+        if not self._open:
+            return False
+        try:
+            waiting = self._control.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._fail(Fault.CLOSED, f"the control socket failed: {error.strerror}")
+            return False
+        if waiting:
+            self._fail(Fault.LATE, "the process had written before it was asked")
+        else:
+            self._fail(Fault.CLOSED, "the process closed its control descriptor")
+        return False
+
+    def _send(self, first: bytes, then: bytes) -> None:
+        try:
+            sent = self._control.send(first)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._fail(Fault.CLOSED, f"the process took no request: {error.strerror}")
+            return
+        if sent == len(first) and not then:
+            return
+        self._unsent = memoryview(first)[sent:]
+        self._unsent_next = then
+        self._loop.add_writer(self._fd, self._writable)
+        self._writable()
+
+    def _writable(self) -> None:
+        unsent = self._unsent
+        while unsent is not None:
+            if not len(unsent):
+                unsent = self._unsent = memoryview(self._unsent_next) if self._unsent_next else None
+                self._unsent_next = b""
+                continue
+            try:
+                sent = self._control.send(unsent)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._fail(Fault.CLOSED, f"the process took no request: {error.strerror}")
+                return
+            unsent = self._unsent = unsent[sent:]
+        self._loop.remove_writer(self._fd)
+
+    # Receiving.
+
+    def _readable(self) -> None:
+        try:
+            # Plain recv: descriptors that were sent along are closed by the kernel.
+            if self._body is not None:
+                self._got_body(self._control.recv_into(self._body[self._filled :]))
+            else:
+                self._got_start(self._control.recv_into(_scratch))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(Fault.CLOSED, f"the control socket failed: {error.strerror}")
+
+    def _got_start(self, got: int) -> None:
+        """The beginning of a frame, mostly all of it, is in the scratch buffer."""
+        if got == 0:
+            self._fail(Fault.CLOSED, "the process closed its control descriptor")
+            return
+        if self._answered is None:
+            self._fail(Fault.LATE, f"the process wrote {got} bytes that nobody asked for")
+            return
+        received: bytes | bytearray = _scratch
+        if self._header or got < _HEADER_BYTES:
+            received = self._header + _scratch[:got]
+            got = len(received)
+            if got < _HEADER_BYTES:
+                self._header = bytes(received)
+                return
+            self._header = b""
+        length, kind = _HEADER.unpack_from(received)
+        if kind not in self._expected:
+            self._fail(Fault.GARBLED, f"the process sent a frame of type {kind!r}, not one of {self._expected!r}")
+        elif length > _LIMIT_BYTES[kind]:
+            self._fail(Fault.GARBLED, f"the process announced {length} bytes; at most {_LIMIT_BYTES[kind]} are taken")
+        elif got - _HEADER_BYTES > length:
+            self._fail(Fault.GARBLED, "the process sent more than one answer")
+        elif got - _HEADER_BYTES == length:
+            self._finish(kind, bytes(memoryview(received)[_HEADER_BYTES:got]))
+        else:
+            self._kind = kind
+            self._body = memoryview(bytearray(length))
+            self._filled = got - _HEADER_BYTES
+            self._body[: self._filled] = memoryview(received)[_HEADER_BYTES:got]
+
+    def _got_body(self, got: int) -> None:
+        if got == 0:
+            self._fail(Fault.CLOSED, "the process closed its control descriptor in the middle of an answer")
+            return
+        self._filled += got
+        body = self._body
+        if body is not None and self._filled == len(body):
+            self._body = None
+            self._finish(self._kind, bytes(body))
+
+    def _finish(self, kind: bytes, body: bytes) -> None:
+        answered = self._answered
+        self._answered = None
+        self._stop_timer()
+        if self._unsent is not None:
+            self._fail(Fault.GARBLED, "the process answered before it had taken the whole request")
+        elif answered is not None:
+            answered(kind, body)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self._fail(Fault.DEADLINE, "no answer in time")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fail(self, fault: Fault, detail: str) -> None:
+        if self._open:
+            self.close()
+            self._on_fault(Faulty(fault, detail))

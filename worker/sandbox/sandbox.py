@@ -1,0 +1,205 @@
+"""One sandbox, in the worker's hands.
+
+Knows: its descriptors, its processes as seen from outside, its end. Does not know: frames, functions, time limits.
+Nothing here opens a path inside the sandbox; what a function may say arrives on `control`, the log and the trace, and is never believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sandlot.errors import SandboxUnavailable
+from worker.sandbox.policy import End, Level, Policy
+
+if TYPE_CHECKING:
+    from worker.sandbox.zygote_link import ZygoteLink
+
+ATTACH_LIMIT_S: Final = 10.0
+
+
+class Sandbox:
+    """A started process tree behind the walls, empty until `attach`.
+
+    Owns `control`, `log_fd` and `trace_fd` until `close`; whoever calls `kill` awaits `ended` and then calls `close`.
+    """
+
+    def __init__(
+        self, link: ZygoteLink, number: int, policy: Policy, pid: int, descriptors: list[int], facts: dict[str, Any]
+    ) -> None:
+        self._pidfd, control, self.log_fd, self.trace_fd = descriptors[:4]
+        self.control = socket.socket(fileno=control)
+        self.control.setblocking(False)
+        os.set_blocking(self.log_fd, False)
+        os.set_blocking(self.trace_fd, False)
+        self.level: Level = facts["level"]
+        self.alone = self.level == "strict"
+        """Its processes are in a PID namespace of their own."""
+        self.bundle_path = "/fn" if self.alone else ""
+        """Where `attach` puts the bundle, as seen inside."""
+        self.policy = policy
+        self.number = number
+        self._link = link
+        self._pid = pid
+        self._facts = facts
+        self._door = descriptors[4] if len(descriptors) > 4 else None
+        self._attached: asyncio.Future[None] | None = None
+        self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._children_fd = -1
+        self._cpu_at_rest_ms = 0.0
+        self._seen_cpu_ms = 0.0
+        self._seen_peak_bytes = 0
+        self._closed = False
+
+    @property
+    def receipt(self) -> bytes:
+        """JSON text: the walls that hold around this sandbox, as the kernel reported them before any function ran."""
+        return json.dumps(self._facts, separators=(",", ":")).encode()
+
+    async def attach(self, bundle_dir: Path, policy: Policy | None = None) -> None:
+        """Put the bundle, read-only, where `bundle_path` says, apply the policy's limits, and give up every remaining privilege inside.
+
+        Args:
+            policy: at most what the blank was started with in `network`; other limits may be anything.
+
+        Raises:
+            SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
+        """
+        self.policy = policy or self.policy
+        if not self.alone:
+            self.bundle_path = str(bundle_dir)
+        self._attached = asyncio.get_running_loop().create_future()
+        self._link.send_attach(self.number, bundle_dir, self.policy)
+        async with asyncio.timeout(ATTACH_LIMIT_S):
+            await self._attached
+
+    def kill(self) -> None:
+        """Kill everything in the sandbox; idempotent, does not wait. The runtime's status is lost, unless it had ended before."""
+        if self._end.done():
+            return
+        self._measure()
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself, and `ended` is about to say so
+            if self.alone:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            else:
+                # The pidfd proves that the leader's number is still the leader's.
+                signal.pidfd_send_signal(self._pidfd, 0)
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def _measure(self) -> None:
+        """Note what the runtime's process used: a PID namespace that is killed discards the accounts of its processes."""
+        self._seen_cpu_ms = max(self._seen_cpu_ms, self.cpu_ms())
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(f"/proc/{self._runtime_pid()}/status", "rb") as file,
+        ):
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    self._seen_peak_bytes = int(line.split()[1]) * 1024
+
+    async def ended(self) -> End:
+        """How it ended; resolves when everything in it is dead and reaped."""
+        return await asyncio.shield(self._end)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._end.done()
+
+    def close(self) -> None:
+        """Close the worker's descriptors; idempotent. Kills what still lives."""
+        if self._closed:
+            return
+        self.kill()
+        self._closed = True
+        self.control.close()
+        for fd in (self._pidfd, self.log_fd, self.trace_fd, self._children_fd):
+            if fd >= 0:
+                os.close(fd)
+        if self._door is not None:
+            os.close(self._door)
+
+    def rest(self) -> None:
+        """Note that the function has nothing to do from now on; `leftovers` measures CPU time from here."""
+        self._cpu_at_rest_ms = self.cpu_ms()
+
+    def leftovers(self, *, cpu_allowance_ms: float = 20.0) -> bool:
+        """Whether the function left processes behind, or burnt more CPU since `rest` than a runtime at rest does.
+
+        For a runtime that answers in its own process; a forking template has a child by design, so ask `cpu_ms` there.
+        """
+        return self._has_strangers() or self.cpu_ms() - self._cpu_at_rest_ms > cpu_allowance_ms
+
+    def cpu_ms(self) -> float:
+        """CPU time of the runtime's process so far (its children's when they are reaped are not in it); 0 when it is gone."""
+        pid = self._runtime_pid()
+        try:
+            # clock_getcpuclockid(3): the CPU clock of any process, 0.3 us, no file.
+            return time.clock_gettime((~pid << 3) | 2) * 1000 if pid > 0 else 0.0
+        except OSError:
+            return 0.0
+
+    def request_stack(self) -> None:
+        """Ask the runtime to write where it is to `trace_fd` (see `runtimes/PROTOCOL.md`), which is then readable within milliseconds, or never."""
+        pid = self._runtime_pid()
+        if pid > 0 and not self._end.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+
+    def _runtime_pid(self) -> int:
+        """PID 2 as numbered outside; PID 1 reaps it, so while PID 1 lists it the number is its own. 0 when it is gone."""
+        if not self.alone:
+            return self._pid
+        children = self._children_of_init()
+        return children[0] if children else 0
+
+    def _children_of_init(self) -> list[int]:
+        try:
+            if self._children_fd < 0:
+                self._children_fd = os.open(f"/proc/{self._pid}/task/{self._pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+            return [int(word) for word in os.pread(self._children_fd, 4096, 0).split()]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+
+    def _has_strangers(self) -> bool:
+        children = self._children_of_init() if self.alone else [self._pid]
+        if len(children) != 1:
+            return True
+        tasks = f"/proc/{children[0]}/task"
+        try:
+            for task in os.listdir(tasks):
+                with open(f"{tasks}/{task}/children", "rb") as file:
+                    if file.read(1):
+                        return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True  # a thread or the process ended while we looked: not at rest
+        return False
+
+    # Called by the link, which alone hears the zygote.
+
+    def note_attached(self, failure: str = "") -> None:
+        if self._attached is None or self._attached.done():
+            return
+        if failure:
+            self._attached.set_exception(
+                SandboxUnavailable(f"the bundle could not be handed to its sandbox: {failure}")
+            )
+        else:
+            self._attached.set_result(None)
+
+    def note_end(self, end: End) -> None:
+        self.note_attached("the sandbox ended first")
+        if not self._end.done():
+            seen = replace(
+                end,
+                cpu_ms=max(end.cpu_ms, self._seen_cpu_ms),
+                peak_memory_bytes=max(end.peak_memory_bytes, self._seen_peak_bytes),
+            )
+            self._end.set_result(seen)

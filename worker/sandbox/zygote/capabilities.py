@@ -1,0 +1,44 @@
+"""Give up every privilege, for good.
+
+Knows: capability sets, securebits, no-new-privs. Does not know: who calls it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import kernel
+
+CAP_SETPCAP: Final = 8
+LAST_CAPABILITY: Final = 63  # the kernel answers EINVAL beyond its own last one, which ends the loop
+
+# NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off and NO_CAP_AMBIENT_RAISE, each locked (capabilities(7), "The securebits flags"):
+# a process that becomes uid 0 by whatever bug gains no capability from it.
+SECUREBITS: Final = 0b11_10_11_11
+
+
+def drop_all() -> None:
+    """No capability in any set, none to be had from an executed file, none from uid 0.
+
+    Raises:
+        OSError: a set could not be emptied.
+        PermissionError: something is left after all.
+    """
+    if kernel.capget()[0] >> CAP_SETPCAP & 1:
+        _drop_bounding_set()
+        kernel.prctl(kernel.PR_SET_SECUREBITS, SECUREBITS)
+    kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+    kernel.capset(0, 0, 0)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    if any(kernel.capget()) or kernel.prctl(kernel.PR_GET_NO_NEW_PRIVS) != 1:
+        raise PermissionError("capabilities are left after dropping all of them")
+
+
+def _drop_bounding_set() -> None:
+    for capability in range(LAST_CAPABILITY + 1):
+        try:
+            kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno == 22:  # EINVAL: beyond the last capability this kernel knows
+                return
+            raise

@@ -1,0 +1,142 @@
+"""The last trusted steps of the process that will hold a user's function, in the order that matters.
+
+This is PID 2 (strict) or the only process (restricted). After `descend` nothing in it can be undone, and only the runtime follows.
+Knows: the order of the walls. Does not know: namespaces, mounts, how the process came to be.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from . import capabilities, kernel, landlock, limits
+from .plan import Limits, Plan
+
+CONTROL_FD: Final = 3
+TRACE_FD: Final = 4
+FIRST_FREE_FD: Final = 5
+
+ENVIRONMENT: Final = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    # One thread per numerical library and two malloc arenas: each further one reserves memory that RLIMIT_DATA counts.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
+
+
+class Territory:
+    """Which paths and ports remain, and which filter closes the door."""
+
+    def __init__(
+        self,
+        *,
+        readable: Sequence[str],
+        writable: Sequence[str],
+        devices: Sequence[str],
+        connect_ports: Sequence[int],
+        seccomp: bytes,
+    ) -> None:
+        self.readable = readable
+        self.writable = writable
+        self.devices = devices
+        self.connect_ports = connect_ports
+        self.seccomp = seccomp
+
+
+def descend(territory: Territory, plan: Plan, bounds: Limits, home: str) -> dict[str, Any]:
+    """Put up every wall that a process puts up around itself, seccomp last; what stands is read back from the kernel.
+
+    Raises:
+        OSError, PermissionError: a wall could not be put up; the caller must end the process without running anything else.
+    """
+    facts: dict[str, Any] = {}
+    _offer_to_oom_killer()
+    if "capabilities" not in plan.missing:
+        capabilities.drop_all()
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    if "rlimits" not in plan.missing:
+        limits.limit_blank(bounds)
+    abi = 0 if "landlock" in plan.missing else kernel.landlock_abi()
+    if abi:
+        landlock.restrict(
+            abi,
+            readable=territory.readable,
+            writable=territory.writable,
+            devices=territory.devices,
+            connect_ports=territory.connect_ports,
+        )
+    facts["landlock_abi"] = abi
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT, HOME=home, TMPDIR=home)
+    os.chdir(home)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    if "seccomp" not in plan.missing:
+        kernel.load_filter(territory.seccomp)
+    return facts | read_back()
+
+
+def read_back() -> dict[str, Any]:
+    """The walls around this thread, as the kernel reports them."""
+    return {
+        "capabilities": f"{kernel.capget()[1]:#x}",
+        "no_new_privs": kernel.prctl(kernel.PR_GET_NO_NEW_PRIVS) == 1,
+        "securebits": kernel.prctl(kernel.PR_GET_SECUREBITS),
+        "seccomp": kernel.prctl(21)
+        == 2,  # PR_GET_SECCOMP: 2 is a filter; with a strict mode filter this call would not return
+        "uid": os.getuid(),
+    }
+
+
+def _offer_to_oom_killer() -> None:
+    """Among the processes of a full cgroup the function goes first, so that PID 1 lives to tell."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        # No /proc inside (a container that masks it): the kernel then takes the largest, which is the function in all but odd cases.
+        return
+
+
+def place_descriptors(log: int, control: int, trace: int, *others: int) -> list[int]:
+    """Descriptors 0 to 4 exactly as `runtimes/PROTOCOL.md` lists them, `others` from 5 on, and nothing else open."""
+    null = os.open("/dev/null", os.O_RDWR)
+    wanted = [null, log, log, control, trace, *others]
+    lifted = [_lift(fd) for fd in wanted]
+    for number, fd in enumerate(lifted):
+        os.dup2(fd, number, inheritable=number < FIRST_FREE_FD)
+    kernel.close_range(len(wanted), 0x7FFFFFFF)
+    return list(range(FIRST_FREE_FD, len(wanted)))
+
+
+def _lift(fd: int) -> int:
+    """A copy far above the numbers that are about to be assigned."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
+
+
+def reset_signals() -> None:
+    """A forked process keeps the zygote's dispositions; a function starts with an ordinary program's."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def become_runtime(plan: Plan, command: Sequence[str]) -> None:
+    """Hand over to the runtime; never returns."""
+    if plan.runtime == "python":
+        gc.enable()
+        runtime = sys.modules["sandlot_runtime"]
+        runtime.serve(control_fd=CONTROL_FD, trace_fd=TRACE_FD)
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.execve(command[0], list(command), dict(os.environ))  # noqa: S606 - no shell is wanted

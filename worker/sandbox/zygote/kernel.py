@@ -1,0 +1,259 @@
+"""System calls that Python does not have, one function each, on x86_64 and aarch64.
+
+Knows: numbers, structures and flags of the Linux ABI. Does not know: what they are used for.
+Every function raises OSError with the call's name; nothing here retries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import sys
+from typing import Final
+
+MACHINE: Final = os.uname().machine
+ON_X86: Final = MACHINE == "x86_64"
+
+# asm/unistd_64.h and asm-generic/unistd.h; from 424 on every architecture counts alike.
+SYS_CLONE: Final = 56 if ON_X86 else 220
+SYS_CAPGET: Final = 125 if ON_X86 else 90
+SYS_CAPSET: Final = 126 if ON_X86 else 91
+SYS_PIVOT_ROOT: Final = 155 if ON_X86 else 41
+SYS_SECCOMP: Final = 317 if ON_X86 else 277
+SYS_OPEN_TREE: Final = 428
+SYS_MOVE_MOUNT: Final = 429
+SYS_CLOSE_RANGE: Final = 436
+SYS_MOUNT_SETATTR: Final = 442
+SYS_LANDLOCK_CREATE_RULESET: Final = 444
+SYS_LANDLOCK_ADD_RULE: Final = 445
+SYS_LANDLOCK_RESTRICT_SELF: Final = 446
+
+CLONE_PIDFD: Final = 0x1000
+CLONE_NEWTIME: Final = 0x80
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_BIND: Final = 4096
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+MNT_DETACH: Final = 2
+
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
+OPEN_TREE_CLONE: Final = 1
+OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+MOUNT_ATTR_RDONLY: Final = 1
+MOUNT_ATTR_NOSUID: Final = 2
+MOUNT_ATTR_NODEV: Final = 4
+MOUNT_ATTR_NOEXEC: Final = 8
+MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
+
+PR_SET_PDEATHSIG: Final = 1
+PR_GET_DUMPABLE: Final = 3
+PR_SET_DUMPABLE: Final = 4
+PR_CAPBSET_READ: Final = 23
+PR_CAPBSET_DROP: Final = 24
+PR_GET_SECUREBITS: Final = 27
+PR_SET_SECUREBITS: Final = 28
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_GET_NO_NEW_PRIVS: Final = 39
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+# PyDLL keeps the GIL: between PyOS_BeforeFork and the call nothing of Python may run.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _call(name: str, number: int, *arguments: object) -> int:
+    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        raise _failure(name)
+    return result
+
+
+def _failure(name: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _text(value: str | None) -> bytes | None:
+    return None if value is None else os.fsencode(value)
+
+
+def clone(flags: int) -> tuple[int, int]:
+    """fork(2) with namespaces, keeping the interpreter's own fork rules; (0, -1) in the child, (pid, pidfd) in the parent.
+
+    Only for a process with a single thread: a raw clone skips the C library's fork handlers.
+    """
+    if len(sys._current_frames()) != 1:
+        raise RuntimeError("raw clone in a process with threads")
+    pidfd = ctypes.c_int(-1)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = _libc.syscall(
+        ctypes.c_long(SYS_CLONE),
+        ctypes.c_ulong(flags | CLONE_PIDFD | signal.SIGCHLD),
+        None,
+        ctypes.byref(pidfd),
+        None,
+        None,
+    )
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()  # reseeds `random`, resets the interpreter's locks
+        return 0, -1
+    number = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, f"clone({flags:#x}): {os.strerror(number)}")
+    return pid, pidfd.value
+
+
+def unshare(flags: int) -> None:
+    if _libc.unshare(ctypes.c_int(flags)) < 0:
+        raise _failure(f"unshare({flags:#x})")
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    if _libc.mount(_text(source), _text(target), _text(kind), ctypes.c_ulong(flags), _text(options)) < 0:
+        raise _failure(f"mount({kind or source} on {target})")
+
+
+def umount(target: str, flags: int) -> None:
+    if _libc.umount2(_text(target), ctypes.c_int(flags)) < 0:
+        raise _failure(f"umount({target})")
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    _call("pivot_root", SYS_PIVOT_ROOT, _text(new_root), _text(put_old))
+
+
+def open_tree(path: str, flags: int = 0) -> int:
+    """A detached copy of the mount at `path`, as a descriptor; needs CAP_SYS_ADMIN where the mount lives."""
+    return _call(
+        f"open_tree({path})",
+        SYS_OPEN_TREE,
+        ctypes.c_int(AT_FDCWD),
+        _text(path),
+        ctypes.c_uint(OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags),
+    )
+
+
+def move_mount(fd: int, target: str) -> None:
+    _call(
+        "move_mount",
+        SYS_MOVE_MOUNT,
+        ctypes.c_int(fd),
+        b"",
+        ctypes.c_int(AT_FDCWD),
+        _text(target),
+        ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+    )
+
+
+def mount_setattr(fd: int, path: str, flags: int, add: int) -> None:
+    """Add mount attributes; never clears any, so flags locked by an outer user namespace are no obstacle."""
+    attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", add, 0, 0, 0))
+    _call(
+        "mount_setattr",
+        SYS_MOUNT_SETATTR,
+        ctypes.c_int(fd),
+        _text(path),
+        ctypes.c_uint(flags),
+        attributes,
+        ctypes.c_size_t(32),
+    )
+
+
+def close_range(first: int, last: int) -> None:
+    _call("close_range", SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))
+
+
+def set_host_name(name: bytes) -> None:
+    if _libc.sethostname(name, ctypes.c_size_t(len(name))) < 0:
+        raise _failure("sethostname")
+
+
+def prctl(option: int, argument: int = 0, second: int = 0) -> int:
+    result: int = _libc.prctl(
+        ctypes.c_int(option), ctypes.c_ulong(argument), ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0)
+    )
+    if result < 0:
+        raise _failure(f"prctl({option})")
+    return result
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    _call(
+        "capset",
+        SYS_CAPSET,
+        _CAPABILITY_HEADER,
+        ctypes.create_string_buffer(_capability_data(effective, permitted, inheritable)),
+    )
+
+
+def capget() -> tuple[int, int, int]:
+    """Effective, permitted and inheritable capabilities of this thread, as bit sets."""
+    data = ctypes.create_string_buffer(24)
+    _call("capget", SYS_CAPGET, _CAPABILITY_HEADER, data)
+    e0, p0, i0, e1, p1, i1 = struct.unpack("=6I", data.raw)
+    return e0 | e1 << 32, p0 | p1 << 32, i0 | i1 << 32
+
+
+# _LINUX_CAPABILITY_VERSION_3, this thread.
+_CAPABILITY_HEADER: Final = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
+
+
+def _capability_data(effective: int, permitted: int, inheritable: int) -> bytes:
+    low = [value & 0xFFFFFFFF for value in (effective, permitted, inheritable)]
+    high = [value >> 32 for value in (effective, permitted, inheritable)]
+    return struct.pack("=6I", *low, *high)
+
+
+def load_filter(program: bytes) -> None:
+    """seccomp(SECCOMP_SET_MODE_FILTER) of this thread; `program` is an array of `struct sock_filter`."""
+    code = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
+    _call("seccomp", SYS_SECCOMP, ctypes.c_uint(1), ctypes.c_uint(0), header)
+
+
+def landlock_abi() -> int:
+    """The Landlock ABI of this kernel; 0 if it has none or refuses it."""
+    result: int = _libc.syscall(ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint(1))
+    return max(result, 0)
+
+
+def landlock_ruleset(attributes: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return _call(
+        "landlock_create_ruleset",
+        SYS_LANDLOCK_CREATE_RULESET,
+        buffer,
+        ctypes.c_size_t(len(attributes)),
+        ctypes.c_uint(0),
+    )
+
+
+def landlock_add_rule(ruleset: int, kind: int, rule: bytes) -> None:
+    buffer = ctypes.create_string_buffer(rule, len(rule))
+    _call(
+        "landlock_add_rule", SYS_LANDLOCK_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(kind), buffer, ctypes.c_uint(0)
+    )
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    _call("landlock_restrict_self", SYS_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))

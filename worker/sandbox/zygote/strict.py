@@ -1,0 +1,222 @@
+"""PID 1 of a strict sandbox: builds the walls that need privilege, starts PID 2, hands over the bundle, and reports how PID 2 ended.
+
+Runs in a process freshly cloned into its own namespaces; trusted, and gone together with everything in its PID namespace.
+Knows: mounts, identities, the order that keeps each step safe. Does not know: functions.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from typing import Any, Final
+
+from . import capabilities, descent, kernel, loopback, messages
+from .limits import limit_process
+from .plan import BUNDLE_PATH, HOME_PATH, INSIDE_UID, RUNTIME_PATH, Limits, Plan, read_limits
+
+NAMESPACES: Final = (
+    kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWCGROUP
+)
+NAMESPACE_NAMES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+TMP_INODES_PER_MIB: Final = 64
+INIT_FD: Final = descent.FIRST_FREE_FD
+PROXY_PORT: Final = 3128
+
+
+def namespace_ids(*, children: bool = False) -> dict[str, int]:
+    """Inode numbers that tell this process's namespaces apart from another's."""
+    renamed = {"pid": "pid_for_children", "time": "time_for_children"} if children else {}
+    return {
+        name: os.stat(f"/proc/self/ns/{renamed.get(name, name)}").st_ino
+        for name in NAMESPACE_NAMES
+        if os.path.exists(f"/proc/self/ns/{name}")
+    }
+
+
+def run_init(
+    base: str, plan: Plan, bounds: Limits, fds: tuple[int, int, int, int], outside: dict[str, int], program: bytes
+) -> None:
+    """Be PID 1; never returns. Whatever goes wrong before PID 2 runs a function is sent to the zygote and ends the sandbox.
+
+    Args:
+        fds: log, control, trace, and the socket to the zygote.
+        outside: the zygote's namespaces, to tell which ones are really new.
+        program: the compiled seccomp filter for PID 2.
+    """
+    descent.reset_signals()  # first: the zygote's wake-up descriptor has a number that is about to mean something else
+    log, control, trace, ini = fds
+    descent.place_descriptors(log, control, trace, ini)
+    zygote = socket.socket(fileno=INIT_FD)
+    try:
+        facts = _enter(base, plan, bounds, zygote, outside)
+        territory = descent.Territory(
+            readable=["/"],
+            writable=[HOME_PATH],
+            devices=["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"],
+            connect_ports=[PROXY_PORT] if bounds.network else [],
+            seccomp=program,
+        )
+        child = os.fork()
+        if child == 0:
+            _run_function(plan, bounds, zygote, territory, facts)
+        _supervise(child, plan, zygote)
+    except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
+        _tell_failure(zygote, error)
+    os._exit(70)
+
+
+def _enter(base: str, plan: Plan, bounds: Limits, zygote: socket.socket, outside: dict[str, int]) -> dict[str, Any]:
+    """Wait for the identity maps, build the private root and move in."""
+    if messages.receive(zygote) is None:
+        raise EOFError("the zygote went away")
+    facts: dict[str, Any] = {"time": "time" not in plan.missing and _hide_uptime()}
+    inside = namespace_ids(children=True)
+    facts["namespaces"] = [name for name, number in inside.items() if number != outside[name]]
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    _mount_tmp(base + HOME_PATH, bounds.tmp_mib, 0)
+    facts["proc"] = _mount_proc(f"{base}/proc")
+    kernel.mount(base, base, None, kernel.MS_BIND | kernel.MS_REC)
+    os.chdir(base)
+    kernel.pivot_root(".", ".")
+    kernel.umount(".", kernel.MNT_DETACH)
+    os.chdir("/")
+    kernel.set_host_name(b"fn")
+    if bounds.network:
+        messages.send(zygote, {"door": True}, (_open_door(),))
+    _become_nobody()
+    return facts
+
+
+def _mount_tmp(target: str, size_mib: int, flags: int) -> None:
+    # Without nr_inodes a tmpfs took 200,000 empty files out of kernel memory that no size limit counts.
+    options = f"size={size_mib}m,nr_inodes={size_mib * TMP_INODES_PER_MIB},mode=700,uid={INSIDE_UID},gid={INSIDE_UID}"
+    kernel.mount("tmp", target, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | flags, options)
+
+
+def _mount_proc(target: str) -> bool:
+    """A /proc of our own PID namespace with nothing in it but processes; before pivoting, because the kernel wants to see the old one."""
+    try:
+        kernel.mount(
+            "proc", target, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "subset=pid,hidepid=2"
+        )
+    except OSError:
+        # "Mount too revealing": a container masks parts of its own /proc. An empty /proc is a stronger wall, and runtimes do without.
+        return False
+    return True
+
+
+def _hide_uptime() -> bool:
+    """A time namespace for PID 2 whose monotonic clocks start near zero: the host's uptime is nobody's business."""
+    try:
+        kernel.unshare(kernel.CLONE_NEWTIME)
+        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+            for clock, number in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", time.CLOCK_BOOTTIME)):
+                file.write(f"{clock} {-int(time.clock_gettime(number))} 0\n")
+    except OSError:
+        return False  # a kernel built without CONFIG_TIME_NS; nothing else depends on it, and the receipt says so
+    return True
+
+
+def _open_door() -> int:
+    """Bring the loopback device up and listen on it: the worker's proxy will accept in this sandbox's network."""
+    loopback.bring_up()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", PROXY_PORT))
+    listener.listen(64)
+    return listener.detach()
+
+
+def _become_nobody() -> None:
+    try:
+        os.setgroups([])
+    except PermissionError:
+        # An unprivileged zygote had to give up setgroups to map its gid (user_namespaces(7)); the groups it has are mapped to nobody.
+        os.getgroups()
+    os.setresgid(INSIDE_UID, INSIDE_UID, INSIDE_UID)
+    os.setresuid(INSIDE_UID, INSIDE_UID, INSIDE_UID)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # setresuid clears it, so only now
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+def _run_function(
+    plan: Plan, bounds: Limits, zygote: socket.socket, territory: descent.Territory, facts: dict[str, Any]
+) -> None:
+    """Be PID 2; never returns."""
+    try:
+        os.setsid()
+        kernel.prctl(
+            kernel.PR_SET_DUMPABLE, 1
+        )  # until the descent is over: /proc/self has to be ours to write oom_score_adj
+        facts |= descent.descend(territory, plan, bounds, HOME_PATH)
+        messages.send(zygote, {"ready": facts})
+        zygote.close()
+        descent.become_runtime(plan, [part.replace("{runtime}", RUNTIME_PATH) for part in plan.command])
+    except BaseException as error:  # noqa: BLE001 - a wall that does not stand ends the process before any function
+        _tell_failure(zygote, error)
+    os._exit(71)
+
+
+def _supervise(child: int, plan: Plan, zygote: socket.socket) -> None:
+    """Hand over the bundle when it is known, then only wait: reap orphans, and say how PID 2 ended."""
+    for fd in range(descent.FIRST_FREE_FD):
+        os.close(fd)
+    child_fd = os.pidfd_open(child)
+    watched = select.poll()
+    watched.register(zygote, select.POLLIN)
+    watched.register(child_fd, select.POLLIN)
+    ended = False
+    while not ended:
+        for fd, _event in watched.poll():
+            if fd == child_fd:
+                ended = True
+            elif not _attach(child, plan, zygote):
+                os._exit(0)
+            else:
+                watched.unregister(zygote)
+                capabilities.drop_all()
+    while True:
+        pid, status, usage = os.wait4(-1, 0)
+        if pid == child:
+            _tell_end(zygote, status, usage)
+            os._exit(0)
+
+
+def _attach(child: int, plan: Plan, zygote: socket.socket) -> bool:
+    """Take the bundle's detached mount to its place and PID 2's limits down to the policy's; False when the zygote is gone."""
+    packet = messages.receive(zygote)
+    if packet is None:
+        return False
+    message, (tree,) = packet
+    bounds = read_limits(message["limits"])
+    kernel.move_mount(tree, BUNDLE_PATH)
+    os.close(tree)
+    if message["tmp_changed"]:
+        _mount_tmp(HOME_PATH, bounds.tmp_mib, kernel.MS_REMOUNT)
+    limit_process(child, bounds, plan.reserved_mib, memory_counted=message["memory_counted"])
+    messages.send(zygote, {"attached": True})
+    return True
+
+
+def _tell_end(zygote: socket.socket, status: int, usage: resource.struct_rusage) -> None:
+    try:
+        messages.send(zygote, {"ended": status, "peak_kib": usage.ru_maxrss})
+    except OSError:
+        return  # the zygote is gone, and with it whoever would have listened
+
+
+def _tell_failure(zygote: socket.socket, error: BaseException) -> None:
+    try:
+        messages.send(zygote, {"failed": f"{type(error).__name__}: {error}"})
+    except OSError:
+        return  # nobody listens: the sandbox was killed meanwhile
