@@ -1,0 +1,43 @@
+"""What the engine hands to the pool: which version, which call.
+
+Knows: the values that cross from engine to pool. Does not know: Redis, sandboxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandlot.models import Isolation, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpec:
+    """All that is needed to hold one version in a sandbox. `bundle_dir` is read-only and complete before anyone sees this."""
+
+    function: str
+    version: int
+    digest: str
+    runtime: Runtime
+    handler: str
+    bundle_dir: Path
+    memory_limit_mib: int = 256
+    isolation: Isolation = Isolation.REUSE
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log_limit_bytes: int = 64 * 1024
+
+
+@dataclass(slots=True)
+class Execution:
+    """One attempt at one job. `event` is JSON text and not looked at; `request` is a JSON object's text, or empty."""
+
+    job_id: str
+    attempt: int
+    function: str
+    version: int
+    digest: str
+    event: bytes
+    wall_limit_ms: int
+    traceparent: str = ""
+    request: bytes = b""

@@ -1,0 +1,354 @@
+"""Which sandbox runs which invocation.
+
+Knows: slots, idle residents, blanks, when a resident is retired. Does not know: Redis, HTTP, walls, what an outcome's kind depends on.
+
+Everything happens on one event loop, in callbacks; a warm invocation makes no task. Invocations of one version that cannot be run at
+once wait together: a boot that completes, and a resident that comes free, both take the one that has waited longest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from sandlot.errors import SandboxUnavailable, SandlotError, ShuttingDown
+from sandlot.models import Isolation, Outcome, OutcomeKind, Runtime, Timings
+from worker.execution import Execution, VersionSpec
+from worker.pool.blanks import Blanks, bury
+from worker.pool.memory import available_memory_mib
+from worker.pool.resident import Resident
+from worker.pool.shelf import Key, Shelf, key_of
+from worker.pool.verdict import Verdict
+from worker.sandbox.host import SandboxHost
+from worker.sandbox.policy import Policy
+
+_log: Final = logging.getLogger(__name__)
+
+Done = Callable[[Execution, Outcome | SandlotError], None]
+
+MEMORY_RESERVE_MIB: Final = 256
+"""Less available memory than this, and idle residents go before another sandbox is started."""
+
+_SWEEP_S: Final = 1.0
+"""How soon a function that goes on computing after its answer is noticed; a look costs some 25 µs for each idle resident."""
+
+_RETIRING: Final = frozenset({OutcomeKind.MEMORY, OutcomeKind.PROCESSES})
+"""Answers after which the process is not used again: whatever filled it up is still there."""
+
+
+class _Run:
+    """One execution between `start` and `done`."""
+
+    __slots__ = ("done", "execution", "resident", "started_s")
+
+    def __init__(self, execution: Execution, done: Done, started_s: float) -> None:
+        self.execution = execution
+        self.done = done
+        self.started_s = started_s
+        self.resident: Resident | None = None
+
+
+class Pool:
+    """At most `slots` invocations at once are meant; whoever claims work asks `busy` first."""
+
+    def __init__(
+        self,
+        host: SandboxHost,
+        spec_of: Callable[[str, str], Awaitable[VersionSpec]],
+        slots: int,
+        *,
+        blanks: int = 2,
+        idle_limit: int = 64,
+        idle_ttl_s: float = 300.0,
+        calls_limit: int = 10_000,
+        import_limit_s: float = 10.0,
+    ) -> None:
+        """
+        Args:
+            spec_of: the version's spec by function and digest; fetches and unpacks it at most once at a time.
+            blanks: started sandboxes kept ready per runtime.
+            idle_limit: idle residents beyond this are ended, the least recently used first; so are those idle for `idle_ttl_s`.
+            calls_limit: invocations after which a process is replaced.
+            import_limit_s: for importing the function; its wall limit starts after that.
+        """
+        self.slots = slots
+        self.runtimes = frozenset(Runtime(name) for name in host.runtimes)
+        self._spec_of = spec_of
+        self._blanks = Blanks(host, blanks)
+        self._idle_limit = idle_limit
+        self._idle_ttl_s = idle_ttl_s
+        self._calls_limit = calls_limit
+        self._import_limit_s = import_limit_s
+        self._shelf = Shelf()
+        self._runs: dict[str, _Run] = {}
+        self._waiting: dict[Key, deque[_Run]] = {}
+        self._importing: set[Resident] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._newest: dict[str, int] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def busy(self) -> int:
+        """Executions started and not done."""
+        return len(self._runs)
+
+    @property
+    def idle(self) -> int:
+        """Residents that wait for another invocation of their version."""
+        return len(self._shelf)
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._blanks.open()
+
+    async def close(self) -> None:
+        """End everything. Executions still running are done with `ShuttingDown`; drain first to avoid that."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for run in list(self._runs.values()):
+            resident = run.resident
+            self._finish(run, ShuttingDown("this worker stopped before the invocation ended"))
+            if resident is not None:
+                resident.kill(None)
+                self._retire(resident)
+        for resident in [*self._shelf, *self._importing]:
+            self._retire(resident)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._blanks.close()
+
+    def start(self, execution: Execution, done: Done) -> None:
+        """Run it as soon as there is a sandbox for it. Never blocks; `done` is called exactly once, from the loop."""
+        run = _Run(execution, done, self._loop.time())
+        self._runs[execution.job_id] = run
+        key = (execution.function, execution.digest)
+        while (resident := self._shelf.take(key)) is not None:
+            if self._call(resident, run):
+                return
+            self._retire(resident)
+        self._waiting.setdefault(key, deque()).append(run)
+        self._spawn(self._board(key))
+
+    def cancel(self, job_id: str) -> bool:
+        """Kill its sandbox; `done` gets an outcome of kind `cancelled`. False if it is not running here."""
+        run = self._runs.get(job_id)
+        if run is None:
+            return False
+        if run.resident is None:
+            self._stop_waiting(run)
+            self._finish(run, Outcome(kind=OutcomeKind.CANCELLED, timings=self._timings(run, None, 0.0)))
+        else:
+            run.resident.kill(lambda resident, verdict, ran_s, logs: self._settle(run, resident, verdict, ran_s, logs))
+        return True
+
+    def abandon(self, job_id: str) -> bool:
+        """The right to run it is lost: kill its sandbox, and never call `done`. False if it is not running here."""
+        run = self._runs.pop(job_id, None)
+        if run is None:
+            return False
+        if run.resident is None:
+            self._stop_waiting(run)
+        else:
+            run.resident.kill(None)
+            self._retire(run.resident)
+        return True
+
+    # One invocation.
+
+    def _call(self, resident: Resident, run: _Run) -> bool:
+        if not resident.usable or (resident.calls and not resident.clean()):
+            return False
+        run.resident = resident
+        if resident.call(run.execution, lambda *ended: self._settle(run, *ended)):
+            return True
+        run.resident = None
+        return False
+
+    def _settle(self, run: _Run, resident: Resident, verdict: Verdict, ran_s: float, logs: bytes) -> None:
+        outcome = Outcome(
+            kind=verdict.kind,
+            result=verdict.result,
+            error=verdict.error,
+            evidence=verdict.evidence,
+            timings=self._timings(run, resident, ran_s),
+            receipt=resident.receipt,
+            logs=logs,
+            cold=resident.calls <= 1,
+        )
+        # First the resident, then the word: whoever hears it may start the next invocation at once.
+        self._release(resident, verdict.kind)
+        self._finish(run, outcome)
+
+    def _release(self, resident: Resident, kind: OutcomeKind) -> None:
+        """After a call: the next that waits, the shelf, or the end."""
+        if (
+            not resident.usable
+            or kind in _RETIRING
+            or resident.calls >= self._calls_limit
+            or _single_use(resident.spec)
+        ):
+            self._retire(resident)
+        else:
+            self._offer(resident)
+
+    def _offer(self, resident: Resident) -> None:
+        """Give a usable resident to whoever waits for its version, else put it on the shelf."""
+        if self._closed:
+            self._retire(resident)
+            return
+        run = self._next_waiting(key_of(resident))
+        if run is None:
+            self._park(resident)
+        elif not self._call(resident, run):
+            self._retire(resident)
+            self._waiting.setdefault(key_of(resident), deque()).appendleft(run)
+            self._spawn(self._board(key_of(resident)))
+
+    def _finish(self, run: _Run, ended: Outcome | SandlotError) -> None:
+        if self._runs.get(run.execution.job_id) is not run:
+            return  # Abandoned meanwhile: nobody wants to know.
+        del self._runs[run.execution.job_id]
+        run.done(run.execution, ended)
+
+    def _timings(self, run: _Run, resident: Resident | None, ran_s: float) -> Timings:
+        total_ms = (self._loop.time() - run.started_s) * 1000
+        if resident is None or resident.calls > 1:
+            return Timings(run=round(ran_s * 1000, 3), total=round(total_ms, 3))
+        return Timings(
+            boot=round(resident.boot_ms, 3),
+            import_=round(resident.import_ms, 3),
+            run=round(ran_s * 1000, 3),
+            total=round(total_ms, 3),
+        )
+
+    # Those that wait.
+
+    def _next_waiting(self, key: Key) -> _Run | None:
+        waiting = self._waiting.get(key)
+        if not waiting:
+            return None
+        run = waiting.popleft()
+        if not waiting:
+            del self._waiting[key]
+        return run
+
+    def _stop_waiting(self, run: _Run) -> None:
+        key = (run.execution.function, run.execution.digest)
+        waiting = self._waiting.get(key)
+        if waiting and run in waiting:
+            waiting.remove(run)
+            if not waiting:
+                del self._waiting[key]
+
+    # New residents.
+
+    async def _board(self, key: Key) -> None:
+        """Boot a resident of this version for whoever waits longest for it."""
+        try:
+            spec = await self._spec_of(*key)
+            self._make_room(spec)
+            await self._boot(spec)
+        except SandlotError as error:
+            self._fail_waiting(key, error)
+        except Exception as error:  # noqa: BLE001 -- whatever is wrong with this machine, the caller hears of it and the slot comes free
+            _log.exception("boot_failed", extra={"function": key[0], "digest": key[1]})
+            self._fail_waiting(key, SandboxUnavailable(f"a sandbox for {key[0]} could not be started: {error}"))
+
+    def _fail_waiting(self, key: Key, error: SandlotError) -> None:
+        run = self._next_waiting(key)
+        if run is not None:
+            self._finish(run, error)
+
+    async def _boot(self, spec: VersionSpec) -> None:
+        began_s = self._loop.time()
+        policy = Policy(memory_limit_mib=spec.memory_limit_mib)
+        sandbox = await self._blanks.take(spec.runtime, policy)
+        try:
+            await sandbox.attach(spec.bundle_dir, policy)
+        except BaseException:
+            await bury(sandbox)
+            raise
+        resident = Resident(sandbox, spec, self._lost)
+        resident.boot_ms = (self._loop.time() - began_s) * 1000
+        self._importing.add(resident)
+        if self._closed:
+            self._retire(resident)
+        else:
+            resident.start_import(self._import_limit_s, self._imported)
+
+    def _imported(self, resident: Resident, failed: Verdict | None, ran_s: float, logs: bytes) -> None:
+        self._importing.discard(resident)
+        if failed is None:
+            self._offer(resident)
+            return
+        run = self._next_waiting(key_of(resident))
+        if run is None:
+            self._retire(resident)
+        else:
+            resident.import_ms = ran_s * 1000
+            self._settle(run, resident, failed, 0.0, logs)
+
+    # Residents that leave.
+
+    def _lost(self, resident: Resident) -> None:
+        """It ended, or wrote something, while nothing was asked of it."""
+        self._shelf.remove(resident)
+        self._retire(resident)
+
+    def _retire(self, resident: Resident) -> None:
+        self._shelf.remove(resident)
+        self._importing.discard(resident)
+        if not resident.retired:
+            resident.retired = True
+            self._spawn(resident.dispose())
+
+    def _park(self, resident: Resident) -> None:
+        resident.idle_since_s = self._loop.time()
+        self._shelf.put(resident)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+        if len(self._shelf) > self._idle_limit:
+            self._evict_oldest()
+
+    def _make_room(self, spec: VersionSpec) -> None:
+        """Before a boot: idle residents of older versions go, and if memory is short, those that were idle longest."""
+        newest = self._newest.get(spec.function, 0)
+        if spec.version > newest:
+            self._newest[spec.function] = spec.version
+            for resident in self._shelf:
+                if resident.spec.function == spec.function and resident.spec.version < spec.version:
+                    self._retire(resident)
+        if len(self._shelf) and available_memory_mib() < MEMORY_RESERVE_MIB + spec.memory_limit_mib:
+            self._evict_oldest()
+
+    def _evict_oldest(self) -> None:
+        oldest = self._shelf.oldest()
+        if oldest is not None:
+            self._retire(oldest)
+
+    def _sweep(self) -> None:
+        """Retire who has been idle for too long, or is not idle at all. Runs every second while there is somebody to look at."""
+        before_s = self._loop.time() - self._idle_ttl_s
+        for resident in self._shelf:
+            if resident.idle_since_s < before_s or not resident.clean():
+                self._retire(resident)
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if len(self._shelf) else None
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_task)
+
+    def _note_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("pool_task_failed", exc_info=error)
+
+
+def _single_use(spec: VersionSpec) -> bool:
+    """Node cannot fork a running program: its `fork` is a new sandbox for each call."""
+    return spec.isolation is Isolation.SANDBOX or (spec.isolation is Isolation.FORK and spec.runtime is Runtime.NODE)

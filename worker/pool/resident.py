@@ -1,0 +1,243 @@
+"""One sandbox that holds one version: import it, call it, end it.
+
+Knows: one channel, one log pipe, one sandbox, and what each of their ends means. Does not know: other sandboxes, jobs' owners, queues.
+
+A resident does one thing at a time. Each thing ends in exactly one callback, with a value; then it either is `usable` or is to be retired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from sandlot.models import Isolation, OutcomeKind, Runtime
+from worker.execution import Execution, VersionSpec
+from worker.pool import stack, verdict
+from worker.pool.verdict import Verdict
+from worker.sandbox.channel import INIT, REQUEST, RESULT_LIMIT_BYTES, Channel, Fault, Faulty
+from worker.sandbox.log_pipe import LogPipe
+from worker.sandbox.policy import End
+from worker.sandbox.sandbox import Sandbox
+
+PROTOCOL: Final = 1
+
+_LAST_WORDS_S: Final = 0.03
+"""How long a process that closed its control descriptor may take to end by itself; its parent tells within 1 ms or so."""
+_BURIAL_S: Final = 0.15
+"""How long an outcome waits for what the kernel measured. 250 ms after a limit it has to be out; 500 processes take 150 ms to kill."""
+
+_LENGTH: Final = struct.Struct(">I")
+
+
+class _ContextText(msgspec.Struct):
+    job_id: str
+    attempt: int
+    remaining_ms: int
+    traceparent: str
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+Settled = Callable[["Resident", Verdict, float, bytes], None]
+"""Gets the verdict, the seconds it ran, and what it printed."""
+Imported = Callable[["Resident", Verdict | None, float, bytes], None]
+
+
+class Resident:
+    """Owns its sandbox from the constructor on; `dispose` gives everything back, and must be called once."""
+
+    def __init__(self, sandbox: Sandbox, spec: VersionSpec, on_lost: Callable[[Resident], None]) -> None:
+        self.spec = spec
+        self.sandbox = sandbox
+        self.receipt = sandbox.receipt
+        self.calls = 0
+        self.boot_ms = 0.0
+        self.import_ms = 0.0
+        self.idle_since_s = 0.0
+        self.retired = False
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._channel = Channel(sandbox.control, self._faulty, self._loop)
+        self._logs = LogPipe(sandbox.log_fd, spec.log_limit_bytes, self._flooded, self._loop)
+        self._end: asyncio.Future[End] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._settled: Settled | None = None
+        self._began_s = 0.0
+        self._limit_s = 0.0
+        self._importing = False
+        self._died_alone = False
+        self._logs_taken = b""
+
+    @property
+    def usable(self) -> bool:
+        """Imported, idle, and nothing is known against it."""
+        return self._channel.usable and self._ending is None
+
+    def start_import(self, limit_s: float, imported: Imported) -> None:
+        """Send `I`; `imported` gets None once the function is there, else how that failed."""
+        self._importing = True
+        self._begin(limit_s, imported)
+        self._channel.exchange(INIT, self._init_text(), b"", limit_s, lambda _kind, body: self._ready(body, imported))
+
+    def call(self, execution: Execution, settled: Settled) -> bool:
+        """Send the request. False if the sandbox turns out to be of no use: nothing was sent and `settled` will not be called."""
+        limit_s = execution.wall_limit_ms / 1000
+        self._begin(limit_s, None)
+        if not self._channel.exchange(REQUEST, _head_of(execution), execution.event, limit_s, self._answered):
+            return False
+        self._settled = settled
+        self.calls += 1
+        return True
+
+    def kill(self, settled: Settled | None) -> None:
+        """End it in the middle of whatever it does. With `settled`, that is told of a cancellation; without, nobody is told anything."""
+        self._settled = settled
+        self._channel.close()
+        self._conclude(lambda end: verdict.of_cancel(end))
+
+    def clean(self) -> bool:
+        """Nothing of the last call is left running. False: it is to be retired.
+
+        A fork template ends what a call has left by itself, and has its next child waiting.
+        """
+        return self.spec.isolation is Isolation.FORK or not self.sandbox.leftovers()
+
+    async def dispose(self) -> None:
+        """Kill, wait until everything is dead, close the descriptors."""
+        self._channel.close()
+        self.sandbox.kill()
+        if self._ending is not None:
+            await self._ending
+        await self._wait_for_end(None)
+        self._logs.close()
+        self.sandbox.close()
+
+    # What comes back.
+
+    def _begin(self, limit_s: float, settled: Settled | None) -> None:
+        self._limit_s = limit_s
+        self._settled = settled
+        self._began_s = self._loop.time()
+
+    def _ready(self, body: bytes, imported: Imported) -> None:
+        ran_s = self._loop.time() - self._began_s
+        self._importing = False
+        self._settled = None
+        self.import_ms = ran_s * 1000
+        failed = verdict.of_ready(body)
+        # What the import printed belongs to the first invocation; the one that learns of a failed import is that.
+        imported(self, failed, ran_s, b"" if failed is None else self._logs.take())
+
+    def _answered(self, kind: bytes, body: bytes) -> None:
+        ran_s = self._loop.time() - self._began_s
+        decided = verdict.of_answer(kind, body)
+        if decided.kind is OutcomeKind.MEMORY:
+            # Its heap is full: the process has no future, and the kernel's figures are worth the wait.
+            self._channel.close()
+            self._conclude(lambda end: verdict.with_memory_evidence(decided, end, self.spec.memory_limit_mib))
+            return
+        logs = self._logs.take()
+        self.sandbox.rest()
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled(self, decided, ran_s, logs)
+
+    def _faulty(self, faulty: Faulty) -> None:
+        if self._settled is None:
+            self._on_lost(self)
+        elif faulty.fault is Fault.DEADLINE:
+            self._conclude(None)
+        elif faulty.fault is Fault.CLOSED:
+            self._conclude(lambda end: self._of_own_end(end, faulty), patience_s=_LAST_WORDS_S)
+        else:
+            self._conclude(lambda end: verdict.of_garbled(faulty.detail, end))
+
+    def _flooded(self) -> None:
+        printed_bytes = self._logs.printed_bytes
+        self._channel.close()
+        self._logs.close()
+        if self._settled is None:
+            self._on_lost(self)
+        else:
+            self._conclude(lambda end: verdict.of_flood(printed_bytes, end))
+
+    # How it ends.
+
+    def _conclude(self, decide: Callable[[End | None], Verdict] | None, patience_s: float = 0.0) -> None:
+        if self._ending is None:
+            self._ending = self._loop.create_task(
+                self._end_and_tell(decide, self._loop.time() - self._began_s, patience_s)
+            )
+
+    async def _end_and_tell(
+        self, decide: Callable[[End | None], Verdict] | None, ran_s: float, patience_s: float
+    ) -> None:
+        """Kill, hear what the kernel measured, decide, tell. `decide` is None for a limit: then the stack is asked for first."""
+        trace = b""
+        if decide is None:
+            self.sandbox.request_stack()
+            trace = await stack.read_trace(self.sandbox.trace_fd, self._ended())
+        elif patience_s:
+            await self._wait_for_end(patience_s)
+        self._died_alone = self._end is not None and self._end.done()
+        self.sandbox.kill()
+        end = await self._wait_for_end(_BURIAL_S)
+        self._logs_taken = self._logs.take()
+        decided = self._of_timeout(end, trace, ran_s) if decide is None else decide(end)
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled(self, decided, ran_s, self._logs_taken)
+
+    def _of_timeout(self, end: End | None, trace: bytes, ran_s: float) -> Verdict:
+        if self.spec.runtime is Runtime.PYTHON:
+            frames = stack.python_stack(trace, self.sandbox.bundle_path)
+        else:
+            frames, self._logs_taken = stack.node_stack(self._logs_taken, self.sandbox.bundle_path)
+        return verdict.of_timeout(self._limit_s, ran_s, end, frames, importing=self._importing)
+
+    def _of_own_end(self, end: End | None, faulty: Faulty) -> Verdict:
+        if end is None or not self._died_alone:
+            return verdict.of_garbled(faulty.detail, end)
+        return verdict.of_end(end, self.spec.memory_limit_mib, self._logs_taken)
+
+    def _ended(self) -> asyncio.Future[End]:
+        if self._end is None:
+            self._end = asyncio.ensure_future(self.sandbox.ended())
+        return self._end
+
+    async def _wait_for_end(self, patience_s: float | None) -> End | None:
+        """How it ended, or None if that takes longer than `patience_s`; None means as long as it takes."""
+        end = self._ended()
+        await asyncio.wait([end], timeout=patience_s)
+        return end.result() if end.done() else None
+
+    # What is sent.
+
+    def _init_text(self) -> bytes:
+        spec = self.spec
+        return _encode(
+            {
+                "protocol": PROTOCOL,
+                "bundle": self.sandbox.bundle_path,
+                "handler": spec.handler,
+                "environment": dict(spec.environment),
+                "function": spec.function,
+                "version": str(spec.version),
+                "memory_limit_mib": spec.memory_limit_mib,
+                "result_limit_bytes": RESULT_LIMIT_BYTES,
+                "isolation": spec.isolation,
+                "alone": self.sandbox.alone,
+            }
+        )
+
+
+def _head_of(execution: Execution) -> bytes:
+    """An `R` body's part before the event: the context's length and its text."""
+    text = _encode(_ContextText(execution.job_id, execution.attempt, execution.wall_limit_ms, execution.traceparent))
+    if execution.request:
+        text = b'{"request":' + execution.request + b"," + text[1:]
+    return _LENGTH.pack(len(text)) + text

@@ -1,0 +1,188 @@
+"""Decide how an invocation ended: the one place where outcomes are classified.
+
+Knows: what frames claim, what the kernel and the worker's clock measured, which of the two counts. Does not know: how any of it was obtained.
+
+A claim (a frame) is believed only about the function itself: what it returned, what it raised. Everything with a limit or a measurement in
+it comes from the worker's side.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from sandlot.errors import InvalidJson
+from sandlot.json_text import check_json
+from sandlot.models import Evidence, FunctionError, OutcomeKind
+from worker.sandbox.channel import RESULT
+from worker.sandbox.log_pipe import FLOOD_LIMIT_BYTES
+from worker.sandbox.policy import End
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    kind: OutcomeKind
+    result: bytes = b""
+    error: FunctionError | None = None
+    evidence: Evidence | None = None
+
+
+class _ErrorFrame(msgspec.Struct, rename="camel"):
+    error_type: str = "Error"
+    error_message: str = ""
+    stack_trace: list[str] = []
+    kind: str = "error"
+
+
+class _ReadyFrame(_ErrorFrame):
+    ok: bool = False
+
+
+_decode_error: Final = msgspec.json.Decoder(_ErrorFrame).decode
+_decode_ready: Final = msgspec.json.Decoder(_ReadyFrame).decode
+
+_CLAIMS: Final = {
+    "error": OutcomeKind.ERROR,
+    "bad_result": OutcomeKind.BAD_RESULT,
+    "memory": OutcomeKind.MEMORY,
+    "processes": OutcomeKind.PROCESSES,
+}
+_OK: Final = OutcomeKind.OK
+
+
+def of_answer(kind: bytes, body: bytes) -> Verdict:
+    """The verdict on an `O` or `E` frame."""
+    if kind == RESULT:
+        try:
+            check_json(body)
+        except InvalidJson as error:
+            return _bad_result(f"the result is not JSON: {error.message}")
+        return Verdict(_OK, body)
+    try:
+        frame = _decode_error(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _bad_result("the function's process sent an error that is not JSON of the agreed form")
+    return Verdict(_CLAIMS.get(frame.kind, OutcomeKind.ERROR), error=_error_of(frame))
+
+
+def of_ready(body: bytes) -> Verdict | None:
+    """None if the function was imported, else how that failed."""
+    try:
+        frame = _decode_ready(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Verdict(
+            OutcomeKind.IMPORT_ERROR, error=_named("ImportError", "the function's process garbled its start")
+        )
+    return None if frame.ok else Verdict(OutcomeKind.IMPORT_ERROR, error=_error_of(frame))
+
+
+def of_timeout(limit_s: float, measured_s: float, end: End | None, stack: list[str], *, importing: bool) -> Verdict:
+    what, key = ("import", "import_s") if importing else ("wall", "wall_s")
+    message = f"the {what} limit of {limit_s:g} s passed; everything it had started was killed"
+    limit, measured = {key: limit_s}, {key: round(measured_s, 3)}
+    return Verdict(
+        OutcomeKind.TIMEOUT, error=_named("Timeout", message), evidence=_evidence(end, limit, measured, stack)
+    )
+
+
+def of_flood(printed_bytes: int, end: End | None) -> Verdict:
+    message = f"it printed more than {FLOOD_LIMIT_BYTES // MIB} MiB"
+    limit, measured = {"output_bytes": float(FLOOD_LIMIT_BYTES)}, {"output_bytes": float(printed_bytes)}
+    return Verdict(OutcomeKind.OUTPUT, error=_named("TooMuchOutput", message), evidence=_evidence(end, limit, measured))
+
+
+def of_cancel(end: End | None) -> Verdict:
+    return Verdict(
+        OutcomeKind.CANCELLED, error=_named("Cancelled", "it was cancelled while it ran"), evidence=_evidence(end)
+    )
+
+
+def of_garbled(detail: str, end: End | None) -> Verdict:
+    """The process wrote what the protocol does not allow, or closed its control descriptor and ran on."""
+    message = "the function's process interfered with its control descriptor"
+    return Verdict(
+        OutcomeKind.BAD_RESULT, error=_named("ProtocolViolation", message), evidence=_evidence(end, detail=detail)
+    )
+
+
+def of_end(end: End, memory_limit_mib: int, logs: bytes) -> Verdict:
+    """The verdict on a process that ended by itself, or was ended by the kernel, without an answer."""
+    if end.oom_killed or _aborted_for_memory(end, logs):
+        return _out_of_memory(end, memory_limit_mib)
+    if end.signal == signal.SIGXCPU:
+        measured = {"cpu_s": round((end.cpu_ms or 0) / 1000, 3)}
+        return Verdict(
+            OutcomeKind.CPU,
+            error=_named("CpuLimit", "its CPU time limit was used up"),
+            evidence=_evidence(end, {}, measured),
+        )
+    if end.signal is not None:
+        message = f"its process was ended by {_signal_name(end.signal)}"
+        return Verdict(OutcomeKind.SIGNAL, error=_named("Signal", message), evidence=_evidence(end))
+    message = f"its process ended with status {end.exit_code} before it answered"
+    return Verdict(OutcomeKind.EXIT, error=_named("Exit", message), evidence=_evidence(end))
+
+
+def with_memory_evidence(verdict: Verdict, end: End | None, memory_limit_mib: int) -> Verdict:
+    """The verdict on a refused allocation, with what the kernel measured."""
+    limit, measured = _memory_figures(end, memory_limit_mib)
+    return Verdict(verdict.kind, error=verdict.error, evidence=_evidence(end, limit, measured))
+
+
+def _out_of_memory(end: End, memory_limit_mib: int) -> Verdict:
+    limit, measured = _memory_figures(end, memory_limit_mib)
+    message = f"it needed more than its memory limit of {memory_limit_mib} MiB"
+    return Verdict(OutcomeKind.MEMORY, error=_named("OutOfMemory", message), evidence=_evidence(end, limit, measured))
+
+
+def _memory_figures(end: End | None, memory_limit_mib: int) -> tuple[dict[str, float], dict[str, float]]:
+    peak = end.peak_memory_bytes if end is not None else None
+    return {"memory_mib": float(memory_limit_mib)}, {} if peak is None else {"memory_mib": round(peak / MIB, 1)}
+
+
+def _aborted_for_memory(end: End, logs: bytes) -> bool:
+    """V8 prints this and aborts when its heap is full; musl's and glibc's allocators abort or trap without a word."""
+    return end.signal in (signal.SIGABRT, signal.SIGTRAP) and b"JavaScript heap out of memory" in logs
+
+
+def _evidence(
+    end: End | None,
+    limit: dict[str, float] | None = None,
+    measured: dict[str, float] | None = None,
+    stack: list[str] | None = None,
+    detail: str | None = None,
+) -> Evidence:
+    return Evidence(
+        limit=limit or {},
+        measured=measured or {},
+        signal=None if end is None or end.signal is None else _signal_name(end.signal),
+        exit_code=None if end is None else end.exit_code,
+        peak_memory_bytes=None if end is None else end.peak_memory_bytes,
+        cpu_ms=None if end is None else end.cpu_ms,
+        stack=stack or [],
+        detail=detail,
+    )
+
+
+def _bad_result(message: str) -> Verdict:
+    return Verdict(OutcomeKind.BAD_RESULT, error=_named("BadResult", message))
+
+
+def _error_of(frame: _ErrorFrame) -> FunctionError:
+    return FunctionError(error_type=frame.error_type, error_message=frame.error_message, stack_trace=frame.stack_trace)
+
+
+def _named(error_type: str, message: str) -> FunctionError:
+    return FunctionError(error_type=error_type, error_message=message)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
