@@ -40,6 +40,12 @@ class PayloadTooLarge(CallerError):
     code = "payload_too_large"
 
 
+class UnsupportedMediaType(CallerError):
+    """The body is of a type that this route does not read."""
+
+    code = "unsupported_media_type"
+
+
 class InvalidPreference(CallerError):
     """`Prefer: handling=strict` asked for what cannot be honoured (RFC 7240)."""
 

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     shutdown_grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
 
     # The queue.
+    durability: Literal["everysec", "always"] = Field("everysec", description="appendfsync of the embedded Valkey")
     queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
     queue_limit_per_function: Annotated[int, Field(ge=1)] = 100_000
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
@@ -70,6 +71,18 @@ class Settings(BaseSettings):
             )
         return text.encode()
 
+    def read_key(self) -> str:
+        """The API key to use or to enrol: the setting, else its file, else what `sandlot up` keeps beside its data; empty if there is none.
+
+        Raises:
+            InvalidSettings: `SANDLOT_KEY_FILE` names a file that cannot be read.
+        """
+        if self.key.get_secret_value():
+            return self.key.get_secret_value()
+        if self.key_file is None and not (self.data / "key").exists():
+            return ""
+        return read_secret_file(self.key_file or self.data / "key", "API key", "SANDLOT_KEY")
+
 
 def read_secret_file(path: Path, noun: str, variable: str) -> str:
     """The stripped text of a secret's file.
@@ -81,7 +94,9 @@ def read_secret_file(path: Path, noun: str, variable: str) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InvalidSettings(f"cannot read the {noun} from {path}: {reason}. Set {variable} or {variable}_FILE.") from error
+        raise InvalidSettings(
+            f"cannot read the {noun} from {path}: {reason}. Set {variable} or {variable}_FILE."
+        ) from error
 
 
 def load_settings(**overrides: object) -> Settings:

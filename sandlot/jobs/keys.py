@@ -1,31 +1,91 @@
-"""The names of everything Sandlot keeps in Redis.
+"""Every name Sandlot uses in Redis: RQ's own (rq 3.0) and ours beside them.
 
-Knows: every key and channel, RQ's and our own. Does not know: what is stored there.
+Knows: key names, channel names, names of hash fields. Does not know: what is done with them.
+The scripts get the same names as Lua locals, so a name is written down once. Keys are built inside the scripts from
+these prefixes, which Redis Cluster does not allow: Sandlot runs on one primary (with replicas if you like).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# Functions (written by sandlot.functions.registry alone).
+# RQ 3.0 (rq/job.py, queue.py, registry.py, results.py, worker_registration.py).
+JOB: Final = "rq:job:"
+QUEUE: Final = "rq:queue:"
+QUEUES: Final = "rq:queues"
+STARTED: Final = "rq:wip:"
+FINISHED: Final = "rq:finished:"
+FAILED: Final = "rq:failed:"
+CANCELED: Final = "rq:canceled:"
+SCHEDULED: Final = "rq:scheduled:"
+RESULTS: Final = "rq:results:"
+RQ_WORKER: Final = "rq:worker:"
 
+# Ours: the engine.
+RING: Final = "sandlot:ring:"
+"""`+ placement`: zset of queues that have work, by the turn they are due; the lowest is served next."""
+TURN: Final = "sandlot:turn"
+CAPS: Final = "sandlot:caps"
+"""hash queue -> how many of its jobs may run at once."""
+CAPPED: Final = "sandlot:capped"
+"""set of queues that have work but no room under their cap; not in the ring until one of their jobs ends."""
+DEPTH: Final = "sandlot:depth"
+"""How many jobs all queues hold together."""
+ENDED: Final = "sandlot:ended"
+"""How many jobs have ended since the beginning; two samples give the rate."""
+LEASES: Final = "sandlot:leases"
+"""zset `<job>:<attempt>` -> when the right to that attempt runs out, in ms."""
+DUE: Final = "sandlot:due"
+"""zset job -> when it is to be queued, in ms; the index over RQ's scheduled registries."""
+IDEMPOTENCY: Final = "sandlot:idempotency:"
+LOGS: Final = "sandlot:logs:"
+PARKED: Final = "sandlot:parked:"
+"""`+ placement`: zset worker -> idle slots that a submit may fill directly."""
+BEATS: Final = "sandlot:beats:"
+"""`+ placement`: zset worker -> its last beat, in ms."""
+PLACEMENTS: Final = "sandlot:placements"
+WORKER: Final = "sandlot:worker:"
+"""hash: placements; `given`, how many jobs were handed to it; `step` and `claims`, the last step and what it claimed."""
+CANCELS: Final = "sandlot:cancels:"
+"""`+ worker`: set of its jobs that a caller wants ended."""
+
+# Ours: the registry of functions (sandlot.functions) and of API keys (sandlot.keys).
 FUNCTIONS: Final = "sandlot:functions"
-"""Sorted set, all scores 0: the names of all functions."""
+"""zset, all scores 0: the names of all functions."""
+FUNCTION: Final = "sandlot:function:"
+"""`+ name`: hash `last` number given, `latest` number; per version `v<number>` signed record, `g<number>` digest, `d<digest>` number."""
+BUNDLE: Final = "sandlot:bundle:"
+"""`+ digest`: the packed manifest and files whose SHA-256 is the digest."""
+BUNDLE_USERS: Final = "sandlot:bundle-users:"
+"""`+ digest`: set of the functions that have a version with this digest; without any, the bundle expires."""
+API_KEYS: Final = "sandlot:api-keys"
+"""hash key id -> record; secrets only as SHA-256."""
 
+# Channels.
 FUNCTIONS_CHANGED: Final = "sandlot:functions:changed"
-"""Channel: the name of each function that was deployed or deleted."""
+"""The name of each function that was deployed or deleted."""
+TO_WORKER: Final = "sandlot:to-worker:"
+TO_WAITER: Final = "sandlot:to-waiter:"
+
+# Our fields in RQ's job hash.
+ENVELOPE: Final = "sl_envelope"
+ATTEMPT: Final = "sl_attempt"
+RELEASED: Final = "sl_released"
+QUEUED_MS: Final = "sl_queued_ms"
+STARTED_MS: Final = "sl_started_ms"
+ENDED_MS: Final = "sl_ended_ms"
+REPLY: Final = "sl_reply"
+CANCEL: Final = "sl_cancel"
+KIND: Final = "sl_kind"
+END: Final = "sl_end"
 
 
-def function(name: str) -> str:
-    """Hash: `last` number given, `latest` number; per version `v<number>` signed record, `g<number>` digest, `d<digest>` number."""
-    return f"sandlot:function:{name}"
+def queue_name(function: str, placement: str) -> str:
+    """The RQ queue of a function's jobs, `hello@python`."""
+    return f"{function}@{placement}"
 
 
-def bundle(digest: str) -> str:
-    """String: the packed bundle and manifest whose SHA-256 is the digest."""
-    return f"sandlot:bundle:{digest}"
-
-
-def bundle_users(digest: str) -> str:
-    """Set: the functions that have a version with this digest; without any, the bundle expires."""
-    return f"sandlot:bundle-users:{digest}"
+def lua_locals() -> str:
+    """Every name above as a Lua local, on one line, so that line numbers in script errors stay true."""
+    names = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, str)}
+    return f"local {','.join(names)}={','.join(repr(value) for value in names.values())} "
