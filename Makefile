@@ -21,6 +21,9 @@ check: setup ## format, lint, types, import law and unit tests: under a minute
 	@$(RUN)lint-imports --no-logo
 	@$(RUN)python -m pytest -q tests/unit
 
+bench: setup ## Sandlot beside its peers, on this machine: under 25 minutes (needs wrk)
+	@$(RUN)python -m benchmarks
+
 setup: .venv/.synced ## create .venv and install what uv.lock names
 
 .venv/.synced: pyproject.toml uv.lock

@@ -1,0 +1,1 @@
+"""Sandlot beside what people would use instead: one run, one machine, the same functions, over HTTP only."""
