@@ -6,7 +6,7 @@ Everything here reads files and may start Node's parser: an event loop calls it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ def read_path(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Man
     name = function_name(path)
     try:
         if path.is_dir():
-            bundle, manifest = _folder(dict(_files_below(path)), path.name + "/", {}, node)
+            bundle, manifest = _folder(folder_files(path), path.name + "/", {}, node)
         else:
             bundle, manifest = _single(path.name, path.read_bytes(), {}, node)
     except OSError as error:
@@ -203,13 +203,14 @@ def _refuse_dependencies(bundle: Bundle, prefix: str) -> None:
             )
 
 
-def _files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of a function's folder; hidden ones and caches are left out.
+def folder_files(folder: Path) -> dict[str, bytes]:
+    """The files of a function's folder, its manifest among them; hidden ones and caches are left out.
 
     Raises:
         InvalidManifest: there is a symbolic link, or more than a bundle may hold (found out before all of it is read).
     """
-    count = total = 0
+    files: dict[str, bytes] = {}
+    total = 0
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if any(part.startswith(".") or part == _CACHE for part in relative.parts) or path.suffix == ".pyc":
@@ -218,9 +219,10 @@ def _files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
             raise InvalidManifest(f"{folder.name}/{relative}: a symbolic link; put the file itself there")
         if not path.is_file():
             continue
-        count, total = count + 1, total + path.stat().st_size
-        if count > FILES_LIMIT + 1 or total > TOTAL_LIMIT_BYTES:
+        total += path.stat().st_size
+        if len(files) > FILES_LIMIT or total > TOTAL_LIMIT_BYTES:
             raise InvalidManifest(
                 f"{folder.name}/: more than {FILES_LIMIT} files or {TOTAL_LIMIT_BYTES} bytes; a function is code and small data"
             )
-        yield relative.as_posix(), path.read_bytes()
+        files[relative.as_posix()] = path.read_bytes()
+    return files

@@ -48,25 +48,25 @@ class Store:
 
     async def last_number(self, name: str) -> int:
         async with _answering():
-            return int(await self._redis.hget(keys.function(name), "last") or 0)
+            return int(await self._redis.hget(keys.FUNCTION + name, "last") or 0)
 
     async def latest_number(self, name: str) -> int | None:
         async with _answering():
-            latest = await self._redis.hget(keys.function(name), "latest")
+            latest = await self._redis.hget(keys.FUNCTION + name, "latest")
         return int(latest) if latest else None
 
     async def number_of(self, name: str, digest: str) -> int | None:
         async with _answering():
-            number = await self._redis.hget(keys.function(name), f"d{digest}")
+            number = await self._redis.hget(keys.FUNCTION + name, f"d{digest}")
         return int(number) if number else None
 
     async def record(self, name: str, number: int) -> bytes | None:
         async with _answering():
-            return cast("bytes | None", await self._redis.hget(keys.function(name), f"v{number}"))
+            return cast("bytes | None", await self._redis.hget(keys.FUNCTION + name, f"v{number}"))
 
     async def records(self, name: str) -> dict[int, bytes]:
         async with _answering():
-            fields = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.function(name)))
+            fields = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.FUNCTION + name))
         return {int(field[1:]): value for field, value in fields.items() if field.startswith(b"v")}
 
     async def names(self, after: str, limit: int) -> list[str]:
@@ -77,8 +77,8 @@ class Store:
 
     async def deploy(self, name: str, digest: str, number: int, record: bytes, size: int) -> Recorded:
         """Make this digest the function's latest version, if its bundle of `size` bytes is stored and the number is the next."""
-        functions = [keys.FUNCTIONS, keys.function(name), keys.bundle(digest), keys.bundle_users(digest)]
-        prefixes = [keys.bundle(""), keys.bundle_users("")]
+        functions = [keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest]
+        prefixes = [keys.BUNDLE, keys.BUNDLE_USERS]
         async with _answering():
             answer = await self._deploy(
                 keys=functions,
@@ -98,18 +98,18 @@ class Store:
 
     async def undeploy(self, name: str) -> bool:
         """Whether there was such a function."""
-        prefixes = [keys.bundle(""), keys.bundle_users("")]
+        prefixes = [keys.BUNDLE, keys.BUNDLE_USERS]
         async with _answering():
             return bool(
                 await self._undeploy(
-                    keys=[keys.FUNCTIONS, keys.function(name)],
+                    keys=[keys.FUNCTIONS, keys.FUNCTION + name],
                     args=[name, *prefixes, UNUSED_TTL_S, keys.FUNCTIONS_CHANGED],
                 )
             )
 
     async def upload(self, digest: str, packed: bytes) -> None:
         """Write a bundle in chunks; two who write the same digest write the same bytes."""
-        key = keys.bundle(digest)
+        key = keys.BUNDLE + digest
         async with _answering():
             for offset in range(0, len(packed), CHUNK_BYTES):
                 await self._redis.setrange(key, offset, cast("str", packed[offset : offset + CHUNK_BYTES]))
@@ -117,7 +117,7 @@ class Store:
 
     async def download(self, digest: str) -> bytes:
         """The packed bundle, as it is stored; empty if it is not."""
-        key = keys.bundle(digest)
+        key = keys.BUNDLE + digest
         packed = bytearray()
         async with _answering():
             while len(packed) < _PACKED_LIMIT_BYTES:

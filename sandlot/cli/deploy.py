@@ -1,0 +1,30 @@
+"""Send a file or folder to the API as a function.
+
+Knows: what is read from disk and which of the API's two forms carries it. Does not know: what the API does with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sandlot.client import Client
+from sandlot.errors import InvalidManifest
+from sandlot.functions import function_name, read_path, write_archive
+from sandlot.functions.source import folder_files
+
+
+def deploy_path(client: Client, path: Path, *, name: str | None = None, node: Path | None = None) -> dict[str, Any]:
+    """Deploy what is at this path, after checking it here, where file and line are known; the API's answer.
+
+    Raises:
+        InvalidManifest: it cannot be a function; file and line are named.
+        SandlotError: what the API answered.
+    """
+    if not path.exists():
+        raise InvalidManifest(f"{path}: there is no such file or folder")
+    read_path(path, node=node)
+    target = name or function_name(path)
+    if path.is_dir():
+        return client.deploy_archive(target, write_archive(folder_files(path)))
+    return client.deploy(target, source=path.read_bytes().decode("utf-8-sig"), filename=path.name)

@@ -1,0 +1,78 @@
+"""`sandlot deploy` and `sandlot functions`.
+
+Knows: what is asked of the API for them. Does not know: how a deploy is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from sandlot.cli.access import open_client
+from sandlot.cli.deploy import deploy_path
+from sandlot.cli.output import exit_code, note, print_error, print_functions, print_json
+from sandlot.errors import SandlotError
+from sandlot.functions.source import function_paths
+
+
+def deploy_all(paths: Sequence[Path], name: str | None, url: str | None, as_json: bool) -> None:
+    """Deploy each; the first failure decides the exit code, the others are deployed all the same."""
+    chosen = [found for path in paths for found in _functions_at(path)]
+    if name is not None and len(chosen) != 1:
+        raise typer.BadParameter("--name is for a single path")
+    failed = 0
+    deployed = []
+    with open_client(url) as client:
+        for path in chosen:
+            try:
+                answer = deploy_path(client, path, name=name)
+            except SandlotError as error:
+                print_error(error.message)
+                failed = failed or exit_code(error)
+                continue
+            deployed.append(answer)
+            if not as_json:
+                print(
+                    f"{answer['name']} version {answer['version']}{'' if answer.get('changed', True) else ' (unchanged)'}"
+                )
+    if as_json:
+        print_json(deployed)
+    if failed:
+        raise typer.Exit(failed)
+
+
+def list_all(url: str | None, as_json: bool) -> None:
+    with open_client(url) as client:
+        found = client.functions()
+    if as_json:
+        print_json(found)
+    elif found:
+        print_functions(found)
+    else:
+        note("nothing is deployed; write a first function with: sandlot new NAME")
+
+
+def show(name: str, url: str | None, as_json: bool) -> None:
+    with open_client(url) as client:
+        function = client.function(name)
+    if as_json:
+        print_json(function)
+        return
+    print_functions([function])
+    for version in function.get("versions", []):
+        note(
+            f"version {version['version']}  {version['digest'][:12]}{'  latest' if version['version'] == function.get('latest') else ''}"
+        )
+
+
+def remove(name: str, url: str | None) -> None:
+    with open_client(url) as client:
+        client.delete(name)
+    print(f"{name} is removed")
+
+
+def _functions_at(path: Path) -> list[Path]:
+    """The path itself, or, for a folder that is no function, the functions in it."""
+    return function_paths(path) if path.is_dir() and not (path / "function.toml").is_file() else [path]

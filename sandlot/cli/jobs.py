@@ -1,0 +1,118 @@
+"""`sandlot invoke`, `sandlot job` and `sandlot logs`.
+
+Knows: what is asked of the API for them, and which exit code an ended job has. Does not know: queues, workers.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from sandlot.cli.access import open_client
+from sandlot.cli.output import FUNCTION_FAILED, note, print_failure, print_job, print_json, print_value
+from sandlot.client import Client, InvokeResult
+from sandlot.errors import InvalidJson
+from sandlot.models import JobStatus
+
+
+def call(
+    name: str, event: str, wait_s: float | None, version: str | None, logs: bool, url: str | None, as_json: bool
+) -> None:
+    with open_client(url) as client:
+        result = client.invoke(name, _event(event), version=version, wait_s=wait_s)
+        printed = client.logs(result.job_id) if logs and result.job_id else ""
+    if as_json:
+        print_json(_document(result, printed if logs else None))
+    else:
+        _show(result, printed)
+    if not result.ok:
+        raise typer.Exit(FUNCTION_FAILED)
+
+
+def queue(name: str, event: str, version: str | None, url: str | None, as_json: bool) -> None:
+    with open_client(url) as client:
+        job = client.submit(name, _event(event), version=version)
+    if as_json:
+        print_json(job)
+    else:
+        print(job["id"])
+        note(f"queued; follow it with: sandlot job {job['id']} --wait")
+
+
+def show(job_id: str, *, wait: bool, result: bool, cancel: bool, url: str | None, as_json: bool) -> None:
+    with open_client(url) as client:
+        if cancel:
+            client.cancel(job_id)
+        job = client.wait(job_id) if wait else client.job(job_id)
+        if result:
+            _print_result(client, job_id)
+            return
+    if as_json:
+        print_json(job)
+    else:
+        print_job(job)
+    status = JobStatus(job["status"])
+    if status.final and status is not JobStatus.SUCCEEDED and not cancel:
+        raise typer.Exit(FUNCTION_FAILED)
+
+
+def print_logs(job_id: str, url: str | None) -> None:
+    with open_client(url) as client:
+        sys.stdout.write(client.logs(job_id))
+
+
+def _print_result(client: Client, job_id: str) -> None:
+    value = client.result(job_id)
+    if value is None:
+        note(f"it has not ended yet; wait for it with: sandlot job {job_id} --wait --result")
+        raise typer.Exit(3)
+    print_value(value)
+
+
+def _event(text: str) -> bytes:
+    """The event's JSON text from the argument, a file (`@FILE`) or stdin (`-`).
+
+    Raises:
+        InvalidJson: there is no such file, or it is not JSON.
+    """
+    try:
+        if text == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            content = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
+        msgspec.json.decode(content)
+    except OSError as error:
+        raise InvalidJson(f"cannot read the event from {text[1:]}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise InvalidJson(f'the event is not JSON: {error}. In a shell, quote it: \'{{"name": "Ada"}}\'') from error
+    return content
+
+
+def _show(result: InvokeResult, printed: str) -> None:
+    if printed:
+        sys.stderr.write(printed if printed.endswith("\n") else printed + "\n")
+    if result.ok:
+        print_value(result.value)
+    else:
+        print_failure(result.problem)
+    total = result.timings.get("total")
+    took = f" in {total:.1f} ms" if total is not None else ""
+    note(f"{result.outcome}{took} · version {result.version} · job {result.job_id}")
+
+
+def _document(result: InvokeResult, logs: str | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "outcome": result.outcome,
+        "job_id": result.job_id,
+        "version": result.version,
+        "timings": dict(result.timings),
+    }
+    if result.ok:
+        document["value"] = msgspec.Raw(result.value)
+    else:
+        document["problem"] = dict(result.problem)
+    return document if logs is None else document | {"logs": logs}

@@ -1,0 +1,1 @@
+"""`sandlot up`: everything on one machine, started, watched over and stopped together."""

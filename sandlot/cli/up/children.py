@@ -1,0 +1,129 @@
+"""Processes that live no longer than we do.
+
+Knows: starting, watching and ending child processes, and their log files. Does not know: which programs they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from sandlot.errors import OperatorError
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LOG_TAIL_BYTES: Final = 4096
+
+
+class ChildEnded(OperatorError):
+    """A process that should go on running has ended."""
+
+    code = "child_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How a child is started, and started again: its name for people, and where its output goes (`None`: to ours)."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path | None
+    orphan_signal: signal.Signals = signal.SIGKILL
+    """What the kernel sends it when we die without stopping it."""
+
+
+@dataclass(slots=True)
+class Child:
+    program: Program
+    process: asyncio.subprocess.Process
+    ended: asyncio.Task[int] = field(repr=False)
+
+    def check(self) -> None:
+        """Raises ChildEnded, with the last thing it wrote, if it has ended."""
+        if not self.ended.done():
+            return
+        raise ChildEnded(f"{self.program.name} {_how(self.ended.result())}: {_last_line(self.program.log)}")
+
+
+async def start(program: Program) -> Child:
+    """Start it, in a session of its own so that a Ctrl+C at the terminal reaches us alone, who stop things in their order.
+
+    Raises:
+        ChildEnded: it cannot even be started.
+    """
+    with contextlib.ExitStack() as files:
+        output = files.enter_context(program.log.open("ab")) if program.log else None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *program.command,
+                env=program.environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_dies_with(os.getpid(), program.orphan_signal),
+            )
+        except OSError as error:
+            raise ChildEnded(f"{program.name} cannot be started ({program.command[0]}): {error.strerror}") from error
+    return Child(program, process, asyncio.create_task(process.wait(), name=f"end of {program.name}"))
+
+
+async def stop(children: Sequence[Child], grace_s: float, hurry: asyncio.Event) -> None:
+    """Ask them all to end; kill what has not ended when the grace is over or somebody is in a hurry."""
+    for child in children:
+        _signal(child, signal.SIGTERM)
+    running = [child.ended for child in children if not child.ended.done()]
+    if running:
+        hurried = asyncio.create_task(hurry.wait())
+        everything = asyncio.gather(*running)
+        await asyncio.wait(
+            {hurried, asyncio.ensure_future(everything)}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        hurried.cancel()
+    for child in children:
+        _signal(child, signal.SIGKILL)
+    await asyncio.gather(*(child.ended for child in children))
+
+
+async def _all_of(tasks: Sequence[asyncio.Task[int]]) -> Literal[True]:
+    """Like Event.wait in what it returns, so that both fit into one wait; cancelling it leaves the tasks alone."""
+    await asyncio.wait(tasks)
+    return True
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    if not child.ended.done():
+        with contextlib.suppress(ProcessLookupError):  # it ended between the check and the signal
+            child.process.send_signal(number)
+
+
+def _dies_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+    """Run in the child between fork and exec: two system calls, nothing that takes a lock."""
+
+    def ask_kernel() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # the parent died before the request was in force
+            os._exit(1)
+
+    return ask_kernel
+
+
+def _how(status: int) -> str:
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _last_line(log: Path | None) -> str:
+    if log is None:
+        return "see above"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"it wrote nothing to {log}"

@@ -1,0 +1,127 @@
+"""Deploy the functions of a folder, once and whenever one of them is saved.
+
+Knows: which path belongs to which function, and what to tell the person who saved it. Does not know: how a deploy is stored.
+A version that does not parse is refused before anything changes, so the last good one goes on serving; so does the last version of a
+file that was deleted, because editors and git delete files only to write them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from watchfiles import DefaultFilter, awatch
+
+from sandlot.cli.deploy import deploy_path
+from sandlot.client import Client
+from sandlot.errors import InvalidManifest, SandlotError
+from sandlot.functions.source import MANIFEST_FILE, function_name, function_paths
+
+Say = Callable[[str, str], None]
+"""Tell the person: a mark (`ok`, `same`, `bad`, `note`) and a line."""
+
+
+class FunctionsFolder:
+    def __init__(self, folder: Path, client: Client, node: Path | None, say: Say) -> None:
+        self._folder = folder.resolve()
+        self._client = client
+        self._node = node
+        self._say = say
+        self._deployed: dict[str, dict[str, Any]] = {}
+
+    @property
+    def deployed(self) -> list[str]:
+        return sorted(self._deployed)
+
+    async def deploy_all(self) -> None:
+        """Deploy whatever is there; what cannot be deployed is told and left out."""
+        for path in self._paths():
+            await self._deploy(path, quiet=True)
+
+    async def watch(self) -> None:
+        """Deploy what is saved, for ever."""
+        polling = False
+        while True:
+            try:
+                async for changes in awatch(
+                    self._folder, watch_filter=DefaultFilter(), step=40, recursive=True, force_polling=polling
+                ):
+                    await self._changed(
+                        {
+                            self._folder / Path(changed).relative_to(self._folder).parts[0]
+                            for _, changed in changes
+                            if Path(changed) != self._folder
+                        }
+                    )
+            except OSError as error:
+                # No inotify watches left (fs.inotify.max_user_watches), or a file system without it.
+                if polling:
+                    raise
+                self._say("note", f"cannot be told of saves ({error.strerror or error}); looking for them instead")
+                polling = True
+
+    async def _changed(self, paths: set[Path]) -> None:
+        known = set(self._paths())
+        for path in sorted(paths):
+            if path in known:
+                await self._deploy(path)
+            elif not path.exists():
+                self._gone(path)
+            elif path.is_dir() and not (path / MANIFEST_FILE).is_file():
+                self._say("note", f"{path.name}/ is no function without a {MANIFEST_FILE}")
+
+    def _paths(self) -> list[Path]:
+        """What is a function there, one path for each name; the others are told."""
+        chosen: dict[str, Path] = {}
+        for path in function_paths(self._folder):
+            try:
+                first = chosen.setdefault(function_name(path), path)
+            except InvalidManifest as error:
+                self._say("bad", str(error))
+                continue
+            if first is not path:
+                self._say(
+                    "bad",
+                    f"{path.name} and {first.name} would both be {function_name(path)!r}; {path.name} is left out",
+                )
+        return list(chosen.values())
+
+    async def _deploy(self, path: Path, *, quiet: bool = False) -> None:
+        started_s = time.monotonic()
+        try:
+            deployed = await asyncio.to_thread(deploy_path, self._client, path, node=self._node)
+        except SandlotError as error:
+            self._say("bad", f"{error}{self._still(path)}")
+            return
+        name = deployed["name"]
+        before = self._deployed.get(name, {}).get("version")
+        self._deployed[name] = deployed
+        if quiet:
+            return
+        if before == deployed["version"]:
+            self._say("same", f"{name} is unchanged, version {before}")
+        else:
+            self._say(
+                "ok", f"{name} is now version {deployed['version']} ({(time.monotonic() - started_s) * 1000:.0f} ms)"
+            )
+
+    def _gone(self, path: Path) -> None:
+        try:
+            name = function_name(path)
+        except InvalidManifest:
+            return
+        if name in self._deployed:
+            self._say(
+                "note",
+                f"{path.name} is gone;{self._still(path).removeprefix(';')}. To remove it: sandlot functions {name} --delete",
+            )
+
+    def _still(self, path: Path) -> str:
+        try:
+            deployed = self._deployed.get(function_name(path))
+        except InvalidManifest:
+            deployed = None
+        return f"; {deployed['name']} version {deployed['version']} still serves" if deployed else ""

@@ -1,0 +1,235 @@
+"""Start everything in its order, watch over it, stop it in the reverse order.
+
+Knows: what depends on what, and when each thing counts as started. Does not know: the command line, how anything looks on a screen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from sandlot.cli import installation
+from sandlot.cli.data_dir import DataDir, Running
+from sandlot.cli.up.children import Child, ChildEnded, Program, start, stop
+from sandlot.cli.up.deploying import FunctionsFolder, Say
+from sandlot.cli.up.valkey import Valkey
+from sandlot.client import Client
+from sandlot.errors import ApiUnreachable, OperatorError, PortTaken, QueueUnavailable
+from sandlot.jobs.connection import connect, shown_url
+from sandlot.settings import Settings, read_secret_file
+
+START_DEADLINE_S: Final = 60.0
+STOP_GRACE_S: Final = 10.0
+"""For what runs to finish and be recorded; jobs that take longer go back to the queue."""
+_VALKEY_GRACE_S: Final = 10.0
+_RESTARTS: Final = 5
+_RESTARTS_WITHIN_S: Final = 60.0
+_RESTART_PAUSE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start. `redis_url` empty: an embedded Valkey."""
+
+    data: DataDir
+    functions: Path
+    host: str
+    port: int
+    workers: int
+    redis_url: str
+    verbose: bool
+    settings: Settings
+
+    @property
+    def url(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - said, not bound
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Everything:
+    """What runs, for as long as the context that made it is open."""
+
+    plan: Plan
+    client: Client
+    workers: dict[str, int]
+    redis_url: str
+    folder: FunctionsFolder
+    children: list[Child] = field(default_factory=list)
+
+
+def free_port(host: str, port: int) -> int:
+    """The port itself, or, for 0, one that is free.
+
+    Raises:
+        PortTaken: somebody listens there, or it may not be had.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise PortTaken(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another port: sandlot up --port {port + 1}"
+        ) from error
+
+
+@contextlib.asynccontextmanager
+async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterator[Everything]:
+    """Start all of it; when the block ends, or anything fails on the way, end all of it.
+
+    Raises:
+        OperatorError: something cannot be started; the message says what and why.
+        QueueUnavailable: the Redis that was asked for does not answer.
+    """
+    key = read_secret_file(plan.data.key_file, "API key", "SANDLOT_KEY")
+    async with contextlib.AsyncExitStack() as stack:
+        redis_url = plan.redis_url or await stack.enter_async_context(_embedded_valkey(plan, hurry))
+        if plan.redis_url:
+            await _reach(plan.redis_url)
+        client = stack.enter_context(Client(plan.url, key))
+        children = [await start(program) for program in _programs(plan, redis_url)]
+        stack.push_async_callback(_stop_all, children, hurry)
+        workers = await _ready(client, children)
+        stack.enter_context(plan.data.announced(Running(pid=os.getpid(), url=plan.url, redis_url=redis_url)))
+        folder = FunctionsFolder(plan.functions, client, None, say)
+        await folder.deploy_all()
+        yield Everything(plan, client, workers, redis_url, folder, children)
+
+
+async def look_after(running: Everything, say: Say) -> None:
+    """Start what ends again, for ever.
+
+    Raises:
+        ChildEnded: it keeps ending.
+    """
+    ends: list[float] = []
+    while True:
+        await asyncio.wait([child.ended for child in running.children], return_when=asyncio.FIRST_COMPLETED)
+        for index, child in enumerate(running.children):
+            try:
+                child.check()
+            except ChildEnded as error:
+                ends = [
+                    *(moment for moment in ends if time.monotonic() - moment < _RESTARTS_WITHIN_S),
+                    time.monotonic(),
+                ]
+                if len(ends) > _RESTARTS:
+                    raise
+                say("bad", f"{error}; starting it again")
+                await asyncio.sleep(_RESTART_PAUSE_S)
+                running.children[index] = await start(child.program)
+
+
+@contextlib.asynccontextmanager
+async def _embedded_valkey(plan: Plan, hurry: asyncio.Event) -> AsyncIterator[str]:
+    log = _fresh_log(plan.data.logs / "valkey.log")
+    valkey = Valkey(plan.data.valkey, log, plan.settings.durability)
+    try:
+        child = await start(valkey.program)
+        try:
+            await valkey.ready(child)
+            yield valkey.url
+        finally:
+            # Whatever the hurry: Valkey has nothing to wait for, and ends in milliseconds.
+            await stop([child], _VALKEY_GRACE_S, asyncio.Event())
+    finally:
+        valkey.tidy()
+
+
+def _programs(plan: Plan, redis_url: str) -> Sequence[Program]:
+    environment = installation.environment(
+        {
+            "SANDLOT_REDIS_URL": redis_url,
+            "SANDLOT_DATA": str(plan.data.path),
+            "SANDLOT_HOST": plan.host,
+            "SANDLOT_PORT": str(plan.port),
+            "SANDLOT_KEY_FILE": str(plan.data.key_file),
+            "SANDLOT_SIGNING_KEY_FILE": str(plan.data.signing_key_file),
+            "SANDLOT_DRAIN_S": os.environ.get("SANDLOT_DRAIN_S", str(STOP_GRACE_S - 2)),
+            "SANDLOT_SHUTDOWN_GRACE_S": os.environ.get("SANDLOT_SHUTDOWN_GRACE_S", str(STOP_GRACE_S - 2)),
+        }
+    )
+    parts: list[tuple[str, installation.Program]] = [("api", "api")]
+    parts += [(f"worker-{number}", "worker") for number in range(1, plan.workers + 1)]
+    return [
+        Program(
+            "the API" if name == "api" else name,
+            installation.command(program),
+            environment,
+            None if plan.verbose else _fresh_log(plan.data.logs / f"{name}.log"),
+        )
+        for name, program in parts
+    ]
+
+
+def _fresh_log(log: Path) -> Path:
+    """An empty log for this run, the one of the run before beside it."""
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))
+    log.touch(mode=0o600)
+    return log
+
+
+async def _reach(redis_url: str) -> None:
+    client = connect(redis_url)
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable(
+            f"cannot use the Redis that SANDLOT_REDIS_URL names ({shown_url(redis_url)}): {error}"
+        ) from error
+    finally:
+        await client.aclose()
+
+
+async def _ready(client: Client, children: Sequence[Child]) -> dict[str, int]:
+    """Wait until the API answers and a worker has reported; the live workers by what they can run.
+
+    Raises:
+        ChildEnded: one of them ended instead.
+        OperatorError: they are still not ready after a minute.
+    """
+    said = "nothing"
+    deadline_s = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline_s:
+        for child in children:
+            child.check()
+        try:
+            health = await asyncio.to_thread(client.health)
+        except ApiUnreachable as error:
+            health = {"detail": str(error)}
+        if health.get("status") == "ready":
+            return dict(health["workers"])
+        said = str(health.get("detail", health))
+        await asyncio.sleep(0.05)
+    logs = children[0].program.log
+    raise OperatorError(
+        f"not ready after {START_DEADLINE_S:.0f} s; the last word was: {said}"
+        + (f" See {logs.parent}." if logs else "")
+    )
+
+
+async def _stop_all(children: Sequence[Child], hurry: asyncio.Event) -> None:
+    await stop(children, STOP_GRACE_S, hurry)
+
+
+def stop_signals(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
+    """The first SIGINT or SIGTERM asks for an orderly stop, the second for a quick one."""
+
+    def asked() -> None:
+        (hurry if stopping.is_set() else stopping).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, asked)
