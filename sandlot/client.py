@@ -40,7 +40,7 @@ class InvokeResult:
     version: str
     timings: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds by stage: `queued, boot, import, run, settle, total`."""
-    problem: Mapping[str, Json] = _ABSENT
+    problem: Mapping[str, Json] = field(default_factory=lambda: _ABSENT)
     """The problem document of a call that did not end well: `code`, `detail`, `error`, `evidence`, `job`."""
 
     @property

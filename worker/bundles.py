@@ -58,7 +58,7 @@ class BundleCache:
             OSError: the disk does not take the files.
         """
         known = self._specs.get((function, digest))
-        if known is not None:
+        if known is not None and known.bundle_dir.is_dir():  # somebody may have tidied up under us
             return known
         task = self._coming.get((function, digest))
         if task is None:

@@ -97,11 +97,8 @@ async def _queue(settings: Settings) -> list[Check]:
 async def _configuration(client: Redis) -> Mapping[str, str]:
     """Its settings; empty where CONFIG is not allowed, as at most providers."""
     try:
-        return dict(
-            await client.config_get(
-                "appendonly", "appendfsync", "maxmemory", "maxmemory-policy", "stream-node-max-bytes"
-            )
-        )
+        settings = await client.config_get("appendonly", "appendfsync", "maxmemory-policy", "stream-node-max-bytes")
+        return {str(name): str(value) for name, value in settings.items()}
     except RedisError:
         return {}
 

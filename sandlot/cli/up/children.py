@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from sandlot.errors import OperatorError
 
@@ -82,21 +82,24 @@ async def stop(children: Sequence[Child], grace_s: float, hurry: asyncio.Event) 
         _signal(child, signal.SIGTERM)
     running = [child.ended for child in children if not child.ended.done()]
     if running:
-        hurried = asyncio.create_task(hurry.wait())
-        everything = asyncio.gather(*running)
-        await asyncio.wait(
-            {hurried, asyncio.ensure_future(everything)}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        waiting = asyncio.create_task(_all_of(running))
+        hurried = asyncio.create_task(_set(hurry))
+        await asyncio.wait([waiting, hurried], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
         hurried.cancel()
     for child in children:
         _signal(child, signal.SIGKILL)
     await asyncio.gather(*(child.ended for child in children))
 
 
-async def _all_of(tasks: Sequence[asyncio.Task[int]]) -> Literal[True]:
-    """Like Event.wait in what it returns, so that both fit into one wait; cancelling it leaves the tasks alone."""
+async def _all_of(tasks: Sequence[asyncio.Task[int]]) -> bool:
+    """Wait for all of them; cancelling this leaves the tasks alone."""
     await asyncio.wait(tasks)
     return True
+
+
+async def _set(event: asyncio.Event) -> bool:
+    return await event.wait()
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
