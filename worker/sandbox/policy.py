@@ -74,6 +74,8 @@ class End:
     """The memory cgroup's limit was hit and the kernel killed for it."""
     process_limit_hits: int = 0
     """How often a process or thread was refused by the pids cgroup; 0 where there is none."""
+    failure: str = ""
+    """Why the runtime could not take over, if it could not: the platform's fault, not the function's."""
 
 
 def find_python_runtime(folder: Path) -> RuntimeCommand:

@@ -44,7 +44,7 @@ class Sandbox:
         self.alone = self.level == "strict"
         """Its processes are in a PID namespace of their own."""
         self.bundle_path = "/fn" if self.alone else ""
-        """Where `attach` puts the bundle, as seen inside."""
+        """Where the bundle is, as seen inside, once it is attached."""
         self.policy = policy
         self.number = number
         self._link = link
@@ -74,8 +74,6 @@ class Sandbox:
             SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
         """
         self.policy = policy or self.policy
-        if not self.alone:
-            self.bundle_path = str(bundle_dir)
         self._attached = asyncio.get_running_loop().create_future()
         self._link.send_attach(self.number, bundle_dir, self.policy)
         async with asyncio.timeout(ATTACH_LIMIT_S):
@@ -172,6 +170,8 @@ class Sandbox:
         children = self._children_of_init() if self.alone else [self._pid]
         if len(children) != 1:
             return True
+        if not self.alone and self._link.has_orphans_of(self._pid):
+            return True
         tasks = f"/proc/{children[0]}/task"
         try:
             for task in os.listdir(tasks):
@@ -184,18 +184,20 @@ class Sandbox:
 
     # Called by the link, which alone hears the zygote.
 
-    def note_attached(self, failure: str = "") -> None:
-        if self._attached is None or self._attached.done():
-            return
-        if failure:
+    def note_attached(self, facts: dict[str, Any], path: str) -> None:
+        self._facts |= facts
+        self.bundle_path = path
+        if self._attached is not None and not self._attached.done():
+            self._attached.set_result(None)
+
+    def note_refused(self, failure: str) -> None:
+        if self._attached is not None and not self._attached.done():
             self._attached.set_exception(
                 SandboxUnavailable(f"the bundle could not be handed to its sandbox: {failure}")
             )
-        else:
-            self._attached.set_result(None)
 
     def note_end(self, end: End) -> None:
-        self.note_attached("the sandbox ended first")
+        self.note_refused("the sandbox ended first")
         if not self._end.done():
             seen = replace(
                 end,

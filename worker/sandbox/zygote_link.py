@@ -7,6 +7,7 @@ Everything is driven by the event loop; nothing here waits for a process.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -167,8 +168,7 @@ class ZygoteLink:
                     SandboxUnavailable(f"a {self.level} sandbox could not be started: {message['failed']}")
                 )
         elif "attached" in message or "refused" in message:
-            if sandbox := self._living.get(message["id"]):
-                sandbox.note_attached(message.get("refused", ""))
+            self._note_attached(message)
         elif "ended" in message:
             self._living.pop(message["id"]).note_end(_end_of(message))
 
@@ -179,6 +179,24 @@ class ZygoteLink:
             self._opened.set_result(message["open"])
         else:
             self._opened.set_exception(SandboxUnavailable(f"{self.level}: {message['unavailable']}"))
+
+    def _note_attached(self, message: messages.Message) -> None:
+        sandbox = self._living.get(message["id"])
+        if sandbox is None:
+            return  # it ended meanwhile
+        if "refused" in message:
+            sandbox.note_refused(message["refused"])
+        else:
+            sandbox.note_attached(message["attached"], message["path"])
+
+    def has_orphans_of(self, leader: int) -> bool:
+        """Whether the zygote has adopted processes of that sandbox's group (restricted level only)."""
+        if self._process is None:
+            return False
+        pid = self._process.pid
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            children = [int(word) for word in file.read().split()]
+        return any(child != leader and _group_of(child) == leader for child in children)
 
     def _note_ready(self, message: messages.Message, descriptors: list[int]) -> None:
         policy, started = self._starting.pop(message["id"])
@@ -256,4 +274,12 @@ def _end_of(message: messages.Message) -> End:
         cpu_ms=message["cpu_ms"],
         oom_killed=message.get("oom_killed", False),
         process_limit_hits=message.get("process_limit_hits", 0),
+        failure=message["failure"],
     )
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0

@@ -24,14 +24,19 @@ def drop_all() -> None:
         OSError: a set could not be emptied.
         PermissionError: something is left after all.
     """
-    if kernel.capget()[0] >> CAP_SETPCAP & 1:
-        _drop_bounding_set()
-        kernel.prctl(kernel.PR_SET_SECUREBITS, SECUREBITS)
+    lock()
     kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
     kernel.capset(0, 0, 0)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if any(kernel.capget()) or kernel.prctl(kernel.PR_GET_NO_NEW_PRIVS) != 1:
         raise PermissionError("capabilities are left after dropping all of them")
+
+
+def lock() -> None:
+    """Whoever may do so gives up regaining capabilities; to be called before a change of uid, which may take the permission away."""
+    if kernel.capget()[0] >> CAP_SETPCAP & 1:
+        _drop_bounding_set()
+        kernel.prctl(kernel.PR_SET_SECUREBITS, SECUREBITS)
 
 
 def _drop_bounding_set() -> None:

@@ -1,28 +1,32 @@
-"""cgroups of the sandboxes of one zygote: limits on a sandbox as a whole, where the host lets us make any.
+"""Control groups: limits on a sandbox as a whole, where the host lets us make any.
 
-Knows: the files of cgroup v1 and v2. Does not know: what a sandbox is; slots are numbers.
+Knows: how to find out what can be had, and what having none means. Does not know: what a sandbox is; slots are numbers.
+`cgroup_v1` and `cgroup_v2` have the files. Safe without: then rlimits bound each process instead.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import re
+from typing import Any, Final, Protocol
 
 from .plan import Limits
 
+NAME: Final = re.compile(r"^sandlot-(\d+)-(\d+)$")
+MIB: Final = 1024 * 1024
+CPU_PERIOD_US: Final = 100_000
 
-class Cgroups:
-    """None here: every limit is an rlimit."""
 
-    counts_memory = False
+class Cgroups(Protocol):
+    """The groups of one zygote's sandboxes."""
 
-    def __init__(self, level: str, missing: tuple[str, ...]) -> None:
-        self._level = level
+    counts_memory: bool
 
     def describe(self) -> dict[str, Any]:
-        return {"memory": "rlimit", "pids": "rlimit", "cpu": "none"}
+        """For the receipt: what bounds memory, processes and CPU time."""
 
-    def enter_ready(self, slot: int, bounds: Limits) -> None:
-        """Have a group with these limits ready for the slot."""
+    def prepare(self, slot: int, bounds: Limits) -> None:
+        """Have an empty group with these limits ready for the slot."""
 
     def join(self, slot: int, pid: int) -> None:
         """Put a process, and with it its future children, into the slot's group."""
@@ -31,8 +35,111 @@ class Cgroups:
         """Bring the slot's group to these limits."""
 
     def leave(self, slot: int) -> dict[str, Any]:
-        """Read what the group counted and remove it."""
+        """What the group counted; every process in it must be dead and reaped."""
+
+    def close(self) -> None:
+        """Remove every group."""
+
+
+class NoCgroups:
+    """Nothing can be had: every limit is an rlimit, on each process for itself."""
+
+    counts_memory = False
+
+    def describe(self) -> dict[str, Any]:
+        return {"memory": "rlimit", "processes": "rlimit", "cpu": "none"}
+
+    def prepare(self, slot: int, bounds: Limits) -> None:
+        return
+
+    def join(self, slot: int, pid: int) -> None:
+        return
+
+    def limit(self, slot: int, bounds: Limits) -> None:
+        return
+
+    def leave(self, slot: int) -> dict[str, Any]:
         return {}
 
     def close(self) -> None:
-        """Remove what is left."""
+        return
+
+
+def own_name() -> str:
+    """A folder name that says whose it is, also after the number was given to another process."""
+    return f"sandlot-{os.getpid()}-{_start_ticks(os.getpid())}"
+
+
+def remove_stale(parent: str) -> None:
+    """Remove the groups of zygotes that no longer exist; a kill of the worker leaves them."""
+    for name in os.listdir(parent):
+        match = NAME.match(name)
+        if match and _start_ticks(int(match[1])) != int(match[2]):
+            remove_tree(f"{parent}/{name}")
+
+
+def remove_tree(folder: str) -> None:
+    """rmdir a group and those in it. One that still has processes stays, for the next start to remove."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != 16:  # EBUSY
+            raise
+
+
+def own_groups() -> dict[str, str]:
+    """This process's group by controller, as paths in the mounted hierarchies; key `""` is the v2 tree."""
+    mounts: list[tuple[str, str, str, set[str]]] = []
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            fields, _, kind = line.partition(" - ")
+            _id, _parent, _device, root, point, *_rest = fields.split(" ")
+            name, _source, options = kind.split(" ", 2)
+            if name in ("cgroup", "cgroup2"):
+                mounts.append((name, root, point, set(options.strip().split(","))))
+    groups: dict[str, str] = {}
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        for line in file:
+            _number, controllers, path = line.rstrip("\n").split(":", 2)
+            for controller in controllers.split(","):
+                for name, root, point, offered in mounts:
+                    if (name == "cgroup2" and not controller) or (name == "cgroup" and controller in offered):
+                        inside = path.removeprefix(root) if root != "/" else path
+                        groups[controller] = os.path.normpath(f"{point}/{inside}")
+    return groups
+
+
+def write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def read_field(path: str, key: str) -> int:
+    """One number of a file of `key value` lines; 0 if it is not there."""
+    for line in read(path).splitlines():
+        name, _, value = line.partition(" ")
+        if name == key:
+            return int(value)
+    return 0
+
+
+def _start_ticks(pid: int) -> int:
+    """When the process started (proc(5), stat, field 22); -1 if there is none."""
+    try:
+        return int(read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return -1

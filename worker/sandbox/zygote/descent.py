@@ -10,11 +10,12 @@ import fcntl
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from . import capabilities, kernel, landlock, limits
+from . import capabilities, kernel, landlock, limits, messages
 from .plan import Limits, Plan
 
 CONTROL_FD: Final = 3
@@ -129,9 +130,10 @@ def reset_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def become_runtime(plan: Plan, command: Sequence[str]) -> None:
-    """Hand over to the runtime; never returns."""
+def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str]) -> None:
+    """Close the last trusted descriptor (executing does that by itself) and hand over to the runtime; never returns."""
     if plan.runtime == "python":
+        zygote.close()
         gc.enable()
         runtime = sys.modules["sandlot_runtime"]
         runtime.serve(control_fd=CONTROL_FD, trace_fd=TRACE_FD)
@@ -140,3 +142,11 @@ def become_runtime(plan: Plan, command: Sequence[str]) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.execve(command[0], list(command), dict(os.environ))  # noqa: S606 - no shell is wanted
+
+
+def tell_failure(zygote: socket.socket, error: BaseException) -> None:
+    """Say why this sandbox cannot be, to the zygote, which kills it."""
+    try:
+        messages.send(zygote, {"failed": f"{type(error).__name__}: {error}"})
+    except OSError:
+        return  # nobody listens: the sandbox was killed meanwhile

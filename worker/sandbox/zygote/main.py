@@ -16,9 +16,11 @@ import socket
 import sys
 from typing import Any
 
-from . import kernel, messages, restricted, seccomp, skeleton, strict
-from .cgroup import Cgroups
-from .plan import INSIDE_UID, Limits, Plan, read_limits, read_plan
+from . import kernel, messages, publish, restricted, scratch, seccomp, skeleton, strict
+from .cgroup import Cgroups, NoCgroups
+from .cgroup_v1 import open_cgroups_v1
+from .cgroup_v2 import open_cgroups_v2
+from .plan import BUNDLE_PATH, INSIDE_UID, Limits, Plan, read_limits, read_plan
 
 GONE_WITHOUT_A_WORD = "its first process ended without a word: status"
 
@@ -39,6 +41,9 @@ class Carried:
         self.status: int | None = None
         self.peak_kib = 0
         self.failure = ""
+        self.bundle = ""
+        self.home = ""
+        """Its folder to write in, where there is no mount namespace to make one in."""
 
 
 class Zygote:
@@ -55,7 +60,10 @@ class Zygote:
         self._wake.setblocking(False)
         self._woken.setblocking(False)
         self._outside: dict[str, int] = {}
-        self._cgroups = Cgroups(plan.level, plan.missing)
+        self._cgroups: Cgroups = NoCgroups()
+        self._readable: list[str] = []
+        self._scratch = ""
+        self._published = publish.Published(plan)
 
     def open(self) -> dict[str, Any]:
         """Load the runtime, build what all sandboxes share; returns what the worker should know."""
@@ -66,9 +74,9 @@ class Zygote:
             skeleton.build(self._base, self._plan)
             self._outside = strict.namespace_ids()
         else:
-            kernel.prctl(
-                kernel.PR_SET_CHILD_SUBREAPER, 1
-            )  # orphans come to us, not to whatever is PID 1 of a container
+            self._prepare_restricted()
+        if "cgroups" not in self._plan.missing:
+            self._cgroups = open_cgroups_v2() or open_cgroups_v1() or NoCgroups()
         gc.collect()
         gc.disable()
         gc.freeze()
@@ -89,6 +97,18 @@ class Zygote:
             _write("/proc/self/uid_map", f"0 {uid} 1")
             _write("/proc/self/gid_map", f"0 {gid} 1")
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+
+    def _prepare_restricted(self) -> None:
+        # Orphans come to us, not to whatever is PID 1 of a container.
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        self._scratch = scratch.open_scratch(self._plan.state_dir)
+        self._readable = [
+            *skeleton.shared_paths(self._plan),
+            self._plan.folder,
+            *filter(os.path.exists, restricted.ETC),
+        ]
+        publish.open_ways([*self._readable, self._scratch], self._plan)
+        restricted.require(self._plan, self._readable)
 
     def serve(self) -> None:
         """Until the worker closes its end."""
@@ -111,6 +131,7 @@ class Zygote:
         while self._carried:
             self._reap(blocking=True)
         self._cgroups.close()
+        self._published.close()
 
     def _obey(self) -> bool:
         packet = messages.receive(self._worker)
@@ -144,9 +165,11 @@ class Zygote:
         inside = (log_inside, control_inside.detach(), trace_inside, ini_inside.detach())
         ours = (control.detach(), log, trace)
         try:
-            self._cgroups.enter_ready(carried.slot, carried.bounds)
+            self._cgroups.prepare(carried.slot, carried.bounds)
             program = self._filter(carried.bounds)
-            pid, pidfd = kernel.clone(strict.NAMESPACES if self._plan.level == "strict" else 0)
+            if self._scratch:
+                carried.home = scratch.make_home(self._scratch, carried.slot, self._uid_of(carried))
+            pid, pidfd = kernel.clone(strict.NAMESPACES) if self._plan.level == "strict" else _fork()
             if pid == 0:
                 self._be_child(carried, inside, program)
         except OSError:
@@ -164,9 +187,8 @@ class Zygote:
         try:
             self._cgroups.join(carried.slot, pid)
             if self._plan.level == "strict":
-                outer = self._plan.uid_base + carried.slot if self._plan.uid_base else 0
-                _write(f"/proc/{pid}/uid_map", f"{INSIDE_UID} {outer} 1")
-                _write(f"/proc/{pid}/gid_map", f"{INSIDE_UID} {outer} 1")
+                _write(f"/proc/{pid}/uid_map", f"{INSIDE_UID} {self._uid_of(carried)} 1")
+                _write(f"/proc/{pid}/gid_map", f"{INSIDE_UID} {self._uid_of(carried)} 1")
             messages.send(carried.ini, {"go": True})
         except OSError as error:
             carried.failure = str(error)
@@ -177,13 +199,20 @@ class Zygote:
             if self._plan.level == "strict":
                 strict.run_init(self._base, self._plan, carried.bounds, inside, self._outside, program)
             else:
-                restricted.run(self._plan, carried.bounds, carried.slot, inside, program)
+                restricted.run(self._plan, carried.bounds, carried.slot, inside, program, self._readable, carried.home)
         finally:
             os._exit(72)
 
+    def _uid_of(self, carried: Carried) -> int:
+        """The sandbox's uid as this process sees uids; 0 is our own, in the user namespace of an unprivileged zygote."""
+        return self._plan.uid_base + carried.slot if self._plan.uid_base else 0
+
     def _filter(self, bounds: Limits) -> bytes:
         choice = seccomp.FilterChoice(
-            network=bounds.network, namespaces=self._plan.level == "strict", shared_memory=self._cgroups.counts_memory
+            network=bounds.network,
+            namespaces=self._plan.level == "strict",
+            other_uid=self._plan.level == "strict" or self._plan.uid_base > 0,
+            shared_memory=self._cgroups.counts_memory,
         )
         if choice not in self._filters:
             self._filters[choice] = seccomp.build_filter(choice, kernel.MACHINE)
@@ -193,17 +222,18 @@ class Zygote:
 
     def _attach(self, carried: Carried, message: messages.Message) -> None:
         bounds = read_limits(message["limits"])
+        carried.bundle = message["path"] if self._plan.level == "strict" else self._published.path(message["path"])
         order = {
             "limits": message["limits"],
             "tmp_changed": bounds.tmp_mib != carried.bounds.tmp_mib,
             "memory_counted": self._cgroups.counts_memory,
-            "path": message["path"],
+            "path": carried.bundle,
         }
         try:
             self._cgroups.limit(carried.slot, bounds)
             trees: tuple[int, ...] = ()
             if self._plan.level == "strict":
-                trees = (kernel.open_tree(message["path"]),)
+                trees = (kernel.open_tree(carried.bundle),)
                 attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
                 kernel.mount_setattr(trees[0], "", kernel.AT_EMPTY_PATH, attributes)
             try:
@@ -229,7 +259,8 @@ class Zygote:
         elif "door" in message:
             (carried.door,) = descriptors
         elif "attached" in message:
-            messages.send(self._worker, {"id": carried.number, "attached": True})
+            path = carried.bundle if self._plan.level != "strict" else BUNDLE_PATH
+            messages.send(self._worker, {"id": carried.number, "attached": message["attached"], "path": path})
         elif "ended" in message:
             carried.status, carried.peak_kib = message["ended"], message["peak_kib"]
         elif "failed" in message:
@@ -277,6 +308,8 @@ class Zygote:
             if self._plan.level != "strict":
                 self._kill(carried)  # the leader is not reaped yet, so the group's number is still its own
             _pid, status, usage = os.wait4(found.si_pid, 0)
+            if self._plan.level != "strict":
+                restricted.reap_group(found.si_pid)
             self._finish(carried, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
     def _finish(self, carried: Carried, status: int, cpu_s: float, peak_kib: int) -> None:
@@ -289,6 +322,8 @@ class Zygote:
             os.close(fd)
         del self._carried[carried.number]
         counted = self._cgroups.leave(carried.slot)
+        if carried.home:
+            scratch.remove_home(carried.home)
         if not carried.ready:
             reason = carried.failure or f"{GONE_WITHOUT_A_WORD} {os.waitstatus_to_exitcode(status)}"
             _tell(self._worker, {"id": carried.number, "failed": reason})
@@ -299,8 +334,15 @@ class Zygote:
             "ended": None if told is None else os.waitstatus_to_exitcode(told),
             "cpu_ms": round(cpu_s * 1000, 3),
             "peak_bytes": max(peak_kib, carried.peak_kib) * 1024,
+            "failure": carried.failure,
         }
         _tell(self._worker, end | counted)
+
+
+def _fork() -> tuple[int, int]:
+    """Without namespaces the C library's own fork will do, and keeps its idea of thread ids right."""
+    pid = os.fork()
+    return pid, os.pidfd_open(pid) if pid else -1
 
 
 def _tell(worker: socket.socket, message: messages.Message) -> None:

@@ -2,20 +2,135 @@
 
 Knows: what must hold when there is no private view of the machine. Does not know: mounts, namespaces.
 The kill is complete because nobody can leave the process group: setsid and setpgid are refused by the filter.
+There is no PID 1: the one process waits, still trusted, for the bundle's path, because Landlock has to name it, and then puts up all walls.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+from typing import Final
 
-from .plan import Limits, Plan
+from . import capabilities, descent, kernel, messages
+from .limits import limit_process
+from .plan import Limits, Plan, read_limits
+
+# Only what name resolution, time zones and TLS read; /etc as a whole tells about the host.
+ETC: Final = (
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+)
+DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+LEAST_ABI_OTHER_UID: Final = 1
+LEAST_ABI_OWN_UID: Final = 6
+"""Under the worker's own uid only Landlock's signal scope keeps a function from signalling the worker."""
 
 
-def run(plan: Plan, bounds: Limits, slot: int, fds: tuple[int, int, int, int], program: bytes) -> None:
-    raise PermissionError("the restricted level is not available")
+def require(plan: Plan, readable: list[str]) -> None:
+    """Refuse this level where it would not be one.
+
+    Raises:
+        OSError: Landlock is missing or too old, or the other uid could not read the runtime.
+    """
+    abi = kernel.landlock_abi()
+    least = LEAST_ABI_OTHER_UID if plan.uid_base else LEAST_ABI_OWN_UID
+    if abi < least:
+        raise OSError(
+            f"Landlock ABI {abi} is too old: this level needs {least} "
+            + ("" if plan.uid_base else "under the worker's own uid, or root (to give functions another uid), ")
+            + "and a kernel that enables it (lsm=landlock)"
+        )
+    for path in readable:
+        if plan.uid_base and not is_open_to_others(path):
+            raise OSError(
+                f"functions run under uid {plan.uid_base} and up, which cannot reach {path}: install it where others may read"
+            )
+
+
+def is_open_to_others(path: str) -> bool:
+    """Whether a uid that owns nothing can get there: every folder on the way is executable for others, the last one readable."""
+    parts = os.path.realpath(path).split("/")[1:]
+    for count in range(len(parts)):
+        if not os.stat("/" + "/".join(parts[:count])).st_mode & 0o001:
+            return False
+    return bool(os.stat(path).st_mode & 0o004)
+
+
+def run(
+    plan: Plan,
+    bounds: Limits,
+    slot: int,
+    fds: tuple[int, int, int, int],
+    program: bytes,
+    readable: list[str],
+    home: str,
+) -> None:
+    """Be the sandbox; never returns.
+
+    Args:
+        readable: what the runtime needs; the bundle is added when it is known.
+        home: the sandbox's own folder on a limited tmpfs, or "" if there is none to be had.
+    """
+    descent.reset_signals()
+    log, control, trace, ini = fds
+    descent.place_descriptors(log, control, trace, ini)
+    zygote = socket.socket(fileno=descent.FIRST_FREE_FD)
+    try:
+        os.setsid()
+        if messages.receive(zygote) is None:
+            os._exit(0)  # the zygote went away
+        if plan.uid_base:
+            if "capabilities" not in plan.missing:
+                capabilities.lock()
+            os.setgroups([])
+            uid = plan.uid_base + slot
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # setresuid clears it, so only now
+        messages.send(zygote, {"ready": {}})
+        packet = messages.receive(zygote)
+        if packet is None:
+            os._exit(0)
+        order, _descriptors = packet
+        _enter(plan, order, zygote, program, readable, home)
+        descent.become_runtime(plan, zygote, [part.replace("{runtime}", plan.folder) for part in plan.command])
+    except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
+        descent.tell_failure(zygote, error)
+    os._exit(71)
+
+
+def _enter(
+    plan: Plan, order: messages.Message, zygote: socket.socket, program: bytes, readable: list[str], home: str
+) -> None:
+    bounds = read_limits(order["limits"])
+    territory = descent.Territory(
+        readable=[*readable, order["path"]],
+        writable=[home] if home else [],
+        devices=[*DEVICES],
+        connect_ports=[],
+        seccomp=program,
+    )
+    if "rlimits" not in plan.missing:
+        limit_process(0, bounds, plan.reserved_mib, memory_counted=order["memory_counted"])
+    facts = descent.descend(territory, plan, bounds, home or "/")
+    messages.send(zygote, {"attached": facts | {"home": bool(home)}})
 
 
 def kill_group(pid: int) -> None:
     """Everything in the group led by `pid`, which must be a child of ours not yet reaped."""
-    os.killpg(pid, signal.SIGKILL)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(pid, signal.SIGKILL)  # it was killed before it could lead a group
+
+
+def reap_group(pid: int) -> None:
+    """Wait until nothing of a killed group is left: as a subreaper we inherit every member in the end."""
+    while True:
+        try:
+            os.waitid(os.P_PGID, pid, os.WEXITED)
+        except ChildProcessError:
+            return

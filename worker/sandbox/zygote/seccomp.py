@@ -348,6 +348,22 @@ _REFUSED_WITHOUT_NAMESPACES: Final = [
     "rt_tgsigqueueinfo",
 ]
 
+# Landlock does not govern modes, owners and times: under the worker's own uid these would reach the worker's files by their path.
+_REFUSED_UNDER_OWN_UID: Final = [
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "fchmodat2",
+    "chown",
+    "lchown",
+    "fchown",
+    "fchownat",
+    "utime",
+    "utimes",
+    "futimesat",
+    "utimensat",
+]
+
 CLONE_NEW: Final = 0x7E020000  # CLONE_NEWNS | CGROUP | UTS | IPC | USER | PID | NET
 CLONE_NEWTIME_BIT: Final = 0x80  # in clone(2) these bits are the exit signal: 0x80 is none that anyone uses
 TERMINAL_INJECTION: Final = (0x5412, 0x541C, 0x5423, 0x541D)  # TIOCSTI (CVE-2017-5226), TIOCLINUX, TIOCSETD, TIOCCONS
@@ -370,6 +386,8 @@ class FilterChoice(NamedTuple):
     """TCP sockets, for the door to the proxy."""
     namespaces: bool = True
     """False in restricted mode."""
+    other_uid: bool = True
+    """False where the function has the worker's own uid and nothing but Landlock between it and the worker's files."""
     shared_memory: bool = False
     """Anonymous shared mappings and memfds: only where a memory cgroup counts them (RLIMIT_DATA does not)."""
 
@@ -386,6 +404,8 @@ def build_filter(choice: FilterChoice, machine: str) -> bytes:
     by_name: dict[str, Block] = dict.fromkeys(_ALLOWED, _YES) | dict.fromkeys(_REFUSED, _EPERM) | _checked(choice)
     if not choice.namespaces:
         by_name |= dict.fromkeys(_REFUSED_WITHOUT_NAMESPACES, _EPERM)
+    if not choice.other_uid:
+        by_name |= dict.fromkeys(_REFUSED_UNDER_OWN_UID, _EPERM)
     numbers = syscall_numbers(machine)
     rules = {numbers[name]: block for name, block in by_name.items() if name in numbers}
     return compile_filter(rules, _ENOSYS, AUDIT_ARCHITECTURE[machine], x32=machine == "x86_64")

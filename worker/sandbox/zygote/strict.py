@@ -25,7 +25,6 @@ NAMESPACES: Final = (
     | kernel.CLONE_NEWNET
     | kernel.CLONE_NEWIPC
     | kernel.CLONE_NEWUTS
-    | kernel.CLONE_NEWCGROUP
 )
 NAMESPACE_NAMES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 TMP_INODES_PER_MIB: Final = 64
@@ -71,7 +70,7 @@ def run_init(
             _run_function(plan, bounds, zygote, territory, facts)
         _supervise(child, plan, zygote)
     except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
-        _tell_failure(zygote, error)
+        descent.tell_failure(zygote, error)
     os._exit(70)
 
 
@@ -79,7 +78,13 @@ def _enter(base: str, plan: Plan, bounds: Limits, zygote: socket.socket, outside
     """Wait for the identity maps, build the private root and move in."""
     if messages.receive(zygote) is None:
         raise EOFError("the zygote went away")
-    facts: dict[str, Any] = {"time": "time" not in plan.missing and _hide_uptime()}
+    if "cgroup" not in plan.missing:
+        kernel.unshare(
+            kernel.CLONE_NEWCGROUP
+        )  # only now that we are in our group: the namespace's root is where we are
+    if "time" not in plan.missing:
+        _hide_uptime()
+    facts: dict[str, Any] = {}
     inside = namespace_ids(children=True)
     facts["namespaces"] = [name for name, number in inside.items() if number != outside[name]]
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
@@ -115,7 +120,7 @@ def _mount_proc(target: str) -> bool:
     return True
 
 
-def _hide_uptime() -> bool:
+def _hide_uptime() -> None:
     """A time namespace for PID 2 whose monotonic clocks start near zero: the host's uptime is nobody's business."""
     try:
         kernel.unshare(kernel.CLONE_NEWTIME)
@@ -123,8 +128,7 @@ def _hide_uptime() -> bool:
             for clock, number in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", time.CLOCK_BOOTTIME)):
                 file.write(f"{clock} {-int(time.clock_gettime(number))} 0\n")
     except OSError:
-        return False  # a kernel built without CONFIG_TIME_NS; nothing else depends on it, and the receipt says so
-    return True
+        return  # a kernel built without CONFIG_TIME_NS; nothing else depends on it, and the receipt does not list it
 
 
 def _open_door() -> int:
@@ -160,10 +164,9 @@ def _run_function(
         )  # until the descent is over: /proc/self has to be ours to write oom_score_adj
         facts |= descent.descend(territory, plan, bounds, HOME_PATH)
         messages.send(zygote, {"ready": facts})
-        zygote.close()
-        descent.become_runtime(plan, [part.replace("{runtime}", RUNTIME_PATH) for part in plan.command])
+        descent.become_runtime(plan, zygote, [part.replace("{runtime}", RUNTIME_PATH) for part in plan.command])
     except BaseException as error:  # noqa: BLE001 - a wall that does not stand ends the process before any function
-        _tell_failure(zygote, error)
+        descent.tell_failure(zygote, error)
     os._exit(71)
 
 
@@ -204,7 +207,7 @@ def _attach(child: int, plan: Plan, zygote: socket.socket) -> bool:
     if message["tmp_changed"]:
         _mount_tmp(HOME_PATH, bounds.tmp_mib, kernel.MS_REMOUNT)
     limit_process(child, bounds, plan.reserved_mib, memory_counted=message["memory_counted"])
-    messages.send(zygote, {"attached": True})
+    messages.send(zygote, {"attached": {}})
     return True
 
 
@@ -213,10 +216,3 @@ def _tell_end(zygote: socket.socket, status: int, usage: resource.struct_rusage)
         messages.send(zygote, {"ended": status, "peak_kib": usage.ru_maxrss})
     except OSError:
         return  # the zygote is gone, and with it whoever would have listened
-
-
-def _tell_failure(zygote: socket.socket, error: BaseException) -> None:
-    try:
-        messages.send(zygote, {"failed": f"{type(error).__name__}: {error}"})
-    except OSError:
-        return  # nobody listens: the sandbox was killed meanwhile

@@ -1,0 +1,79 @@
+"""Make what a restricted sandbox must read reachable for its uid, without opening anything else.
+
+Knows: folders that others may not enter (a home of mode 0700, for one). Does not know: what is in them.
+Where we may mount, a bind in our own mount namespace; where not, a copy of the bundle outside. Nothing on the host changes its mode.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+from . import kernel
+from .plan import Plan
+from .restricted import is_open_to_others
+
+
+def open_ways(paths: list[str], plan: Plan) -> None:
+    """In our own mount namespace, lay an empty folder over each closed one, with nothing in it but these paths.
+
+    Does nothing where others can get to all paths already, or where we may not mount; `restricted.require` has the last word.
+    """
+    closed: dict[str, list[str]] = {}
+    for path in paths:
+        if plan.uid_base and (obstacle := _first_closed(path)):
+            closed.setdefault(obstacle, []).append(os.path.realpath(path))
+    for obstacle, wanted in closed.items():
+        try:
+            trees = [(path, os.path.isdir(path), kernel.open_tree(path, kernel.AT_RECURSIVE)) for path in wanted]
+            kernel.mount(
+                "way", obstacle, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m,nr_inodes=1024"
+            )
+        except PermissionError:
+            return
+        for path, is_folder, tree in sorted(trees):
+            if is_folder:
+                os.makedirs(path, mode=0o755, exist_ok=True)
+            elif not os.path.exists(path):
+                os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+            kernel.move_mount(tree, path)
+            os.close(tree)
+
+
+def _first_closed(path: str) -> str:
+    """The first folder on the way that others may not enter; "" if there is none."""
+    parts = os.path.realpath(path).split("/")[1:]
+    for count in range(1, len(parts)):
+        folder = "/" + "/".join(parts[:count])
+        if not os.stat(folder).st_mode & 0o001:
+            return folder
+    return ""
+
+
+class Published:
+    """Bundles where sandboxes can read them; copies only of those that lie in closed folders."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._folder = ""
+        self._copies: dict[str, str] = {}
+
+    def path(self, bundle: str) -> str:
+        """The bundle itself, or a copy of it made once; bundles never change, their folder is named by digest."""
+        if not self._plan.uid_base or is_open_to_others(bundle):
+            return bundle
+        if bundle not in self._copies:
+            if not self._folder:
+                self._folder = tempfile.mkdtemp(prefix="sandlot-bundles-")
+                os.chmod(self._folder, 0o711)  # noqa: S103 - others pass through, and see only what they know by name
+            copy = tempfile.mkdtemp(dir=self._folder)
+            shutil.copytree(bundle, copy, dirs_exist_ok=True, symlinks=True)
+            os.chmod(copy, 0o755)  # noqa: S103
+            self._copies[bundle] = copy
+        return self._copies[bundle]
+
+    def close(self) -> None:
+        if self._folder:
+            shutil.rmtree(self._folder)
