@@ -16,12 +16,13 @@ from typing import Final, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import contenders, environment, load, machine, process_tree, report, rounds, verdicts
+from benchmarks import contenders, environment, load, machine, process_tree, report, rounds, stages, verdicts
 from benchmarks.contenders import Contender
 from benchmarks.environment import CACHE, Environment, InstallFailed
 from benchmarks.load import LoadFailed
 from benchmarks.report import Run
 from benchmarks.rounds import Schedule
+from benchmarks.servers import ServerFailed
 from benchmarks.valkey import Sync
 
 PUBLISHED: Final = Path(__file__).with_name("results")
@@ -38,7 +39,9 @@ def main() -> int:
         process_tree.adopt_orphans()
         console.print("Installing the peers (once) …")
         installed = environment.prepare()
-    except (LoadFailed, InstallFailed, UnknownContender) as error:
+        if options.profile:
+            return _profile(installed, console)
+    except (LoadFailed, InstallFailed, UnknownContender, ServerFailed) as error:
         print(error, file=sys.stderr)
         return 1
     chosen = _able(chosen, installed, console)
@@ -92,6 +95,14 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _profile(installed: Environment, console: Console) -> int:
+    text = stages.markdown(stages.profile(installed))
+    UNPUBLISHED.mkdir(parents=True, exist_ok=True)
+    (UNPUBLISHED / "profile.md").write_text(text, encoding="utf-8")
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
 def _choose(only: str, durability: Sync) -> list[Contender]:
     everyone = contenders.everyone(durability)
     names = [name for name in only.split(",") if name]
@@ -115,7 +126,7 @@ def _settings(schedule: Schedule, durability: str) -> dict[str, str]:
     return {
         "rounds": f"{schedule.rounds} interleaved round(s) of {schedule.cell_s:g} s per cell, medians",
         "load": "wrk with one thread and keep-alive connections, on the same cores as the server",
-        "sandlot": "`sandlot up` with its defaults, SANDLOT_SANDBOX=strict, embedded Valkey; “AOF always” uses a Valkey with appendfsync always",
+        "sandlot": "`sandlot up` with its defaults, SANDLOT_SANDBOX=strict, embedded Valkey; “AOF always” adds --durability always",
         "peers": f"the peers' Valkey runs with appendonly yes and appendfsync {durability}; uvicorn with one process; as many workers as cores",
     }
 

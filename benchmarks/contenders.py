@@ -186,8 +186,7 @@ def sandlot_up(*options: str, **variables: str) -> Callable[[Place], Program]:
             ),
             *options,
         )
-        redis = {"SANDLOT_REDIS_URL": place.redis_url} if place.redis_url else {}
-        return Program(argv, {"SANDLOT_SANDBOX": "strict", **redis, **variables}, place.run_dir)
+        return Program(argv, {"SANDLOT_SANDBOX": "strict", **variables}, place.run_dir)
 
     return program
 
@@ -196,7 +195,7 @@ _INVOKE: Final = "/v1/functions/{function}/invoke"
 
 SANDLOT: Final = Contender("sandlot", "Sandlot", True, True, "strict", sandlot_up(), path=_INVOKE)
 SANDLOT_ALWAYS: Final = Contender(
-    "sandlot-always", "Sandlot, AOF always", True, True, "strict", sandlot_up(), valkey="always", path=_INVOKE
+    "sandlot-always", "Sandlot, AOF always", True, True, "strict", sandlot_up("--durability", "always"), path=_INVOKE
 )
 
 
@@ -223,7 +222,9 @@ def peers(sync: Sync) -> tuple[Contender, ...]:
         queue("saq-default", "FastAPI + SAQ, default", "fastapi_saq", _saq, "0.5", brief=True),
         queue("taskiq", "FastAPI + taskiq, tuned", "fastapi_taskiq", _taskiq, TUNED_POLL_S),
         queue("taskiq-default", "FastAPI + taskiq, default", "fastapi_taskiq", _taskiq, "0.2", brief=True),
-        Contender("koa-safeify", "Koa + safeify (the exercise)", False, False, "vm2, abandoned", _koa, needs_node=True),
+        Contender(
+            "koa-safeify", "Koa + safeify (the exercise)", False, False, "vm2, in-process", _koa, needs_node=True
+        ),
         Contender("functions-framework", "functions-framework (Python)", False, False, "no", _framework),
     )
 

@@ -28,7 +28,8 @@ def program(socket_path: Path, data: Path, sync: Sync) -> Program:
         "save": "",
         "appendonly": "yes",
         "appendfsync": sync,
-        "stream-node-max-bytes": "512",
+        "maxmemory-policy": "noeviction",
+        "stream-node-max-bytes": "256",
         "loglevel": "warning",
     }
     return Program(

@@ -1,4 +1,4 @@
-// The exercise's own design: Koa in front of a safeify pool (child processes, vm2). No queue, nothing durable; vm2 is no longer a wall.
+// The exercise's own design: Koa in front of a safeify pool (child processes, vm2). No queue, nothing durable; vm2 is a fence inside the language, with a long record of escapes.
 import Koa from "koa";
 import safeify from "safeify";
 

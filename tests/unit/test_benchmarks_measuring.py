@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from benchmarks import load, process_tree
+from benchmarks import load, process_tree, stages
 from benchmarks.drains import parse_marks, rate
 from benchmarks.load import LoadFailed
 from benchmarks.process_tree import Process
@@ -122,3 +122,40 @@ def test_reply_is_read_only_when_its_body_is_complete() -> None:
 def test_anything_but_an_accepted_job_is_refused(reply: bytes) -> None:
     with pytest.raises(SubmitFailed, match="not a 202 with a Location"):
         parse_reply(reply)
+
+
+@pytest.mark.parametrize(
+    ("argv", "role"),
+    [
+        (["/x/python", "-P", "-m", "api"], "API"),
+        (["/x/python", "-P", "-m", "worker"], "worker"),
+        (["/x/valkey-server", "--port", "0"], "Valkey"),
+        (["/x/python", "/x/sandlot", "up", "--port", "1"], "sandlot up"),
+        (["/x/python", "-I", "/x/zygote"], "sandboxes"),
+        ([], "sandboxes"),
+    ],
+)
+def test_each_process_of_sandlot_has_its_role(argv: list[str], role: str) -> None:
+    assert stages.role_of(argv) == role
+
+
+def test_cpu_by_role_adds_up_to_the_tree() -> None:
+    ticks = process_tree.TICKS_PER_S
+    processes = {1: process(1, 0, ticks), 2: process(2, 1, 2 * ticks), 3: process(3, 2, 3 * ticks)}
+    found = stages.cpu_by_role(processes, {1: "API", 2: "worker", 3: "worker", 4: "sandboxes"})
+    assert found["API"] == pytest.approx(1.0)
+    assert found["worker"] == pytest.approx(5.0)
+    assert sum(found.values()) == pytest.approx(6.0)
+
+
+def test_server_timing_is_read_by_name() -> None:
+    assert stages.parse_server_timing("queued;dur=0.12, run;dur=0.5,total; dur=1") == {
+        "queued": 0.12,
+        "run": 0.5,
+        "total": 1.0,
+    }
+
+
+def test_own_time_adds_up_the_lines_of_one_function() -> None:
+    raw = ["run (/r/a.py:1);step (/r/b.py:10) 3", "run (/r/a.py:1);step (/r/b.py:12) 1", "run (/r/a.py:2) 4", ""]
+    assert stages.own_time(raw, "/r") == [("step (b.py)", 0.5), ("run (a.py)", 0.5)]
