@@ -1,0 +1,12 @@
+"""Jobs in Redis: what the API submits and reads, what a worker claims and settles.
+
+Knows: RQ's data model, our own keys beside it, the scripts that move a job from one state to the next. Does not know: HTTP, sandboxes.
+"""
+
+from sandlot.jobs.connection import connect
+from sandlot.jobs.envelope import new_job_id
+from sandlot.jobs.queue import Queue, QueueStatus, Submitted
+from sandlot.jobs.record import JobRecord
+from sandlot.jobs.settlement import Settled
+
+__all__ = ["JobRecord", "Queue", "QueueStatus", "Settled", "Submitted", "connect", "new_job_id"]

@@ -1,0 +1,128 @@
+"""Where Redis is and how to get there.
+
+Knows: URLs (redis://, rediss://, unix://), credentials, TLS. Does not know: jobs. Never shows a password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.retry import Retry as SyncRetry
+
+from sandlot.errors import InvalidSettings
+
+CONNECT_TIMEOUT_S: Final = 3.0
+"""A server that does not accept within this is as good as down; a start-up must fail in about as long."""
+CALL_TIMEOUT_S: Final = 3.0
+"""Redis answers in microseconds; three seconds of silence mean that it is stopped or unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed URL. `shown` is safe in a log or an error: it has no password."""
+
+    shown: str
+    host: str
+    port: int
+    path: str
+    db: int
+    username: str
+    password: str = field(repr=False)
+    tls: ssl.SSLContext | None
+
+
+def parse_address(url: str) -> Address:
+    """
+    Raises:
+        InvalidSettings: not a URL of Redis; the message shows no password.
+    """
+    try:
+        parts = parse_url(url)
+        shown = shown_url(url)
+    except ValueError as error:
+        raise InvalidSettings(
+            f"SANDLOT_REDIS_URL cannot be read ({type(error).__name__}); use redis://, rediss:// or unix:///path/to.sock"
+        ) from None
+    fields: dict[str, Any] = dict(parts)
+    return Address(
+        shown=shown,
+        host=fields.get("host", "localhost"),
+        port=fields.get("port", 6379),
+        path=fields.get("path", ""),
+        db=fields.get("db", 0),
+        username=fields.get("username") or "",
+        password=fields.get("password") or "",
+        tls=tls_context(fields) if fields.get("connection_class") is SSLConnection else None,
+    )
+
+
+def shown_url(url: str) -> str:
+    """The URL without user, password and options."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def tls_context(fields: dict[str, Any]) -> ssl.SSLContext:
+    """TLS as redis-py's URL options say (`ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none`)."""
+    context = ssl.create_default_context(cafile=fields.get("ssl_ca_certs"))
+    if fields.get("ssl_certfile"):
+        context.load_cert_chain(fields["ssl_certfile"], fields.get("ssl_keyfile"))
+    if fields.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def open_transport(address: Address, protocol: asyncio.Protocol) -> None:
+    """Connect `protocol` to the server.
+
+    Raises:
+        OSError, TimeoutError: it cannot be reached.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        if address.path:
+            await loop.create_unix_connection(lambda: protocol, address.path)
+        else:
+            await loop.create_connection(
+                lambda: protocol,
+                address.host,
+                address.port,
+                ssl=address.tls,
+                server_hostname=address.host if address.tls else None,
+            )
+
+
+def connect(url: str) -> redis.asyncio.Redis:
+    """A client for everything cold. It never sends a command a second time by itself: a resent command may be applied twice."""
+    parse_address(url)
+    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=CALL_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+    )
+    return client
+
+
+def connect_blocking(url: str) -> redis.Redis:
+    """The same for code that blocks: RQ's own classes."""
+    parse_address(url)
+    client: redis.Redis = redis.Redis.from_url(
+        url,
+        retry=SyncRetry(NoBackoff(), 0),
+        socket_timeout=CALL_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+    )
+    return client

@@ -1,0 +1,105 @@
+"""What the API asks of a worker, signed so that nobody else can ask.
+
+Knows: the envelope's text, RQ's job data around the event, HMAC. Does not know: keys in Redis, how a function is found.
+Whoever can write to Redis can delay, drop or replay work; without the signing key they cannot make a worker run anything.
+"""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from binascii import b2a_base64
+from typing import Final
+
+import msgspec
+
+from sandlot.errors import UnsafeRecord
+from sandlot.models import Invocation
+
+DATA_PREFIX: Final = b'["sandlot.jobs.invoke",null,['
+DATA_SUFFIX: Final = b"],{}]"
+"""RQ's job data (func, instance, args, kwargs) in JSON. No worker of ours imports that name; it tells a reader whose job it is."""
+
+_ONE_SHOT_LIMIT_BYTES: Final = 65536
+"""Below, one call over a joined copy is fastest; above, the copy would cost more than it saves."""
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The invocation without its event, as the worker gets it."""
+
+    job_id: str
+    function: str
+    version: int
+    digest: str
+    wall_limit_ms: int
+    traceparent: str = ""
+    owner: str = ""
+    request: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decoder: Final = msgspec.json.Decoder(Envelope)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def new_job_id() -> str:
+    """128 random bits, so that an id cannot be guessed; the text is a UUID."""
+    return str(uuid.uuid4())
+
+
+def mac(key: bytes, purpose: bytes, head: bytes, body: bytes = b"") -> bytes:
+    """44 characters of base64. `purpose` keeps a signature of one kind from being used as another."""
+    if len(body) <= _ONE_SHOT_LIMIT_BYTES:
+        digest = hmac.digest(key, b"\0".join((purpose, head, body)), "sha256")
+    else:
+        state = hmac.new(key, b"\0".join((purpose, head, b"")), "sha256")
+        state.update(body)
+        digest = state.digest()
+    return b2a_base64(digest, newline=False)
+
+
+def seal(key: bytes, invocation: Invocation) -> bytes:
+    """`<signature>|<max attempts>|<not after, ms>|<json>`: what the scripts have to read stands in front of the JSON."""
+    envelope = Envelope(
+        job_id=invocation.job_id,
+        function=invocation.function,
+        version=invocation.version,
+        digest=invocation.digest,
+        wall_limit_ms=invocation.wall_limit_ms,
+        traceparent=invocation.traceparent,
+        owner=invocation.owner,
+        request=msgspec.Raw(invocation.request) if invocation.request else msgspec.UNSET,
+    )
+    text = b"%d|%d|%b" % (invocation.max_attempts, invocation.not_after_ms, _encoder.encode(envelope))
+    return mac(key, b"envelope", text, invocation.event) + b"|" + text
+
+
+def unseal(key: bytes, job_id: str, sealed: bytes, data: bytes) -> tuple[Envelope, bytes]:
+    """The envelope and the event, if both are what a holder of the key sealed for this job.
+
+    Raises:
+        UnsafeRecord: they are not. Nothing of them may be obeyed.
+    """
+    if not (data.startswith(DATA_PREFIX) and data.endswith(DATA_SUFFIX)):
+        raise UnsafeRecord(f"job {job_id} has data that Sandlot did not write; it was not executed")
+    event = data[len(DATA_PREFIX) : -len(DATA_SUFFIX)]
+    signature, _, text = sealed.partition(b"|")
+    if not hmac.compare_digest(signature, mac(key, b"envelope", text, event)):
+        raise UnsafeRecord(
+            f"job {job_id} has no valid signature; it was not executed. Do API and workers have the same SANDLOT_SIGNING_KEY?"
+        )
+    envelope = open_envelope(sealed)
+    if envelope.job_id != job_id:
+        raise UnsafeRecord(f"job {job_id} carries the envelope of job {envelope.job_id}; it was not executed")
+    return envelope, event
+
+
+def open_envelope(sealed: bytes) -> Envelope:
+    """The envelope unchecked: to show to people, never to obey.
+
+    Raises:
+        UnsafeRecord: it cannot be read.
+    """
+    try:
+        return _decoder.decode(sealed.split(b"|", 3)[3])
+    except (IndexError, msgspec.DecodeError) as error:
+        raise UnsafeRecord(f"the envelope of a job cannot be read: {error}") from None

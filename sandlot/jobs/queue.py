@@ -1,0 +1,290 @@
+"""The queue as the API, the CLI and the tests use it: submit, wait, look, cancel.
+
+Knows: the scripts' arguments and answers, who in this process waits for what. Does not know: HTTP, who may do it, how a job is executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from typing import Final, cast
+
+import hiredis
+import msgspec
+
+from sandlot.errors import IdempotencyConflict, JobFinal, JobNotFound, NoWorker, QueueFull, QueueUnavailable
+from sandlot.jobs import keys
+from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal
+from sandlot.jobs.link import Link, Refused, Unreachable
+from sandlot.jobs.lua import Script, script
+from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
+from sandlot.jobs.settlement import Settled, read_end, result_from_stream, settled_from
+from sandlot.jobs.waiters import Waiters
+from sandlot.jobs.wire import Argument, Reply
+from sandlot.models import Invocation, JobStatus
+
+log = logging.getLogger(__name__)
+
+CALL_PATIENCE_S: Final = 3.0
+"""How long an idempotent call is repeated while Redis is away: a restart passes unnoticed, an outage is reported soon."""
+POSITION_LIMIT: Final = 10_000
+"""Behind this many others, a job's position is not counted (LPOS walks the list)."""
+LIVE_MS: Final = 3000
+"""A worker that has missed three beats is not counted as live."""
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """`existing`: the id or the idempotency key was known, and this is that job."""
+
+    job_id: str
+    existing: bool
+    status: JobStatus
+
+
+class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How things stand. `workers`: live workers by placement."""
+
+    reachable: bool
+    workers: dict[str, int] = {}
+    queued: int = 0
+    running: int = 0
+
+
+class Queue:
+    """One per process: one pipelined connection, one subscription."""
+
+    def __init__(
+        self, url: str, link: Link, signing_key: bytes, queue_limit: int, queue_limit_per_function: int
+    ) -> None:
+        self._url = url
+        self._link = link
+        self._key = signing_key
+        self._limits = (queue_limit_per_function, queue_limit)
+        self._channel = secrets.token_hex(8)
+        self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled)
+        self._submit: Final[Script] = script("submit")
+        self._ended: tuple[int, int] | None = None
+
+    @classmethod
+    async def open(cls, url: str, signing_key: bytes, *, queue_limit: int, queue_limit_per_function: int) -> Queue:
+        """
+        Raises:
+            QueueUnavailable: Redis cannot be reached or refuses us.
+        """
+        link = await Link.open(url)
+        queue = cls(url, link, signing_key, queue_limit, queue_limit_per_function)
+        try:
+            await queue._waiters.open()
+        except QueueUnavailable:
+            await link.close()
+            raise
+        return queue
+
+    async def submit(self, invocation: Invocation, *, reply: bool) -> Submitted:
+        """Queue one invocation, or hand it straight to an idle worker. Repeated by itself while Redis is away: it is idempotent.
+
+        Raises:
+            QueueFull, NoWorker, IdempotencyConflict: it was not queued.
+            QueueUnavailable: nothing was acknowledged; the message says whether it may have been queued all the same.
+        """
+        answer = cast("list[bytes]", await self._run(self._submit, *self._arguments(invocation, reply)))
+        code = answer[0]
+        if code in (b"new", b"existing"):
+            job_id = answer[1].decode()
+            # A repeated call finds the job of its own first try.
+            existing = code == b"existing" and job_id != invocation.job_id
+            return Submitted(job_id, existing, known_status(answer[2], answer[3]))
+        if code == b"full":
+            raise self._full(invocation, answer)
+        if code == b"conflict":
+            raise IdempotencyConflict("this idempotency key was used before, for another function or another payload")
+        raise NoWorker(
+            f"no live worker can run {invocation.function!r}: it needs one for {invocation.placement!r}. Start one with: sandlot worker",
+            retry_after_s=5.0,
+        )
+
+    def _arguments(self, invocation: Invocation, reply: bool) -> tuple[Argument, ...]:
+        return (
+            invocation.job_id,
+            keys.queue_name(invocation.function, invocation.placement),
+            invocation.placement,
+            seal(self._key, invocation),
+            b"".join((DATA_PREFIX, invocation.event, DATA_SUFFIX)),
+            -(-invocation.wall_limit_ms // 1000),
+            invocation.result_ttl_s,
+            f"{invocation.function} v{invocation.version}",
+            invocation.concurrency,
+            invocation.delay_ms,
+            *_idempotency(invocation),
+            self._channel if reply else b"",
+            *self._limits,
+        )
+
+    def _full(self, invocation: Invocation, answer: list[bytes]) -> QueueFull:
+        """Retry-After from how fast jobs have ended since this process first looked: until a tenth of the queue is free again."""
+        which, depth, ended, now_ms = answer[1], *(int(number) for number in answer[2:5])
+        first, self._ended = self._ended, self._ended or (ended, now_ms)
+        retry_after_s = 1.0
+        if first is not None and ended > first[0] and now_ms > first[1]:
+            retry_after_s = min(300.0, max(1.0, depth / 10 * (now_ms - first[1]) / 1000 / (ended - first[0])))
+        if first is not None and now_ms - first[1] > 10_000:
+            self._ended = (ended, now_ms)
+        whose = f"the queue of {invocation.function!r} holds" if which == b"function" else "all queues together hold"
+        return QueueFull(f"{whose} {depth} jobs, which is the limit", retry_after_s=retry_after_s, depth=depth)
+
+    async def _run(self, what: Script, *arguments: Argument) -> Reply:
+        """One idempotent script, repeated until it is answered or patience ends.
+
+        Raises:
+            QueueUnavailable
+        """
+        deadline = time.monotonic() + CALL_PATIENCE_S
+        maybe = False
+        while True:
+            try:
+                return await self._link.run(what, *arguments)
+            except Unreachable as error:
+                maybe = maybe or error.unknown
+                reason = error.message
+            except Refused as error:
+                reason = error.message
+                if "LOADING" not in reason:
+                    raise
+                await asyncio.sleep(0.05)
+            except hiredis.ReplyError as error:
+                raise Refused(f"Redis refuses {what.name}: {error}") from None
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not await self._link.ready(left_s):
+                doubt = "it may have been applied, but nothing was acknowledged" if maybe else "nothing was submitted"
+                raise QueueUnavailable(f"{reason}; {doubt}", applied="unknown" if maybe else "no")
+
+    # Waiting.
+
+    def expect(self, job_id: str) -> asyncio.Future[Settled]:
+        """Resolved with the job's end, by the subscription or by the safety re-read each second. Register before submitting,
+        and `forget` it afterwards, whatever came of it."""
+        return self._waiters.expect(job_id)
+
+    def forget(self, job_id: str) -> None:
+        """Nobody waits for it any more; its future is left as it is."""
+        self._waiters.forget(job_id)
+
+    async def attach(self, job_id: str) -> bool:
+        """Ask for the end of a job that somebody else submitted to be published here as well; false if there is none to come."""
+        return bool(await self._run(script("attach"), job_id, self._channel))
+
+    # Looking.
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        """
+        Raises:
+            QueueUnavailable: Redis did not answer.
+            UnsafeRecord: the record was tampered with.
+        """
+        hash_call = self._call("HMGET", keys.JOB + job_id, *FIELDS)
+        logs_call = self._call("GETRANGE", keys.LOGS + job_id, -LOGS_TAIL_BYTES, -1)
+        fields = cast("list[bytes | None]", await hash_call)
+        logs_tail = cast(bytes, await logs_call)
+        position = None
+        if fields[0] == b"queued" and fields[-1] is not None:
+            name = keys.QUEUE + fields[-1].decode()
+            position = cast("int | None", await self._call("LPOS", name, job_id, "MAXLEN", POSITION_LIMIT))
+        return record_from(self._key, job_id, fields, logs_tail, position)
+
+    async def settled(self, job_id: str) -> Settled | None:
+        """The recorded end of a job, for late readers; nothing while there is none.
+
+        Raises:
+            QueueUnavailable, UnsafeRecord
+        """
+        fields = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, *FIELDS))
+        end_text = fields[FIELDS.index(keys.END)]
+        record = record_from(self._key, job_id, fields) if end_text is not None else None
+        if record is None or end_text is None:
+            return None
+        result = await self._result(job_id) if record.result_bytes else b""
+        end = read_end(self._key, job_id, end_text)
+        return settled_from(job_id, end, result, function=record.function, version=record.version)
+
+    async def _result(self, job_id: str) -> bytes:
+        entries = cast("list[list[object]]", await self._call("XREVRANGE", keys.RESULTS + job_id, "+", "-", "COUNT", 1))
+        if not entries:
+            return b""
+        flat = cast("list[bytes]", entries[0][1])
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        return result_from_stream(fields.get(b"return_value", b""))
+
+    async def event(self, job_id: str) -> bytes | None:
+        """The event a job was submitted with, as it is stored (unchecked): to submit it again."""
+        data = cast("bytes | None", await self._call("HGET", keys.JOB + job_id, "data"))
+        return data[len(DATA_PREFIX) : -len(DATA_SUFFIX)] if data is not None else None
+
+    async def logs(self, job_id: str) -> bytes | None:
+        """All that is kept of a job's output; nothing if there is none."""
+        return cast("bytes | None", await self._call("GET", keys.LOGS + job_id))
+
+    async def _call(self, *arguments: Argument) -> Reply:
+        """A read, repeated once after a reconnection."""
+        try:
+            return await self._link.call(*arguments)
+        except Unreachable:
+            await self._link.ready(CALL_PATIENCE_S)
+            return await self._link.call(*arguments)
+
+    # Acting.
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """Queued: it never runs. Running: it is killed, within a second even if the message to its worker is lost.
+
+        Raises:
+            JobNotFound, JobFinal, QueueUnavailable
+        """
+        answer = await self._run(script("cancel"), job_id)
+        if answer == b"final":
+            raise JobFinal(f"job {job_id} has ended and cannot be cancelled")
+        record = None if answer == b"missing" else await self.job(job_id)
+        if record is None:
+            raise JobNotFound(f"there is no job {job_id}")
+        return record
+
+    async def status(self) -> QueueStatus:
+        """Never raises: a queue that cannot be reached is a status."""
+        try:
+            return await self._status()
+        except (QueueUnavailable, hiredis.ReplyError):
+            return QueueStatus(reachable=False)
+
+    async def _status(self) -> QueueStatus:
+        clock = cast("list[bytes]", await self._call("TIME"))
+        since = int(clock[0]) * 1000 + int(clock[1]) // 1000 - LIVE_MS
+        depth = self._call("GET", keys.DEPTH)
+        running = self._call("ZCARD", keys.LEASES)
+        placements = cast("list[bytes]", await self._call("SMEMBERS", keys.PLACEMENTS))
+        workers = {}
+        for placement in sorted(name.decode() for name in placements):
+            workers[placement] = cast(int, await self._call("ZCOUNT", keys.BEATS + placement, since, "+inf"))
+        return QueueStatus(
+            reachable=True,
+            workers=workers,
+            queued=int(cast("bytes | None", await depth) or 0),
+            running=cast(int, await running),
+        )
+
+    async def close(self) -> None:
+        """Who still waits gets a cancelled future."""
+        await self._waiters.close()
+        await self._link.close()
+
+
+def _idempotency(invocation: Invocation) -> tuple[str, str]:
+    """The key, scoped to its owner, and what must be the same for it to mean the same job: the function and the event, not the
+    version, since a deployment between two tries must not turn a retry into a conflict."""
+    if not invocation.idempotency_key:
+        return "", ""
+    scoped = hashlib.sha256(f"{invocation.owner}\0{invocation.idempotency_key}".encode()).hexdigest()
+    state = hashlib.sha256(f"{invocation.function}\0".encode())
+    state.update(invocation.event)
+    return scoped, state.hexdigest()

@@ -1,0 +1,43 @@
+#!lua flags=allow-oom
+-- A worker says that it is alive: renews all its leases at once, its RQ registration and its placements.
+-- ARGV: worker, state, successes, failures, working seconds, registration's TTL in s, free slots, number of placements, placements…,
+--       then the leases it believes to hold, `<job>:<attempt>`
+-- -> { leases that are not its own any more, jobs to cancel, 1 if it should step, 1 if RQ's registration is gone }
+local worker, free, count = ARGV[1], tonumber(ARGV[7]), tonumber(ARGV[8])
+local registration = RQ_WORKER .. worker
+local gone = redis.call('EXISTS', registration) == 0
+if not gone then
+  redis.call('HSET', registration, 'last_heartbeat', stamp(), 'state', ARGV[2], 'successful_job_count', ARGV[3],
+    'failed_job_count', ARGV[4], 'total_working_time', ARGV[5])
+  redis.call('EXPIRE', registration, ARGV[6])
+end
+
+local placements, should_step = {}, 0
+for i = 1, count do
+  local placement = ARGV[8 + i]
+  placements[i] = placement
+  redis.call('SADD', PLACEMENTS, placement)
+  redis.call('ZADD', BEATS .. placement, ms(now_ms), worker)
+  -- Nothing but this second look would find that the parked slots are gone (a restart of Redis, a reaper that took us for dead).
+  if free > 0 and (redis.call('EXISTS', RING .. placement) == 1 or not redis.call('ZSCORE', PARKED .. placement, worker)) then
+    should_step = 1
+  end
+end
+redis.call('HSET', WORKER .. worker, 'placements', table.concat(placements, ' '))
+redis.call('EXPIRE', WORKER .. worker, ARGV[6])
+
+-- One command for all: XX changes only what is still there, CH counts what changed (a later score always is a change).
+local lost, first = {}, 9 + count
+for from = first, #ARGV, 1000 do
+  local renewed, last = {}, math.min(from + 999, #ARGV)
+  for i = from, last do
+    renewed[#renewed + 1] = ms(now_ms + LEASE_MS)
+    renewed[#renewed + 1] = ARGV[i]
+  end
+  redis.call('ZADD', LEASES, 'XX', unpack(renewed))
+  local scores = redis.call('ZMSCORE', LEASES, unpack(ARGV, from, last))
+  for i = from, last do
+    if not scores[i - from + 1] then lost[#lost + 1] = ARGV[i] end
+  end
+end
+return { lost, redis.call('SMEMBERS', CANCELS .. worker), should_step, gone and 1 or 0 }

@@ -1,0 +1,179 @@
+#!lua flags=allow-oom
+-- One worker's turn: record how its executions ended, then claim as many jobs as it has free slots, and park what stays idle.
+-- ARGV: worker, step number, free slots (0 claims nothing and unparks), hand-offs seen (-1: count anew), number of placements,
+--       placements…, then per execution: id, attempt, RQ status, kind, signed end, result-stream value, raw result, logs
+-- -> { { 'ok' | 'already' | 'stale', … }, { { id, attempt, envelope, data, queued_ms, has a waiter }, … }, 1 if its idle slots are parked }
+-- A step sent again (its reply was lost) settles nothing twice and returns the same claims.
+local worker, step, free, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local placements, at = {}, 6
+for i = 1, tonumber(ARGV[5]) do
+  placements[i] = ARGV[at]
+  at = at + 1
+end
+-- Enough for a full batch of ordinary jobs; one reply must not hold a thousand events of 6 MiB.
+local CLAIM_LIMIT_BYTES = 8388608
+
+local known = redis.call('HMGET', WORKER .. worker, 'step', 'claims', 'given')
+if seen < 0 then
+  redis.call('HSET', WORKER .. worker, 'given', 0)
+  known[3] = 0
+  seen = 0
+end
+
+-- Settle.
+
+local TYPES = { finished = 1, failed = 2, canceled = 3 }
+local touched = {}
+
+local function settle(id, attempt, status, kind, text, value, raw, logs)
+  local held = redis.call('ZREM', LEASES, id .. ':' .. attempt)
+  local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT)
+  if held == 0 or not job[1] then
+    return job[6] and job[7] == attempt and 'already' or 'stale'
+  end
+  local queue = job[1]
+  redis.call('ZREM', STARTED .. queue, id .. ':' .. attempt)
+  finish(id, queue, { status = status, kind = kind, text = text, reply = job[3], ttl = job[2], result = raw, logs = logs,
+    type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = value, worker = worker,
+    attempt = attempt, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
+  if job[4] then redis.call('SREM', CANCELS .. worker, id) end
+  touched[queue] = true
+  return 'ok'
+end
+
+local answers = {}
+while at <= #ARGV do
+  answers[#answers + 1] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7])
+  at = at + 8
+end
+if #answers > 0 then redis.call('INCRBY', ENDED, #answers) end
+for queue in pairs(touched) do
+  if make_room(queue) and free == 0 then wake(placement_of(queue)) end
+  redis.call('ZREMRANGEBYSCORE', FINISHED .. queue, 0, now_s)
+end
+
+-- Claim.
+
+local claims, ids, bytes = {}, {}, 0
+
+local function claim(id, queue)
+  local job = redis.call('HMGET', JOB .. id, 'status', ENVELOPE, 'data', QUEUED_MS, REPLY)
+  if job[1] ~= 'queued' then return nil end
+  -- The envelope's signature is the worker's to check; a damaged one is claimed, so that the worker can say so.
+  local not_after = tonumber(string.match(job[2] or '', '^[^|]*|%d+|(%d+)|') or 0)
+  if not_after > 0 and not_after <= now_ms then
+    finish_unseen(id, queue, 'expired', 0, 'not started before its deadline')
+    return nil
+  end
+  local attempt = redis.call('HINCRBY', JOB .. id, ATTEMPT, 1)
+  redis.call('HSET', JOB .. id, 'status', 'started', 'started_at', stamp(), STARTED_MS, ms(now_ms), 'worker_name', worker)
+  bytes = bytes + #(job[3] or '')
+  claims[#claims + 1] = { id, attempt, job[2] or '', job[3] or '', math.max(0, now_ms - (tonumber(job[4]) or now_ms)), job[5] and 1 or 0 }
+  ids[#ids + 1] = id .. ':' .. attempt
+  return id .. ':' .. attempt
+end
+
+-- Up to `share` jobs of one queue. Returns true when the queue keeps its place in the ring.
+local function claim_from(queue, share, cap)
+  local allowed = share
+  if cap then
+    allowed = math.min(share, cap - redis.call('ZCARD', STARTED .. queue))
+    if allowed <= 0 then
+      redis.call('SADD', CAPPED, queue)
+      return false
+    end
+  end
+  local popped = redis.call('LPOP', QUEUE .. queue, allowed)
+  if not popped then return false end
+  local started, taken = {}, 0
+  for _, id in ipairs(popped) do
+    if bytes > CLAIM_LIMIT_BYTES then break end
+    taken = taken + 1
+    local member = claim(id, queue)
+    if member then
+      started[#started + 1] = NEVER_S
+      started[#started + 1] = member
+    end
+  end
+  for i = #popped, taken + 1, -1 do redis.call('LPUSH', QUEUE .. queue, popped[i]) end
+  redis.call('DECRBY', DEPTH, taken)
+  if #started > 0 then redis.call('ZADD', STARTED .. queue, unpack(started)) end
+  return taken < #popped or #popped == allowed
+end
+
+-- The queues whose turn it is, over all placements of this worker, at most `want`.
+local function due_queues(want)
+  local due = {}
+  for _, placement in ipairs(placements) do
+    local members = redis.call('ZRANGE', RING .. placement, 0, want - 1, 'WITHSCORES')
+    for i = 1, #members, 2 do due[#due + 1] = { members[i], tonumber(members[i + 1]), placement } end
+  end
+  if #placements > 1 then table.sort(due, function(a, b) return a[2] < b[2] end) end
+  return due
+end
+
+local function claim_round(want)
+  local due = due_queues(want)
+  if #due == 0 then return false end
+  local share = math.max(1, math.floor(want / #due))
+  local names = {}
+  for i = 1, math.min(#due, want) do names[i] = due[i][1] end
+  local caps = redis.call('HMGET', CAPS, unpack(names))
+  for i, queue in ipairs(names) do
+    if claim_from(queue, share, caps[i] and tonumber(caps[i])) then
+      redis.call('ZADD', RING .. due[i][3], redis.call('INCR', TURN), queue)
+    else
+      redis.call('ZREM', RING .. due[i][3], queue)
+    end
+  end
+  return true
+end
+
+-- What the lost reply said: those of its claims that are still held.
+local function claims_again()
+  for id, attempt in string.gmatch(known[2] or '', '(%S+):(%d+)') do
+    if redis.call('ZSCORE', LEASES, id .. ':' .. attempt) then
+      local job = redis.call('HMGET', JOB .. id, ENVELOPE, 'data', QUEUED_MS, REPLY, STARTED_MS)
+      claims[#claims + 1] = { id, tonumber(attempt), job[1] or '', job[2] or '',
+        math.max(0, (tonumber(job[5]) or now_ms) - (tonumber(job[3]) or now_ms)), job[4] and 1 or 0 }
+    end
+  end
+end
+
+-- Jobs handed over but not yet seen by the worker will need some of the slots it believes to be free.
+local room = free - math.max(0, (tonumber(known[3]) or 0) - seen)
+local work_left = false
+if known[1] == step then
+  claims_again()
+  work_left = true
+elseif room > 0 then
+  work_left = true
+  while #claims < room and bytes <= CLAIM_LIMIT_BYTES do
+    work_left = claim_round(room - #claims)
+    if not work_left then break end
+  end
+  if #ids > 0 then
+    local leases = {}
+    for i, member in ipairs(ids) do
+      leases[2 * i - 1] = ms(now_ms + LEASE_MS)
+      leases[2 * i] = member
+    end
+    redis.call('ZADD', LEASES, unpack(leases))
+  end
+end
+if known[1] ~= step then redis.call('HSET', WORKER .. worker, 'step', step, 'claims', table.concat(ids, ' ')) end
+
+-- Park what stays idle.
+
+local idle, parked = room - #claims, 0
+for _, placement in ipairs(placements) do
+  if idle > 0 and not work_left then
+    redis.call('ZADD', PARKED .. placement, idle, worker)
+    parked = 1
+  else
+    redis.call('ZREM', PARKED .. placement, worker)
+    -- Whoever else is idle may have been woken by nobody: this worker's wake-up was for more work than it could take.
+    if work_left and redis.call('EXISTS', RING .. placement) == 1 then wake(placement) end
+  end
+end
+return { answers, claims, parked }

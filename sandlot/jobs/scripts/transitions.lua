@@ -1,0 +1,106 @@
+-- What every script begins with: the clock, the ring, how a job ends. Put before each script's own text by sandlot/jobs/lua.py,
+-- after the key names of sandlot/jobs/keys.py. One clock for everybody: Redis's own, so no other machine's clock matters.
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now_s = tonumber(clock[1])
+
+-- A worker silent for this long is not handed a job; it beats every second.
+local FRESH_MS = 2500
+-- A placement counts as served for this long after its last worker's beat, so that a rolling restart refuses nobody.
+local GRACE_MS = 30000
+local LEASE_MS = 4000
+-- Beyond any cleanup of RQ's StartedJobRegistry, which would fail or requeue a job of ours: the year 2100.
+local NEVER_S = 4102444800
+-- Results and events above this are not published: a subscriber's output buffer is bounded (client-output-buffer-limit pubsub 32mb).
+local PUBLISH_LIMIT_BYTES = 262144
+
+local function ms(number)
+  return string.format('%.0f', number)
+end
+
+-- RQ's utcformat, from days since the epoch (the civil-from-days algorithm of H. Hinnant, valid for every date of ours).
+local stamped
+local function stamp()
+  if stamped then return stamped end
+  local days, seconds = math.floor(now_s / 86400) + 719468, now_s % 86400
+  local era = math.floor(days / 146097)
+  local doe = days - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local day, month = doy - math.floor((153 * mp + 2) / 5) + 1, mp < 10 and mp + 3 or mp - 9
+  local year = yoe + era * 400 + (month <= 2 and 1 or 0)
+  stamped = string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, day, math.floor(seconds / 3600),
+    math.floor(seconds / 60) % 60, seconds % 60, clock[2])
+  return stamped
+end
+
+local function placement_of(queue)
+  return string.match(queue, '@(.*)$') or ''
+end
+
+-- A queue with work takes its place at the end of the ring, unless it has one.
+local function enter_ring(queue)
+  redis.call('ZADD', RING .. placement_of(queue), 'NX', redis.call('INCR', TURN), queue)
+end
+
+local function unpark(worker)
+  for placement in string.gmatch(redis.call('HGET', WORKER .. worker, 'placements') or '', '%S+') do
+    redis.call('ZREM', PARKED .. placement, worker)
+  end
+end
+
+-- Tell one parked worker that the ring has work for it. PUBLISH reaching nobody means that worker is gone.
+local function wake(placement)
+  while true do
+    local worker = redis.call('ZREVRANGE', PARKED .. placement, 0, 0)[1]
+    if not worker then return end
+    if redis.call('PUBLISH', TO_WORKER .. worker, 'W') > 0 then return end
+    redis.call('ZREM', PARKED .. placement, worker)
+    unpark(worker)
+  end
+end
+
+-- A queue that had work already is in the ring, or capped; the reaper looks after those that somehow are neither.
+local function push(id, queue, front)
+  redis.call('INCR', DEPTH)
+  if redis.call(front and 'LPUSH' or 'RPUSH', QUEUE .. queue, id) == 1 then enter_ring(queue) end
+end
+
+-- A job of this queue no longer runs: if its cap kept the queue out of the ring, it may come back.
+local function make_room(queue)
+  if redis.call('SREM', CAPPED, queue) == 1 and redis.call('EXISTS', QUEUE .. queue) == 1 then
+    enter_ring(queue)
+    return true
+  end
+  return false
+end
+
+local REGISTRY = { finished = FINISHED, failed = FAILED, canceled = CANCELED }
+
+-- Write how a job ended. Called once per job: the caller has just taken away what gave the right to (the lease, or the state `queued`).
+-- e: status (RQ's), kind, text (signed by the worker, or '- {json}' where a script decides), reply, ttl, result; and for the
+-- result stream: type, field, value, worker, attempt, started_s; and logs.
+local function finish(id, queue, e)
+  local key, ttl = JOB .. id, tonumber(e.ttl) or 3600
+  redis.call('HSET', key, 'status', e.status, 'ended_at', stamp(), ENDED_MS, ms(now_ms), KIND, e.kind, END, e.text)
+  redis.call('EXPIRE', key, ttl)
+  redis.call('ZADD', REGISTRY[e.status] .. queue, now_s + ttl, id)
+  if e.type then
+    redis.call('XADD', RESULTS .. id, '*', 'type', e.type, 'worker_name', e.worker, 'execution_id', e.attempt,
+      'execution_started_at', e.started_s, 'execution_ended_at', string.format('%.3f', now_ms / 1000), e.field, e.value)
+    redis.call('EXPIRE', RESULTS .. id, ttl)
+  end
+  if e.logs and e.logs ~= '' then redis.call('SET', LOGS .. id, e.logs, 'EX', ttl) end
+  if e.reply then
+    local message = id .. '\n' .. e.text .. '\n' .. (e.result or '')
+    for channel in string.gmatch(e.reply, '%S+') do redis.call('PUBLISH', TO_WAITER .. channel, message) end
+  end
+end
+
+-- An end that no worker witnessed. It has no signature and can carry no result.
+local function finish_unseen(id, queue, kind, attempt, detail)
+  local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl')
+  finish(id, queue, { status = kind == 'cancelled' and 'canceled' or 'failed', kind = kind, reply = fields[1], ttl = fields[2],
+    text = '- ' .. cjson.encode({ kind = kind, attempt = attempt, evidence = { detail = detail } }) })
+end

@@ -1,0 +1,162 @@
+"""How a job ended, as it is recorded, published and read back.
+
+Knows: the signed text of an end, its place in RQ's result stream. Does not know: keys in Redis, HTTP.
+A worker signs what it witnessed. Three ends come about without a worker (a cancelled or expired job never ran; of a lost worker
+nothing is heard), so those three may be unsigned; they carry no result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import zlib
+from binascii import a2b_base64, b2a_base64
+from typing import Final
+
+import msgspec
+
+from sandlot.errors import UnsafeRecord
+from sandlot.jobs.envelope import mac
+from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
+
+UNSIGNED: Final = b"-"
+UNWITNESSED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, OutcomeKind.WORKER_LOST})
+INLINE_LIMIT_BYTES: Final = 262144
+"""Results above are not published but read from the stream (`PUBLISH_LIMIT_BYTES` in transitions.lua says why)."""
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """The recorded end of a job. `result` is the JSON text the function returned, empty unless `kind` is `ok`."""
+
+    job_id: str
+    function: str
+    version: int
+    attempt: int
+    kind: OutcomeKind
+    result: bytes = b""
+    error: FunctionError | None = None
+    evidence: Evidence | None = None
+    timings: Timings = Timings()
+    receipt: bytes = b"{}"
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is signed and stored in the job's hash: everything about the end but the result, which it names by its digest."""
+
+    kind: OutcomeKind
+    attempt: int
+    function: str = ""
+    version: int = 0
+    result_bytes: int = 0
+    result_sha256: str = ""
+    error: FunctionError | None = None
+    evidence: Evidence | None = None
+    timings: Timings = Timings()
+    receipt: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(End)
+
+_RQ_STATUS: Final = {OutcomeKind.OK: "finished", OutcomeKind.CANCELLED: "canceled"}
+
+Ending = tuple[str, int, str, str, bytes, bytes, bytes, bytes]
+"""What the step script takes per execution: id, attempt, RQ status, kind, signed end, stream value, raw result, logs."""
+
+
+def seal_end(
+    key: bytes,
+    job_id: str,
+    attempt: int,
+    function: str,
+    version: int,
+    outcome: Outcome,
+    timings: Timings,
+    *,
+    has_waiter: bool,
+) -> Ending:
+    """An outcome, ready to be recorded."""
+    result = outcome.result if outcome.kind is OutcomeKind.OK else b""
+    end = _encoder.encode(
+        End(
+            kind=outcome.kind,
+            attempt=attempt,
+            function=function,
+            version=version,
+            result_bytes=len(result),
+            result_sha256=hashlib.sha256(result).hexdigest() if result else "",
+            error=outcome.error,
+            evidence=outcome.evidence,
+            timings=timings,
+            receipt=msgspec.Raw(outcome.receipt or b"{}"),
+        )
+    )
+    text = mac(key, b"end", job_id.encode(), end) + b" " + end
+    value = b2a_base64(result, newline=False) if result else b""
+    if outcome.kind is not OutcomeKind.OK:
+        value = failure_text(outcome)
+    published = result if has_waiter and len(result) <= INLINE_LIMIT_BYTES else b""
+    return (
+        job_id,
+        attempt,
+        _RQ_STATUS.get(outcome.kind, "failed"),
+        outcome.kind.value,
+        text,
+        value,
+        published,
+        outcome.logs,
+    )
+
+
+def failure_text(outcome: Outcome) -> bytes:
+    """RQ's `exc_string` (rq/results.py): base64 of zlib of text. Only failures pay for it."""
+    lines = [f"{outcome.kind.value}"]
+    if outcome.error is not None:
+        lines = [*outcome.error.stack_trace, f"{outcome.error.error_type}: {outcome.error.error_message}"]
+    elif outcome.evidence is not None and outcome.evidence.detail:
+        lines = [f"{outcome.kind.value}: {outcome.evidence.detail}"]
+    return b2a_base64(zlib.compress("\n".join(lines).encode("utf-8", "backslashreplace"), 1), newline=False)
+
+
+def read_end(key: bytes, job_id: str, text: bytes) -> End:
+    """
+    Raises:
+        UnsafeRecord: a worker of ours did not sign it, and it is not one of the ends that none signs.
+    """
+    signature, _, body = text.partition(b" ")
+    try:
+        end = _decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise UnsafeRecord(f"the recorded end of job {job_id} cannot be read: {error}") from None
+    if signature == UNSIGNED:
+        if end.kind in UNWITNESSED and not end.result_bytes:
+            return end
+    elif hmac.compare_digest(signature, mac(key, b"end", job_id.encode(), body)):
+        return end
+    raise UnsafeRecord(f"the recorded end of job {job_id} has no valid signature and is not believed")
+
+
+def settled_from(job_id: str, end: End, result: bytes, *, function: str, version: int) -> Settled:
+    """
+    Raises:
+        UnsafeRecord: the result is not the one the worker signed for.
+    """
+    if end.result_bytes and hashlib.sha256(result).hexdigest() != end.result_sha256:
+        raise UnsafeRecord(f"the recorded result of job {job_id} is not the one its worker signed")
+    return Settled(
+        job_id=job_id,
+        function=end.function or function,
+        version=end.version or version,
+        attempt=end.attempt,
+        kind=end.kind,
+        result=result if end.result_bytes else b"",
+        error=end.error,
+        evidence=end.evidence,
+        timings=end.timings,
+        receipt=bytes(end.receipt),
+    )
+
+
+def result_from_stream(value: bytes) -> bytes:
+    """The result out of RQ's `return_value`."""
+    return a2b_base64(value)

@@ -1,0 +1,109 @@
+"""Who in this process waits for which job.
+
+Knows: futures by job id, the messages that resolve them. Does not know: how a job is submitted.
+A message can be lost (publish reaches only who listens), so whoever waits longer than a second is looked up, all in one pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from sandlot.errors import QueueUnavailable, UnsafeRecord
+from sandlot.jobs.settlement import UNSIGNED, Settled, read_end, settled_from
+from sandlot.jobs.subscription import Subscription
+
+log = logging.getLogger(__name__)
+
+REREAD_INTERVAL_S: Final = 1.0
+
+
+class Waiters:
+    """Futures by job id, kept until forgotten by everybody who expected them. Two who wait for one job share its future."""
+
+    def __init__(
+        self, url: str, channel: str, signing_key: bytes, read: Callable[[str], Awaitable[Settled | None]]
+    ) -> None:
+        self._key = signing_key
+        self._read = read
+        self._futures: dict[str, asyncio.Future[Settled]] = {}
+        self._counts: dict[str, int] = {}
+        self._look = asyncio.Event()
+        self._subscription = Subscription(url, channel, self._on_message, self._look.set)
+        self._rereader: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """
+        Raises:
+            QueueUnavailable
+        """
+        await self._subscription.open()
+        self._rereader = asyncio.create_task(self._reread(), name="waiters")
+
+    def expect(self, job_id: str) -> asyncio.Future[Settled]:
+        future = self._futures.get(job_id)
+        if future is None:
+            future = asyncio.get_running_loop().create_future()
+            self._futures[job_id] = future
+        self._counts[job_id] = self._counts.get(job_id, 0) + 1
+        return future
+
+    def forget(self, job_id: str) -> None:
+        left = self._counts.get(job_id, 0) - 1
+        if left > 0:
+            self._counts[job_id] = left
+        else:
+            self._counts.pop(job_id, None)
+            self._futures.pop(job_id, None)
+
+    def _on_message(self, payload: bytes) -> None:
+        name, _, rest = payload.partition(b"\n")
+        job_id = name.decode("utf-8", "replace")
+        future = self._futures.get(job_id)
+        if future is None or future.done():
+            return
+        text, _, result = rest.partition(b"\n")
+        try:
+            end = read_end(self._key, job_id, text)
+            if text.startswith(UNSIGNED) or (end.result_bytes and not result):
+                # No worker saw it, or it is too large to be published: what is missing is in the record.
+                self._look.set()
+                return
+            future.set_result(settled_from(job_id, end, result, function="", version=0))
+        except UnsafeRecord as error:
+            log.warning("forged message ignored", extra={"job_id": job_id, "error": error.message})
+
+    async def _reread(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REREAD_INTERVAL_S):
+                    await self._look.wait()
+            self._look.clear()
+            waiting = [job_id for job_id, future in self._futures.items() if not future.done()]
+            await asyncio.gather(*(self._read_one(job_id) for job_id in waiting))
+
+    async def _read_one(self, job_id: str) -> None:
+        future = self._futures.get(job_id)
+        try:
+            settled = await self._read(job_id)
+        except QueueUnavailable:
+            return  # Looked up again within a second; the waiter has its own deadline.
+        except UnsafeRecord as error:
+            if future is not None and not future.done():
+                future.set_exception(error)
+            return
+        if settled is not None and future is not None and not future.done():
+            future.set_result(settled)
+
+    async def close(self) -> None:
+        if self._rereader is not None:
+            self._rereader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._rereader
+        await self._subscription.close()
+        for future in self._futures.values():
+            future.cancel()
+        self._futures.clear()

@@ -1,0 +1,92 @@
+"""One connection to Redis, in bytes and replies.
+
+Knows: RESP2 (through hiredis), the greeting (AUTH, SELECT), coalesced writes. Does not know: which reply answers which call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, cast
+
+import hiredis
+
+from sandlot.jobs.connection import Address, open_transport
+
+Argument = bytes | str | int | float
+"""What a command is made of; sent as text, bytes as they are."""
+Reply = object
+"""What hiredis makes of an answer: bytes, int, None, a list of these, or a `hiredis.ReplyError`."""
+
+BACKOFFS_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Between attempts to reconnect: quick for a restart, a second at most."""
+
+
+class Wire(asyncio.Protocol):
+    """A socket with a RESP parser on it. Writes of one loop tick leave in one send."""
+
+    def __init__(self, on_reply: Callable[[Reply], None], on_lost: Callable[[], None]) -> None:
+        self._reader = hiredis.Reader()
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._pending: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        reader, on_reply = self._reader, self._on_reply
+        reader.feed(data)
+        try:
+            reply = reader.gets()
+            while reply is not False:
+                on_reply(reply)
+                reply = reader.gets()
+        except hiredis.ProtocolError:
+            # Not RESP: whatever is at the other end, nothing it says can be used.
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._on_lost()
+
+    def send(self, *arguments: Argument) -> None:
+        """Queue one command for this tick's write. A closed wire drops it: `on_lost` has told, or is about to tell, its owner."""
+        if not self._pending:
+            self._loop.call_soon(self._flush)
+        self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, []
+        if self._transport is not None:
+            self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+
+    def close(self) -> None:
+        """Drop the connection at once; `on_lost` follows."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def greeting(address: Address) -> list[tuple[Argument, ...]]:
+    """What is said before anything else; each is answered by `OK`."""
+    commands: list[tuple[Argument, ...]] = []
+    if address.password:
+        commands.append(
+            ("AUTH", address.username, address.password) if address.username else ("AUTH", address.password)
+        )
+    if address.db:
+        commands.append(("SELECT", address.db))
+    return commands
+
+
+async def open_wire(address: Address, on_reply: Callable[[Reply], None], on_lost: Callable[[], None]) -> Wire:
+    """A connected wire.
+
+    Raises:
+        OSError, TimeoutError: no connection.
+    """
+    wire = Wire(on_reply, on_lost)
+    await open_transport(address, wire)
+    return wire

