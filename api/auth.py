@@ -1,0 +1,152 @@
+"""Who may use which route: one table, and the one place that holds callers to it.
+
+Knows: routes, scopes, what makes a function or a job open to strangers. Does not know: how keys are stored, what routes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from starlette.requests import Request
+from starlette.types import Scope as AsgiScope
+
+from sandlot.errors import FunctionNotFound, JobNotFound, Unauthenticated, VersionNotFound
+from sandlot.functions import Registry, Version
+from sandlot.jobs import JobRecord
+from sandlot.keys import Key, KeyStore, Scope
+
+_BEARER: Final = b"bearer sk_"
+_KEY: Final = "sandlot.key"
+
+
+class Access(StrEnum):
+    """What a route asks of its caller."""
+
+    OPEN = "open"
+    CALL = "call"
+    """The scope `invoke` on that function, or nothing at all if its manifest says it is public."""
+    JOB = "job"
+    """The owner of that job; a job that was submitted without a key is open to whoever knows its id (128 random bits)."""
+    READ = "read"
+    DEPLOY = "deploy"
+
+
+ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
+    {
+        ("GET", "/healthz"): Access.OPEN,
+        ("GET", "/readyz"): Access.OPEN,
+        ("GET", "/openapi.json"): Access.OPEN,
+        ("GET", "/docs"): Access.OPEN,
+        ("GET", "/v1/functions"): Access.READ,
+        ("GET", "/v1/functions/{name}"): Access.READ,
+        ("PUT", "/v1/functions/{name}"): Access.DEPLOY,
+        ("DELETE", "/v1/functions/{name}"): Access.DEPLOY,
+        ("POST", "/v1/functions/{name}/invoke"): Access.CALL,
+        ("GET", "/v1/jobs/{job_id}"): Access.JOB,
+        ("GET", "/v1/jobs/{job_id}/result"): Access.JOB,
+        ("GET", "/v1/jobs/{job_id}/logs"): Access.JOB,
+        ("DELETE", "/v1/jobs/{job_id}"): Access.JOB,
+        ("ANY", "/fn/{name}"): Access.CALL,
+        ("ANY", "/fn/{name}/{path:path}"): Access.CALL,
+        ("ANY", "/{name}"): Access.CALL,
+    }
+)
+
+
+class Door:
+    """Every request passes one of the three `admit` methods before anything is done for it."""
+
+    def __init__(self, keys: KeyStore, registry: Registry) -> None:
+        self._keys = keys
+        self._registry = registry
+
+    async def admit(self, scope: AsgiScope) -> None:
+        """Hold the caller to what `ACCESS` says of the matched route, and remember the key for `key_of`.
+
+        A route that is missing in the table raises KeyError, so nothing opens by being forgotten.
+
+        Raises:
+            Unauthenticated, Forbidden: not admitted.
+        """
+        access = ACCESS[scope["method"], scope["route"].path]
+        if access is Access.OPEN:
+            return
+        key = await self._authenticate(dict(scope["headers"]))
+        scope[_KEY] = key
+        if access is Access.JOB:
+            return
+        if key is None:
+            raise _needs_a_key()
+        key.require(Scope(access.value), scope["path_params"].get("name"))
+
+    async def admit_call(self, headers: Mapping[bytes, bytes], name: str, qualifier: str) -> tuple[str, Version]:
+        """The owner of a new job (empty without a key) and the version to run.
+
+        Raises:
+            Unauthenticated, Forbidden: not admitted; without a key, unknown and private functions look the same.
+            FunctionNotFound, VersionNotFound: to whom may know.
+        """
+        key = await self._authenticate(headers)
+        try:
+            version = await self._registry.resolve(name, qualifier)
+        except (FunctionNotFound, VersionNotFound):
+            if key is None:
+                raise _needs_a_key() from None
+            key.require(Scope.INVOKE, name)
+            raise
+        if key is None:
+            if version.manifest.visibility != "public":
+                raise _needs_a_key()
+            return "", version
+        if version.manifest.visibility != "public":
+            key.require(Scope.INVOKE, name)
+        return key.owner, version
+
+    def admit_job(self, scope: AsgiScope, job_id: str, record: JobRecord | None, need: Scope) -> JobRecord:
+        """The record, if it is there and the caller's; a foreign job and an unknown one are the same.
+
+        Raises:
+            JobNotFound: either of the two.
+            Forbidden: it is the caller's, but the key lacks the scope `need` (or `invoke`, which includes reading one's own jobs).
+        """
+        key = key_of(scope)
+        if record is not None and record.owner == "":
+            return record
+        if record is None or key is None or not (key.owner == record.owner or Scope.ADMIN in key.scopes):
+            raise JobNotFound(f"no job {job_id[:80]!r}: it never was, its retention is over, or it is not yours")
+        if not key.allows(Scope.INVOKE, record.function):
+            key.require(need, record.function)
+        return record
+
+    async def _authenticate(self, headers: Mapping[bytes, bytes]) -> Key | None:
+        """The caller's key; `None` if there is no credential of ours (another scheme may be meant for the function)."""
+        credential = headers.get(b"authorization")
+        if credential is None or not is_ours(credential):
+            return None
+        return await self._keys.authenticate(credential[len("bearer ") :].decode("latin-1").strip())
+
+
+async def admitted(request: Request) -> None:
+    """The dependency of every FastAPI route."""
+    door: Door = request.app.state.door
+    await door.admit(request.scope)
+
+
+def key_of(scope: AsgiScope) -> Key | None:
+    """The key with which this request was admitted."""
+    key: Key | None = scope.get(_KEY)
+    return key
+
+
+def is_ours(credential: bytes) -> bool:
+    """Whether this `Authorization` is a Sandlot key, and therefore never shown to a function."""
+    return credential[: len(_BEARER)].lower() == _BEARER
+
+
+def _needs_a_key() -> Unauthenticated:
+    return Unauthenticated(
+        "this needs an API key: send Authorization: Bearer sk_… (sandlot up writes one to .sandlot/key)"
+    )

@@ -1,0 +1,212 @@
+"""Submit an invocation and wait for its end, as long as the caller wishes and the server allows.
+
+Knows: what waiting may end in. Does not know: requests, replies, where an invocation came from.
+The wait never ends the job: whoever stops waiting is told where the job is. The one exception is a caller who asked that hanging up
+cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from enum import Enum, auto
+from functools import partial
+from typing import Final
+
+import msgspec
+from starlette.types import Message, Receive
+
+from api.body import ClientGone
+from api.wishes import Wish
+from sandlot.errors import JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
+from sandlot.functions import Version
+from sandlot.jobs import JobRecord, Queue, Settled, Submitted, new_job_id
+from sandlot.models import Invocation, JobStatus
+from sandlot.settings import Settings
+
+JOBS_PATH: Final = "/v1/jobs/"
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """An accepted invocation that had not ended when the caller stopped waiting."""
+
+    job_id: str
+    status: JobStatus
+    record: JobRecord | None
+    """Of a job that was there before, found by its idempotency key; a new one has nothing in its record that the caller does not know."""
+
+
+class _Why(Enum):
+    """What ended a wait."""
+
+    ENDED = auto()
+    TIME = auto()
+    STOPPING = auto()
+    GONE = auto()
+
+
+class Calls:
+    def __init__(self, queue: Queue, settings: Settings) -> None:
+        self._queue = queue
+        self._wait_cap_s = settings.wait_cap_s
+        self._queue_budget_s = settings.queue_budget_s
+        self._result_ttl_s = settings.result_ttl_s
+        self._waiting: set[asyncio.Future[_Why]] = set()
+        self._stopping = False
+
+    def invocation(
+        self, version: Version, event: bytes, owner: str, wish: Wish, *, job_id: str = "", request: bytes = b""
+    ) -> Invocation:
+        manifest = version.manifest
+        return Invocation(
+            job_id=job_id or new_job_id(),
+            function=version.function,
+            version=version.number,
+            digest=version.digest,
+            placement=version.placement,
+            event=event,
+            wall_limit_ms=round(manifest.timeout_s * 1000),
+            result_ttl_s=round(manifest.result_ttl_s) if manifest.result_ttl_s else self._result_ttl_s,
+            concurrency=manifest.concurrency,
+            delay_ms=wish.delay_ms,
+            not_after_ms=time.time_ns() // 1_000_000 + wish.expires_ms if wish.expires_ms else 0,
+            idempotency_key=wish.idempotency_key,
+            traceparent=wish.traceparent,
+            owner=owner,
+            request=request,
+        )
+
+    async def call(self, invocation: Invocation, wish: Wish, receive: Receive) -> Settled | Pending:
+        """The end of the job, or the fact that it is not over and the caller wished not to wait (any longer).
+
+        Raises:
+            WaitTimeout: it is not over, and the caller wished for nothing but its end.
+            ShuttingDown: the same, because this process stops.
+            JobGone: the idempotency key's job is over and its result no longer kept.
+            ClientGone: the caller hung up and had asked that this cancels the job.
+            QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: nothing was queued.
+        """
+        wait_s = self._wait_s(invocation, wish)
+        if wait_s is None:
+            return await self._pending(await self._queue.submit(invocation, reply=False))
+        future = self._queue.expect(invocation.job_id)
+        job_id = invocation.job_id
+        try:
+            submitted = await self._queue.submit(invocation, reply=True)
+            if submitted.existing and submitted.job_id != job_id:
+                self._queue.forget(job_id)
+                job_id = submitted.job_id
+                future = self._queue.expect(job_id)
+                if submitted.status.final:
+                    return await self._replay(job_id)
+            return await self._wait(future, job_id, wait_s, wish, receive)
+        except (WaitTimeout, ShuttingDown):
+            if wish.respond_async:
+                return await self._pending(submitted)
+            raise
+        finally:
+            self._queue.forget(job_id)
+
+    async def watch(self, job_id: str, wait_s: float) -> JobRecord | None:
+        """The job, as soon as it is over and after `wait_s` at the latest: a long poll."""
+        future = self._queue.expect(job_id)
+        try:
+            record = await self._queue.job(job_id)
+            if record is None or record.status.final or self._stopping:
+                return record
+            with contextlib.suppress(WaitTimeout, ShuttingDown):
+                await self._wait(future, job_id, min(wait_s, self._wait_cap_s), Wish(), _never)
+            return await self._queue.job(job_id)
+        finally:
+            self._queue.forget(job_id)
+
+    def release(self) -> None:
+        """Answer everybody who waits, and whoever still comes, with the place of their job: this process stops."""
+        self._stopping = True
+        for turn in self._waiting:
+            _tell(turn, _Why.STOPPING)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def _wait_s(self, invocation: Invocation, wish: Wish) -> float | None:
+        if wish.wait_s is not None:
+            return wish.wait_s
+        if wish.respond_async:
+            return None
+        return min(self._wait_cap_s, (invocation.wall_limit_ms + invocation.delay_ms) / 1000 + self._queue_budget_s)
+
+    async def _wait(
+        self, future: asyncio.Future[Settled], job_id: str, wait_s: float, wish: Wish, receive: Receive
+    ) -> Settled:
+        # The future belongs to everybody who waits for this job, so what ends one wait must not end it: each wait has its own.
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[_Why] = loop.create_future()
+        timer = loop.call_later(wait_s, _tell, turn, _Why.TIME)
+        ended = partial(_tell_ended, turn)
+        future.add_done_callback(ended)
+        # A task per call is why a connection is not watched for everybody.
+        watcher = asyncio.ensure_future(_tell_gone(receive, turn)) if wish.cancel_on_disconnect else None
+        self._waiting.add(turn)
+        if self._stopping:
+            _tell(turn, _Why.STOPPING)
+        try:
+            why = await turn
+        finally:
+            self._waiting.discard(turn)
+            timer.cancel()
+            future.remove_done_callback(ended)
+            if watcher is not None:
+                watcher.cancel()
+        if future.done() and not future.cancelled():
+            return future.result()
+        if why is _Why.GONE:
+            with contextlib.suppress(JobFinal, JobNotFound):  # it ended by itself, just now
+                await self._queue.cancel(job_id)
+            raise ClientGone
+        if why is _Why.TIME:
+            raise _unfinished(WaitTimeout, f"the function has not ended after {wait_s:g} s of waiting", job_id)
+        raise _unfinished(ShuttingDown, "this server is stopping", job_id)
+
+    async def _pending(self, submitted: Submitted) -> Pending:
+        record = await self._queue.job(submitted.job_id) if submitted.existing else None
+        return Pending(submitted.job_id, submitted.status, record)
+
+    async def _replay(self, job_id: str) -> Settled:
+        settled = await self._queue.settled(job_id)
+        if settled is None:
+            raise JobGone(
+                f"the job {job_id} of this idempotency key has ended, and its result is no longer kept",
+                job={"id": job_id},
+            )
+        return settled
+
+
+def _unfinished(kind: type[WaitTimeout] | type[ShuttingDown], reason: str, job_id: str) -> WaitTimeout | ShuttingDown:
+    location = JOBS_PATH + job_id
+    return kind(
+        f"{reason}; the job goes on, ask for it at {location}",
+        location=location,
+        job={"id": job_id, "links": {"self": location}},
+    )
+
+
+def _tell(turn: asyncio.Future[_Why], why: _Why) -> None:
+    if not turn.done():
+        turn.set_result(why)
+
+
+def _tell_ended(turn: asyncio.Future[_Why], _: asyncio.Future[Settled]) -> None:
+    _tell(turn, _Why.ENDED)
+
+
+async def _tell_gone(receive: Receive, turn: asyncio.Future[_Why]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    _tell(turn, _Why.GONE)
+
+
+async def _never() -> Message:
+    raise AssertionError("a long poll does not look at its connection")

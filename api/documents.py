@@ -1,0 +1,125 @@
+"""The JSON documents that callers read: a job, a function, a version.
+
+Knows: their fields and spelling. Does not know: where the values come from, statuses, headers.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from api.calls import JOBS_PATH, Pending
+from sandlot.functions import Version
+from sandlot.jobs import JobRecord, Settled
+from sandlot.models import Invocation, OutcomeKind, status_of
+
+Document = dict[str, Any]
+
+
+def job_document(record: JobRecord, result: bytes | None) -> Document:
+    """A job as it was last recorded; `result` is the JSON text it returned, `None` if there is none (or it is too large to repeat here)."""
+    document: Document = {
+        "id": record.id,
+        "function": record.function,
+        "version": record.version,
+        "digest": record.digest,
+        "status": record.status,
+        "attempt": record.attempt,
+        "created_at": iso(record.created_ms),
+        "started_at": iso(record.started_ms),
+        "ended_at": iso(record.ended_ms),
+        "outcome": record.kind,
+    }
+    if result is not None:
+        document["result"] = msgspec.Raw(result)
+    for name, value in (
+        ("error", record.error),
+        ("evidence", record.evidence),
+        ("queue_position", record.queue_position),
+    ):
+        if value is not None:
+            document[name] = value
+    if record.logs_tail:
+        document["logs_tail"] = record.logs_tail
+    if record.receipt and record.status.final:
+        document["sandbox"] = msgspec.Raw(record.receipt)
+    return document | {"timings": record.timings, "links": _links(record.id)}
+
+
+def pending_document(invocation: Invocation, pending: Pending) -> Document:
+    """A job that was accepted just now; its times are in the record, on Redis's clock, from which this was not read."""
+    if pending.record is not None:
+        return job_document(pending.record, None)
+    return {
+        "id": pending.job_id,
+        "function": invocation.function,
+        "version": invocation.version,
+        "digest": invocation.digest,
+        "status": pending.status,
+        "attempt": 0,
+        "links": _links(pending.job_id),
+    }
+
+
+def settled_document(settled: Settled) -> Document:
+    """What a problem document says of the job whose end it reports."""
+    return {
+        "id": settled.job_id,
+        "function": settled.function,
+        "version": settled.version,
+        "status": status_of(settled.kind),
+        "attempt": settled.attempt,
+        "outcome": settled.kind,
+        "timings": settled.timings,
+        "links": _links(settled.job_id),
+    }
+
+
+def version_document(version: Version) -> Document:
+    """A version as `GET /v1/functions/{name}` shows it."""
+    return {
+        "name": version.function,
+        "version": version.number,
+        "digest": version.digest,
+        "state": "active",
+        "manifest": version.manifest.written(),
+        "created_at": iso(version.created_ms),
+    }
+
+
+def iso(epoch_ms: int | None) -> str | None:
+    """RFC 3339, UTC, with milliseconds."""
+    if not epoch_ms:
+        return None
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def detail_of(settled: Settled) -> str:
+    """One sentence about a call that did not end well, for people."""
+    if settled.error is not None:
+        return f"{settled.error.error_type}: {settled.error.error_message}"
+    limits = settled.evidence.limit if settled.evidence is not None else {}
+    limit = ", ".join(f"{name}={value:g}" for name, value in limits.items())
+    return _DETAILS.get(settled.kind, f"the function ended as {settled.kind}") + (f" (limit: {limit})" if limit else "")
+
+
+_DETAILS = {
+    OutcomeKind.TIMEOUT: "the function ran longer than its time limit and was killed",
+    OutcomeKind.MEMORY: "the function used more memory than its limit and was killed",
+    OutcomeKind.CPU: "the function used more CPU than its limit and was killed",
+    OutcomeKind.PROCESSES: "the function started more processes than its limit and was killed",
+    OutcomeKind.OUTPUT: "the function wrote more than its limit and was killed",
+    OutcomeKind.EXIT: "the function ended its process instead of returning",
+    OutcomeKind.SIGNAL: "the function's process was killed by a signal",
+    OutcomeKind.BAD_RESULT: "the function returned something that is not JSON",
+    OutcomeKind.CANCELLED: "the job was cancelled",
+    OutcomeKind.EXPIRED: "the job was not started in the time it was given, and was not run",
+    OutcomeKind.WORKER_LOST: "every worker that ran the function was lost before it ended",
+}
+
+
+def _links(job_id: str) -> dict[str, str]:
+    path = JOBS_PATH + job_id
+    return {"self": path, "result": f"{path}/result", "logs": f"{path}/logs"}

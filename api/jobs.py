@@ -1,0 +1,89 @@
+"""/v1/jobs/{job_id}: how an invocation stands, what it returned, what it printed; and how to stop it.
+
+Knows: the replies for each state of a job. Does not know: how a job is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import Response
+
+from api.auth import Door
+from api.calls import Calls
+from api.documents import job_document
+from api.errors import Headers
+from api.replies import JSON, RETRY_SOON, TEXT, json_reply, response_of
+from api.wishes import read_query, read_wait
+from sandlot.errors import JobGone, NoResult
+from sandlot.jobs import JobRecord, Queue
+from sandlot.keys import Scope
+from sandlot.models import JobStatus
+from sandlot.settings import Settings
+
+_INLINE_RESULT_BYTES = 64 * 1024
+"""A longer result is at its link only: a job is polled, and each poll would carry it."""
+
+JobId = Annotated[str, Path(max_length=64)]
+
+
+def router(queue: Queue, calls: Calls, door: Door, settings: Settings) -> APIRouter:
+    routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+    async def admitted_job(request: Request, job_id: str, need: Scope = Scope.READ) -> JobRecord:
+        return door.admit_job(request.scope, job_id, await queue.job(job_id), need)
+
+    @routes.get("/{job_id}")
+    async def get_job(request: Request, job_id: JobId) -> Response:
+        """The job; with `Prefer: wait=N` (or `?wait=N`) as soon as it has ended, after N seconds at the latest."""
+        wait_s, applied = read_wait(request.scope, read_query(request.scope, frozenset({"wait"})), settings.wait_cap_s)
+        record = await admitted_job(request, job_id)
+        if wait_s and not record.status.final:
+            record = await calls.watch(job_id, wait_s) or record
+        headers: Headers = [(b"preference-applied", applied)] if applied else []
+        if not record.status.final:
+            headers.append(RETRY_SOON)
+        return response_of(json_reply(200, job_document(record, await inline_result(record)), headers))
+
+    async def inline_result(record: JobRecord) -> bytes | None:
+        if record.status is not JobStatus.SUCCEEDED or record.result_bytes > _INLINE_RESULT_BYTES:
+            return None
+        settled = await queue.settled(record.id)
+        return None if settled is None else settled.result
+
+    @routes.get("/{job_id}/result")
+    async def get_result(request: Request, job_id: JobId) -> Response:
+        """The value alone, as the function wrote it."""
+        read_query(request.scope, frozenset())
+        record = await admitted_job(request, job_id)
+        if not record.status.final:
+            return response_of(json_reply(202, job_document(record, None), [RETRY_SOON]))
+        if record.status is not JobStatus.SUCCEEDED:
+            raise NoResult(
+                f"the job ended as {record.kind} and has no result; its job document says why",
+                outcome=record.kind,
+                error=record.error,
+            )
+        settled = await queue.settled(job_id)
+        if settled is None:
+            raise JobGone(f"the result of job {job_id} is no longer kept")
+        return response_of((200, [JSON, (b"x-job-id", job_id.encode())], settled.result))
+
+    @routes.get("/{job_id}/logs")
+    async def get_logs(request: Request, job_id: JobId) -> Response:
+        """What the function wrote to stdout and stderr, up to its log limit."""
+        read_query(request.scope, frozenset())
+        record = await admitted_job(request, job_id)
+        logs = await queue.logs(job_id) or b""
+        headers = [TEXT, (b"x-content-type-options", b"nosniff")]
+        return response_of((200, headers if record.status.final else [*headers, RETRY_SOON], logs))
+
+    @routes.delete("/{job_id}")
+    async def cancel_job(request: Request, job_id: JobId) -> Response:
+        """Cancel: a queued job never runs, a running one is killed within a second."""
+        read_query(request.scope, frozenset())
+        await admitted_job(request, job_id, Scope.INVOKE)
+        return response_of(json_reply(202, job_document(await queue.cancel(job_id), None)))
+
+    return routes

@@ -1,0 +1,130 @@
+"""The composition root of the API's application: which parts there are and how they are put together.
+
+Knows: every part by name. Does not know: settings' origin, sockets, processes (see `api.__main__`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from api import functions, health, jobs, openapi
+from api.auth import Door, admitted
+from api.calls import Calls
+from api.edge import Edge
+from api.errors import problem_of
+from api.gateway import Gateway
+from api.invoke import Invoke
+from api.replies import response_of
+from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
+from sandlot.functions import Registry
+from sandlot.jobs import Queue, connect
+from sandlot.keys import KeyStore
+from sandlot.settings import Settings
+
+
+class Api(msgspec.Struct, frozen=True):
+    """The application, and what whoever serves it has to call when it stops."""
+
+    asgi: Edge
+    app: FastAPI
+    calls: Calls
+    keys: KeyStore
+
+
+def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeyStore) -> Api:
+    """Put the parts together; they are open, and whoever opened them closes them."""
+    door = Door(keys, registry)
+    calls = Calls(queue, settings)
+    invoke = Invoke(door, calls, settings)
+    gateway = Gateway(door, calls, settings)
+    app = FastAPI(
+        title="Sandlot",
+        version=version("sandlot"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(admitted)],
+    )
+    app.state.door = door
+    app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
+    app.include_router(jobs.router(queue, calls, door, settings))
+    app.include_router(functions.router(registry))
+    app.include_router(health.router(queue))
+    app.include_router(openapi.router(app.version))
+    app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))
+    app.router.routes.append(Route("/fn/{name}/{path:path}", gateway, name="gateway_path"))
+    app.router.default = gateway.bare
+    _answer_with_problems(app)
+    return Api(Edge(app, invoke), app, calls, keys)
+
+
+@asynccontextmanager
+async def open_api(settings: Settings) -> AsyncIterator[Api]:
+    """Everything the application needs, open.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+        InvalidSettings: the signing key or the API key cannot be read.
+    """
+    url = settings.redis_url.get_secret_value()
+    if not url:
+        raise InvalidSettings(
+            "SANDLOT_REDIS_URL is not set: say where Redis or Valkey is (redis://host:6379/0), or use sandlot up, which brings one"
+        )
+    signing_key = settings.read_signing_key()
+    async with AsyncExitStack() as stack:
+        queue = await Queue.open(
+            url,
+            signing_key,
+            queue_limit=settings.queue_limit,
+            queue_limit_per_function=settings.queue_limit_per_function,
+        )
+        stack.push_async_callback(queue.close)
+        redis = connect(url)
+        stack.push_async_callback(redis.aclose)
+        registry = await stack.enter_async_context(Registry(redis, signing_key))
+        keys = KeyStore(redis)
+        token = settings.read_key()
+        if token:
+            await keys.enrol(token, note="the key this API was started with")
+        yield create_app(settings, queue, registry, keys)
+
+
+def _answer_with_problems(app: FastAPI) -> None:
+    def answer(request: Request, error: SandlotError) -> Response:
+        return response_of(problem_of(error, instance=request.url.path))
+
+    @app.exception_handler(SandlotError)
+    async def ours(request: Request, error: SandlotError) -> Response:
+        return answer(request, error)
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            allow = (error.headers or {}).get("Allow", "")
+            return answer(
+                request,
+                MethodNotAllowed(
+                    f"{request.method} is not for {request.url.path}; it takes {allow}", allow=allow.split(", ")
+                ),
+            )
+        if error.status_code == 404:
+            return answer(request, RouteNotFound(f"nothing is at {request.url.path[:200]}; /docs lists what there is"))
+        return answer(request, CallerError(str(error.detail)))
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        first: dict[str, Any] = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return answer(request, CallerError(f"{where}: {first['msg']}"))

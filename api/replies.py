@@ -1,0 +1,94 @@
+"""Turn the end of a call into status, headers and body.
+
+Knows: what the headers of a synchronous reply say. Does not know: how the call was made, what a gateway makes of a result.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from starlette.responses import Response
+
+from api.calls import JOBS_PATH, Pending
+from api.documents import detail_of, pending_document, settled_document
+from api.errors import CODE_OF_OUTCOME, Headers, problem
+from api.wishes import Wish
+from sandlot.jobs import Settled
+from sandlot.models import Invocation, OutcomeKind
+
+JSON: Final = (b"content-type", b"application/json")
+TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
+RETRY_SOON: Final = (b"retry-after", b"1")
+_OK: Final = (b"x-sandlot-outcome", b"ok")
+
+Reply = tuple[int, Headers, bytes]
+
+
+def json_reply(status: int, document: object, headers: Headers | None = None) -> Reply:
+    body = msgspec.json.encode(document)
+    return status, [JSON, (b"content-length", b"%d" % len(body)), *(headers or [])], body
+
+
+def value_reply(settled: Settled, wish: Wish) -> Reply:
+    """The value of a call that ended well, as the function wrote it."""
+    result = settled.result
+    headers = [JSON, (b"content-length", b"%d" % len(result)), *call_headers(settled)]
+    if wish.applied:
+        headers.append((b"preference-applied", wish.applied))
+    return 200, headers, result
+
+
+def failure_reply(settled: Settled, instance: str, wish: Wish) -> Reply:
+    """The problem document of a call that did not end well."""
+    members: dict[str, object] = {"outcome": settled.kind, "job": settled_document(settled)}
+    if settled.error is not None:
+        members["error"] = settled.error
+    if settled.evidence is not None:
+        members["evidence"] = settled.evidence
+    headers = call_headers(settled)
+    if settled.kind is OutcomeKind.EXPIRED:
+        headers.append(RETRY_SOON)
+    if wish.applied:
+        headers.append((b"preference-applied", wish.applied))
+    return problem(
+        CODE_OF_OUTCOME[settled.kind], detail_of(settled), instance=instance, members=members, headers=headers
+    )
+
+
+def pending_reply(invocation: Invocation, pending: Pending, wish: Wish) -> Reply:
+    """202: where to ask for the job."""
+    headers: Headers = [
+        (b"location", (JOBS_PATH + pending.job_id).encode()),
+        RETRY_SOON,
+        (b"x-job-id", pending.job_id.encode()),
+    ]
+    headers.append((b"x-function-version", b"%d" % (pending.record or invocation).version))
+    applied = wish.applied or (b"respond-async" if wish.respond_async else b"")
+    if applied:
+        headers.append((b"preference-applied", applied))
+    return json_reply(202, pending_document(invocation, pending), headers)
+
+
+def call_headers(settled: Settled) -> Headers:
+    """What every synchronous reply says about its job."""
+    timings = settled.timings
+    timing = (
+        f"queued;dur={timings.queued:.3f}, boot;dur={timings.boot:.3f}, import;dur={timings.import_:.3f}, "
+        f"run;dur={timings.run:.3f}, settle;dur={timings.settle:.3f}, total;dur={timings.total:.3f}"
+    )
+    return [
+        (b"x-job-id", settled.job_id.encode()),
+        (b"x-function-version", b"%d" % settled.version),
+        _OK if settled.kind is OutcomeKind.OK else (b"x-sandlot-outcome", settled.kind.encode()),
+        (b"server-timing", timing.encode()),
+    ]
+
+
+def response_of(reply: Reply) -> Response:
+    """The same for a route of FastAPI's."""
+    status, headers, body = reply
+    response = Response(body, status)
+    response.raw_headers = [header for header in headers if header[0] != b"content-length"]
+    response.raw_headers.append((b"content-length", b"%d" % len(body)))
+    return response

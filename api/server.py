@@ -1,0 +1,104 @@
+"""Serve the application on a socket until a signal says stop, and answer everybody who waits before it does.
+
+Knows: uvicorn, signals, the socket. Does not know: what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+
+from api.main import Api
+from sandlot.errors import InvalidSettings, PortTaken
+from sandlot.settings import Settings
+
+_BACKLOG: Final = 2048
+_RELEASE_AT: Final = 0.8
+"""When, within the grace, those who still wait are told where their job is; the rest of it is for sending that."""
+_KEEP_ALIVE_S: Final = 30
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with two changes: waiting callers are released when it stops, and a stop by signal is an exit like any other."""
+
+    def __init__(self, api: Api, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                api.asgi,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                # uvicorn only passes it to wait_for, which takes fractions; its annotation says int.
+                timeout_graceful_shutdown=settings.shutdown_grace_s,  # type: ignore[arg-type]
+            )
+        )
+        self._calls = api.calls
+        self._grace_s = settings.shutdown_grace_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, give callers most of the grace to get their answer, then tell them where it will be."""
+        release = asyncio.get_running_loop().call_later(self._grace_s * _RELEASE_AT, self._calls.release)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            release.cancel()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn would raise the signal again after the stop, before our connections are closed; a second one ends the grace."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            self._calls.release()
+            self.force_exit = True
+        self.should_exit = True
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket; port 0 takes a free one.
+
+    Raises:
+        PortTaken: somebody else listens there.
+        InvalidSettings: the address cannot be had at all.
+    """
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"{where} is taken: something else listens there. Stop it, or choose another port (SANDLOT_PORT)"
+            ) from error
+        raise InvalidSettings(
+            f"cannot listen on {where}: {error.strerror or error} (SANDLOT_HOST, SANDLOT_PORT)"
+        ) from error
+
+
+def url_of(listening: socket.socket) -> str:
+    address: Any = listening.getsockname()
+    host = f"[{address[0]}]" if listening.family == socket.AF_INET6 else address[0]
+    return f"http://{host}:{address[1]}"

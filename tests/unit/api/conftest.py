@@ -1,0 +1,255 @@
+"""The API over a queue and a registry that live in this process, and a client that speaks to it without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import fakeredis
+import httpx
+import pytest
+
+from api.main import Api, create_app
+from sandlot.errors import FunctionNotFound, IdempotencyConflict, JobFinal, JobNotFound, SandlotError, VersionNotFound
+from sandlot.functions import Bundle, Deployed, Described, Manifest, Version
+from sandlot.functions.registry import Page
+from sandlot.jobs import JobRecord, QueueStatus, Settled, Submitted
+from sandlot.keys import KeyStore, Scope
+from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, OutcomeKind, Timings, status_of
+from sandlot.settings import Settings
+
+Ending = Callable[[Invocation], Settled | None]
+
+
+def ended(invocation: Invocation, kind: OutcomeKind = OutcomeKind.OK, result: bytes = b"", **fields: Any) -> Settled:
+    return Settled(
+        job_id=invocation.job_id,
+        function=invocation.function,
+        version=invocation.version,
+        attempt=1,
+        kind=kind,
+        result=result,
+        timings=Timings(queued=0.5, run=1.25, total=2.0),
+        **fields,
+    )
+
+
+def echo(invocation: Invocation) -> Settled:
+    return ended(invocation, result=invocation.event)
+
+
+def never(invocation: Invocation) -> None:
+    return None
+
+
+@dataclass
+class FakeQueue:
+    """Ends each job as `ending` says, on the next turn of the loop; `None` leaves it queued until `finish`."""
+
+    ending: Ending = echo
+    refusal: SandlotError | None = None
+    invocations: dict[str, Invocation] = field(default_factory=dict)
+    ends: dict[str, Settled] = field(default_factory=dict)
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)
+    futures: dict[str, asyncio.Future[Settled]] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+    printed: dict[str, bytes] = field(default_factory=dict)
+    live: QueueStatus = field(default_factory=lambda: QueueStatus(reachable=True, workers={"python": 1}))
+
+    async def submit(self, invocation: Invocation, *, reply: bool) -> Submitted:
+        if self.refusal is not None:
+            raise self.refusal
+        known = self.keys.get((invocation.owner, invocation.idempotency_key)) if invocation.idempotency_key else None
+        if known is not None:
+            if self.invocations[known].event != invocation.event:
+                raise IdempotencyConflict("used before")
+            return Submitted(known, True, self.status_of(known))
+        self.invocations[invocation.job_id] = invocation
+        self.keys[invocation.owner, invocation.idempotency_key] = invocation.job_id
+        end = self.ending(invocation)
+        if end is not None:
+            asyncio.get_running_loop().call_soon(self.finish, end)
+        return Submitted(invocation.job_id, False, JobStatus.QUEUED)
+
+    def finish(self, end: Settled) -> None:
+        self.ends[end.job_id] = end
+        future = self.futures.get(end.job_id)
+        if future is not None and not future.done():
+            future.set_result(end)
+
+    def status_of(self, job_id: str) -> JobStatus:
+        return status_of(self.ends[job_id].kind) if job_id in self.ends else JobStatus.QUEUED
+
+    def expect(self, job_id: str) -> asyncio.Future[Settled]:
+        return self.futures.setdefault(job_id, asyncio.get_running_loop().create_future())
+
+    def forget(self, job_id: str) -> None:
+        self.futures.pop(job_id, None)
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        invocation, end = self.invocations.get(job_id), self.ends.get(job_id)
+        if invocation is None:
+            return None
+        return JobRecord(
+            id=job_id,
+            function=invocation.function,
+            version=invocation.version,
+            digest=invocation.digest,
+            status=self.status_of(job_id),
+            attempt=1 if end else 0,
+            created_ms=1_795_406_400_000,
+            ended_ms=1_795_406_400_100 if end else None,
+            kind=end.kind if end else None,
+            error=end.error if end else None,
+            timings=end.timings if end else Timings(),
+            owner=invocation.owner,
+            result_bytes=len(end.result) if end else 0,
+        )
+
+    async def settled(self, job_id: str) -> Settled | None:
+        return self.ends.get(job_id)
+
+    async def logs(self, job_id: str) -> bytes | None:
+        return self.printed.get(job_id)
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        if job_id in self.ends:
+            raise JobFinal(f"job {job_id} has ended and cannot be cancelled")
+        self.cancelled.append(job_id)
+        if job_id in self.invocations:
+            self.finish(ended(self.invocations[job_id], OutcomeKind.CANCELLED))
+        record = await self.job(job_id)
+        if record is None:
+            raise JobNotFound(f"there is no job {job_id}")
+        return record
+
+    async def status(self) -> QueueStatus:
+        return self.live
+
+
+@dataclass
+class FakeRegistry:
+    versions: dict[str, list[Version]] = field(default_factory=dict)
+
+    def add(self, name: str, **manifest: Any) -> Version:
+        number = len(self.versions.get(name, [])) + 1
+        written = Manifest.model_validate(
+            {"runtime": "python", "handler": f"{name.replace('-', '_')}.handler", **manifest}
+        )
+        version = Version(
+            function=name,
+            number=number,
+            digest=f"{number:064x}",
+            manifest=written,
+            placement="python",
+            created_ms=1_795_406_400_000,
+        )
+        self.versions.setdefault(name, []).append(version)
+        return version
+
+    async def resolve(self, name: str, qualifier: str = LATEST) -> Version:
+        if name not in self.versions:
+            raise FunctionNotFound(f"no function {name[:80]!r} is deployed")
+        if qualifier == LATEST:
+            return self.versions[name][-1]
+        for version in self.versions[name]:
+            if str(version.number) == qualifier:
+                return version
+        raise VersionNotFound(f"{name!r} has no version {qualifier!r}")
+
+    async def describe(self, name: str) -> Described:
+        return Described(latest=await self.resolve(name), versions=tuple(reversed(self.versions[name])))
+
+    async def list(self, limit: int = 100, cursor: str = "") -> Page:
+        names = sorted(name for name in self.versions if name > cursor)
+        more = names[limit - 1] if len(names) > limit else None
+        return Page(functions=tuple([self.versions[name][-1] for name in names[:limit]]), next=more)
+
+    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest) -> Deployed:
+        created = name not in self.versions
+        return Deployed(
+            version=self.add(name, **manifest.model_dump(exclude={"runtime", "handler"})), created=created, changed=True
+        )
+
+    async def delete(self, name: str) -> None:
+        await self.resolve(name)
+        del self.versions[name]
+
+
+@pytest.fixture
+def queue() -> FakeQueue:
+    return FakeQueue()
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    """`hello` is public, `secret` is not."""
+    registry = FakeRegistry()
+    registry.add("hello", visibility="public")
+    registry.add("hello", visibility="public")
+    registry.add("secret")
+    return registry
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(payload_limit_bytes=2048, wait_cap_s=20, _env_file=None)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+async def keys() -> AsyncIterator[KeyStore]:
+    async with fakeredis.FakeAsyncRedis() as redis:
+        yield KeyStore(redis)
+
+
+@pytest.fixture
+def api(settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore) -> Api:
+    return create_app(settings, queue, registry, keys)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def anyone(api: Api) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller without a key."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api.asgi), base_url="http://sandlot.test") as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(api: Api, keys: KeyStore) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller whose key may do everything."""
+    token, _ = await keys.create({Scope.ADMIN})
+    headers = {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(api.asgi), base_url="http://sandlot.test", headers=headers
+    ) as client:
+        yield client
+
+
+def function_error(invocation: Invocation) -> Settled:
+    error = FunctionError(error_type="ValueError", error_message="no name", stack_trace=["line 3"])
+    return ended(invocation, OutcomeKind.ERROR, error=error)
+
+
+@pytest.fixture
+def raised() -> Ending:
+    return function_error
+
+
+@pytest.fixture
+def hold() -> Ending:
+    return never
+
+
+@pytest.fixture
+def end_of() -> Callable[..., Settled]:
+    return ended
+
+
+@pytest.fixture
+def end_as() -> Callable[..., Ending]:
+    def ending_as(kind: OutcomeKind, **fields: Any) -> Ending:
+        return lambda invocation: ended(invocation, kind, **fields)
+
+    return ending_as
