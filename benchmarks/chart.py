@@ -13,17 +13,19 @@ from xml.sax.saxutils import escape
 
 WIDTH: Final = 920
 LABEL_WIDTH: Final = 250
-VALUE_WIDTH: Final = 120
+VALUE_WIDTH: Final = 200
 BAR_HEIGHT: Final = 18
 ROW_HEIGHT: Final = 25
 PANEL_GAP: Final = 58
 MARGIN: Final = 24
+DIGIT_WIDTH: Final = 7.6
+"""Of the widest common sans-serif at 12 px, so that a note never touches its figure."""
 _OURS, _PEER, _BARE, _TEXT, _FAINT, _PAPER = "#0b7a75", "#a3b1bf", "#d99a2b", "#1f2933", "#6b7785", "#ffffff"
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row. `value` is None for a contender without a figure; `kind` chooses the colour; `note` follows the name in small type."""
+    """One row. `value` is None for a contender without a figure; `kind` chooses the colour; `note` follows the figure in small type."""
 
     label: str
     value: float | None
@@ -44,7 +46,7 @@ class Panel:
 
 def svg(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
     """The whole picture, readable on light and dark pages alike since it brings its own paper."""
-    y = MARGIN + 58.0
+    y = MARGIN + 78.0
     parts: list[str] = []
     for panel in panels:
         drawn, height = _panel(panel, y)
@@ -90,8 +92,9 @@ def _bar(bar: Bar, panel: Panel, low: int, high: int, y: float) -> str:
         parts.append(
             f'<rect x="{MARGIN + LABEL_WIDTH}" y="{y:.1f}" width="{length:.1f}" height="{BAR_HEIGHT}" rx="2" fill="{colour}"/>\n'
         )
-        shown = f"{bar.value:,.{panel.decimals}f}" + (f"  {bar.note}" if bar.note else "")
-        parts.append(_text(MARGIN + LABEL_WIDTH + length + 6, text_y, shown, 12))
+        shown, x = f"{bar.value:,.{panel.decimals}f}", MARGIN + LABEL_WIDTH + length + 6
+        parts.append(_text(x, text_y, shown, 12))
+        parts.append(_text(x + DIGIT_WIDTH * (len(shown) + 1), text_y, bar.note, 10, fill=_FAINT))
     else:
         parts.append(_text(MARGIN + LABEL_WIDTH + 6, text_y, bar.note or "no figure", 12, fill=_FAINT))
     return "".join(parts)

@@ -193,9 +193,15 @@ def sandlot_up(*options: str, **variables: str) -> Callable[[Place], Program]:
 
 _INVOKE: Final = "/v1/functions/{function}/invoke"
 
-SANDLOT: Final = Contender("sandlot", "Sandlot", True, True, "strict", sandlot_up(), path=_INVOKE)
+SANDLOT: Final = Contender("sandlot", "Sandlot", True, True, "strict sandbox", sandlot_up(), path=_INVOKE)
 SANDLOT_ALWAYS: Final = Contender(
-    "sandlot-always", "Sandlot, AOF always", True, True, "strict", sandlot_up("--durability", "always"), path=_INVOKE
+    "sandlot-always",
+    "Sandlot, AOF always",
+    True,
+    True,
+    "strict sandbox",
+    sandlot_up("--durability", "always"),
+    path=_INVOKE,
 )
 
 

@@ -204,7 +204,7 @@ def picture(run: Run) -> str:
         row = run.results.drain(contender.name, "noop")
         return None if row is None or row.failed else row.drain_per_s
 
-    subtitle = f"{run.date[:10]} · {run.machine['cores']} cores, {run.machine['processor']} · {run.command} · Q queue, D durable, S sandbox"
+    subtitle = f"{run.date[:10]} · {run.machine['cores']} cores, {run.machine['processor']} · {run.command}"
     panels = [
         Panel("Synchronous calls, 64 clients", "calls per second", bars(served("hello@64", "per_s"))),
         Panel(
@@ -220,8 +220,10 @@ def picture(run: Run) -> str:
 
 
 def _gives(contender: Contender) -> str:
-    return " ".join(
-        letter
-        for letter, has in (("Q", contender.queue), ("D", contender.durable), ("S", contender.sandbox != "no"))
-        if has
+    """What a caller gets besides an answer, in a few words."""
+    if not (contender.queue or contender.durable or contender.sandbox != "no"):
+        return "no queue, not durable, no sandbox"
+    sandbox = "no sandbox" if contender.sandbox == "no" else contender.sandbox
+    return (
+        f"{'queue' if contender.queue else 'no queue'}, {'durable' if contender.durable else 'not durable'}, {sandbox}"
     )

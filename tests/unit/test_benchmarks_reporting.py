@@ -158,7 +158,7 @@ def test_report_says_who_has_no_queue_no_durability_no_sandbox() -> None:
     rows = {row[0]: row[-3:] for row in report.rows(run_of(Results()))}
     assert rows["bare FastAPI"] == ["**no queue**", "**not durable**", "**no sandbox**"]
     assert rows["FastAPI + Celery (prefork)"] == ["yes", "yes", "**no sandbox**"]
-    assert rows["Sandlot"] == ["yes", "yes", "strict"]
+    assert rows["Sandlot"] == ["yes", "yes", "strict sandbox"]
 
 
 def test_report_lists_why_a_cell_failed() -> None:
