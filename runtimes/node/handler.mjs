@@ -12,7 +12,7 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { Module, createRequire } from "node:module";
 import { basename, dirname, extname, join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { compileFunction } from "node:vm";
+import vm from "node:vm";
 import { LoadFailed } from "./failure.mjs";
 
 const SUFFIXES = [".mjs", ".js", ".cjs"];
@@ -72,8 +72,24 @@ function isModule(file, bundle) {
 }
 
 async function fromModule(file) {
-  const namespace = await import(pathToFileURL(file).href);
-  return { exported: namespace, loose: [] };
+  try {
+    return { exported: await import(pathToFileURL(file).href), loose: [] };
+  } catch (error) {
+    throw error instanceof SyntaxError ? placed(error, file) : error;
+  }
+}
+
+/** The same syntax error with its place in `file`, which `import` does not tell; as it is, if it is in a file that this one imports. */
+function placed(error, file) {
+  // Only a script says where: so the module is compiled as one, without its imports and exports, in columns and lines as before.
+  const blank = (text) => " ".repeat(text.length);
+  const source = readFileSync(file, "utf8").replace(/^import\b.*$/gm, blank).replace(/^export\s+(default\s+)?/gm, blank);
+  try {
+    new vm.Script(`(async()=>{${source}\n})`, { filename: file, columnOffset: -"(async()=>{".length });
+  } catch (again) {
+    if (again.message === error.message) return again;
+  }
+  return error;
 }
 
 async function fromScript(file) {
@@ -106,16 +122,15 @@ function runScript(script, file, names) {
 /** Compile `code` as a CommonJS body without running it. */
 function compiled(code, file, before) {
   try {
-    const body = compileFunction(code, PARAMETERS, { filename: file, columnOffset: -before, importModuleDynamically: importerOf(file) });
+    const body = vm.compileFunction(code, PARAMETERS, {
+      filename: file,
+      columnOffset: -before,
+      importModuleDynamically: vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
+    });
     return { run: (module) => body.call(module.exports, module.exports, module.require, module, file, dirname(file)) };
   } catch (error) {
     return { error };
   }
-}
-
-function importerOf(file) {
-  const { resolve } = createRequire(file);
-  return (specifier) => import(/^\.{0,2}\//.test(specifier) ? pathToFileURL(resolve(specifier)).href : specifier);
 }
 
 function moduleAt(file) {

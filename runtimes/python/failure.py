@@ -52,7 +52,10 @@ def describe_bad_result(error: BaseException, result: object) -> bytes:
         return refuse("memory", "MemoryError", "no memory was left to encode the result")
     if isinstance(error, RecursionError):
         return refuse("bad_result", "RecursionError", "the result is nested too deeply to be JSON (200 levels at most)")
-    where = _find_culprit(result)
+    try:
+        where = _find_culprit(result)
+    except Exception:  # noqa: BLE001 -- a user's subclass of dict or list may raise anything; then the first error has to do
+        where = None
     return refuse("bad_result", _name_of(error), f"the result is not JSON: {where or _message_of(error)}")
 
 

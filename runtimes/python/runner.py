@@ -96,10 +96,8 @@ class Invocations:
             return ERROR, refuse("bad_result", "TypeError", "the handler returned a generator: return the whole value")
         try:
             body = _encode(result).encode()
-        except (TypeError, ValueError, RecursionError, MemoryError) as error:
-            return ERROR, describe_bad_result(error, result)
         except Exception as error:  # noqa: BLE001 -- a user's subclass of dict or str may raise anything
-            return ERROR, describe(error, self._bundle, "bad_result")
+            return ERROR, describe_bad_result(error, result)
         if len(body) > self._result_limit_bytes:
             message = f"the result is {len(body)} bytes of JSON; at most {self._result_limit_bytes} are allowed"
             return ERROR, refuse("bad_result", "ResultTooLarge", message)

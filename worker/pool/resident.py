@@ -193,7 +193,7 @@ class Resident:
             settled(self, decided, ran_s, self._logs_taken)
 
     def _of_timeout(self, end: End | None, trace: bytes, ran_s: float) -> Verdict:
-        if self.spec.runtime is Runtime.PYTHON:
+        if self.spec.runtime == Runtime.PYTHON:
             frames = stack.python_stack(trace, self.sandbox.bundle_path)
         else:
             frames, self._logs_taken = stack.node_stack(self._logs_taken, self.sandbox.bundle_path)

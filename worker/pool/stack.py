@@ -8,12 +8,16 @@ All of it was written by a process that is not believed: the text is bounded, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from typing import Any, Final
 
 WAIT_S: Final = 0.02
 """Both runtimes answer within 1 to 3 ms on an idle machine; the kill is due, so not much longer is waited."""
+
+_QUIET_S: Final = 0.003
+"""After the first of it, silence this long is the end."""
 
 _READ_BYTES: Final = 64 * 1024
 _FRAMES_KEPT: Final = 40
@@ -22,23 +26,33 @@ _NODE_INTERRUPT: Final = "KEYBOARD_INTERRUPT: Script execution was interrupted b
 
 
 async def read_trace(trace_fd: int, ended: asyncio.Future[Any]) -> bytes:
-    """What arrives on the trace pipe, waiting at most `WAIT_S` for the first of it, or for the process to end (as Node does)."""
+    """What arrives on the trace pipe within `WAIT_S`; less if it stops arriving, or the process ends (as Node does).
+
+    faulthandler writes a few bytes at a time and marks no end.
+    """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(trace_fd, _resolve, arrived)
+    text = bytearray()
+    arrived = asyncio.Event()
+
+    def collect() -> None:
+        with contextlib.suppress(BlockingIOError):
+            text.extend(os.read(trace_fd, _READ_BYTES - len(text)))
+        arrived.set()
+
+    deadline_s = loop.time() + WAIT_S
+    loop.add_reader(trace_fd, collect)
     try:
-        await asyncio.wait([arrived, ended], timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-        return os.read(trace_fd, _READ_BYTES)
-    except BlockingIOError:
-        return b""
+        while len(text) < _READ_BYTES and not ended.done() and (left_s := deadline_s - loop.time()) > 0:
+            arrived.clear()
+            news = loop.create_task(arrived.wait())
+            await asyncio.wait(
+                [news, ended], timeout=min(left_s, _QUIET_S) if text else left_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if news.cancel():
+                break
     finally:
         loop.remove_reader(trace_fd)
-        arrived.cancel()
-
-
-def _resolve(arrived: asyncio.Future[None]) -> None:
-    if not arrived.done():
-        arrived.set_result(None)
+    return bytes(text)
 
 
 def python_stack(text: bytes, bundle: str) -> list[str]:
