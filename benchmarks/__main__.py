@@ -51,7 +51,7 @@ def main() -> int:
         installed,
         contenders.cpu_count(),
         schedule,
-        lambda line: console.print(line, highlight=False, markup=False),
+        lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
     run = Run(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -65,7 +65,8 @@ def main() -> int:
         ],
     )
     complete = not options.quick and not options.only
-    written = report.write(run, PUBLISHED if complete else UNPUBLISHED, "benchmark" if complete else "quick")
+    stem = ("benchmark" if complete else "quick") + ("-always" if options.durability == "always" else "")
+    written = report.write(run, PUBLISHED if complete else UNPUBLISHED, stem)
     _show(run, written, console)
     return 1 if report.failures(run) else 0
 
@@ -85,6 +86,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--only", default="", metavar="NAME,…", help="only these contenders, for example sandlot,fastapi"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="instead: where the microseconds of a Sandlot call go (half a minute)"
     )
     parser.add_argument(
         "--durability",
