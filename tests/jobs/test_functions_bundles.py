@@ -1,0 +1,128 @@
+"""The cache of unpacked bundles: once per machine, complete, read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sandlot.errors import UnsafeRecord, VersionNotFound
+from sandlot.functions import Bundle, Manifest, Registry
+from sandlot.jobs import connect, keys
+from sandlot.models import Isolation, Runtime
+from worker.bundles import UNUSED_S, BundleCache
+
+KEY = b"k" * 32
+FILES = {"main.py": b"def handler(e, c): return 1", "parts/one.py": b"ONE = 1"}
+MANIFEST = Manifest(
+    runtime=Runtime.PYTHON, handler="main.handler", memory_mib=64, isolation=Isolation.FORK, environment={"A": "1"}
+)
+
+
+@pytest.fixture
+async def registry(url: str) -> AsyncIterator[Registry]:
+    client = connect(url)
+    async with Registry(client, KEY) as opened:
+        yield opened
+    await client.aclose()
+
+
+@pytest.fixture
+async def cache(registry: Registry, tmp_path: Path) -> AsyncIterator[BundleCache]:
+    opened = BundleCache(registry, tmp_path / "cache")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def deploy(registry: Registry) -> str:
+    return (await registry.deploy("hello", Bundle(FILES), MANIFEST)).version.digest
+
+
+async def test_a_version_is_on_disk_as_it_was_deployed_and_nobody_can_write_it(
+    registry: Registry, cache: BundleCache
+) -> None:
+    digest = await deploy(registry)
+    spec = await cache.spec("hello", digest)
+    assert {name: (spec.bundle_dir / name).read_bytes() for name in FILES} == FILES
+    modes = {str(path.relative_to(spec.bundle_dir)): path.stat().st_mode & 0o777 for path in spec.bundle_dir.rglob("*")}
+    assert modes == {"main.py": 0o444, "parts": 0o555, "parts/one.py": 0o444}
+    assert (spec.function, spec.version, spec.digest, spec.handler) == ("hello", 1, digest, "main.handler")
+    assert (spec.memory_limit_mib, spec.isolation, dict(spec.environment)) == (64, Isolation.FORK, {"A": "1"})
+
+
+async def test_all_who_ask_at_once_share_one_fetch(
+    registry: Registry, cache: BundleCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await deploy(registry)
+    fetched = []
+    bundle = registry.bundle
+
+    async def counted(wanted: str) -> Bundle:
+        fetched.append(wanted)
+        return await bundle(wanted)
+
+    monkeypatch.setattr(registry, "bundle", counted)
+    specs = await asyncio.gather(*(cache.spec("hello", digest) for _ in range(20)))
+    assert fetched == [digest]
+    assert len({id(spec) for spec in specs}) == 1
+
+
+async def test_one_who_gives_up_does_not_take_the_fetch_from_the_others(registry: Registry, cache: BundleCache) -> None:
+    digest = await deploy(registry)
+    impatient = asyncio.create_task(cache.spec("hello", digest))
+    patient = asyncio.create_task(cache.spec("hello", digest))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert (await patient).bundle_dir.is_dir()
+
+
+async def test_two_workers_of_a_machine_share_the_folder(
+    registry: Registry, cache: BundleCache, tmp_path: Path
+) -> None:
+    digest = await deploy(registry)
+    other = BundleCache(registry, tmp_path / "cache")
+    await other.open()
+    one, two = await asyncio.gather(cache.spec("hello", digest), other.spec("hello", digest))
+    assert one.bundle_dir == two.bundle_dir
+    assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")] == [digest]
+    await other.close()
+
+
+async def test_a_folder_that_somebody_removed_is_unpacked_again(registry: Registry, cache: BundleCache) -> None:
+    digest = await deploy(registry)
+    folder = (await cache.spec("hello", digest)).bundle_dir
+    (folder / "parts").chmod(0o755)
+    shutil.rmtree(folder)
+    assert (await cache.spec("hello", digest)).bundle_dir.is_dir()
+
+
+async def test_code_that_is_gone_or_was_changed_leaves_nothing_on_disk(
+    registry: Registry, cache: BundleCache, tmp_path: Path, url: str
+) -> None:
+    digest = await deploy(registry)
+    with pytest.raises(VersionNotFound):
+        await cache.spec("hello", "0" * 64)
+    client = connect(url)
+    await client.setrange(keys.BUNDLE + digest, 10, "x")
+    with pytest.raises(UnsafeRecord):
+        await cache.spec("hello", digest)
+    await client.unlink(keys.BUNDLE + digest)
+    with pytest.raises(VersionNotFound):
+        await cache.spec("hello", digest)
+    await client.aclose()
+    assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
+
+
+async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(registry: Registry, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    for name, age_s in ((".new-abandoned", 7200), (".new-fresh", 10), ("a" * 64, UNUSED_S + 60), ("b" * 64, 60)):
+        (folder / name / "inner").mkdir(parents=True)
+        (folder / name / "inner").chmod(0o555)
+        os.utime(folder / name, (os.stat(folder).st_mtime - age_s,) * 2)
+    await BundleCache(registry, folder).open()
+    assert sorted(path.name for path in folder.iterdir()) == [".new-fresh", "b" * 64]

@@ -1,0 +1,163 @@
+"""Bundles: paths that cannot leave their folder, limits, one form of bytes; versions: signatures; archives: what hostile ones try."""
+
+from __future__ import annotations
+
+import io
+import stat
+import zipfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandlot.errors import InvalidManifest, UnsafeRecord
+from sandlot.functions import Bundle, Manifest, Version, read_archive, write_archive
+from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, digest_of, is_digest, pack, unpack
+from sandlot.functions.version import sign, verify
+from sandlot.models import Runtime
+
+MANIFEST = Manifest(runtime=Runtime.PYTHON, handler="main.handler")
+SOURCE = b"def handler(event, context):\n    return 1\n"
+KEY = b"k" * 32
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a//b",
+        "./a",
+        "a/.",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "\ud800",
+        "x" * 256,
+        "/".join("a" * 17),
+    ],
+)
+def test_a_path_that_is_not_plainly_inside_is_refused(path: str) -> None:
+    with pytest.raises(InvalidManifest):
+        Bundle({path: b""})
+
+
+def test_a_path_cannot_be_both_file_and_folder() -> None:
+    with pytest.raises(InvalidManifest, match="both a file and a folder"):
+        Bundle({"a": b"", "a/b": b""})
+
+
+def test_a_bundle_has_limits() -> None:
+    with pytest.raises(InvalidManifest, match="files; at most"):
+        Bundle({f"f{number}": b"" for number in range(FILES_LIMIT + 1)})
+    with pytest.raises(InvalidManifest, match="bytes together"):
+        Bundle({"big": bytes(TOTAL_LIMIT_BYTES + 1)})
+
+
+def test_equal_bundles_have_equal_digests_whatever_their_order() -> None:
+    one = pack(Bundle({"a": b"1", "b": b"2"}), MANIFEST)
+    other = pack(Bundle({"b": b"2", "a": b"1"}), MANIFEST)
+    assert digest_of(one) == digest_of(other)
+    assert is_digest(digest_of(one))
+
+
+def test_another_manifest_is_another_digest() -> None:
+    slower = MANIFEST.model_copy(update={"timeout_s": 6.0})
+    assert digest_of(pack(Bundle({"a": b"1"}), MANIFEST)) != digest_of(pack(Bundle({"a": b"1"}), slower))
+
+
+@given(
+    st.dictionaries(
+        st.text("abc._-", min_size=1, max_size=8).filter(lambda name: name.strip(".")),
+        st.binary(max_size=64),
+        max_size=8,
+    )
+)
+def test_what_is_packed_is_unpacked(files: dict[str, bytes]) -> None:
+    bundle, manifest = unpack(pack(Bundle(files), MANIFEST))
+    assert dict(bundle.files) == files
+    assert manifest == MANIFEST
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_bundle_are_refused(junk: bytes) -> None:
+    with pytest.raises((UnsafeRecord, InvalidManifest)):
+        unpack(junk)
+
+
+def version(function: str = "hello", number: int = 1) -> Version:
+    return Version(
+        function=function, number=number, digest="a" * 64, manifest=MANIFEST, placement="python", created_ms=1
+    )
+
+
+def test_a_signed_version_is_verified_as_itself() -> None:
+    assert verify(sign(version(), KEY), "hello", KEY) == version()
+
+
+@pytest.mark.parametrize("position", [0, 63, 64, 70, -2])
+def test_a_version_changed_anywhere_is_refused(position: int) -> None:
+    record = bytearray(sign(version(), KEY))
+    record[position] ^= 1
+    with pytest.raises(UnsafeRecord):
+        verify(bytes(record), "hello", KEY)
+
+
+def test_a_version_of_another_function_or_key_is_refused() -> None:
+    with pytest.raises(UnsafeRecord, match="the record of 'hello'"):
+        verify(sign(version(), KEY), "other", KEY)
+    with pytest.raises(UnsafeRecord, match="not signed with this signing key"):
+        verify(sign(version(), b"x" * 32), "hello", KEY)
+
+
+def archive(entries: list[tuple[zipfile.ZipInfo, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
+        for entry, content in entries:
+            opened.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def test_an_archive_is_read_as_the_folder_it_was() -> None:
+    bundle, manifest = read_archive(
+        write_archive({"main.py": SOURCE, "function.toml": b'timeout = "3s"', "data/x.csv": b"1"})
+    )
+    assert (sorted(bundle.files), manifest.timeout_s) == (["data/x.csv", "main.py"], 3.0)
+
+
+def test_equal_files_make_equal_archives() -> None:
+    assert write_archive({"a": b"1", "b": b"2"}) == write_archive({"b": b"2", "a": b"1"})
+
+
+@pytest.mark.parametrize("name", ["../main.py", "/main.py", "a/../../b.py"])
+def test_an_entry_outside_the_folder_is_refused(name: str) -> None:
+    with pytest.raises(InvalidManifest, match="not a relative path"):
+        read_archive(archive([(zipfile.ZipInfo(name), SOURCE), (zipfile.ZipInfo("main.py"), SOURCE)]))
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_an_entry_that_is_no_file_is_refused(kind: int) -> None:
+    entry = zipfile.ZipInfo("main.py")
+    entry.external_attr = (kind | 0o777) << 16
+    with pytest.raises(InvalidManifest, match="link or a device"):
+        read_archive(archive([(entry, b"/etc/passwd")]))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_entry_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(InvalidManifest, match="twice"):
+        read_archive(archive([(zipfile.ZipInfo("main.py"), SOURCE), (zipfile.ZipInfo("MAIN.py"), SOURCE)]))
+
+
+def test_a_bomb_is_refused_by_counting_what_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandlot.functions.archive.TOTAL_LIMIT_BYTES", 10_000)
+    with pytest.raises(InvalidManifest, match="more than 10000 bytes"):
+        read_archive(archive([(zipfile.ZipInfo("main.py"), bytes(6_000)), (zipfile.ZipInfo("b"), bytes(6_000))]))
+
+
+@pytest.mark.parametrize("junk", [b"", b"PK", b"not a zip at all", b"PK\x03\x04" + bytes(100)])
+def test_what_is_no_archive_is_refused(junk: bytes) -> None:
+    with pytest.raises(InvalidManifest, match="cannot be read"):
+        read_archive(junk)

@@ -1,0 +1,99 @@
+"""Manifests: defaults, bounds, and that nothing without effect is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandlot.functions.manifest import Manifest, Unwritable, parse_manifest
+from sandlot.models import Isolation, Runtime
+
+PYTHON = {"runtime": "python", "handler": "main.handler"}
+NODE = {"runtime": "node", "handler": "index.handler"}
+
+
+def test_what_is_not_written_has_its_default() -> None:
+    manifest = parse_manifest({}, PYTHON)
+    assert (manifest.timeout_s, manifest.memory_mib, manifest.isolation) == (5.0, 256, Isolation.REUSE)
+    assert (manifest.visibility, manifest.network, manifest.concurrency, manifest.result_ttl_s) == (
+        "private",
+        "none",
+        0,
+        None,
+    )
+
+
+def test_what_is_written_is_read_in_our_units() -> None:
+    manifest = parse_manifest(
+        {
+            "timeout": "250ms",
+            "memory": "1GiB",
+            "result_ttl": "1h",
+            "log_limit": "1MiB",
+            "isolation": "fork",
+            "environment": {"A": "1"},
+        },
+        PYTHON,
+    )
+    assert (manifest.timeout_s, manifest.memory_mib, manifest.result_ttl_s, manifest.log_limit_bytes) == (
+        0.25,
+        1024,
+        3600,
+        1 << 20,
+    )
+    assert (manifest.isolation, dict(manifest.environment)) == (Isolation.FORK, {"A": "1"})
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "reason"),
+    [
+        ({"timeot": "5s"}, "timeot", 'did you mean "timeout"'),
+        ({"frobnicate": 1}, "frobnicate", "known are: runtime, handler, timeout"),
+        ({"timeout_s": 5}, "timeout_s", "not a setting"),
+        ({"timeout": 5}, "timeout", "needs a unit"),
+        ({"timeout": "0s"}, "timeout", "greater than or equal to 0.01"),
+        ({"timeout": "2d"}, "timeout", "less than or equal to 86400"),
+        ({"memory": "256MB"}, "memory", "write MiB"),
+        ({"memory": "1MiB"}, "memory", "greater than or equal to 32"),
+        ({"memory": "1048577KiB"}, "memory", "whole number of MiB"),
+        ({"isolation": "vm"}, "isolation", "'reuse', 'fork' or 'sandbox'"),
+        ({"visibility": "everybody"}, "visibility", "'private' or 'public'"),
+        ({"environment": {"A": 1}}, "environment", "environment.A"),
+        ({"environment": {"A-B": "1"}}, "environment", "not a variable name"),
+        ({"environment": {"A": "\0"}}, "environment", "null byte"),
+        ({"environment": {"A": "x" * 40_000}}, "environment", "exceed 32KiB"),
+        ({"concurrency": True}, "concurrency", "valid integer"),
+        ({"concurrency": -1}, "concurrency", "greater than or equal to 0"),
+        ({"handler": "main"}, "handler", '"file.function"'),
+        ({"handler": "../../etc/passwd.x"}, "handler", '"file.function"'),
+        ({"dependencies": ["numpy"]}, "dependencies", "not supported yet"),
+        ({"network": ["example.org"]}, "network", "not supported yet"),
+        ({"runtime": "ruby"}, "runtime", "'python' or 'node'"),
+    ],
+)
+def test_what_a_manifest_cannot_say_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
+    with pytest.raises(Unwritable) as refused:
+        parse_manifest(table, PYTHON)
+    assert refused.value.key == key
+    assert reason in str(refused.value)
+
+
+def test_isolation_by_fork_is_refused_for_node_which_cannot_fork() -> None:
+    with pytest.raises(Unwritable, match="no effect on Node") as refused:
+        parse_manifest({"isolation": "fork"}, NODE)
+    assert refused.value.key == "isolation"
+
+
+def test_a_manifest_written_out_is_read_back_as_itself() -> None:
+    manifest = parse_manifest(
+        {"timeout": "1500ms", "environment": {"B": "2", "A": "1"}, "result_ttl": "90s", "concurrency": 3}, NODE
+    )
+    assert Manifest.model_validate(manifest.written()) == manifest
+    assert Manifest.model_validate_json(manifest.canonical()) == manifest
+
+
+def test_equal_manifests_have_equal_bytes_however_they_were_written() -> None:
+    one = parse_manifest({"environment": {"B": "2", "A": "1"}, "timeout": "2s"}, PYTHON)
+    other = Manifest(runtime=Runtime.PYTHON, handler="main.handler", timeout_s=2.0, environment={"A": "1", "B": "2"})
+    assert one.canonical() == other.canonical()
