@@ -1,33 +1,49 @@
 # Every target does its own set-up; `make up` and `make test` are all a newcomer needs.
-PYTHON ?= python3
-UV := .venv/bin/uv
+# Wanted: Python 3.11 or newer. Everything else comes from uv.lock into .venv/; PYTHON=/path/to/python3.12 chooses another Python.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 RUN := .venv/bin/
 
-.PHONY: up test check setup unit bench clean help
+.DEFAULT_GOAL := help
+.PHONY: up test check lint setup unit bench wheel clean help
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, target, ":"); printf "  make %-8s %s\n", target[1], $$2}'
 
-up: setup ## start everything on this machine (Ctrl+C stops it)
-	@$(RUN)sandlot up
+up: setup ## start everything on this machine (Ctrl+C stops it); options: make up ARGS="--port 8001"
+	@exec $(RUN)sandlot up $(ARGS)
 
-test: check ## every check and every test
-	@$(RUN)python -m pytest
+test: lint ## every check and every test
+	@$(RUN)python -m pytest $(ARGS)
 
-check: setup ## format, lint, types, import law and unit tests: under a minute
-	@$(RUN)ruff format --check --quiet .
+check: lint unit ## format, lint, types, import law and unit tests: under a minute
+
+lint: setup
+	@$(RUN)ruff format --check --quiet . || { echo "not formatted: run $(RUN)ruff format" >&2; exit 1; }
 	@$(RUN)ruff check --quiet .
 	@$(RUN)mypy
 	@$(RUN)lint-imports --no-logo
+
+unit: setup ## the unit tests alone: seconds
 	@$(RUN)python -m pytest -q tests/unit
 
-bench: setup ## Sandlot beside its peers, on this machine: under 25 minutes (needs wrk)
-	@$(RUN)python -m benchmarks
+bench: setup ## measure this machine, and what people would use instead, side by side
+	@$(RUN)python -m benchmarks $(ARGS)
 
-setup: .venv/.synced ## create .venv and install what uv.lock names
+wheel: setup ## build dist/sandlot-*.whl
+	@$(RUN)uv build --quiet --wheel --out-dir dist
 
+setup: .venv/.synced ## create .venv/ and install what uv.lock names
+
+# uv is fetched into the environment itself, so that nothing outside this folder is needed or changed.
 .venv/.synced: pyproject.toml uv.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sandlot needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=/path/to/python3.11." >&2; exit 1; }
-	@command -v uv >/dev/null 2>&1 || test -x $(UV) || { $(PYTHON) -m venv .venv && .venv/bin/python -m pip install --quiet uv; }
-	@uv=$$(command -v uv || echo $(UV)); UV_PROJECT_ENVIRONMENT=.venv $$uv sync --quiet --frozen --inexact --python $$(command -v $(PYTHON)) --no-python-downloads
+	@test -n "$(PYTHON)" || { echo "Sandlot needs Python 3.11 or newer. Install it, or: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(RUN)python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(RUN)python -m pip --version >/dev/null 2>&1 || $(RUN)python -m ensurepip --upgrade >/dev/null
+	@test -x $(RUN)uv || $(RUN)python -m pip install --quiet --disable-pip-version-check uv
+	@UV_PROJECT_ENVIRONMENT=.venv $(RUN)uv sync --quiet --frozen --inexact --no-python-downloads
 	@touch $@
+
+clean: ## remove what can be made again (not .sandlot/, which has your data)
+	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
