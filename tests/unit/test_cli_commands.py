@@ -1,0 +1,142 @@
+"""The commands without a platform behind them: help, versions, scaffolds, and errors that are one line and an exit code."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sandlot.cli.app import app, main
+from sandlot.cli.output import exit_code
+from sandlot.errors import ApiUnreachable, FunctionNotFound, InvalidSettings, NoWorker, QueueFull, SandlotError
+from sandlot.functions import read_path
+from sandlot.models import Runtime
+
+COMMANDS = ["up", "api", "worker", "deploy", "functions", "invoke", "job", "logs", "doctor", "new", "key"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder, without our environment, with nothing listening."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SANDLOT_URL", "SANDLOT_KEY", "SANDLOT_DATA", "SANDLOT_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """The `sandlot` command as the shell sees it: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["sandlot", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0 if code is None else 1), captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage: sandlot" in shown.output or f"{command} [" in shown.output
+
+
+def test_the_help_names_every_command() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert all(f" {command} " in shown for command in COMMANDS)
+
+
+def test_an_unknown_command_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run("frobnicate", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, "No such command 'frobnicate'" in err) == (2, True)
+
+
+def test_nobody_there_is_one_line_that_says_how_to_start_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run("functions", "--url", "http://127.0.0.1:9", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "cannot reach http://127.0.0.1:9" in err
+    assert "sandlot up" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("invoke", "hello", "{name: Ada}"), "the event is not JSON"),
+        (("invoke", "hello", "@gone.json"), "cannot read the event from gone.json: No such file"),
+        (("deploy", "gone.py"), "gone.py: there is no such file or folder"),
+        (("new", "Not_A_Name"), "is no name for a function"),
+        (
+            ("key", "create", "--scope", "everything"),
+            "'everything' is no scope; there are: deploy, invoke, read, admin",
+        ),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_status_2(
+    words: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(*words, monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("up", "--functions", "gone"), "--functions gone: there is no such folder"),
+        (("key", "list"), "no Redis to keep keys in"),
+    ],
+)
+def test_a_wrong_installation_is_one_line_and_status_4(
+    words: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(*words, monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err.count("\n")) == (4, 1), err
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FunctionNotFound("x"), 2),
+        (QueueFull("x"), 3),
+        (NoWorker("x"), 3),
+        (ApiUnreachable("x"), 3),
+        (InvalidSettings("x"), 4),
+        (SandlotError("x"), 1),
+    ],
+)
+def test_an_exit_code_says_who_has_to_act(error: SandlotError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_a_scaffold_is_a_function_at_once(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandlot.functions.source.find_node", lambda: None)  # no process in a unit test
+    made = CliRunner().invoke(app, ["new", "word-count", "--runtime", runtime.value])
+    assert made.exit_code == 0, made.output
+    path = next((tmp_path / "functions").iterdir())
+    name, bundle, manifest = read_path(path)
+    assert (name, manifest.runtime, manifest.timeout_s, manifest.visibility) == ("word-count", runtime, 5.0, "private")
+    if runtime is Runtime.PYTHON:
+        ast.parse(bundle.files["word_count.py"])
+
+
+def test_a_scaffold_never_writes_over_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert CliRunner().invoke(app, ["new", "greet"]).exit_code == 0
+    code, _, err = run("new", "greet", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, "is there already" in err) == (2, True)
+
+
+def test_the_command_line_costs_no_import_until_a_command_runs() -> None:
+    script = "import sys, sandlot.cli; print([name for name in ('httpx', 'redis', 'pydantic', 'rq', 'watchfiles') if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
