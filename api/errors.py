@@ -129,7 +129,7 @@ def problem(
 ) -> tuple[int, Headers, bytes]:
     """Status, headers and body of a problem document; `members` are added to it and never replace the standard ones."""
     status = STATUS[code]
-    document = dict(members or {}) | {
+    document: dict[str, object] = {
         "type": f"urn:sandlot:problem:{code}",
         "title": TITLE.get(code, "The request failed"),
         "status": status,
@@ -137,6 +137,7 @@ def problem(
         "instance": instance,
         "code": code,
     }
+    document |= {name: value for name, value in (members or {}).items() if name not in document}
     body = msgspec.json.encode(document)
     return status, [PROBLEM_TYPE, (b"content-length", b"%d" % len(body)), *(headers or [])], body
 

@@ -39,10 +39,8 @@ class Deploy(BaseModel):
     manifest: dict[str, Any] | None = Field(None, description='as in the source: {"timeout": "5s", "memory": "256MiB"}')
 
 
-def router(registry: Registry) -> APIRouter:
-    routes = APIRouter(prefix="/v1/functions", tags=["functions"])
-
-    @routes.get("")
+def add_routes(routes: APIRouter, registry: Registry) -> None:
+    @routes.get("/v1/functions")
     async def list_functions(
         request: Request,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -58,7 +56,7 @@ def router(registry: Registry) -> APIRouter:
         ]
         return response_of(json_reply(200, {"functions": shown, "next": page.next}))
 
-    @routes.get("/{name}")
+    @routes.get("/v1/functions/{name}")
     async def describe_function(request: Request, name: str) -> Response:
         """One version (the latest, or `?version=`) and the numbers of all that are kept."""
         query = read_query(request.scope, frozenset({"version"}))
@@ -69,7 +67,7 @@ def router(registry: Registry) -> APIRouter:
             json_reply(200, version_document(version) | {"latest": described.latest.number, "versions": versions})
         )
 
-    @routes.put("/{name}")
+    @routes.put("/v1/functions/{name}")
     async def deploy_function(request: Request, name: str) -> Response:
         """Deploy a new version; a source and manifest that were deployed before are the same version again."""
         read_query(request.scope, _NOTHING)
@@ -90,14 +88,12 @@ def router(registry: Registry) -> APIRouter:
             )
         )
 
-    @routes.delete("/{name}")
+    @routes.delete("/v1/functions/{name}")
     async def delete_function(request: Request, name: str) -> Response:
         """Remove a function with all its versions; what is queued ends without running."""
         read_query(request.scope, _NOTHING)
         await registry.delete(name)
         return response_of((204, [], b""))
-
-    return routes
 
 
 def _read_json(name: str, body: bytes) -> tuple[Bundle, Manifest]:

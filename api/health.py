@@ -13,9 +13,7 @@ from sandlot.errors import NoWorker, QueueUnavailable
 from sandlot.jobs import Queue
 
 
-def router(queue: Queue) -> APIRouter:
-    routes = APIRouter(tags=["health"])
-
+def add_routes(routes: APIRouter, queue: Queue) -> None:
     @routes.get("/healthz")
     async def healthz() -> Response:
         """This process answers. It says nothing about Redis or workers: restarting it would not bring them back."""
@@ -34,5 +32,3 @@ def router(queue: Queue) -> APIRouter:
                 200, {"status": "ready", "workers": status.workers, "queued": status.queued, "running": status.running}
             )
         )
-
-    return routes

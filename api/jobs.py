@@ -28,13 +28,11 @@ _INLINE_RESULT_BYTES = 64 * 1024
 JobId = Annotated[str, Path(max_length=64)]
 
 
-def router(queue: Queue, calls: Calls, door: Door, settings: Settings) -> APIRouter:
-    routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
+def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settings: Settings) -> None:
     async def admitted_job(request: Request, job_id: str, need: Scope = Scope.READ) -> JobRecord:
         return door.admit_job(request.scope, job_id, await queue.job(job_id), need)
 
-    @routes.get("/{job_id}")
+    @routes.get("/v1/jobs/{job_id}")
     async def get_job(request: Request, job_id: JobId) -> Response:
         """The job; with `Prefer: wait=N` (or `?wait=N`) as soon as it has ended, after N seconds at the latest."""
         wait_s, applied = read_wait(request.scope, read_query(request.scope, frozenset({"wait"})), settings.wait_cap_s)
@@ -52,7 +50,7 @@ def router(queue: Queue, calls: Calls, door: Door, settings: Settings) -> APIRou
         settled = await queue.settled(record.id)
         return None if settled is None else settled.result
 
-    @routes.get("/{job_id}/result")
+    @routes.get("/v1/jobs/{job_id}/result")
     async def get_result(request: Request, job_id: JobId) -> Response:
         """The value alone, as the function wrote it."""
         read_query(request.scope, frozenset())
@@ -70,7 +68,7 @@ def router(queue: Queue, calls: Calls, door: Door, settings: Settings) -> APIRou
             raise JobGone(f"the result of job {job_id} is no longer kept")
         return response_of((200, [JSON, (b"x-job-id", job_id.encode())], settled.result))
 
-    @routes.get("/{job_id}/logs")
+    @routes.get("/v1/jobs/{job_id}/logs")
     async def get_logs(request: Request, job_id: JobId) -> Response:
         """What the function wrote to stdout and stderr, up to its log limit."""
         read_query(request.scope, frozenset())
@@ -79,11 +77,9 @@ def router(queue: Queue, calls: Calls, door: Door, settings: Settings) -> APIRou
         headers = [TEXT, (b"x-content-type-options", b"nosniff")]
         return response_of((200, headers if record.status.final else [*headers, RETRY_SOON], logs))
 
-    @routes.delete("/{job_id}")
+    @routes.delete("/v1/jobs/{job_id}")
     async def cancel_job(request: Request, job_id: JobId) -> Response:
         """Cancel: a queued job never runs, a running one is killed within a second."""
         read_query(request.scope, frozenset())
         await admitted_job(request, job_id, Scope.INVOKE)
         return response_of(json_reply(202, job_document(await queue.cancel(job_id), None)))
-
-    return routes

@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from api import functions, health, jobs, openapi
 from api.auth import Door, admitted
@@ -55,13 +55,15 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
         openapi_url=None,
         redirect_slashes=False,
         dependencies=[Depends(admitted)],
+        # Nobody asked for spans of ours, and nothing is to be sent anywhere because of an environment variable.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.door = door
     app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
-    app.include_router(jobs.router(queue, calls, door, settings))
-    app.include_router(functions.router(registry))
-    app.include_router(health.router(queue))
-    app.include_router(openapi.router(app.version))
+    jobs.add_routes(app.router, queue, calls, door, settings)
+    functions.add_routes(app.router, registry)
+    health.add_routes(app.router, queue)
+    openapi.add_routes(app.router, app.version)
     app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))
     app.router.routes.append(Route("/fn/{name}/{path:path}", gateway, name="gateway_path"))
     app.router.default = gateway.bare
@@ -112,12 +114,14 @@ def _answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            allow = (error.headers or {}).get("Allow", "")
+            # Starlette names the methods of the first route at that path, and there may be several.
+            routes = [route for route in app.router.routes if isinstance(route, Route)]
+            partial = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+            allow = [method for route in partial for method in sorted(route.methods or ())]
+            takes = ", ".join(allow)
             return answer(
                 request,
-                MethodNotAllowed(
-                    f"{request.method} is not for {request.url.path}; it takes {allow}", allow=allow.split(", ")
-                ),
+                MethodNotAllowed(f"{request.method} is not for {request.url.path}; it takes {takes}", allow=allow),
             )
         if error.status_code == 404:
             return answer(request, RouteNotFound(f"nothing is at {request.url.path[:200]}; /docs lists what there is"))

@@ -24,10 +24,9 @@ _INTRODUCTION: Final = (
 )
 
 
-def router(version: str) -> APIRouter:
+def add_routes(routes: APIRouter, version: str) -> None:
     document = openapi_document(version)
     page = docs_page(version)
-    routes = APIRouter(tags=["documentation"])
 
     @routes.get("/openapi.json")
     async def openapi_json() -> Response:
@@ -37,8 +36,6 @@ def router(version: str) -> APIRouter:
     async def docs() -> Response:
         # Nothing is loaded from elsewhere: this works on a machine without a way out, and no other site learns who reads it.
         return HTMLResponse(page, headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
-
-    return routes
 
 
 def openapi_document(version: str) -> dict[str, Any]:

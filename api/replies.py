@@ -90,5 +90,6 @@ def response_of(reply: Reply) -> Response:
     status, headers, body = reply
     response = Response(body, status)
     response.raw_headers = [header for header in headers if header[0] != b"content-length"]
-    response.raw_headers.append((b"content-length", b"%d" % len(body)))
+    if status != 204:  # which must not have it (RFC 9110, section 8.6)
+        response.raw_headers.append((b"content-length", b"%d" % len(body)))
     return response

@@ -26,6 +26,7 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 30.0
 """One long poll; the API caps a longer one, and a proxy in between may cut it."""
 
+_OUTCOMES: Final = frozenset(kind.value for kind in OutcomeKind)
 _ABSENT: Final[Mapping[str, Json]] = MappingProxyType({})
 
 
@@ -102,7 +103,7 @@ class Client:
             "POST", _invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
         )
         outcome = reply.headers.get("x-sandlot-outcome", "")
-        if reply.is_error and (not outcome or outcome not in OutcomeKind):
+        if reply.is_error and outcome not in _OUTCOMES:
             raise problem_of(reply)
         return InvokeResult(
             outcome=OutcomeKind(outcome or "ok"),

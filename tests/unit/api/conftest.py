@@ -46,7 +46,7 @@ def never(invocation: Invocation) -> None:
 
 @dataclass
 class FakeQueue:
-    """Ends each job as `ending` says, on the next turn of the loop; `None` leaves it queued until `finish`."""
+    """Ends each job as `ending` says, on the next turn of the loop (at once if nobody waits); `None` leaves it queued until `finish`."""
 
     ending: Ending = echo
     refusal: SandlotError | None = None
@@ -69,7 +69,9 @@ class FakeQueue:
         self.invocations[invocation.job_id] = invocation
         self.keys[invocation.owner, invocation.idempotency_key] = invocation.job_id
         end = self.ending(invocation)
-        if end is not None:
+        if end is not None and not reply:
+            self.finish(end)
+        elif end is not None:
             asyncio.get_running_loop().call_soon(self.finish, end)
         return Submitted(invocation.job_id, False, JobStatus.QUEUED)
 
