@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -73,8 +74,7 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
         self._send()
 
     def _send(self) -> None:
@@ -122,7 +122,7 @@ async def _submit(url: str, body: str, count: int, connections: int) -> Submitte
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     loop = asyncio.get_running_loop()
     locations, indexes, request = [""] * count, iter(range(count)), request_bytes(url, body)
-    started_s = loop.time()
+    started_s = time.monotonic()
     opened = [
         await loop.create_connection(lambda: _Connection(request, indexes, locations), host, port)
         for _ in range(min(connections, count))
@@ -132,4 +132,4 @@ async def _submit(url: str, body: str, count: int, connections: int) -> Submitte
     finally:
         for transport, _ in opened:
             transport.close()
-    return Submitted(locations, loop.time() - started_s)
+    return Submitted(locations, time.monotonic() - started_s)
