@@ -35,9 +35,6 @@ MEMORY_RESERVE_MIB: Final = 256
 _SWEEP_S: Final = 1.0
 """How soon a function that goes on computing after its answer is noticed; a look costs some 25 µs for each idle resident."""
 
-_RETIRING: Final = frozenset({OutcomeKind.MEMORY, OutcomeKind.PROCESSES})
-"""Answers after which the process is not used again: whatever filled it up is still there."""
-
 
 class _Run:
     """One execution between `start` and `done`."""
@@ -180,17 +177,12 @@ class Pool:
             cold=resident.calls <= 1,
         )
         # First the resident, then the word: whoever hears it may start the next invocation at once.
-        self._release(resident, verdict.kind)
+        self._release(resident, verdict.spoiled)
         self._finish(run, outcome)
 
-    def _release(self, resident: Resident, kind: OutcomeKind) -> None:
+    def _release(self, resident: Resident, spoiled: bool) -> None:
         """After a call: the next that waits, the shelf, or the end."""
-        if (
-            not resident.usable
-            or kind in _RETIRING
-            or resident.calls >= self._calls_limit
-            or _single_use(resident.spec)
-        ):
+        if not resident.usable or spoiled or resident.calls >= self._calls_limit or _single_use(resident.spec):
             self._retire(resident)
         else:
             self._offer(resident)

@@ -30,6 +30,8 @@ class Verdict:
     result: bytes = b""
     error: FunctionError | None = None
     evidence: Evidence | None = None
+    spoiled: bool = False
+    """The process may not be called again: it is full, or something other than the runtime has answered."""
 
 
 class _ErrorFrame(msgspec.Struct, rename="camel"):
@@ -52,6 +54,8 @@ _CLAIMS: Final = {
     "memory": OutcomeKind.MEMORY,
     "processes": OutcomeKind.PROCESSES,
 }
+_FULL: Final = frozenset({OutcomeKind.MEMORY, OutcomeKind.PROCESSES})
+"""Whatever filled the process up is still there after such an answer."""
 _OK: Final = OutcomeKind.OK
 
 
@@ -61,13 +65,15 @@ def of_answer(kind: bytes, body: bytes) -> Verdict:
         try:
             check_json(body)
         except InvalidJson as error:
+            # An honest runtime gets here only with lone surrogates or deep nesting; anything else was written by hand.
             return _bad_result(f"the result is not JSON: {error.message}")
         return Verdict(_OK, body)
     try:
         frame = _decode_error(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _bad_result("the function's process sent an error that is not JSON of the agreed form")
-    return Verdict(_CLAIMS.get(frame.kind, OutcomeKind.ERROR), error=_error_of(frame))
+    claimed = _CLAIMS.get(frame.kind, OutcomeKind.ERROR)
+    return Verdict(claimed, error=_error_of(frame), spoiled=claimed in _FULL)
 
 
 def of_ready(body: bytes) -> Verdict | None:
@@ -170,7 +176,7 @@ def _evidence(
 
 
 def _bad_result(message: str) -> Verdict:
-    return Verdict(OutcomeKind.BAD_RESULT, error=_named("BadResult", message))
+    return Verdict(OutcomeKind.BAD_RESULT, error=_named("BadResult", message), spoiled=True)
 
 
 def _error_of(frame: _ErrorFrame) -> FunctionError:

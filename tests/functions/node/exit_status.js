@@ -1,0 +1,5 @@
+// Leave without a word.
+const handler = (event, context) => {
+  if (event === "behave") return "ok";
+  process.exit(event);
+}

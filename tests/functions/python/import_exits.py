@@ -1,0 +1,5 @@
+"""Leave while being imported."""
+
+import os
+
+os._exit(7)
