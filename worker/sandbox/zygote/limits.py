@@ -16,8 +16,6 @@ CEILING_MIB: Final = 16384
 """Blanks start under this hard limit of data, because a hard limit can be lowered when the function is known but not raised."""
 OPEN_FILES_CEILING: Final = 4096
 PROCESSES_CEILING: Final = 4096
-UNTOUCHED_SLACK_MIB: Final = 512
-"""Where a cgroup counts what is really used, RLIMIT_DATA only stops what could never fit: it counts reservations, as thread stacks are."""
 
 
 def limit_process(pid: int, limits: Limits, reserved_mib: int, *, memory_counted: bool) -> None:
@@ -27,9 +25,10 @@ def limit_process(pid: int, limits: Limits, reserved_mib: int, *, memory_counted
         reserved_mib: what the runtime reserves before the function allocates anything.
         memory_counted: a memory cgroup bounds the whole sandbox; without one RLIMIT_DATA bounds each process.
     """
-    slack_mib = reserved_mib + (UNTOUCHED_SLACK_MIB if memory_counted else 0)
+    # Where a cgroup counts what is really used, reservations (thread stacks, V8's code ranges) are free up to the ceiling.
+    data_mib = CEILING_MIB if memory_counted else limits.memory_limit_mib + reserved_mib
     for kind, value in {
-        resource.RLIMIT_DATA: (limits.memory_limit_mib + slack_mib) * MIB,
+        resource.RLIMIT_DATA: data_mib * MIB,
         resource.RLIMIT_NPROC: limits.processes,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.tmp_mib * MIB,

@@ -107,7 +107,8 @@ class Zygote:
             self._plan.folder,
             *filter(os.path.exists, restricted.ETC),
         ]
-        publish.open_ways([*self._readable, self._scratch], self._plan)
+        if self._plan.uid_base:
+            publish.open_ways_to([*self._readable, self._scratch])
         restricted.require(self._plan, self._readable)
 
     def serve(self) -> None:
@@ -246,6 +247,8 @@ class Zygote:
 
     def _hear(self, carried: Carried) -> None:
         """A word from inside, all of it said before any function of a user runs there, or by PID 1."""
+        if carried.ini.fileno() < 0:
+            return  # reaped by an earlier event of the same round
         try:
             packet = messages.receive(carried.ini)
         except ConnectionResetError:

@@ -15,14 +15,14 @@ from .plan import Plan
 from .restricted import is_open_to_others
 
 
-def open_ways(paths: list[str], plan: Plan) -> None:
+def open_ways_to(paths: list[str]) -> None:
     """In our own mount namespace, lay an empty folder over each closed one, with nothing in it but these paths.
 
     Does nothing where others can get to all paths already, or where we may not mount; `restricted.require` has the last word.
     """
     closed: dict[str, list[str]] = {}
     for path in paths:
-        if plan.uid_base and (obstacle := _first_closed(path)):
+        if obstacle := _first_closed(path):
             closed.setdefault(obstacle, []).append(os.path.realpath(path))
     for obstacle, wanted in closed.items():
         try:
