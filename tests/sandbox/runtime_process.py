@@ -5,9 +5,11 @@ For tests whose subject is the runtime. Nothing like it is in the product: there
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -68,6 +70,7 @@ class RuntimeProcess:
             pass_fds=(theirs.fileno(), trace, logs),
             cwd=bundle,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
         )
         theirs.close()
         os.close(trace)
@@ -132,7 +135,9 @@ class RuntimeProcess:
 
     def close(self) -> None:
         self.control.close()
-        self.process.kill()
+        # The whole group: without walls, a template's child that loops outlives its template.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(PATIENCE_S)
         os.close(self.trace_fd)
         os.close(self._logs_fd)
