@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 import subprocess
 import threading
 from collections import Counter
@@ -31,15 +32,19 @@ LOAD_S: Final = 8.0
 SAMPLES_PER_S: Final = 250
 CALLS: Final = 300
 BUSIEST: Final = 18
+COMMANDS: Final = 12
+IDLE_THREAD: Final = "_worker (concurrent/futures/thread.py)"
 ROLES: Final = ("API", "worker", "sandboxes", "Valkey", "sandlot up")
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One profile of `hello`. `cpu_us` is per call and by role; `stages_ms` the medians of Server-Timing with one client; `busiest` by role."""
+    """One profile of `hello`, by number of clients. `cpu_us` is per call and by role; `commands` is what Valkey executed per call and the µs
+    each took; `stages_ms` are the medians of Server-Timing with one client; `busiest` is by role."""
 
     loads: Mapping[int, Load]
     cpu_us: Mapping[int, Mapping[str, float]]
+    commands: Mapping[int, list[tuple[str, float, float]]]
     stages_ms: Mapping[str, float]
     busiest: Mapping[str, list[tuple[str, float]]]
 
@@ -68,17 +73,26 @@ def parse_server_timing(header: str) -> dict[str, float]:
     return {name: float(ms) for name, ms in re.findall(r"([\w-]+)\s*;\s*dur=([\d.]+)", header)}
 
 
+def parse_command_stats(text: str, calls: int) -> list[tuple[str, float, float]]:
+    """(command, executions per call, µs per execution) of Valkey's INFO commandstats, the most time first; a script's time is in its EVALSHA."""
+    found = re.findall(r"^cmdstat_(\S+?):calls=(\d+),usec=(\d+)", text, re.MULTILINE)
+    stats = sorted(((int(us), name, int(count)) for name, count, us in found), reverse=True)
+    return [(name, count / calls, us / count) for us, name, count in stats]
+
+
 def own_time(lines: Iterable[str], root: str) -> list[tuple[str, float]]:
     """The innermost function of each sample and its share, the largest first; `root` is cut from paths.
 
-    A line of py-spy's raw format is "outer (file:line);inner (file:line) COUNT". Lines of one function are added up.
+    A line of py-spy's raw format is "outer (file:line);inner (file:line) COUNT". Lines of one function are added up; threads of a pool that
+    wait for work are left out, since py-spy takes them for busy where it cannot see their state.
     """
     counts: Counter[str] = Counter()
     for line in lines:
         stack, _, count = line.rstrip().rpartition(" ")
         if stack:
             innermost = re.sub(r":\d+\)$", ")", stack.split(";")[-1])
-            counts[innermost.replace(root, "").replace("(/", "(")] += int(count)
+            if innermost != IDLE_THREAD:
+                counts[innermost.replace(root, "").replace("(/", "(")] += int(count)
     total = sum(counts.values())
     return [(name, count / total) for name, count in counts.most_common()]
 
@@ -93,10 +107,12 @@ def profile(environment: Environment) -> Profile:
     with hosted(SANDLOT, environment, cpu_count()) as host:
         load.run(host.url(HELLO.function), HELLO.event, {}, clients=WARM_UP_CLIENTS, duration_s=WARM_UP_S)
         stages_ms = _stages(host)
-        loads, cpu_us = {}, {}
+        loads, cpu_us, commands = {}, {}, {}
         for clients in (1, 64):
+            _ask_valkey("CONFIG RESETSTAT")
             loads[clients], cpu_us[clients] = _cpu(host, clients)
-        return Profile(loads, cpu_us, stages_ms, _busiest(host, environment))
+            commands[clients] = parse_command_stats(_ask_valkey("INFO commandstats"), loads[clients].requests)
+        return Profile(loads, cpu_us, commands, stages_ms, _busiest(host, environment))
 
 
 def _roles() -> dict[int, str]:
@@ -117,6 +133,19 @@ def _cpu(host: Hosted, clients: int) -> tuple[Load, dict[str, float]]:
     found = load.run(host.url(HELLO.function), HELLO.event, {}, clients=clients, duration_s=LOAD_S)
     after = cpu_by_role(process_tree.snapshot(), roles | _roles())
     return found, {role: (after[role] - before[role]) / found.requests * 1e6 for role in ROLES}
+
+
+def _ask_valkey(command: str) -> str:
+    """One inline command to the embedded Valkey, found by the socket in its process title; its reply as text."""
+    titles = [_argv(pid) for pid, role in _roles().items() if role == "Valkey"]
+    path = re.search(r"unixsocket:(\S+)", " ".join(word for title in titles for word in title))
+    if path is None:
+        raise ServerFailed("the embedded Valkey is not to be found among Sandlot's processes")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(path[1])
+        connection.sendall(f"{command}\r\nQUIT\r\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
 def _stages(host: Hosted) -> dict[str, float]:
@@ -190,6 +219,11 @@ def markdown(found: Profile) -> str:
         + " | ".join(f"{found.loads[count].per_s:,.0f}, {found.loads[count].p50_ms:.2f}" for count in clients)
         + " |"
     ]
+    for count in clients:
+        parts += ["", f"| Valkey, {count} client(s) | per call | µs each |", "|---|---|---|"]
+        parts += [
+            f"| `{name}` | {per_call:.2f} | {us:.1f} |" for name, per_call, us in found.commands[count][:COMMANDS]
+        ]
     parts += [
         "",
         "| stage, 1 client | median ms |",

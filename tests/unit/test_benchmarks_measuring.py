@@ -159,3 +159,13 @@ def test_server_timing_is_read_by_name() -> None:
 def test_own_time_adds_up_the_lines_of_one_function() -> None:
     raw = ["run (/r/a.py:1);step (/r/b.py:10) 3", "run (/r/a.py:1);step (/r/b.py:12) 1", "run (/r/a.py:2) 4", ""]
     assert stages.own_time(raw, "/r") == [("step (b.py)", 0.5), ("run (a.py)", 0.5)]
+
+
+def test_idle_threads_are_no_one_s_own_time() -> None:
+    raw = ["start (threading.py:1);_worker (concurrent/futures/thread.py:81) 9", "run (/r/a.py:2) 1"]
+    assert stages.own_time(raw, "/r") == [("run (a.py)", 1.0)]
+
+
+def test_command_stats_are_per_call_and_sorted_by_time() -> None:
+    text = "# Commandstats\r\ncmdstat_get:calls=4,usec=4,usec_per_call=1.00\r\ncmdstat_evalsha:calls=2,usec=100,usec_per_call=50.00\r\n"
+    assert stages.parse_command_stats(text, calls=8) == [("evalsha", 0.25, 50.0), ("get", 0.5, 1.0)]
