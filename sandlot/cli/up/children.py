@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from sandlot.errors import OperatorError
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LOG_TAIL_BYTES: Final = 4096
+_READ_BYTES: Final = 64 * 1024
 
 
 class ChildEnded(OperatorError):
@@ -36,6 +40,8 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path | None
+    heard: Callable[[str, Mapping[str, Any]], None] | None = None
+    """Told of every line of JSON it writes, with its name; a child without it writes to its log itself."""
     orphan_signal: signal.Signals = signal.SIGKILL
     """What the kernel sends it when we die without stopping it."""
 
@@ -45,6 +51,7 @@ class Child:
     program: Program
     process: asyncio.subprocess.Process
     ended: asyncio.Task[int] = field(repr=False)
+    """Done when it has ended and everything it wrote has been read."""
 
     def check(self) -> None:
         """Raises ChildEnded, with the last thing it wrote, if it has ended."""
@@ -59,21 +66,27 @@ async def start(program: Program) -> Child:
     Raises:
         ChildEnded: it cannot even be started.
     """
+    listened = program.heard is not None and program.log is not None
     with contextlib.ExitStack() as files:
-        output = files.enter_context(program.log.open("ab")) if program.log else None
+        log = files.enter_context(program.log.open("ab")) if program.log else None
+        output = asyncio.subprocess.PIPE if listened else log
         try:
             process = await asyncio.create_subprocess_exec(
                 *program.command,
                 env=program.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
-                stderr=output,
+                stderr=asyncio.subprocess.STDOUT if output else None,
                 start_new_session=True,
                 preexec_fn=_dies_with(os.getpid(), program.orphan_signal),
             )
         except OSError as error:
             raise ChildEnded(f"{program.name} cannot be started ({program.command[0]}): {error.strerror}") from error
-    return Child(program, process, asyncio.create_task(process.wait(), name=f"end of {program.name}"))
+    if process.stdout is not None and program.log is not None and program.heard is not None:
+        end = _listen(process, process.stdout, program.log, functools.partial(program.heard, program.name))
+    else:
+        end = process.wait()
+    return Child(program, process, asyncio.create_task(end, name=f"end of {program.name}"))
 
 
 async def stop(children: Sequence[Child], grace_s: float, hurry: asyncio.Event) -> None:
@@ -90,6 +103,27 @@ async def stop(children: Sequence[Child], grace_s: float, hurry: asyncio.Event) 
     for child in children:
         _signal(child, signal.SIGKILL)
     await asyncio.gather(*(child.ended for child in children))
+
+
+async def _listen(
+    process: asyncio.subprocess.Process,
+    stream: asyncio.StreamReader,
+    log_path: Path,
+    told: Callable[[Mapping[str, Any]], None],
+) -> int:
+    """Copy what it writes to its log and tell of every line that is a JSON object; its exit status."""
+    rest = b""
+    with log_path.open("ab", buffering=0) as log:
+        while chunk := await stream.read(_READ_BYTES):
+            log.write(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            rest = rest[-_READ_BYTES:]  # a line without an end is no log line of ours
+            for line in lines:
+                with contextlib.suppress(
+                    msgspec.MsgspecError
+                ):  # a traceback, or whatever a library prints: it is in the log
+                    told(msgspec.json.decode(line, type=dict[str, Any]))
+    return await process.wait()
 
 
 async def _all_of(tasks: Sequence[asyncio.Task[int]]) -> bool:
@@ -128,5 +162,7 @@ def _last_line(log: Path | None) -> str:
         return "see above"
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"it wrote nothing to {log}"
+        text = file.read().decode("utf-8", "replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+    plain = [line for line in lines if not line.startswith("{")]
+    return (plain or lines or [f"it wrote nothing to {log}"])[-1]

@@ -77,13 +77,7 @@ async def _run(plan: Plan, screen: Screen) -> None:
 async def _work(plan: Plan, screen: Screen, hurry: asyncio.Event) -> None:
     async with everything(plan, screen.say, hurry) as running:
         screen.summary(_summary(running))
-        watching = asyncio.create_task(running.folder.watch())
-        try:
-            await look_after(running, screen.say)
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+        await look_after(running, screen.say)
 
 
 def _functions_folder(functions: Path | None, screen: Screen) -> Path:
@@ -106,16 +100,17 @@ def _summary(running: Everything) -> Summary:
     plan = running.plan
     count = len(running.folder.deployed)
     processes = f"{plan.workers} worker" + ("s" if plan.workers > 1 else "")
+    walls = f", sandbox: {running.sandbox}" if running.sandbox else ""
     embedded = f"embedded Valkey, {_short(plan.data.valkey)} (AOF, fsync {plan.settings.durability})"
     facts = [
         ("API", f"{plan.url}   docs: {plan.url}/docs"),
         ("Queue", "Redis at SANDLOT_REDIS_URL" if plan.redis_url else embedded),
-        ("Workers", f"{processes}, running {' and '.join(sorted(running.workers))}"),
+        ("Workers", f"{processes} for {' and '.join(sorted(running.workers))}{walls}"),
         (
             "Functions",
             f"{count} from {_short(plan.functions)}/: {', '.join(running.folder.deployed[:8])}{', …' if count > 8 else ''}",
         ),
-        ("Key", f"{_short(plan.data.key_file)} ({own_command()} finds it by itself)"),
+        ("Key", f"{_short(plan.data.key_file)} (the sandlot command finds it by itself)"),
         ("Logs", "this terminal" if plan.verbose else f"{_short(plan.data.logs)}/"),
     ]
     warnings = []
@@ -133,7 +128,7 @@ def _commands(running: Everything) -> list[tuple[str, str]]:
     invoke = f"{url}/v1/functions/{name}/invoke"
     return [
         (f"curl -X POST {invoke}", "call a function and wait for its result"),
-        (f"curl -X POST -H 'Prefer: respond-async' {invoke}", "the same, queued: the answer is a job"),
+        (f"curl -X POST '{invoke}?async=true'", "the same, queued: the answer is a job"),
         (f"{own_command()} new greet", "write one of your own; it is deployed when it is saved"),
     ]
 

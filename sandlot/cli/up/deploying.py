@@ -31,6 +31,7 @@ class FunctionsFolder:
         self._node = node
         self._say = say
         self._deployed: dict[str, dict[str, Any]] = {}
+        self.deployed_once = asyncio.Event()
 
     @property
     def deployed(self) -> list[str]:
@@ -42,26 +43,31 @@ class FunctionsFolder:
             await self._deploy(path, quiet=True)
 
     async def watch(self) -> None:
-        """Deploy what is saved, for ever."""
-        polling = False
-        while True:
-            try:
-                async for changes in awatch(
-                    self._folder, watch_filter=DefaultFilter(), step=40, recursive=True, force_polling=polling
-                ):
-                    await self._changed(
-                        {
-                            self._folder / Path(changed).relative_to(self._folder).parts[0]
-                            for _, changed in changes
-                            if Path(changed) != self._folder
-                        }
-                    )
-            except OSError as error:
-                # No inotify watches left (fs.inotify.max_user_watches), or a file system without it.
-                if polling:
-                    raise
-                self._say("note", f"cannot be told of saves ({error.strerror or error}); looking for them instead")
-                polling = True
+        """Deploy whatever is there, set `deployed_once`, then deploy what is saved, for ever."""
+        try:
+            await self._follow(polling=False)
+        except OSError as error:
+            # No inotify watches left (fs.inotify.max_user_watches), or a file system without it.
+            self._say("note", f"cannot be told of saves ({error.strerror or error}); looking for them instead")
+            await self._follow(polling=True)
+
+    async def _follow(self, *, polling: bool) -> None:
+        changes = awatch(self._folder, watch_filter=DefaultFilter(), step=40, force_polling=polling)
+        coming = asyncio.ensure_future(anext(changes))
+        try:
+            # It sets its watches before it first waits; whatever is saved from here on is told, so the first deploy misses nothing.
+            await asyncio.sleep(0)
+            await self.deploy_all()
+            self.deployed_once.set()
+            while True:
+                changed = {Path(path) for _, path in await coming}
+                coming = asyncio.ensure_future(anext(changes))
+                inside = {path.relative_to(self._folder).parts for path in changed}
+                await self._changed({self._folder / parts[0] for parts in inside if parts})
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+            await changes.aclose()
 
     async def _changed(self, paths: set[Path]) -> None:
         known = set(self._paths())

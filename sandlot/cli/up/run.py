@@ -11,10 +11,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from redis.exceptions import RedisError
 
@@ -35,6 +35,7 @@ _VALKEY_GRACE_S: Final = 10.0
 _RESTARTS: Final = 5
 _RESTARTS_WITHIN_S: Final = 60.0
 _RESTART_PAUSE_S: Final = 0.5
+_LOG_FRAME: Final = frozenset({"time", "level", "logger", "event", "exception"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,27 @@ class Everything:
     plan: Plan
     client: Client
     workers: dict[str, int]
-    redis_url: str
+    sandbox: str
+    """The level of the walls, as the last worker that started reported it; empty if that went to the terminal."""
     folder: FunctionsFolder
+    watching: asyncio.Task[None]
     children: list[Child] = field(default_factory=list)
+
+
+class News:
+    """What API and workers log, as far as the person at the terminal should know of it."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.sandbox = ""
+
+    def heard(self, name: str, line: Mapping[str, Any]) -> None:
+        """One log line of a child, as `sandlot.logs.JsonLines` wrote it."""
+        if line.get("logger") == "worker" and line.get("event") == "sandbox":
+            self.sandbox = str(line.get("level_", ""))
+        if line.get("level") in ("warning", "error", "critical"):
+            fields = " ".join(f"{key}={value}" for key, value in line.items() if key not in _LOG_FRAME)
+            self._say("bad" if line["level"] != "warning" else "note", f"{name}: {line.get('event')} {fields}".rstrip())
 
 
 def free_port(host: str, port: int) -> int:
@@ -99,13 +118,16 @@ async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterato
         if plan.redis_url:
             await _reach(plan.redis_url)
         client = stack.enter_context(Client(plan.url, key))
-        children = [await start(program) for program in _programs(plan, redis_url)]
+        news = News(say)
+        children = [await start(program) for program in _programs(plan, redis_url, news)]
         stack.push_async_callback(_stop_all, children, hurry)
         workers = await _ready(client, children)
         stack.enter_context(plan.data.announced(Running(pid=os.getpid(), url=plan.url, redis_url=redis_url)))
         folder = FunctionsFolder(plan.functions, client, None, say)
-        await folder.deploy_all()
-        yield Everything(plan, client, workers, redis_url, folder, children)
+        watching = asyncio.create_task(folder.watch(), name="watch functions")
+        stack.push_async_callback(_cancel, watching)
+        await _first(asyncio.create_task(folder.deployed_once.wait()), watching)
+        yield Everything(plan, client, workers, news.sandbox, folder, watching, children)
 
 
 async def look_after(running: Everything, say: Say) -> None:
@@ -113,10 +135,14 @@ async def look_after(running: Everything, say: Say) -> None:
 
     Raises:
         ChildEnded: it keeps ending.
+        OSError: the functions folder can no longer be watched.
     """
     ends: list[float] = []
     while True:
-        await asyncio.wait([child.ended for child in running.children], return_when=asyncio.FIRST_COMPLETED)
+        ended = [child.ended for child in running.children]
+        await asyncio.wait([running.watching, *ended], return_when=asyncio.FIRST_COMPLETED)
+        if running.watching.done():
+            running.watching.result()
         for index, child in enumerate(running.children):
             try:
                 child.check()
@@ -148,7 +174,7 @@ async def _embedded_valkey(plan: Plan, hurry: asyncio.Event) -> AsyncIterator[st
         valkey.tidy()
 
 
-def _programs(plan: Plan, redis_url: str) -> Sequence[Program]:
+def _programs(plan: Plan, redis_url: str, news: News) -> Sequence[Program]:
     environment = installation.environment(
         {
             "SANDLOT_REDIS_URL": redis_url,
@@ -157,6 +183,7 @@ def _programs(plan: Plan, redis_url: str) -> Sequence[Program]:
             "SANDLOT_PORT": str(plan.port),
             "SANDLOT_KEY_FILE": str(plan.data.key_file),
             "SANDLOT_SIGNING_KEY_FILE": str(plan.data.signing_key_file),
+            **({} if plan.verbose else {"SANDLOT_LOG_FORMAT": "json"}),
             "SANDLOT_DRAIN_S": os.environ.get("SANDLOT_DRAIN_S", str(STOP_GRACE_S - 2)),
             "SANDLOT_SHUTDOWN_GRACE_S": os.environ.get("SANDLOT_SHUTDOWN_GRACE_S", str(STOP_GRACE_S - 2)),
         }
@@ -169,6 +196,7 @@ def _programs(plan: Plan, redis_url: str) -> Sequence[Program]:
             installation.command(program),
             environment,
             None if plan.verbose else _fresh_log(plan.data.logs / f"{name}.log"),
+            news.heard,
         )
         for name, program in parts
     ]
@@ -219,6 +247,19 @@ async def _ready(client: Client, children: Sequence[Child]) -> dict[str, int]:
         f"not ready after {START_DEADLINE_S:.0f} s; the last word was: {said}"
         + (f" See {logs.parent}." if logs else "")
     )
+
+
+async def _first(one: asyncio.Task[Any], other: asyncio.Task[Any]) -> None:
+    """Wait for either; raise what the one that ended first raised."""
+    done, _ = await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)
+    one.cancel()
+    for task in done:
+        task.result()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _stop_all(children: Sequence[Child], hurry: asyncio.Event) -> None:

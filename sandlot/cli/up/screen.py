@@ -41,19 +41,16 @@ class Screen:
         if not self._console.is_terminal:
             self._plain(summary)
             return
+        title = "[bold]Sandlot is running[/]"
         self._console.print(
-            Panel(
-                _body(summary),
-                title="[bold]Sandlot is running[/]",
-                title_align="left",
-                border_style="green",
-                padding=(1, 2),
-                expand=False,
+            Panel(_body(summary), title=title, title_align="left", border_style="green", padding=(1, 2), expand=False)
+        )
+        # Outside the frame and never wrapped: these lines are there to be copied.
+        for command, purpose in summary.commands:
+            self._console.print(
+                f"  [dim]# {escape(purpose)}[/]\n  [cyan]{escape(command)}[/]", highlight=False, soft_wrap=True
             )
-        )
-        self._console.print(
-            "[dim]Ctrl+C stops everything. Saved files in the functions folder are deployed at once.[/]"
-        )
+        self._console.print("\n[dim]Ctrl+C stops everything. A function that is saved is deployed at once.[/]")
 
     def _plain(self, summary: Summary) -> None:
         lines = ["Sandlot is running", *(f"  {name:<10} {value}" for name, value in summary.facts)]
@@ -67,15 +64,9 @@ def _body(summary: Summary) -> Table:
     facts = Table.grid(padding=(0, 2))
     for name, value in summary.facts:
         facts.add_row(Text(name, style="dim"), Text(value))
-    commands = Table.grid(padding=(0, 0))
-    for command, purpose in summary.commands:
-        commands.add_row(Text(f"# {purpose}", style="dim"))
-        commands.add_row(Text(command, style="cyan", overflow="fold"))
     body = Table.grid(padding=(0, 0))
     body.add_row(facts)
     for warning in summary.warnings:
         body.add_row("")
         body.add_row(Text(f"! {warning}", style="yellow"))
-    body.add_row("")
-    body.add_row(commands)
     return body

@@ -38,9 +38,8 @@ class Valkey:
         self.url = f"unix://{socket}"
         # A server that was killed leaves its socket behind; the data folder's lock says that nobody listens there.
         socket.unlink(missing_ok=True)
-        self.program = Program(
-            "Valkey", [str(_binary()), *_options(folder, socket, durability)], dict(os.environ), log, signal.SIGTERM
-        )
+        command = [str(_binary()), *_options(folder, socket, durability)]
+        self.program = Program("Valkey", command, dict(os.environ), log, orphan_signal=signal.SIGTERM)
 
     async def ready(self, child: Child) -> None:
         """Wait until it has read its data and answers.

@@ -1,0 +1,136 @@
+"""Jobs over real HTTP: what they show, who may see them, and how they are stopped."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from sandlot.client import Client
+from sandlot.errors import FunctionNotFound, InvalidManifest, JobNotFound, NoResult
+from sandlot.models import OutcomeKind
+
+NEVER = "5b0c8f2e-3c1d-4c43-9a51-6a0c5d6b7e88"
+
+
+def submit(client: httpx.Client, name: str, event: Any = None, **headers: str) -> httpx.Response:
+    return client.post(
+        f"/v1/functions/{name}/invoke",
+        content=json.dumps(event).encode(),
+        headers={"prefer": "respond-async", **headers},
+    )
+
+
+@pytest.mark.parametrize("job_id", [NEVER, "x", "%00", "a" * 64, "..%2F..%2Fetc%2Fpasswd", "*", "%F0%9F%98%80"])
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/result"), ("GET", "/logs"), ("DELETE", "")])
+def test_a_job_that_never_was_is_404(admin: httpx.Client, method: str, path: str, job_id: str) -> None:
+    reply = admin.request(method, f"/v1/jobs/{job_id}{path}")
+    assert (reply.status_code, reply.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_a_job_id_of_any_length_is_an_answer(admin: httpx.Client) -> None:
+    assert admin.get("/v1/jobs/" + "a" * 5000).status_code in (400, 404)
+
+
+def test_a_job_of_somebody_with_a_key_is_not_there_for_strangers(admin: httpx.Client, anyone: httpx.Client) -> None:
+    location = submit(admin, "private").headers["location"]
+    for path in ("", "/result", "/logs"):
+        foreign, unknown = anyone.get(location + path), anyone.get(f"/v1/jobs/{NEVER}{path}")
+        assert foreign.status_code == unknown.status_code == 404
+        assert foreign.json()["code"] == unknown.json()["code"]
+    assert anyone.delete(location).status_code == 404
+    assert admin.get(location + "?wait=10").json()["result"] == "secret"
+
+
+def test_a_job_that_ended_without_a_value_has_no_result(anyone: httpx.Client) -> None:
+    location = submit(anyone, "fails", "luck").headers["location"]
+    job = anyone.get(location + "?wait=10").json()
+    assert (job["status"], job["outcome"], job["error"]["errorMessage"]) == ("failed", "error", "no luck")
+    assert "result" not in job
+    reply = anyone.get(location + "/result")
+    assert (reply.status_code, reply.json()["code"]) == (409, "no_result")
+
+
+def test_a_running_job_is_killed_by_cancelling_it(anyone: httpx.Client) -> None:
+    location = submit(anyone, "sleeps", 15).headers["location"]
+    while anyone.get(location).json()["status"] == "queued":
+        pass
+    assert anyone.delete(location).status_code == 202
+    started_s = time.monotonic()
+    job = anyone.get(location + "?wait=10").json()
+    assert job["status"] == "cancelled"
+    assert time.monotonic() - started_s < 5
+    again = anyone.delete(location)
+    assert (again.status_code, again.json()["code"]) == (409, "job_final")
+
+
+def test_a_scheduled_job_that_is_cancelled_never_runs(anyone: httpx.Client) -> None:
+    location = submit(anyone, "echo", 1, **{"x-sandlot-delay": "1h"}).headers["location"]
+    assert anyone.delete(location).status_code == 202
+    job = anyone.get(location + "?wait=10").json()
+    assert (job["status"], job["attempt"], job["started_at"]) == ("cancelled", 0, None)
+
+
+def test_a_job_that_is_not_started_in_time_expires(anyone: httpx.Client) -> None:
+    headers = {"x-sandlot-delay": "1s", "x-sandlot-expires": "500ms"}
+    location = submit(anyone, "echo", 1, **headers).headers["location"]
+    job = anyone.get(location + "?wait=15").json()
+    assert (job["status"], job["outcome"]) == ("expired", "expired")
+
+
+def test_hanging_up_cancels_only_for_who_asked(stack: Any, anyone: httpx.Client) -> None:
+    url = stack.url
+    key = {"idempotency-key": f"hang-up-{time.time_ns()}"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{url}/v1/functions/sleeps/invoke",
+            content=b"15",
+            headers={"x-sandlot-on-disconnect": "cancel", **key},
+            timeout=0.5,
+        )
+    job_id = submit(anyone, "sleeps", 15, **key).headers["x-job-id"]
+    assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "cancelled"
+    key = {"idempotency-key": f"stay-{time.time_ns()}"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/functions/sleeps/invoke", content=b"1", headers=key, timeout=0.3)
+    job_id = submit(anyone, "sleeps", 1, **key).headers["x-job-id"]
+    assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "succeeded"
+
+
+def test_the_client_reads_all_of_it(stack: Any) -> None:
+    with Client(stack.url, stack.key) as client:
+        result = client.invoke("echo", {"a": 1})
+        assert (result.json(), result.ok, result.version) == ({"a": 1}, True, "1")
+        assert result.timings["total"] >= 0
+        failed = client.invoke("fails", "luck")
+        assert (failed.outcome, failed.problem["error"]["errorType"]) == (OutcomeKind.ERROR, "ValueError")
+        job = client.submit("prints", 3)
+        assert client.wait(job["id"])["status"] == "succeeded"
+        assert client.result(job["id"]) == b'"done"'
+        assert client.logs(job["id"]).startswith("0 xxx")
+        assert {"echo", "private"} <= {function["name"] for function in client.functions()}
+        assert client.function("echo")["manifest"]["visibility"] == "public"
+        assert client.health()["status"] == "ready"
+        with pytest.raises(FunctionNotFound):
+            client.invoke("nope")
+        with pytest.raises(JobNotFound):
+            client.job(NEVER)
+        with pytest.raises(NoResult):
+            client.result(failed.job_id)
+        with pytest.raises(InvalidManifest):
+            client.deploy("wrong", source="def handler(")
+
+
+def test_a_function_is_deployed_called_redeployed_and_removed(stack: Any) -> None:
+    with Client(stack.url, stack.key) as client:
+        first = client.deploy("short-lived", source="def handler(event, context):\n    return 1\n")
+        again = client.deploy("short-lived", source="def handler(event, context):\n    return 1\n")
+        assert client.invoke("short-lived").json() == 1
+        second = client.deploy("short-lived", source="def handler(event, context):\n    return 2\n")
+        assert [version["version"] for version in (first, again, second)] == [1, 1, 2]
+        assert client.invoke("short-lived").json() == 2
+        assert client.invoke("short-lived", version="1").json() == 1
+        client.delete("short-lived")
+        with pytest.raises(FunctionNotFound):
+            client.invoke("short-lived")

