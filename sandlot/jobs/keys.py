@@ -13,6 +13,7 @@ from typing import Final
 JOB: Final = "rq:job:"
 QUEUE: Final = "rq:queue:"
 QUEUES: Final = "rq:queues"
+"""set of the queues' keys, prefix included."""
 STARTED: Final = "rq:wip:"
 FINISHED: Final = "rq:finished:"
 FAILED: Final = "rq:failed:"

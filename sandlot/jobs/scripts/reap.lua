@@ -60,7 +60,8 @@ end
 
 -- A few queues, another few next second: drop what their registries no longer keep, and put a queue with work that somehow has
 -- no place in the ring (emptied and refilled by hand, say) back into it.
-for _, queue in ipairs(redis.call('SRANDMEMBER', QUEUES, 3)) do
+for _, name in ipairs(redis.call('SRANDMEMBER', QUEUES, 3)) do
+  local queue = string.sub(name, #QUEUE + 1)
   redis.call('ZREMRANGEBYSCORE', FINISHED .. queue, 0, now_s)
   redis.call('ZREMRANGEBYSCORE', FAILED .. queue, 0, now_s)
   redis.call('ZREMRANGEBYSCORE', CANCELED .. queue, 0, now_s)

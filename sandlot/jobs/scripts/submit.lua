@@ -47,7 +47,7 @@ local function create(status, more)
   end
   for _, item in ipairs(more) do job[#job + 1] = item end
   redis.call('HSET', JOB .. id, unpack(job))
-  if depth == 0 then redis.call('SADD', QUEUES, queue) end
+  if depth == 0 then redis.call('SADD', QUEUES, QUEUE .. queue) end
   -- A day: as long as a caller may sensibly retry the same request.
   if idempotency then redis.call('SET', idempotency, id .. ' ' .. ARGV[12], 'EX', 86400) end
   return { 'new', id, status, '' }

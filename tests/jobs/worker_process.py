@@ -1,0 +1,37 @@
+"""A real worker process without sandboxes, to be killed: `python -m tests.jobs.worker_process URL KEY SECONDS`.
+
+Each job appends `<job id> <attempt> <pid>` to the file its event names and ends after SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sandlot.jobs.connection import connect_blocking
+from sandlot.jobs.worker_queue import WorkerQueue
+from tests.jobs.inline_pool import OK, InlinePool
+from worker.engine import Engine
+from worker.engine.registration import worker_name
+
+
+async def main(url: str, key: str, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+
+    def behave(execution: Any) -> None:
+        with Path(json.loads(execution.event)).open("a") as journal:
+            journal.write(f"{execution.job_id} {execution.attempt} {os.getpid()}\n")
+        loop.call_later(seconds, pool.finish, execution.job_id, OK)
+
+    pool = InlinePool(4, behave)
+    queue = await WorkerQueue.open(url, key.encode(), worker_name(), ["python"])
+    await Engine(connect_blocking(url), queue, pool, drain_s=30).run()
+    await queue.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))

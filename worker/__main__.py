@@ -1,0 +1,114 @@
+"""`python -m worker`: one worker process, from the environment to its last job.
+
+Exits with 0 after a drain, with 2 and one line when it cannot start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import redis
+import uvloop
+
+from sandlot.errors import OperatorError, QueueUnavailable
+from sandlot.functions import Registry, find_node
+from sandlot.jobs import connect
+from sandlot.jobs.connection import connect_blocking
+from sandlot.jobs.worker_queue import WorkerQueue
+from sandlot.logs import configure_logging
+from sandlot.settings import Settings, cpu_count, load_settings
+from worker.bundles import BundleCache
+from worker.engine import Engine
+from worker.engine.registration import worker_name
+from worker.pool import Pool
+from worker.sandbox.host import SandboxHost
+from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
+
+_log = logging.getLogger("worker")
+
+SLOTS_PER_CPU: Final = 2
+"""Functions that wait leave their CPU to others; functions that compute are slowed down by half at worst."""
+SLOTS_MINIMUM: Final = 4
+"""A single CPU still serves a function that waits for another function."""
+
+
+def main() -> int:
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_format, settings.log_level)
+        uvloop.run(serve(settings))
+    except (OperatorError, QueueUnavailable) as error:
+        print(f"sandlot worker: {error.message}", file=sys.stderr)
+        return 2
+    except redis.RedisError as error:
+        print(f"sandlot worker: Redis does not answer: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Work until a signal says stop.
+
+    Raises:
+        OperatorError, QueueUnavailable: it cannot start.
+    """
+    url, signing_key = settings.redis_url.get_secret_value(), settings.read_signing_key()
+    if not url:
+        raise OperatorError(
+            "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"
+        )
+    async with AsyncExitStack() as stack:
+        # Redis before the sandboxes: what is most likely to be wrong is said first.
+        probe = await WorkerQueue.open(url, signing_key, worker_name(), ())
+        stack.push_async_callback(probe.close)
+        host = await SandboxHost.open(
+            level=settings.sandbox, runtimes=runtime_commands(settings), state_dir=settings.data / "sandboxes"
+        )
+        stack.push_async_callback(host.close)
+        queue = await WorkerQueue.open(url, signing_key, probe.name, sorted(host.runtimes))
+        stack.push_async_callback(queue.close)
+        client = connect(url)
+        stack.push_async_callback(client.aclose)
+        registry = await stack.enter_async_context(Registry(client, signing_key))
+        bundles = BundleCache(registry, settings.data / "cache")
+        await bundles.open()
+        stack.push_async_callback(bundles.close)
+        pool = Pool(host, bundles.spec, slots(settings))
+        await pool.open()
+        stack.push_async_callback(pool.close)
+        connection = await asyncio.to_thread(connect_blocking, url)
+        stack.callback(connection.close)
+        engine = Engine(connection, queue, pool, drain_s=settings.drain_s)
+        # What is alive now stays; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        _log.info(
+            "sandbox", extra={"level": host.level, "runtimes": ",".join(sorted(host.runtimes)), "slots": pool.slots}
+        )
+        await engine.run()
+
+
+def slots(settings: Settings) -> int:
+    return settings.slots or max(SLOTS_MINIMUM, SLOTS_PER_CPU * cpu_count())
+
+
+def runtime_commands(settings: Settings) -> list[RuntimeCommand]:
+    """What this machine can run: Python always, Node where there is one."""
+    folder = Path(__file__).resolve().parent.parent / "runtimes"
+    commands = [find_python_runtime(folder / "python")]
+    node = find_node(settings.node)
+    if node is not None:
+        flags = tuple(json.loads((folder / "node" / "flags.json").read_text()))
+        commands.append(find_node_runtime(folder / "node", node, flags))
+    return commands
+
+
+if __name__ == "__main__":
+    sys.exit(main())

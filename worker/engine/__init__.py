@@ -1,0 +1,5 @@
+"""The worker's engine: an RQ worker that runs many executions at once in one process. See `engine.py`."""
+
+from worker.engine.engine import Engine
+
+__all__ = ["Engine"]

@@ -1,0 +1,181 @@
+"""One worker process: from its registration to its last settled job.
+
+Knows: the life of a worker (birth, beats, drain, death) and its signals. Does not know: how a job is executed (the pool does), how a
+transition is made (the queue does).
+No fault of Redis ends it: what has finished is kept and recorded when Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import Final
+
+import redis
+
+from sandlot.errors import QueueUnavailable
+from sandlot.jobs.worker_queue import LEASE_S, Pulse, WorkerQueue
+from worker.engine.executor import Executor
+from worker.engine.registration import REGISTRATION_TTL_S, Registration
+from worker.engine.steps import Steps
+
+log = logging.getLogger(__name__)
+
+BEAT_S: Final = 1.0
+"""Four beats fit into a lease, so that three may be lost."""
+CONTACT_BEFORE_REAPING_S: Final = 2.0
+"""After an outage of Redis every lease has run out, although every worker lives: each gets two beats to say so before anybody reaps."""
+LAST_WORDS_S: Final = 5.0
+"""At the end of a drain, how long finished work may still wait to be recorded when Redis is away."""
+
+
+class Engine(Registration):
+    """An RQ worker. `run` it once."""
+
+    def __init__(self, connection: redis.Redis, queue: WorkerQueue, pool: Executor, *, drain_s: float) -> None:
+        """
+        Args:
+            connection: blocking, for RQ's own registration; used at birth and death only, in a thread.
+            drain_s: after the first SIGTERM or SIGINT, how long what runs may go on.
+        """
+        super().__init__(connection, queue.name, queue.placements)
+        self._queue = queue
+        self._steps = Steps(queue, pool)
+        self._drain_s = drain_s
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._contact_since_s: float | None = None
+
+    def stop(self) -> None:
+        """First call: finish what runs. Second: give it back at once."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until `stop` (or SIGTERM, SIGINT), then drain.
+
+        Raises:
+            QueueUnavailable: Redis went away before work began.
+        """
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            await self._begin()
+            beats = asyncio.create_task(self._beat_for_ever(), name="beats")
+            try:
+                await self._stop.wait()
+                await self._drain()
+            finally:
+                beats.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await beats
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+            await self._say_goodbye()
+
+    async def _begin(self) -> None:
+        await self._in_thread(self.register_birth)
+        steps = self._steps
+        # The beat first: a step parks slots, and only a worker that has beaten is handed jobs.
+        await self._queue.beat(self._pulse())
+        await self._queue.listen(steps.handed, steps.hungry, steps.cancel, steps.subscribed)
+        log.info("worker started", extra={"worker": self.name, "placements": ",".join(self._queue.placements)})
+
+    async def _in_thread(self, call: object) -> None:
+        """One of RQ's blocking calls.
+
+        Raises:
+            QueueUnavailable
+        """
+        try:
+            await asyncio.to_thread(call)  # type: ignore[arg-type]
+        except redis.RedisError as error:
+            raise QueueUnavailable(f"Redis does not answer: {error}") from None
+
+    # Beats.
+
+    def _pulse(self) -> Pulse:
+        steps, tally = self._steps, self._steps.tally
+        return Pulse(
+            state="busy" if steps.running else "idle",
+            successes=tally.successes,
+            failures=tally.failures,
+            working_s=tally.working_s,
+            registration_ttl_s=REGISTRATION_TTL_S,
+            free=0 if steps.draining else steps.free,
+            leases=steps.leases,
+        )
+
+    async def _beat_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
+        while True:
+            # Not drifting, and not catching up after a pause either.
+            due_s = max(due_s + BEAT_S, loop.time())
+            await asyncio.sleep(due_s - loop.time())
+            try:
+                await self._beat()
+            except QueueUnavailable as error:
+                if self._contact_since_s is not None:
+                    log.warning("beat failed", extra={"error": error.message})
+                self._contact_since_s = None
+
+    async def _beat(self) -> None:
+        """
+        Raises:
+            QueueUnavailable
+        """
+        steps, now_s = self._steps, asyncio.get_running_loop().time()
+        known = set(steps.leases)
+        beaten = await self._queue.beat(self._pulse())
+        # What was settled while the beat was on its way is not held any more either, and not lost.
+        steps.lost([lease for lease in beaten.lost if lease in known])
+        for job_id in beaten.cancels:
+            steps.cancel(job_id)
+        if beaten.should_step:
+            steps.hungry()
+        if not beaten.registered:
+            await self._in_thread(self._register_again)
+        if self._contact_since_s is None:
+            self._contact_since_s = now_s
+        if now_s - self._contact_since_s >= CONTACT_BEFORE_REAPING_S:
+            reaped = await self._queue.reap()
+            if reaped.again or reaped.lost:
+                log.warning("leases ran out", extra={"queued_again": reaped.again, "lost": reaped.lost})
+
+    def _register_again(self) -> None:
+        """Redis has forgotten us (it was emptied, or lost its last second in a crash)."""
+        self.connection.delete(self.key)
+        self.register_birth()  # type: ignore[no-untyped-call]
+
+    # The end.
+
+    async def _drain(self) -> None:
+        steps = self._steps
+        log.info("worker draining", extra={"worker": self.name, "running": steps.running, "drain_s": self._drain_s})
+        steps.drain()
+        quiet = asyncio.create_task(steps.quiet.wait())
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({quiet, hurry}, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (quiet, hurry):
+            task.cancel()
+        given_back = steps.give_back()
+        if given_back:
+            log.warning("jobs given back", extra={"worker": self.name, "jobs": given_back})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await steps.quiet.wait()
+
+    async def _say_goodbye(self) -> None:
+        try:
+            await self._in_thread(self.register_death)
+        except QueueUnavailable as error:
+            # The registration expires by itself.
+            log.warning("could not deregister", extra={"worker": self.name, "error": error.message})
+        log.info("worker stopped", extra={"worker": self.name, "lease_s": LEASE_S})

@@ -1,0 +1,374 @@
+"""The hot path: claims become executions, executions become endings, endings and free slots become the next step.
+
+Knows: what runs here, what waits to be recorded, when to step. Does not know: RQ, signals, sandboxes.
+At most one step is in flight; what ends meanwhile goes with the next one, so batches form by themselves and under load one round trip serves
+many jobs. Everything is a callback on one loop: no task per job, no polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import hiredis
+import msgspec
+
+from sandlot.errors import CallerError, QueueUnavailable, SandlotError, UnsafeRecord
+from sandlot.jobs.settlement import Ending
+from sandlot.jobs.wire import BACKOFFS_S, Reply
+from sandlot.jobs.worker_queue import Claim, WorkerQueue
+from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
+from worker.engine.executor import Executor
+from worker.execution import Execution
+
+log = logging.getLogger(__name__)
+
+ENDINGS_LIMIT: Final = 256
+ENDINGS_LIMIT_BYTES: Final = 8 * 1024 * 1024
+"""What one step records at most: Redis does nothing else meanwhile."""
+PLATFORM_PAUSE_MS: Final = 1000
+"""How long a job waits that could not be started for a reason of ours; another worker may do better."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A claim and the moment it became ours (`loop.time`)."""
+
+    claim: Claim
+    function: str
+    version: int
+    execution: Execution
+    claimed_s: float
+
+
+@dataclass(slots=True)
+class Finished:
+    """An execution whose outcome is not recorded yet."""
+
+    claim: Claim
+    function: str
+    version: int
+    outcome: Outcome
+    claimed_s: float
+    done_s: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """What RQ's registration shows of a worker."""
+
+    successes: int = 0
+    failures: int = 0
+    working_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """A step in flight, or to be sent again exactly as it was."""
+
+    number: int
+    free: int
+    seen: int
+    finished: list[Finished]
+    endings: list[Ending]
+
+
+class Steps:
+    """One per engine. `quiet` is set while nothing runs and nothing waits to be recorded."""
+
+    def __init__(self, queue: WorkerQueue, pool: Executor) -> None:
+        self._queue = queue
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[str, Running] = {}
+        self._overflow: deque[Running] = deque()
+        self._finished: deque[Finished] = deque()
+        self._batch: Batch | None = None
+        self._number = 0
+        self._seen = -1
+        self._failures = 0
+        self._hungry = False
+        self._parked = False
+        self._scheduled = False
+        self._releases: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self.tally = Tally()
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+
+    @property
+    def free(self) -> int:
+        """Slots without work."""
+        return max(0, self._pool.slots - len(self._running))
+
+    @property
+    def leases(self) -> list[str]:
+        """Every attempt whose right must be renewed: what runs, and what has run but is not recorded."""
+        waiting = [*self._finished, *(self._batch.finished if self._batch else ())]
+        return [record.claim.lease for record in (*self._running.values(), *waiting)]
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    # What arrives.
+
+    def hungry(self) -> None:
+        """There may be work, or our idle slots may not be known: step."""
+        self._hungry = True
+        self._kick()
+
+    def handed(self, claim: Claim, number: int) -> None:
+        """A submit gave us this job; it is already ours."""
+        self._seen = number
+        if self.draining:
+            self._release([claim.lease], delay_ms=0)
+            return
+        self._begin(claim)
+        if not self._parked and self.free:
+            self.hungry()
+
+    def subscribed(self) -> None:
+        """The channel was (re)opened: hand-offs sent while it was not are lost, so both sides count anew."""
+        self._seen = -1
+        self.hungry()
+
+    def cancel(self, job_id: str) -> None:
+        running = self._running.get(job_id)
+        if running is None:
+            return
+        if running in self._overflow:
+            self._overflow.remove(running)
+            self._done(running.execution, Outcome(kind=OutcomeKind.CANCELLED))
+        else:
+            self._pool.cancel(job_id)
+
+    def lost(self, leases: Sequence[str]) -> None:
+        """These attempts are another's now: what runs of them is killed, and nothing is recorded."""
+        for lease in leases:
+            job_id = lease.rpartition(":")[0]
+            running = self._running.get(job_id)
+            if running is not None and running.claim.lease == lease:
+                log.warning("lease lost", extra={"job_id": job_id, "attempt": running.claim.attempt})
+                self._forget(running)
+        self._after_change()
+
+    # From claim to outcome.
+
+    def _begin(self, claim: Claim) -> None:
+        known = self._running.get(claim.job_id)
+        if known is not None:
+            if known.claim.attempt >= claim.attempt:
+                return  # The same hand-off twice.
+            self._forget(known)
+        now_s = self._loop.time()
+        try:
+            envelope, event = self._queue.unseal(claim)
+        except UnsafeRecord as error:
+            log.warning("unsafe job refused", extra={"job_id": claim.job_id, "error": error.message})
+            self._end(Finished(claim, "", 0, _refusal(error), now_s, now_s))
+            return
+        execution = Execution(
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            function=envelope.function,
+            version=envelope.version,
+            digest=envelope.digest,
+            event=event,
+            wall_limit_ms=envelope.wall_limit_ms,
+            traceparent=envelope.traceparent,
+            request=b"" if envelope.request is msgspec.UNSET else bytes(envelope.request),
+        )
+        # The event is the execution's now; a claim of 6 MiB need not be kept a second time.
+        claim.data = b""
+        running = Running(claim, envelope.function, envelope.version, execution, now_s)
+        self.quiet.clear()
+        self._running[claim.job_id] = running
+        if len(self._running) > self._pool.slots:
+            self._overflow.append(running)
+        else:
+            self._pool.start(execution, self._done)
+
+    def _done(self, execution: Execution, ended: Outcome | SandlotError) -> None:
+        running = self._running.get(execution.job_id)
+        if running is None or running.execution is not execution:
+            return
+        del self._running[execution.job_id]
+        if self._overflow:
+            self._pool.start(self._overflow.popleft().execution, self._done)
+        if isinstance(ended, SandlotError):
+            if not isinstance(ended, CallerError | UnsafeRecord):
+                log.error("could not be executed", extra={"job_id": execution.job_id, "error": ended.message})
+                self._release([running.claim.lease], delay_ms=PLATFORM_PAUSE_MS)
+                self._after_change()
+                return
+            ended = _refusal(ended)
+        now_s = self._loop.time()
+        self.tally.working_s += now_s - running.claimed_s
+        self._end(Finished(running.claim, running.function, running.version, ended, running.claimed_s, now_s))
+
+    def _end(self, finished: Finished) -> None:
+        if finished.outcome.kind is OutcomeKind.OK:
+            self.tally.successes += 1
+        else:
+            self.tally.failures += 1
+        self.quiet.clear()
+        self._finished.append(finished)
+        self._kick()
+
+    def _forget(self, running: Running) -> None:
+        """Kill it, if it has started; `_done` is not called."""
+        del self._running[running.claim.job_id]
+        if running in self._overflow:
+            self._overflow.remove(running)
+            return
+        self._pool.abandon(running.claim.job_id)
+        if self._overflow:
+            self._pool.start(self._overflow.popleft().execution, self._done)
+
+    def _after_change(self) -> None:
+        """A slot came free without an ending to carry the news."""
+        if not self._parked or self.draining:
+            self._hungry = True
+        self._kick()
+        self._check_quiet()
+
+    # Stepping.
+
+    def _kick(self) -> None:
+        """Step at the end of this loop tick, so that what ends together is recorded together."""
+        if self._batch is None and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._send_next)
+
+    def _send_next(self) -> None:
+        self._scheduled = False
+        if self._batch is not None or not (self._finished or self._hungry):
+            return
+        self._hungry = False
+        finished, endings = self._take_finished()
+        self._number += 1
+        free = 0 if self.draining else self.free
+        self._batch = Batch(self._number, free, self._seen, finished, endings)
+        self._send()
+
+    def _take_finished(self) -> tuple[list[Finished], list[Ending]]:
+        taken: list[Finished] = []
+        endings: list[Ending] = []
+        size_bytes, now_s = 0, self._loop.time()
+        while self._finished and len(taken) < ENDINGS_LIMIT and size_bytes < ENDINGS_LIMIT_BYTES:
+            record = self._finished.popleft()
+            size_bytes += len(record.outcome.result)
+            taken.append(record)
+            endings.append(self._ending(record, now_s))
+        return taken, endings
+
+    def _ending(self, record: Finished, now_s: float) -> Ending:
+        inner, queued_ms = record.outcome.timings, record.claim.queued_ms
+        timings = Timings(
+            queued=queued_ms,
+            boot=inner.boot,
+            import_=inner.import_,
+            run=inner.run,
+            settle=round((now_s - record.done_s) * 1000, 3),
+            total=round(queued_ms + (now_s - record.claimed_s) * 1000, 3),
+        )
+        return self._queue.ending(record.claim, record.function, record.version, record.outcome, timings)
+
+    def _send(self) -> None:
+        batch = self._batch
+        if batch is not None:
+            self._queue.step(batch.number, batch.free, batch.seen, batch.endings).add_done_callback(self._stepped)
+
+    def _stepped(self, reply: asyncio.Future[Reply]) -> None:
+        if reply.cancelled():
+            return
+        error = reply.exception()
+        if error is not None:
+            self._again(error)
+            return
+        batch, self._batch = self._batch, None
+        assert batch is not None  # noqa: S101  # a reply without a step would be a bug of ours
+        self._failures = 0
+        if batch.seen < 0 and self._seen < 0:
+            self._seen = 0
+        stepped = self._queue.parse_step(reply.result())
+        for record, answer in zip(batch.finished, stepped.answers, strict=True):
+            if answer == "stale":
+                log.warning(
+                    "outcome came too late", extra={"job_id": record.claim.job_id, "attempt": record.claim.attempt}
+                )
+        self._parked = stepped.parked
+        if self.draining:
+            self._release([claim.lease for claim in stepped.claims], delay_ms=0)
+        else:
+            for claim in stepped.claims:
+                self._begin(claim)
+            if stepped.claims and not stepped.parked and self.free:
+                self._hungry = True
+        if self._finished or self._hungry:
+            self._kick()
+        self._check_quiet()
+
+    def _again(self, error: BaseException) -> None:
+        """The same step once more, after a pause: it may have been applied, and repeating it then returns the same claims."""
+        if not isinstance(error, QueueUnavailable | hiredis.ReplyError):
+            raise error
+        pause_s = BACKOFFS_S[min(self._failures, len(BACKOFFS_S) - 1)]
+        self._failures += 1
+        if self._failures == 1 or isinstance(error, hiredis.ReplyError):
+            log.warning("step is repeated", extra={"error": str(error), "unrecorded": len(self._finished)})
+        self._loop.call_later(pause_s, self._send)
+
+    def _check_quiet(self) -> None:
+        if not self._running and not self._finished and self._batch is None and not self._hungry and not self._releases:
+            self.quiet.set()
+
+    # Giving back.
+
+    def drain(self) -> None:
+        """Claim nothing from now on; the next step takes our idle slots out of Redis."""
+        self.draining = True
+        self.quiet.clear()
+        self.hungry()
+
+    def give_back(self) -> int:
+        """Kill what still runs and release it; its attempts do not count. Returns how many."""
+        running = list(self._running.values())
+        self._overflow.clear()
+        for record in running:
+            self._pool.abandon(record.claim.job_id)
+        self._running.clear()
+        self._release([record.claim.lease for record in running], delay_ms=0)
+        self._check_quiet()
+        return len(running)
+
+    def _release(self, leases: list[str], delay_ms: int) -> None:
+        if leases:
+            task = self._loop.create_task(self._release_now(leases, delay_ms), name="release")
+            self._releases.add(task)
+            task.add_done_callback(self._released)
+
+    def _released(self, task: asyncio.Task[None]) -> None:
+        self._releases.discard(task)
+        self._check_quiet()
+
+    async def _release_now(self, leases: list[str], delay_ms: int) -> None:
+        try:
+            await self._queue.release(leases, delay_ms=delay_ms)
+        except QueueUnavailable as error:
+            # The reaper finds them when their leases run out, at the price of an attempt.
+            log.warning("could not release", extra={"jobs": len(leases), "error": error.message})
+
+
+def _refusal(error: SandlotError) -> Outcome:
+    """What cannot be executed, however often it is tried, ends as an error that says why."""
+    return Outcome(
+        kind=OutcomeKind.ERROR,
+        error=FunctionError(error_type=f"Sandlot.{type(error).__name__}", error_message=error.message),
+        evidence=Evidence(detail=error.code),
+    )
