@@ -26,7 +26,6 @@ from benchmarks.workloads import Cell, Workload
 
 MIB: Final = 1024 * 1024
 WARM_UP_S: Final = 1.0
-WARM_UP_CLIENTS: Final = 16
 SLOW_CELL_S: Final = 4.0
 """Untuned pollers take up to a second for one call: a shorter cell would hold one or two."""
 _FAILURES: Final = (
@@ -120,7 +119,8 @@ def _serve(
 def _warm_up(host: Hosted, workload: Workload) -> None:
     """The first calls of a function fill pools and caches everywhere; cells show what comes after."""
     url, headers = host.url(workload.function), dict(host.contender.headers)
-    load.run(url, workload.event, headers, clients=WARM_UP_CLIENTS, duration_s=WARM_UP_S)
+    clients = max(cell.clients for cell in host.contender.cells if cell.workload == workload)
+    load.run(url, workload.event, headers, clients=clients, duration_s=WARM_UP_S)
 
 
 def _cell(host: Hosted, cell: Cell, duration_s: float, number: int) -> Served:

@@ -24,7 +24,7 @@ from benchmarks.environment import ROOT, Environment
 from benchmarks.hosting import Hosted, hosted
 from benchmarks.load import Load
 from benchmarks.process_tree import Process
-from benchmarks.rounds import WARM_UP_CLIENTS, WARM_UP_S
+from benchmarks.rounds import WARM_UP_S
 from benchmarks.servers import ServerFailed
 from benchmarks.workloads import HELLO
 
@@ -105,7 +105,7 @@ def profile(environment: Environment) -> Profile:
         LoadFailed: wrk did not run.
     """
     with hosted(SANDLOT, environment, cpu_count()) as host:
-        load.run(host.url(HELLO.function), HELLO.event, {}, clients=WARM_UP_CLIENTS, duration_s=WARM_UP_S)
+        load.run(host.url(HELLO.function), HELLO.event, {}, clients=64, duration_s=WARM_UP_S)
         stages_ms = _stages(host)
         loads, cpu_us, commands = {}, {}, {}
         for clients in (1, 64):
