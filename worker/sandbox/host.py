@@ -20,6 +20,7 @@ from sandlot.errors import RuntimeUnavailable, SandboxUnavailable
 from worker.sandbox.policy import Level, Policy, RuntimeCommand
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.uids import reserve_block
+from worker.sandbox.verify import ProbeResult, require
 from worker.sandbox.zygote_link import ZygoteLink
 
 log: Final = logging.getLogger(__name__)
@@ -33,11 +34,15 @@ class SandboxHost:
     ) -> None:
         self.level = level
         self.runtimes = frozenset(runtime.name for runtime in runtimes)
+        self.probes: dict[str, list[ProbeResult]] = {}
+        """What the last attack on each runtime's sandboxes found."""
         self._commands = {runtime.name: runtime for runtime in runtimes}
         self._folder = folder
         self._missing = missing
         self._links: dict[str, ZygoteLink] = {}
-        self._locks: list[socket.socket] = []
+        self._unproven: dict[str, ZygoteLink] = {}
+        self._uids: dict[str, int] = {}
+        self._locks: dict[str, socket.socket] = {}
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._closing = False
 
@@ -50,19 +55,37 @@ class SandboxHost:
         state_dir: Path,
         missing: tuple[str, ...] = (),
     ) -> SandboxHost:
-        """Start the zygotes at the best level that holds.
+        """Start the zygotes at the best level that holds, proved by attacking a sandbox of each.
 
         Args:
             level: `auto` is strict, else restricted with a warning, else nothing.
             state_dir: a folder of ours; mount points are made in it and removed again.
-            missing: walls to leave out, for tests that check that the probes notice.
+            missing: walls to leave out, for tests that check that the attack notices.
 
         Raises:
             SandboxUnavailable: no permitted level holds here; the message names the missing wall and the remedy.
         """
-        host = cls("strict" if level == "auto" else level, runtimes, _make_folder(state_dir), missing)
+        if level != "auto":
+            return await cls._open_at(level, runtimes, state_dir, missing)
         try:
-            await host._start()
+            return await cls._open_at("strict", runtimes, state_dir, missing)
+        except SandboxUnavailable as strict:
+            try:
+                host = await cls._open_at("restricted", runtimes, state_dir, missing)
+            except SandboxUnavailable as restricted:
+                raise SandboxUnavailable(
+                    f"no sandbox holds on this machine, so nothing will be run. {strict.message}. {restricted.message}"
+                ) from restricted
+            log.warning("sandbox_restricted", extra={"reason": strict.message})
+            return host
+
+    @classmethod
+    async def _open_at(
+        cls, level: Level, runtimes: Sequence[RuntimeCommand], state_dir: Path, missing: tuple[str, ...]
+    ) -> SandboxHost:
+        host = cls(level, runtimes, _make_folder(state_dir), missing)
+        try:
+            await asyncio.gather(*(host._open_link(name) for name in host._commands))
         except BaseException:
             await host.close()
             raise
@@ -74,25 +97,29 @@ class SandboxHost:
     async def __aexit__(self, *_exception: object) -> None:
         await self.close()
 
-    async def _start(self) -> None:
-        await asyncio.gather(*(self._open_link(name) for name in self._commands))
-
     async def _open_link(self, name: str) -> None:
-        uid_base = 0
-        if os.geteuid() == 0:
-            uid_base, lock = reserve_block()
-            self._locks.append(lock)
+        """Start one zygote, and let nothing be asked of it before an attack on it has failed."""
         folder = self._folder / name
         folder.mkdir(mode=0o755, exist_ok=True)
-        link = ZygoteLink(self._commands[name], self.level, folder, uid_base, self._revive, self._missing)
-        self._links[name] = link
+        link = ZygoteLink(self._commands[name], self.level, folder, self._uid_base(name), self._revive, self._missing)
+        self._unproven[name] = link
         await link.open()
+        self.probes[name] = await require(link)
+        self._links[name] = self._unproven.pop(name)
+
+    def _uid_base(self, name: str) -> int:
+        """The first uid of this runtime's sandboxes; 0 for an ordinary user, who has no other uid to give."""
+        if os.geteuid() != 0:
+            return 0
+        if name not in self._locks:
+            self._uids[name], self._locks[name] = reserve_block()
+        return self._uids[name]
 
     def _revive(self, link: ZygoteLink) -> None:
         """A zygote died: its sandboxes with it, nobody else's. Another takes its place."""
-        if self._closing:
-            return
         name = link.runtime.name
+        if self._closing or self._links.get(name) is not link:
+            return
         log.warning("zygote_died", extra={"runtime": name})
         self._restarts[name] = asyncio.get_running_loop().create_task(self._open_link(name))
 
@@ -103,7 +130,7 @@ class SandboxHost:
             RuntimeUnavailable: no such runtime here.
             SandboxUnavailable: a wall could not be put up; nothing was started.
         """
-        if runtime not in self._links:
+        if runtime not in self._commands:
             raise RuntimeUnavailable(
                 f"this worker has no runtime {runtime!r}; it has: {', '.join(sorted(self.runtimes)) or 'none'}"
             )
@@ -118,8 +145,8 @@ class SandboxHost:
             restart.cancel()
             with contextlib.suppress(asyncio.CancelledError, SandboxUnavailable):
                 await restart
-        await asyncio.gather(*(link.close() for link in self._links.values()))
-        for lock in self._locks:
+        await asyncio.gather(*(link.close() for link in (*self._links.values(), *self._unproven.values())))
+        for lock in self._locks.values():
             lock.close()
         self._locks.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -128,8 +155,10 @@ class SandboxHost:
 def _make_folder(state_dir: Path) -> Path:
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="sandboxes-", dir=state_dir.resolve()))
+        folder = Path(tempfile.mkdtemp(prefix="sandboxes-", dir=state_dir.resolve()))
+        folder.chmod(0o755)
     except OSError as error:
         raise SandboxUnavailable(
             f"cannot make a folder in {state_dir}: {error.strerror}. Give the worker a data folder it can write to."
         ) from error
+    return folder

@@ -11,12 +11,14 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.sandbox.channel import ERROR, INIT, READY, REQUEST, RESULT, Channel, Fault, Faulty
-from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import End, Policy
 from worker.sandbox.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from worker.sandbox.host import SandboxHost
 
 LOG_KEPT_BYTES: Final = 65536
 END_LIMIT_S: Final = 10.0
@@ -51,9 +53,14 @@ async def try_once(
         SandboxUnavailable: it could not be started; nothing was called.
     """
     sandbox = await host.blank(runtime, policy)
+    await sandbox.attach(bundle_dir)
+    return await try_in(sandbox, event, handler=handler, limit_s=limit_s)
+
+
+async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s: float = 10.0) -> Trial:
+    """Call the function in an attached sandbox once, kill the sandbox, and wait until it is gone."""
     log = bytearray()
     try:
-        await sandbox.attach(bundle_dir)
         kind, answer = await _call(sandbox, event, handler, limit_s, log)
         if kind == Fault.CLOSED:  # it is ending by itself: a kill now would lose how
             async with asyncio.timeout(CLOSING_LIMIT_S):
