@@ -13,6 +13,7 @@ import pytest_asyncio
 from sandlot.errors import RuntimeUnavailable, SandlotError, ShuttingDown, VersionNotFound
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from tests.sandbox.pool_rig import Rig, open_host, open_rig
+from worker.execution import VersionSpec
 from worker.sandbox.host import SandboxHost
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -186,6 +187,26 @@ async def test_a_process_that_comes_free_takes_who_waits(rig: Rig) -> None:
     outcomes = await asyncio.gather(*(rig.run(name, n) for n in range(30)))
     assert [json.loads(outcome.result) for outcome in outcomes] == list(range(30))
     assert rig.pool.busy == 0
+
+
+async def test_a_busy_version_boots_no_more_processes_than_it_runs_at_once(rig: Rig, host: SandboxHost) -> None:
+    """Found by a benchmark: every call that found all processes busy booted another one, a thousand times over."""
+    name = rig.write(ECHO)
+    booted: list[object] = []
+    boot = rig.pool._boot
+
+    async def counting(spec: VersionSpec) -> None:
+        booted.append(spec)
+        await boot(spec)
+
+    rig.pool._boot = counting  # type: ignore[method-assign]
+
+    async def one_after_the_other() -> None:
+        for number in range(50):
+            await rig.run(name, number)
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(4)))
+    assert len(booted) <= 8
 
 
 async def test_busy_counts_from_start_to_done(rig: Rig) -> None:

@@ -83,6 +83,7 @@ class Pool:
         self._runs: dict[str, _Run] = {}
         self._waiting: dict[Key, deque[_Run]] = {}
         self._importing: set[Resident] = set()
+        self._booting: dict[Key, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._newest: dict[str, int] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -128,7 +129,7 @@ class Pool:
                 return
             self._retire(resident)
         self._waiting.setdefault(key, deque()).append(run)
-        self._spawn(self._board(key))
+        self._boot_if_short(key)
 
     def cancel(self, job_id: str) -> bool:
         """Kill its sandbox; `done` gets an outcome of kind `cancelled`. False if it is not running here."""
@@ -198,7 +199,7 @@ class Pool:
         elif not self._call(resident, run):
             self._retire(resident)
             self._waiting.setdefault(key_of(resident), deque()).appendleft(run)
-            self._spawn(self._board(key_of(resident)))
+            self._boot_if_short(key_of(resident))
 
     def _finish(self, run: _Run, ended: Outcome | SandlotError) -> None:
         if self._runs.get(run.execution.job_id) is not run:
@@ -238,6 +239,20 @@ class Pool:
 
     # New residents.
 
+    def _boot_if_short(self, key: Key) -> None:
+        """One boot for each that waits, never more: those who are served by a resident that came free leave their boot to the next.
+
+        Without that bound a busy version would boot once per call, though it never needs more residents than calls at once.
+        """
+        if self._booting.get(key, 0) < len(self._waiting.get(key, ())):
+            self._booting[key] = self._booting.get(key, 0) + 1
+            self._spawn(self._board(key))
+
+    def _booted(self, key: Key) -> None:
+        self._booting[key] -= 1
+        if not self._booting[key]:
+            del self._booting[key]
+
     async def _board(self, key: Key) -> None:
         """Boot a resident of this version for whoever waits longest for it."""
         try:
@@ -251,6 +266,7 @@ class Pool:
             self._fail_waiting(key, SandboxUnavailable(f"a sandbox for {key[0]} could not be started: {error}"))
 
     def _fail_waiting(self, key: Key, error: SandlotError) -> None:
+        self._booted(key)
         run = self._next_waiting(key)
         if run is not None:
             self._finish(run, error)
@@ -274,6 +290,7 @@ class Pool:
 
     def _imported(self, resident: Resident, failed: Verdict | None, ran_s: float, logs: bytes) -> None:
         self._importing.discard(resident)
+        self._booted(key_of(resident))
         if failed is None:
             self._offer(resident)
             return
