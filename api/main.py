@@ -97,10 +97,19 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         stack.push_async_callback(redis.aclose)
         registry = await stack.enter_async_context(Registry(redis, signing_key))
         keys = KeyStore(redis)
-        token = settings.read_key()
-        if token:
-            await keys.enrol(token, note="the key this API was started with")
+        await _enrol_key(settings, keys)
         yield create_app(settings, queue, registry, keys)
+
+
+async def _enrol_key(settings: Settings, keys: KeyStore) -> None:
+    """Make the key that this API was started with an admin key: whoever starts it may do everything anyway."""
+    token = settings.read_key()
+    if not token:
+        return
+    try:
+        await keys.enrol(token, note="the key this API was started with")
+    except CallerError as error:
+        raise InvalidSettings(f"{error.message} (SANDLOT_KEY, SANDLOT_KEY_FILE)") from error
 
 
 def _answer_with_problems(app: FastAPI) -> None:

@@ -6,7 +6,6 @@ Knows: one pub/sub channel whose messages are names, and how to notice that it w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ _PING_EVERY_S: Final = 5.0
 _SILENCE_S: Final = 12.0
 """Two pings without an answer: the connection is dead, whatever the kernel thinks of it."""
 _RETRY_S: Final = 0.5
+_CANCEL_AGAIN_S: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ class Push:
             self._task = asyncio.create_task(self._listen(), name=f"push {self._channel}")
 
     async def stop(self) -> None:
-        if self._task is not None:
+        # redis-py can swallow a cancellation that arrives while it connects, so one is not always enough.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+            await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_S)
+        self._task = None
 
     async def _listen(self) -> None:
         while True:
