@@ -10,42 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sandlot.errors import SandboxUnavailable, SandlotError, ShuttingDown
-from sandlot.models import Isolation, Outcome, OutcomeKind, Runtime, Timings
+from sandlot.models import Isolation, Outcome, Runtime
 from worker.execution import Execution, VersionSpec
 from worker.pool.blanks import Blanks, bury
 from worker.pool.memory import available_memory_mib
 from worker.pool.resident import Resident
+from worker.pool.run import Done, Run
 from worker.pool.shelf import Key, Shelf, key_of
 from worker.pool.verdict import Verdict
+from worker.pool.waiting import Waiting
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import Policy
 
 _log: Final = logging.getLogger(__name__)
-
-Done = Callable[[Execution, Outcome | SandlotError], None]
 
 MEMORY_RESERVE_MIB: Final = 256
 """Less available memory than this, and idle residents go before another sandbox is started."""
 
 _SWEEP_S: Final = 1.0
 """How soon a function that goes on computing after its answer is noticed; a look costs some 25 µs for each idle resident."""
-
-
-class _Run:
-    """One execution between `start` and `done`."""
-
-    __slots__ = ("done", "execution", "resident", "started_s")
-
-    def __init__(self, execution: Execution, done: Done, started_s: float) -> None:
-        self.execution = execution
-        self.done = done
-        self.started_s = started_s
-        self.resident: Resident | None = None
 
 
 class Pool:
@@ -80,10 +67,9 @@ class Pool:
         self._calls_limit = calls_limit
         self._import_limit_s = import_limit_s
         self._shelf = Shelf()
-        self._runs: dict[str, _Run] = {}
-        self._waiting: dict[Key, deque[_Run]] = {}
+        self._runs: dict[str, Run] = {}
+        self._waiting: Waiting[Run] = Waiting()
         self._importing: set[Resident] = set()
-        self._booting: dict[Key, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._newest: dict[str, int] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -116,19 +102,20 @@ class Pool:
                 self._retire(resident)
         for resident in [*self._shelf, *self._importing]:
             self._retire(resident)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # a boot that ends now starts the end of its resident
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._blanks.close()
 
     def start(self, execution: Execution, done: Done) -> None:
         """Run it as soon as there is a sandbox for it. Never blocks; `done` is called exactly once, from the loop."""
-        run = _Run(execution, done, self._loop.time())
+        run = Run(execution, done, self._loop.time())
         self._runs[execution.job_id] = run
-        key = (execution.function, execution.digest)
+        key = run.key
         while (resident := self._shelf.take(key)) is not None:
             if self._call(resident, run):
                 return
             self._retire(resident)
-        self._waiting.setdefault(key, deque()).append(run)
+        self._waiting.add(key, run)
         self._boot_if_short(key)
 
     def cancel(self, job_id: str) -> bool:
@@ -137,8 +124,8 @@ class Pool:
         if run is None:
             return False
         if run.resident is None:
-            self._stop_waiting(run)
-            self._finish(run, Outcome(kind=OutcomeKind.CANCELLED, timings=self._timings(run, None, 0.0)))
+            self._waiting.remove(run.key, run)
+            self._finish(run, run.cancelled_waiting(self._loop.time()))
         else:
             run.resident.kill(lambda resident, verdict, ran_s, logs: self._settle(run, resident, verdict, ran_s, logs))
         return True
@@ -149,7 +136,7 @@ class Pool:
         if run is None:
             return False
         if run.resident is None:
-            self._stop_waiting(run)
+            self._waiting.remove(run.key, run)
         else:
             run.resident.kill(None)
             self._retire(run.resident)
@@ -157,7 +144,7 @@ class Pool:
 
     # One invocation.
 
-    def _call(self, resident: Resident, run: _Run) -> bool:
+    def _call(self, resident: Resident, run: Run) -> bool:
         if not resident.usable or (resident.calls and not resident.clean()):
             return False
         run.resident = resident
@@ -166,17 +153,8 @@ class Pool:
         run.resident = None
         return False
 
-    def _settle(self, run: _Run, resident: Resident, verdict: Verdict, ran_s: float, logs: bytes) -> None:
-        outcome = Outcome(
-            kind=verdict.kind,
-            result=verdict.result,
-            error=verdict.error,
-            evidence=verdict.evidence,
-            timings=self._timings(run, resident, ran_s),
-            receipt=resident.receipt,
-            logs=logs,
-            cold=resident.calls <= 1,
-        )
+    def _settle(self, run: Run, resident: Resident, verdict: Verdict, ran_s: float, logs: bytes) -> None:
+        outcome = run.outcome(resident, verdict, ran_s, logs, self._loop.time())
         # First the resident, then the word: whoever hears it may start the next invocation at once.
         self._release(resident, verdict.spoiled)
         self._finish(run, outcome)
@@ -193,65 +171,25 @@ class Pool:
         if self._closed:
             self._retire(resident)
             return
-        run = self._next_waiting(key_of(resident))
+        run = self._waiting.next(key_of(resident))
         if run is None:
             self._park(resident)
         elif not self._call(resident, run):
             self._retire(resident)
-            self._waiting.setdefault(key_of(resident), deque()).appendleft(run)
+            self._waiting.add(key_of(resident), run, first=True)
             self._boot_if_short(key_of(resident))
 
-    def _finish(self, run: _Run, ended: Outcome | SandlotError) -> None:
+    def _finish(self, run: Run, ended: Outcome | SandlotError) -> None:
         if self._runs.get(run.execution.job_id) is not run:
             return  # Abandoned meanwhile: nobody wants to know.
         del self._runs[run.execution.job_id]
         run.done(run.execution, ended)
 
-    def _timings(self, run: _Run, resident: Resident | None, ran_s: float) -> Timings:
-        total_ms = (self._loop.time() - run.started_s) * 1000
-        if resident is None or resident.calls > 1:
-            return Timings(run=round(ran_s * 1000, 3), total=round(total_ms, 3))
-        return Timings(
-            boot=round(resident.boot_ms, 3),
-            import_=round(resident.import_ms, 3),
-            run=round(ran_s * 1000, 3),
-            total=round(total_ms, 3),
-        )
-
-    # Those that wait.
-
-    def _next_waiting(self, key: Key) -> _Run | None:
-        waiting = self._waiting.get(key)
-        if not waiting:
-            return None
-        run = waiting.popleft()
-        if not waiting:
-            del self._waiting[key]
-        return run
-
-    def _stop_waiting(self, run: _Run) -> None:
-        key = (run.execution.function, run.execution.digest)
-        waiting = self._waiting.get(key)
-        if waiting and run in waiting:
-            waiting.remove(run)
-            if not waiting:
-                del self._waiting[key]
-
     # New residents.
 
     def _boot_if_short(self, key: Key) -> None:
-        """One boot for each that waits, never more: those who are served by a resident that came free leave their boot to the next.
-
-        Without that bound a busy version would boot once per call, though it never needs more residents than calls at once.
-        """
-        if self._booting.get(key, 0) < len(self._waiting.get(key, ())):
-            self._booting[key] = self._booting.get(key, 0) + 1
+        if self._waiting.begin_boot(key):
             self._spawn(self._board(key))
-
-    def _booted(self, key: Key) -> None:
-        self._booting[key] -= 1
-        if not self._booting[key]:
-            del self._booting[key]
 
     async def _board(self, key: Key) -> None:
         """Boot a resident of this version for whoever waits longest for it."""
@@ -266,8 +204,8 @@ class Pool:
             self._fail_waiting(key, SandboxUnavailable(f"a sandbox for {key[0]} could not be started: {error}"))
 
     def _fail_waiting(self, key: Key, error: SandlotError) -> None:
-        self._booted(key)
-        run = self._next_waiting(key)
+        self._waiting.end_boot(key)
+        run = self._waiting.next(key)
         if run is not None:
             self._finish(run, error)
 
@@ -290,11 +228,11 @@ class Pool:
 
     def _imported(self, resident: Resident, failed: Verdict | None, ran_s: float, logs: bytes) -> None:
         self._importing.discard(resident)
-        self._booted(key_of(resident))
+        self._waiting.end_boot(key_of(resident))
         if failed is None:
             self._offer(resident)
             return
-        run = self._next_waiting(key_of(resident))
+        run = self._waiting.next(key_of(resident))
         if run is None:
             self._retire(resident)
         else:
