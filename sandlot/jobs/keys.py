@@ -21,6 +21,7 @@ CANCELED: Final = "rq:canceled:"
 SCHEDULED: Final = "rq:scheduled:"
 RESULTS: Final = "rq:results:"
 RQ_WORKER: Final = "rq:worker:"
+RQ_WORKERS: Final = "rq:workers"
 
 # Ours: the engine.
 RING: Final = "sandlot:ring:"
@@ -46,7 +47,7 @@ BEATS: Final = "sandlot:beats:"
 """`+ placement`: zset worker -> its last beat, in ms."""
 PLACEMENTS: Final = "sandlot:placements"
 WORKER: Final = "sandlot:worker:"
-"""hash: placements; `given`, how many jobs were handed to it; `step` and `claims`, the last step and what it claimed."""
+"""hash: placements; `alive`, until it is buried; `given`, how many jobs were handed to it; `step` and `claims`, the last step and what it claimed."""
 CANCELS: Final = "sandlot:cancels:"
 """`+ worker`: set of its jobs that a caller wants ended."""
 

@@ -21,7 +21,7 @@ from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
-from sandlot.jobs.settlement import Settled, read_end, result_from_stream, settled_from
+from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_stream, settled_from
 from sandlot.jobs.waiters import Waiters
 from sandlot.jobs.wire import Argument, Reply
 from sandlot.models import Invocation, JobStatus
@@ -249,6 +249,19 @@ class Queue:
         if record is None:
             raise JobNotFound(f"there is no job {job_id}")
         return record
+
+    async def bury(self, hostname: str, pid: int) -> int:
+        """A worker process is known to be dead: its jobs run again at once instead of when their leases run out. Returns how many.
+
+        Only for who saw it end (its parent): the jobs of a living worker would run twice.
+
+        Raises:
+            QueueUnavailable
+        """
+        prefix = f"{keys.RQ_WORKER}{hostname}.{pid}."
+        names = [name.decode() for name in cast("list[bytes]", await self._call("SMEMBERS", keys.RQ_WORKERS))]
+        dead = [name.removeprefix(keys.RQ_WORKER) for name in names if name.startswith(prefix)]
+        return sum([cast(int, await self._run(script("bury"), LOST_TEXT, name)) for name in dead])
 
     async def status(self) -> QueueStatus:
         """Never raises: a queue that cannot be reached is a status."""

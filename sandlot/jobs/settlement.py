@@ -24,6 +24,9 @@ UNWITNESSED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, Outc
 INLINE_LIMIT_BYTES: Final = 262144
 """Results above are not published but read from the stream (`PUBLISH_LIMIT_BYTES` in transitions.lua says why)."""
 
+LOST_TEXT: Final = b2a_base64(zlib.compress(b"worker_lost: the worker that ran it stopped answering", 1), newline=False)
+"""RQ's `exc_string` of a job that no worker is left to report on."""
+
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """The recorded end of a job. `result` is the JSON text the function returned, empty unless `kind` is `ok`."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
-from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +18,7 @@ from sandlot.jobs import keys
 from sandlot.jobs.envelope import Envelope, unseal
 from sandlot.jobs.link import Link, Refused
 from sandlot.jobs.lua import script
-from sandlot.jobs.settlement import Ending, seal_end
+from sandlot.jobs.settlement import LOST_TEXT, Ending, seal_end
 from sandlot.jobs.subscription import Subscription
 from sandlot.jobs.wire import Argument, Reply
 from sandlot.models import Outcome, Timings
@@ -29,8 +27,6 @@ log = logging.getLogger(__name__)
 
 LEASE_S: Final = 4.0
 """LEASE_MS of transitions.lua: four beats. A worker that could not beat for this long must assume that its jobs are another's."""
-
-LOST_TEXT: Final = b2a_base64(zlib.compress(b"worker_lost: the worker that ran it stopped answering", 1), newline=False)
 
 
 @dataclass(slots=True)
@@ -200,8 +196,7 @@ class WorkerQueue:
         Raises:
             QueueUnavailable
         """
-        again, lost, due = cast("tuple[list[bytes], ...]", await _answer(self._link.run(script("reap"), LOST_TEXT)))
-        return Reaped(len(again), len(lost), len(due))
+        return Reaped(*cast("list[int]", await _answer(self._link.run(script("reap"), LOST_TEXT))))
 
     async def release(self, leases: Sequence[str], *, delay_ms: int = 0) -> int:
         """Give jobs back unfinished; their attempts do not count. Returns how many were still this worker's.

@@ -149,8 +149,9 @@ class RunningEngine:
         self.task = task
 
     @classmethod
-    async def start(cls, url: str, pool: InlinePool, drain_s: float = 5.0, key: bytes = KEY) -> RunningEngine:
-        queue = await WorkerQueue.open(url, key, worker_name(), ["python"])
+    async def start(cls, url: str, pool: InlinePool, drain_s: float = 5.0, through: str = "") -> RunningEngine:
+        """`through`: the URL of a proxy for the engine's own connections."""
+        queue = await WorkerQueue.open(through or url, KEY, worker_name(), ["python"])
         engine = Engine(connect_blocking(url), queue, pool, drain_s=drain_s)
         return cls(engine, pool, queue, asyncio.create_task(engine.run()))
 

