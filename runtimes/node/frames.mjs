@@ -13,6 +13,8 @@ export const ERROR = 0x45;
 export const ERROR_LIMIT_BYTES = 256 * 1024;
 
 const HEADER_BYTES = 5;
+const TICKET_BYTES = 8;
+const NO_TICKET = Buffer.alloc(0);
 const BUFFER_BYTES = 64 * 1024;
 
 /** Frames over one descriptor, one at a time. */
@@ -55,29 +57,27 @@ export class Link {
     }
   }
 
-  /** Send one frame; `text` is JSON. Returns its length in bytes, or -1 if it is above `limit` and was not sent. */
-  send(type, text, limit) {
+  /** Send one frame; `text` is JSON, after `ticket`. Returns its length in bytes, or -1 if it is above `limit` and was not sent. */
+  send(type, text, limit, ticket = NO_TICKET) {
     const buffer = this.#outgoing;
+    const start = HEADER_BYTES + ticket.length;
     // UTF-8 takes at most three bytes for one UTF-16 unit.
-    if (text.length * 3 + HEADER_BYTES <= BUFFER_BYTES) {
-      const length = buffer.write(text, HEADER_BYTES);
-      writeHeader(buffer, length, type);
-      writeAll(this.#fd, buffer.subarray(0, HEADER_BYTES + length));
+    const fits = text.length * 3 + start <= BUFFER_BYTES;
+    const body = fits ? null : Buffer.from(text);
+    const length = fits ? buffer.write(text, start) : body.length;
+    if (length > limit) return -1;
+    buffer.writeUInt32BE(ticket.length + length, 0);
+    buffer[4] = type;
+    ticket.copy(buffer, HEADER_BYTES);
+    if (fits) {
+      writeAll(this.#fd, buffer.subarray(0, start + length));
       return length;
     }
-    const body = Buffer.from(text);
-    if (body.length > limit) return -1;
-    const header = Buffer.allocUnsafe(HEADER_BYTES);
-    writeHeader(header, body.length, type);
-    const sent = writevSync(this.#fd, [header, body]);
-    writeAll(this.#fd, body.subarray(Math.max(0, sent - HEADER_BYTES)));
-    return body.length;
+    // The start always fits into an empty socket buffer; only a long body is taken in parts.
+    const sent = writevSync(this.#fd, [buffer.subarray(0, start), body]) - start;
+    writeAll(this.#fd, body.subarray(sent));
+    return length;
   }
-}
-
-function writeHeader(buffer, length, type) {
-  buffer.writeUInt32BE(length, 0);
-  buffer[4] = type;
 }
 
 /** Write all of `bytes`; a blocking descriptor may still take only a part at a time. */
@@ -86,8 +86,9 @@ export function writeAll(fd, bytes) {
   while (sent < bytes.length) sent += writeSync(fd, bytes, sent, bytes.length - sent);
 }
 
-/** Context and event of an invoke frame's body, decoded. */
+/** Ticket (a copy), context and event of an invoke frame's body; the latter two decoded. */
 export function splitRequest(body) {
-  const length = body.readUInt32BE(0);
-  return [JSON.parse(body.utf8Slice(4, 4 + length)), JSON.parse(body.utf8Slice(4 + length, body.length))];
+  const context = TICKET_BYTES + 4;
+  const event = context + body.readUInt32BE(TICKET_BYTES);
+  return [Buffer.from(body.subarray(0, TICKET_BYTES)), JSON.parse(body.utf8Slice(context, event)), JSON.parse(body.utf8Slice(event, body.length))];
 }

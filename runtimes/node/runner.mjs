@@ -40,10 +40,10 @@ class Invocations {
   next = () => {
     const body = this.#link.receive();
     if (body === null) exit(0);
-    const call = (this.#inFlight = {});
+    const [ticket, fields, event] = splitRequest(body);
+    const call = (this.#inFlight = { ticket });
     let result;
     try {
-      const [fields, event] = splitRequest(body);
       result = this.#start(event, this.#contextOf(fields));
       if (typeof result?.then === "function") {
         result.then((value) => this.#succeed(call, value), (thrown) => this.#fail(call, thrown));
@@ -83,12 +83,13 @@ class Invocations {
   }
 
   #settle(type, text) {
+    const { ticket } = this.#inFlight;
     this.#inFlight = null;
     const limit = type === RESULT ? this.#resultLimitBytes : ERROR_LIMIT_BYTES;
-    if (text.length > limit || this.#link.send(type, text, limit) < 0) {
+    if (text.length > limit || this.#link.send(type, text, limit, ticket) < 0) {
       const size = Buffer.byteLength(text);
       const message = `the result is ${size} bytes of JSON; at most ${limit} are allowed`;
-      this.#link.send(ERROR, refuse("bad_result", "ResultTooLarge", message), ERROR_LIMIT_BYTES);
+      this.#link.send(ERROR, refuse("bad_result", "ResultTooLarge", message), ERROR_LIMIT_BYTES, ticket);
     }
     // Through the event loop once, so that what the last call left behind (timers, sockets) is not starved by the wait for the next.
     later(this.next);
@@ -97,7 +98,7 @@ class Invocations {
   /** Nothing caught this. It answers the request if there is one; the process is of no further use. */
   crash = (thrown) => {
     if (this.#inFlight) {
-      this.#link.send(ERROR, describe(thrown, this.#bundle), ERROR_LIMIT_BYTES);
+      this.#link.send(ERROR, describe(thrown, this.#bundle), ERROR_LIMIT_BYTES, this.#inFlight.ticket);
     } else {
       console.error(thrown);
     }

@@ -18,6 +18,9 @@ ERROR: Final = b"E"
 ERROR_LIMIT_BYTES: Final = 256 * 1024
 """Longest `E` or `K` body; the worker ends a process that sends more."""
 
+TICKET_BYTES: Final = 8
+_CONTEXT: Final = TICKET_BYTES + 4
+
 _HEADER: Final = struct.Struct(">Ic")
 _BUFFER_BYTES: Final = 64 * 1024
 """One read takes header and body of almost every frame; longer ones get a buffer of their own."""
@@ -72,24 +75,23 @@ class Link:
             raise Closed
         return got
 
-    def send(self, kind: bytes, body: bytes | memoryview) -> None:
-        """Send one frame.
+    def send(self, kind: bytes, body: bytes | memoryview, ticket: bytes = b"") -> None:
+        """Send one frame; `ticket` is the first part of its body.
 
         Raises:
             Closed: the other side is gone.
         """
-        header = _HEADER.pack(len(body), kind)
+        start = _HEADER.pack(len(ticket) + len(body), kind) + ticket
         try:
-            sent = os.writev(self.fd, (header, body))
-            total = len(body) + 5
-            while sent < total:
-                # A body this long is never the empty one: the header always fits into an empty socket buffer.
-                sent += os.write(self.fd, memoryview(body)[sent - 5 :])
+            sent = os.writev(self.fd, (start, body)) - len(start)
+            # The start always fits into an empty socket buffer; only a long body is taken in parts.
+            while sent < len(body):
+                sent += os.write(self.fd, memoryview(body)[sent:])
         except OSError as error:
             raise Closed from error
 
 
-def split_request(body: memoryview) -> tuple[memoryview, memoryview]:
-    """Context and event of an `R` body, both JSON text."""
-    length = int.from_bytes(body[:4], "big")
-    return body[4 : 4 + length], body[4 + length :]
+def split_request(body: memoryview) -> tuple[bytes, memoryview, memoryview]:
+    """Ticket, context and event of an `R` body; the latter two are JSON text."""
+    event = _CONTEXT + int.from_bytes(body[TICKET_BYTES:_CONTEXT], "big")
+    return bytes(body[:TICKET_BYTES]), body[_CONTEXT:event], body[event:]

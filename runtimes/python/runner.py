@@ -68,18 +68,18 @@ class Invocations:
         self._version = Version(init)
         self._awaiter = Awaiter()
 
-    def answer(self, request: memoryview) -> tuple[bytes, bytes]:
-        """The frame that answers this request; its logs are written out when this returns.
+    def answer(self, request: memoryview) -> tuple[bytes, bytes, bytes]:
+        """Type, body and ticket of the frame that answers this request; its logs are written out when this returns.
 
         Raises:
             SystemExit: the handler asked for the end of the process.
         """
-        frame = self._call(request)
+        ticket, context_text, event_text = split_request(request)
+        kind, body = self._call(context_text, event_text)
         _flush()
-        return frame
+        return kind, body, ticket
 
-    def _call(self, request: memoryview) -> tuple[bytes, bytes]:
-        context_text, event_text = split_request(request)
+    def _call(self, context_text: memoryview, event_text: memoryview) -> tuple[bytes, bytes]:
         try:
             context = Context(self._version, bytes(context_text))
             result = self._handler(_decode(str(event_text, "utf-8")), context)

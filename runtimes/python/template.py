@@ -17,9 +17,9 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from .failure import refuse
-from .frames import ERROR, RESULT, Closed, Link
+from .frames import ERROR, RESULT, TICKET_BYTES, Closed, Link
 
-Answer = Callable[[memoryview], tuple[bytes, bytes]]
+Answer = Callable[[memoryview], tuple[bytes, bytes, bytes]]
 
 _ANSWER_TYPES: Final = frozenset({RESULT, ERROR})
 
@@ -66,7 +66,8 @@ def serve(control: Link, answer: Answer, alone: bool, prepare_child: Callable[[]
             kind, request = control.receive()
             child = child or _fork_child(control, answer, prepare_child)
             if child is None:
-                control.send(ERROR, refuse("processes", "BlockingIOError", "no process could be made for this call"))
+                refusal = refuse("processes", "BlockingIOError", "no process could be made for this call")
+                control.send(ERROR, refusal, bytes(request[:TICKET_BYTES]))
                 continue
             control.send(*_pass_through(child, kind, request))
             ended, child = child, None

@@ -55,6 +55,7 @@ class RuntimeProcess:
         self.bundle = bundle
         self.control, theirs = socket.socketpair()
         self.control.settimeout(PATIENCE_S)
+        self.ticket = b""
         self.trace_fd, trace = os.pipe()
         self._logs_fd, logs = os.pipe()
         os.set_blocking(self._logs_fd, False)
@@ -87,7 +88,11 @@ class RuntimeProcess:
 
     def receive(self) -> tuple[bytes, bytes]:
         length, kind = struct.unpack(">Ic", self._exactly(5))
-        return kind, self._exactly(length)
+        body = self._exactly(length)
+        if kind == b"K":
+            return kind, body
+        assert body[:8] == self.ticket, "an answer has to repeat its request's ticket"
+        return kind, body[8:]
 
     def load(self, handler: str = "", **fields: Any) -> dict[str, Any]:
         """Send `I`, return what `K` says."""
@@ -110,7 +115,8 @@ class RuntimeProcess:
 
     def request(self, event: Any = None, **context: Any) -> None:
         text = json.dumps({"job_id": "job-1", "attempt": 1, "remaining_ms": 5000, "traceparent": ""} | context).encode()
-        self.send(b"R", struct.pack(">I", len(text)) + text + json.dumps(event).encode())
+        self.ticket = os.urandom(8)
+        self.send(b"R", self.ticket + struct.pack(">I", len(text)) + text + json.dumps(event).encode())
 
     def call(self, event: Any = None, **context: Any) -> tuple[bytes, Any]:
         """Send `R`, return the answer's type and decoded body."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from worker.sandbox import channel
 from worker.sandbox.channel import ERROR_LIMIT_BYTES, INIT, REQUEST, RESULT_LIMIT_BYTES, Channel, Fault, Faulty
 
 PATIENCE_S = 20.0
@@ -25,6 +26,14 @@ async def turns() -> None:
     """Let everything happen that is ready to."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+TICKET = b"8 bytes!"
+
+
+def answer(kind: bytes, body: bytes) -> bytes:
+    """An answer to the request that has just been sent."""
+    return frame(kind, TICKET + body)
 
 
 class Peer:
@@ -67,7 +76,8 @@ class Peer:
 
 
 @pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
+async def peer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Peer]:
+    monkeypatch.setattr(channel, "next_ticket", lambda: TICKET)
     peer = Peer()
     yield peer
     peer.channel.close()
@@ -77,8 +87,8 @@ async def peer() -> AsyncIterator[Peer]:
 
 async def test_an_exchange_sends_one_frame_and_takes_one(peer: Peer) -> None:
     assert peer.ask(b'"event"')
-    assert await peer.read(5 + 4 + 7) == frame(b"R", b'head"event"')
-    await peer.write(frame(b"O", b"42"))
+    assert await peer.read(5 + 8 + 4 + 7) == frame(b"R", TICKET + b'head"event"')
+    await peer.write(answer(b"O", b"42"))
     assert await peer.outcome() == (b"O", b"42")
     assert peer.channel.usable
 
@@ -86,8 +96,8 @@ async def test_an_exchange_sends_one_frame_and_takes_one(peer: Peer) -> None:
 async def test_exchanges_follow_one_another(peer: Peer) -> None:
     for number in range(50):
         assert peer.ask()
-        await peer.read(10)
-        await peer.write(frame(b"E" if number % 2 else b"O", str(number).encode()))
+        await peer.read(18)
+        await peer.write(answer(b"E" if number % 2 else b"O", str(number).encode()))
         assert await peer.outcome() == (b"E" if number % 2 else b"O", str(number).encode())
     assert peer.faults == []
 
@@ -96,13 +106,13 @@ async def test_exchanges_follow_one_another(peer: Peer) -> None:
 async def test_answers_of_any_length_arrive_whole(peer: Peer, size: int) -> None:
     body = os.urandom(size)
     peer.ask()
-    await peer.write(frame(b"O", body))
+    await peer.write(answer(b"O", body))
     assert await peer.outcome() == (b"O", body)
 
 
 async def test_an_answer_may_come_byte_by_byte(peer: Peer) -> None:
     peer.ask()
-    for byte in frame(b"O", b"[1,2]"):
+    for byte in answer(b"O", b"[1,2]"):
         await peer.write(bytes([byte]))
         await asyncio.sleep(0)
     assert await peer.outcome() == (b"O", b"[1,2]")
@@ -111,8 +121,8 @@ async def test_an_answer_may_come_byte_by_byte(peer: Peer) -> None:
 async def test_a_large_event_is_sent_as_the_peer_takes_it(peer: Peer) -> None:
     event = os.urandom(6 * 1024 * 1024)
     peer.ask(event)
-    assert await peer.read(9 + len(event)) == frame(b"R", b"head" + event)
-    await peer.write(frame(b"O", b"1"))
+    assert await peer.read(17 + len(event)) == frame(b"R", TICKET + b"head" + event)
+    await peer.write(answer(b"O", b"1"))
     assert await peer.outcome() == (b"O", b"1")
 
 
@@ -120,36 +130,55 @@ async def test_a_large_event_is_sent_as_the_peer_takes_it(peer: Peer) -> None:
 
 
 async def test_a_frame_before_the_request_retires_the_process_unread(peer: Peer) -> None:
-    peer.socket.send(frame(b"O", b'"forged"'))
+    peer.socket.send(answer(b"O", b'"forged"'))
     assert not peer.ask()
     assert (peer.answers, peer.faults[0].fault) == ([], Fault.LATE)
 
 
 async def test_a_frame_while_nothing_is_asked_is_noticed_without_asking(peer: Peer) -> None:
-    await peer.write(frame(b"O", b'"forged"'))
+    await peer.write(answer(b"O", b'"forged"'))
     assert await peer.outcome() == Fault.LATE
 
 
 async def test_a_second_answer_in_the_same_breath_spoils_the_first(peer: Peer) -> None:
     peer.ask()
-    await peer.write(frame(b"O", b"1") + frame(b"O", b"2"))
+    await peer.write(answer(b"O", b"1") + answer(b"O", b"2"))
     assert await peer.outcome() == Fault.GARBLED
     assert peer.answers == []
 
 
 async def test_a_second_answer_after_the_first_retires_the_process(peer: Peer) -> None:
     peer.ask()
-    await peer.write(frame(b"O", b"1"))
+    await peer.write(answer(b"O", b"1"))
     assert await peer.outcome() == (b"O", b"1")
-    peer.socket.send(frame(b"O", b"2"))
+    peer.socket.send(answer(b"O", b"2"))
     assert not peer.ask()
     assert peer.faults[0].fault == Fault.LATE
 
 
 async def test_an_answer_before_the_whole_request_was_taken_is_a_fault(peer: Peer) -> None:
     peer.ask(bytes(6 * 1024 * 1024))
-    await peer.write(frame(b"O", b"1"))
+    await peer.write(answer(b"O", b"1"))
     assert await peer.outcome() == Fault.GARBLED
+
+
+async def test_an_answer_to_another_request_is_a_fault(peer: Peer) -> None:
+    """Found by a function that answered by hand: its real answer was taken for that of the next request."""
+    peer.ask()
+    await peer.write(frame(b"O", b"7 bytes." + b"1"))
+    assert await peer.outcome() == Fault.GARBLED
+    assert peer.answers == []
+
+
+@pytest.mark.parametrize("body", [b"", b"8 bytes", b'"forged"'])
+async def test_an_answer_without_a_ticket_is_a_fault(peer: Peer, body: bytes) -> None:
+    peer.ask()
+    await peer.write(frame(b"O", body))
+    assert await peer.outcome() == Fault.GARBLED
+
+
+def test_no_two_tickets_are_alike() -> None:
+    assert len({channel.next_ticket() for _ in range(2000)}) == 2000
 
 
 # What is no answer.
@@ -171,7 +200,7 @@ async def test_only_ready_answers_init(peer: Peer, kind: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "length"),
-    [(b"O", RESULT_LIMIT_BYTES + 1), (b"O", 2**32 - 1), (b"E", ERROR_LIMIT_BYTES + 1), (b"E", 2**31)],
+    [(b"O", RESULT_LIMIT_BYTES + 9), (b"O", 2**32 - 1), (b"E", ERROR_LIMIT_BYTES + 9), (b"E", 2**31)],
 )
 async def test_a_length_above_the_limit_is_refused_before_anything_is_allocated(
     peer: Peer, kind: bytes, length: int
@@ -225,7 +254,7 @@ async def test_a_peer_that_never_reads_meets_the_deadline(peer: Peer) -> None:
 
 async def test_a_slow_trickle_does_not_extend_the_deadline(peer: Peer) -> None:
     peer.ask(timeout_s=0.1)
-    for byte in frame(b"O", bytes(100)):
+    for byte in answer(b"O", bytes(100)):
         if peer.faults:
             break
         await peer.write(bytes([byte]))
@@ -242,7 +271,7 @@ async def test_descriptors_sent_along_are_closed_by_the_kernel(peer: Peer) -> No
     before = len(os.listdir("/proc/self/fd"))
     read, write = os.pipe()
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [read, write] * 10))]
-    peer.socket.sendmsg([frame(b"O", b"1")], ancillary)
+    peer.socket.sendmsg([answer(b"O", b"1")], ancillary)
     os.close(read)
     os.close(write)
     assert await peer.outcome() == (b"O", b"1")
@@ -256,7 +285,7 @@ async def test_nothing_is_said_after_close(peer: Peer) -> None:
     peer.ask(timeout_s=0.01)
     peer.channel.close()
     peer.channel.close()
-    await peer.write(frame(b"O", b"1"))
+    await peer.write(answer(b"O", b"1"))
     await turns()
     assert (peer.answers, peer.faults) == ([], [])
     assert not peer.ask()

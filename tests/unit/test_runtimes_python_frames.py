@@ -69,6 +69,12 @@ def test_sending_to_nobody_is_closing(pair: tuple[Link, socket.socket]) -> None:
         link.send(b"O", b"x")
 
 
-def test_a_request_is_context_and_event() -> None:
-    context, event = split_request(memoryview(b"\x00\x00\x00\x02{}[1]"))
-    assert (bytes(context), bytes(event)) == (b"{}", b"[1]")
+def test_a_request_is_ticket_context_and_event() -> None:
+    ticket, context, event = split_request(memoryview(b"12345678\x00\x00\x00\x02{}[1]"))
+    assert (ticket, bytes(context), bytes(event)) == (b"12345678", b"{}", b"[1]")
+
+
+def test_an_answer_begins_with_the_ticket(pair: tuple[Link, socket.socket]) -> None:
+    link, peer = pair
+    link.send(b"O", b"[1]", b"12345678")
+    assert peer.recv(100) == b"\x00\x00\x00\x0bO12345678[1]"

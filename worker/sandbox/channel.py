@@ -9,6 +9,7 @@ another type, or more than the one answer, makes the channel faulty for good; it
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -24,7 +25,13 @@ ERROR: Final = b"E"
 
 RESULT_LIMIT_BYTES: Final = 6 * 1024 * 1024
 ERROR_LIMIT_BYTES: Final = 256 * 1024
-_LIMIT_BYTES: Final = {READY: ERROR_LIMIT_BYTES, RESULT: RESULT_LIMIT_BYTES, ERROR: ERROR_LIMIT_BYTES}
+
+TICKET_BYTES: Final = 8
+_LIMIT_BYTES: Final = {
+    READY: ERROR_LIMIT_BYTES,
+    RESULT: RESULT_LIMIT_BYTES + TICKET_BYTES,
+    ERROR: ERROR_LIMIT_BYTES + TICKET_BYTES,
+}
 
 _HEADER: Final = struct.Struct(">Ic")
 _HEADER_BYTES: Final = 5
@@ -37,6 +44,18 @@ _scratch_view: Final = memoryview(_scratch)
 
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
 """Asked for; the kernel gives at most net.core.wmem_max. Larger means fewer wake-ups for a large event."""
+
+
+_TICKETS_AT_ONCE: Final = 512
+_tickets: Final[list[bytes]] = []
+
+
+def next_ticket() -> bytes:
+    """Eight random bytes that the answer has to repeat. Drawn many at a time: one draw is a system call."""
+    if not _tickets:
+        drawn = os.urandom(TICKET_BYTES * _TICKETS_AT_ONCE)
+        _tickets.extend(drawn[start : start + TICKET_BYTES] for start in range(0, len(drawn), TICKET_BYTES))
+    return _tickets.pop()
 
 
 class Fault(StrEnum):
@@ -75,6 +94,7 @@ class Channel:
         self._open = True
         self._answered: Answered | None = None
         self._expected = b""
+        self._ticket = b""
         self._timer: asyncio.TimerHandle | None = None
         self._unsent: memoryview | None = None
         self._unsent_next: bytes = b""
@@ -89,7 +109,7 @@ class Channel:
         return self._open and self._answered is None
 
     def exchange(self, kind: bytes, head: bytes, tail: bytes, timeout_s: float, answered: Answered) -> bool:
-        """Send one frame, `head` and `tail` together its body, and have `answered` called with the answer.
+        """Send one frame, `head` and `tail` together its body (after the ticket), and have `answered` called with the answer.
 
         The deadline covers sending, waiting and receiving. False if something unasked for was waiting in the socket, or the
         process is gone: nothing was sent, `answered` will not be called, and `on_fault` has been.
@@ -99,11 +119,12 @@ class Channel:
         self._answered = answered
         self._expected = _ANSWERS_TO[kind]
         self._timer = self._loop.call_later(timeout_s, self._too_late)
-        header = _HEADER.pack(len(head) + len(tail), kind)
+        ticket = self._ticket = next_ticket() if kind == REQUEST else b""
+        header = _HEADER.pack(len(ticket) + len(head) + len(tail), kind)
         if len(tail) <= _SCRATCH_BYTES:
-            self._send(b"".join((header, head, tail)), b"")
+            self._send(b"".join((header, ticket, head, tail)), b"")
         else:
-            self._send(header + head, tail)
+            self._send(b"".join((header, ticket, head)), tail)
         return self._open
 
     def close(self) -> None:
@@ -207,7 +228,7 @@ class Channel:
         elif got - _HEADER_BYTES > length:
             self._fail(Fault.GARBLED, "the process sent more than one answer")
         elif got - _HEADER_BYTES == length:
-            self._finish(kind, bytes(memoryview(received)[_HEADER_BYTES:got]))
+            self._finish(kind, memoryview(received)[_HEADER_BYTES:got])
         else:
             self._kind = kind
             self._body = memoryview(bytearray(length))
@@ -222,16 +243,19 @@ class Channel:
         body = self._body
         if body is not None and self._filled == len(body):
             self._body = None
-            self._finish(self._kind, bytes(body))
+            self._finish(self._kind, body)
 
-    def _finish(self, kind: bytes, body: bytes) -> None:
+    def _finish(self, kind: bytes, body: memoryview) -> None:
         answered = self._answered
         self._answered = None
         self._stop_timer()
+        ticket = self._ticket
         if self._unsent is not None:
             self._fail(Fault.GARBLED, "the process answered before it had taken the whole request")
+        elif body[: len(ticket)] != ticket:
+            self._fail(Fault.GARBLED, "the process answered another request than this one")
         elif answered is not None:
-            answered(kind, body)
+            answered(kind, bytes(body[len(ticket) :]))
 
     def _too_late(self) -> None:
         self._timer = None
