@@ -5,6 +5,7 @@ Knows: request ids, the hot route's path, what to say when we have a bug. Does n
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import re
@@ -13,7 +14,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem, send_reply
+from api.errors import problem, send_problem, send_reply
+from sandlot.errors import ShuttingDown
 
 _log = logging.getLogger("sandlot.api")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
@@ -50,6 +52,14 @@ class Edge:
 
         try:
             await self._route(scope)(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # Only the server's stop cancels a request, at the end of its grace: one whose body never came, most likely. The answer is
+            # its end; outside of us there is only the server, which would log the cancellation as a failure.
+            if started:
+                raise
+            await send_problem(
+                scope, send_with_id, ShuttingDown("this server is stopping and could not finish this request")
+            )
         except Exception:
             _log.exception(
                 "request failed: a bug",

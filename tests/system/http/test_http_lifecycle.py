@@ -143,6 +143,25 @@ def test_a_stop_waits_for_answers_that_come_within_the_grace(stack: Any) -> None
         assert (call.result().status_code, call.result().content) == (200, b"1")
 
 
+def test_clients_that_never_finish_their_request_do_not_hold_up_a_stop(stack: Any) -> None:
+    api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="1")
+    parts = urlsplit(url)
+    half_header = b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\nx-half"
+    half_body = b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n123"
+    with (
+        socket.create_connection((parts.hostname, parts.port)) as one,
+        socket.create_connection((parts.hostname, parts.port)) as two,
+    ):
+        one.sendall(half_header)
+        two.sendall(half_body)
+        two.settimeout(20)
+        httpx.get(url + "/healthz")  # by now the server has read both
+        started_s = time.monotonic()
+        assert api.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - started_s < 8
+        assert b" 503 " in two.recv(65536).split(b"\r\n")[0]
+
+
 RAW = [
     b"GARBAGE\r\n\r\n",
     b"GET / HTTP/9.9\r\n\r\n",
