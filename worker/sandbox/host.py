@@ -21,8 +21,10 @@ from worker.sandbox.policy import Level, Policy, RuntimeCommand
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.uids import reserve_block
 from worker.sandbox.verify import ProbeResult, require
+from worker.sandbox.zygote import identity
 from worker.sandbox.zygote_link import ZygoteLink
 
+PREFIX: Final = "sandboxes-"
 log: Final = logging.getLogger(__name__)
 
 
@@ -155,7 +157,8 @@ class SandboxHost:
 def _make_folder(state_dir: Path) -> Path:
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="sandboxes-", dir=state_dir.resolve()))
+        identity.remove_stale_folders(str(state_dir), PREFIX)
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{identity.tag()}-", dir=state_dir.resolve()))
         folder.chmod(0o755)
     except OSError as error:
         raise SandboxUnavailable(

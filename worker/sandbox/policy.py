@@ -48,7 +48,7 @@ class Policy:
 
     memory_limit_mib: int = 256
     processes: int = 64
-    """Processes and threads together."""
+    """Processes and threads together, with the sandbox's own first process."""
     cpu_limit_s: float | None = None
     """CPU seconds of one process over its whole life; None: the wall limit is the limit."""
     open_files: int = 256

@@ -48,7 +48,8 @@ class Sandbox:
         self.policy = policy
         self.number = number
         self._link = link
-        self._pid = pid
+        self.pid = pid
+        """Its first process, as numbered outside: PID 1 inside, or the only one where there is no PID namespace."""
         self._facts = facts
         self._door = descriptors[4] if len(descriptors) > 4 else None
         self._attached: asyncio.Future[None] | None = None
@@ -90,7 +91,7 @@ class Sandbox:
             else:
                 # The pidfd proves that the leader's number is still the leader's.
                 signal.pidfd_send_signal(self._pidfd, 0)
-                os.killpg(self._pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _measure(self) -> None:
         """Note what the runtime's process used: a PID namespace that is killed discards the accounts of its processes."""
@@ -154,23 +155,23 @@ class Sandbox:
     def _runtime_pid(self) -> int:
         """PID 2 as numbered outside; PID 1 reaps it, so while PID 1 lists it the number is its own. 0 when it is gone."""
         if not self.alone:
-            return self._pid
+            return self.pid
         children = self._children_of_init()
         return children[0] if children else 0
 
     def _children_of_init(self) -> list[int]:
         try:
             if self._children_fd < 0:
-                self._children_fd = os.open(f"/proc/{self._pid}/task/{self._pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+                self._children_fd = os.open(f"/proc/{self.pid}/task/{self.pid}/children", os.O_RDONLY | os.O_CLOEXEC)
             return [int(word) for word in os.pread(self._children_fd, 4096, 0).split()]
         except (FileNotFoundError, ProcessLookupError):
             return []
 
     def _has_strangers(self) -> bool:
-        children = self._children_of_init() if self.alone else [self._pid]
+        children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True
-        if not self.alone and self._link.has_orphans_of(self._pid):
+        if not self.alone and self._link.has_orphans_of(self.pid):
             return True
         tasks = f"/proc/{children[0]}/task"
         try:

@@ -89,7 +89,7 @@ async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, l
 
     loop.add_reader(sandbox.log_fd, _keep_log, sandbox.log_fd, log)
     try:
-        channel.exchange(INIT, _init(sandbox, handler), b"", limit_s, answered)
+        channel.exchange(INIT, init_body(sandbox, handler), b"", limit_s, answered)
         await asyncio.wait(
             (asyncio.ensure_future(outcome), asyncio.ensure_future(broken)), return_when=asyncio.FIRST_COMPLETED
         )
@@ -98,7 +98,7 @@ async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, l
         if outcome.result()[0] == READY and not json.loads(outcome.result()[1])["ok"]:
             return "not_loaded", json.loads(outcome.result()[1])
         outcome = loop.create_future()
-        channel.exchange(REQUEST, *_request(event, limit_s), limit_s, answered)
+        channel.exchange(REQUEST, *request_bodies(event, limit_s), limit_s, answered)
         await asyncio.wait(
             (asyncio.ensure_future(outcome), asyncio.ensure_future(broken)), return_when=asyncio.FIRST_COMPLETED
         )
@@ -111,7 +111,7 @@ async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, l
         loop.remove_reader(sandbox.log_fd)
 
 
-def _init(sandbox: Sandbox, handler: str) -> bytes:
+def init_body(sandbox: Sandbox, handler: str) -> bytes:
     return json.dumps(
         {
             "protocol": 1,
@@ -128,7 +128,7 @@ def _init(sandbox: Sandbox, handler: str) -> bytes:
     ).encode()
 
 
-def _request(event: object, limit_s: float) -> tuple[bytes, bytes]:
+def request_bodies(event: object, limit_s: float) -> tuple[bytes, bytes]:
     context = json.dumps(
         {"job_id": "trial", "attempt": 1, "remaining_ms": int(limit_s * 1000), "traceparent": ""}
     ).encode()

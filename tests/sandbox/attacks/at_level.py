@@ -33,7 +33,8 @@ def become(uid, node):
     """Another user, who can get at what the attempts need."""
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    open_ways_to([sys.base_prefix, str(PROJECT), os.path.realpath(node)])
+    for fd in open_ways_to([sys.base_prefix, str(PROJECT), os.path.realpath(node)]).values():
+        os.close(fd)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)

@@ -7,12 +7,12 @@ Knows: how to find out what can be had, and what having none means. Does not kno
 from __future__ import annotations
 
 import os
-import re
 from typing import Any, Final, Protocol
 
+from . import identity
 from .plan import Limits
 
-NAME: Final = re.compile(r"^sandlot-(\d+)-(\d+)$")
+PREFIX: Final = "sandlot-"
 MIB: Final = 1024 * 1024
 CPU_PERIOD_US: Final = 100_000
 
@@ -66,15 +66,13 @@ class NoCgroups:
 
 
 def own_name() -> str:
-    """A folder name that says whose it is, also after the number was given to another process."""
-    return f"sandlot-{os.getpid()}-{_start_ticks(os.getpid())}"
+    return PREFIX + identity.tag()
 
 
 def remove_stale(parent: str) -> None:
     """Remove the groups of zygotes that no longer exist; a kill of the worker leaves them."""
     for name in os.listdir(parent):
-        match = NAME.match(name)
-        if match and _start_ticks(int(match[1])) != int(match[2]):
+        if name.startswith(PREFIX) and identity.is_stale(name):
             remove_tree(f"{parent}/{name}")
 
 
@@ -135,11 +133,3 @@ def read_field(path: str, key: str) -> int:
         if name == key:
             return int(value)
     return 0
-
-
-def _start_ticks(pid: int) -> int:
-    """When the process started (proc(5), stat, field 22); -1 if there is none."""
-    try:
-        return int(read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return -1

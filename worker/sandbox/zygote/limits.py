@@ -18,18 +18,19 @@ OPEN_FILES_CEILING: Final = 4096
 PROCESSES_CEILING: Final = 4096
 
 
-def limit_process(pid: int, limits: Limits, reserved_mib: int, *, memory_counted: bool) -> None:
+def limit_process(pid: int, limits: Limits, reserved_mib: int, *, counted: bool) -> None:
     """Bind process `pid` (0: this one) to these limits; nothing above them can be regained.
 
     Args:
         reserved_mib: what the runtime reserves before the function allocates anything.
-        memory_counted: a memory cgroup bounds the whole sandbox; without one RLIMIT_DATA bounds each process.
+        counted: cgroups bound the sandbox as a whole; without them these limits, on each process, are all there is.
     """
     # Where a cgroup counts what is really used, reservations (thread stacks, V8's code ranges) are free up to the ceiling.
-    data_mib = CEILING_MIB if memory_counted else limits.memory_limit_mib + reserved_mib
+    data_mib = CEILING_MIB if counted else limits.memory_limit_mib + reserved_mib
     for kind, value in {
         resource.RLIMIT_DATA: data_mib * MIB,
-        resource.RLIMIT_NPROC: limits.processes,
+        # One more than the pids cgroup allows, so that the cgroup refuses first: it counts its refusals, this limit does not.
+        resource.RLIMIT_NPROC: limits.processes + counted,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.tmp_mib * MIB,
     }.items():

@@ -63,7 +63,8 @@ class Zygote:
         self._cgroups: Cgroups = NoCgroups()
         self._readable: list[str] = []
         self._scratch = ""
-        self._published = publish.Published(plan)
+        self._published: publish.Published | None = None
+        self._covered: dict[str, int] = {}
 
     def open(self) -> dict[str, Any]:
         """Load the runtime, build what all sandboxes share; returns what the worker should know."""
@@ -101,14 +102,15 @@ class Zygote:
     def _prepare_restricted(self) -> None:
         # Orphans come to us, not to whatever is PID 1 of a container.
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        self._scratch = scratch.open_scratch(self._plan.state_dir)
+        self._published = publish.Published()
+        self._scratch = scratch.open_scratch()
         self._readable = [
             *skeleton.shared_paths(self._plan),
             self._plan.folder,
             *filter(os.path.exists, restricted.ETC),
         ]
         if self._plan.uid_base:
-            publish.open_ways_to([*self._readable, self._scratch])
+            self._covered = publish.open_ways_to(self._readable)
         restricted.require(self._plan, self._readable)
 
     def serve(self) -> None:
@@ -132,7 +134,9 @@ class Zygote:
         while self._carried:
             self._reap(blocking=True)
         self._cgroups.close()
-        self._published.close()
+        if self._published is not None:
+            self._published.close()
+        scratch.close_scratch(self._scratch)
 
     def _obey(self) -> bool:
         packet = messages.receive(self._worker)
@@ -223,11 +227,13 @@ class Zygote:
 
     def _attach(self, carried: Carried, message: messages.Message) -> None:
         bounds = read_limits(message["limits"])
-        carried.bundle = message["path"] if self._plan.level == "strict" else self._published.path(message["path"])
+        carried.bundle = message["path"]
+        if self._published is not None and self._plan.uid_base:
+            carried.bundle = self._published.path(message["path"], self._covered)
         order = {
             "limits": message["limits"],
             "tmp_changed": bounds.tmp_mib != carried.bounds.tmp_mib,
-            "memory_counted": self._cgroups.counts_memory,
+            "counted": self._cgroups.counts_memory,
             "path": carried.bundle,
         }
         try:

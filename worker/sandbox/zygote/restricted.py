@@ -114,7 +114,7 @@ def _enter(
         seccomp=program,
     )
     if "rlimits" not in plan.missing:
-        limit_process(0, bounds, plan.reserved_mib, memory_counted=order["memory_counted"])
+        limit_process(0, bounds, plan.reserved_mib, counted=order["counted"])
     facts = descent.descend(territory, plan, bounds, home or "/")
     messages.send(zygote, {"attached": facts | {"home": bool(home)}})
 

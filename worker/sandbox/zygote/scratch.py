@@ -9,21 +9,23 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from typing import Final
 
-from . import kernel
+from . import identity, kernel
 
 OFFERED: Final = "/tmp/fn"  # noqa: S108 - an operator mounts it there: compose `tmpfs: /tmp/fn:size=64m,nr_inodes=4096`
+PREFIX: Final = "sandlot-scratch-"
 MOST_BYTES: Final = 4 << 30
 MOST_INODES: Final = 1 << 20
 TMPFS_MAGIC: Final = "tmpfs"
 
 
-def open_scratch(state_dir: str) -> str:
+def open_scratch() -> str:
     """A folder to make sandboxes' folders in; "" if there is none that is safe."""
-    folder = f"{state_dir}/scratch"
-    os.makedirs(folder, mode=0o711, exist_ok=True)
+    identity.remove_stale_folders(tempfile.gettempdir(), PREFIX)
+    folder = tempfile.mkdtemp(prefix=f"{PREFIX}{identity.tag()}-")
     try:
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
@@ -31,8 +33,17 @@ def open_scratch(state_dir: str) -> str:
             "scratch", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=512m,nr_inodes=65536,mode=711"
         )
     except PermissionError:
+        os.rmdir(folder)
         return OFFERED if _is_limited_tmpfs(OFFERED) else ""
+    os.chmod(folder, 0o711)  # noqa: S103 - sandboxes pass through to their own
     return folder
+
+
+def close_scratch(folder: str) -> None:
+    """Take the mount away again, and its mount point."""
+    if folder and folder != OFFERED:
+        kernel.umount(folder, kernel.MNT_DETACH)
+        os.rmdir(folder)
 
 
 def _is_limited_tmpfs(path: str) -> bool:

@@ -206,7 +206,7 @@ def _attach(child: int, plan: Plan, zygote: socket.socket) -> bool:
     os.close(tree)
     if message["tmp_changed"]:
         _mount_tmp(HOME_PATH, bounds.tmp_mib, kernel.MS_REMOUNT)
-    limit_process(child, bounds, plan.reserved_mib, memory_counted=message["memory_counted"])
+    limit_process(child, bounds, plan.reserved_mib, counted=message["counted"])
     messages.send(zygote, {"attached": {}})
     return True
 
