@@ -1,19 +1,22 @@
-"""`python -m api`: one API process, from the environment to the socket.
+"""`python -m api`: the API, from the environment to the socket.
 
 Exits with 0 after a stop by signal, with 2 and one line when it cannot start.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import ipaddress
 import logging
 import socket
 import sys
+from collections.abc import Sequence
 
 import uvloop
 
 from api.main import open_api
+from api.processes import CANNOT_START, Processes
 from api.server import Server, listen, url_of
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.logs import configure_logging
@@ -22,20 +25,28 @@ from sandlot.settings import Settings, load_settings
 _log = logging.getLogger("sandlot.api")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parse(arguments)
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
+        if given.listen_fd is not None:
+            with socket.socket(fileno=given.listen_fd) as listening:
+                uvloop.run(serve(settings, listening, given.alive_fd))
+            return 0
         with listen(settings) as listening:
-            uvloop.run(serve(settings, listening))
+            if settings.api_processes == 1:
+                uvloop.run(serve(settings, listening, None))
+            else:
+                uvloop.run(serve_all(settings, listening))
     except (OperatorError, QueueUnavailable) as error:
         print(f"sandlot api: {error.message}", file=sys.stderr)
-        return 2
+        return CANNOT_START
     return 0
 
 
-async def serve(settings: Settings, listening: socket.socket) -> None:
-    """Serve until a signal says stop.
+async def serve(settings: Settings, listening: socket.socket, alive_fd: int | None) -> None:
+    """Serve until a signal says stop, or the end of the pipe `alive_fd`: whoever started this process is gone.
 
     Raises:
         OperatorError, QueueUnavailable: it cannot start.
@@ -49,8 +60,21 @@ async def serve(settings: Settings, listening: socket.socket) -> None:
         gc.collect()
         gc.freeze()
         _log.info("listening", extra={"url": url_of(listening)})
-        await Server(api, settings).serve(sockets=[listening])
+        await Server(api, settings, alive_fd).serve(sockets=[listening])
     _log.info("stopped")
+
+
+async def serve_all(settings: Settings, listening: socket.socket) -> None:
+    await Processes(settings, listening).run()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m api", description="Serve the Sandlot API; SANDLOT_… variables say how."
+    )
+    parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # given by Processes to each of its own
+    parser.add_argument("--alive-fd", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
 
 
 def _is_loopback(host: str) -> bool:

@@ -28,7 +28,8 @@ _KEEP_ALIVE_S: Final = 30
 class Server(uvicorn.Server):
     """uvicorn's server with two changes: waiting callers are released when it stops, and a stop by signal is an exit like any other."""
 
-    def __init__(self, api: Api, settings: Settings) -> None:
+    def __init__(self, api: Api, settings: Settings, alive_fd: int | None = None) -> None:
+        """`alive_fd`: the read end of a pipe whose end means stop."""
         super().__init__(
             uvicorn.Config(
                 api.asgi,
@@ -47,6 +48,7 @@ class Server(uvicorn.Server):
         )
         self._calls = api.calls
         self._grace_s = settings.shutdown_grace_s
+        self._alive_fd = alive_fd
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, give callers most of the grace to get their answer, then tell them where it will be."""
@@ -62,11 +64,17 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        if self._alive_fd is not None:
+            loop.add_reader(self._alive_fd, self._stop_alone, self._alive_fd)
         try:
             yield
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    def _stop_alone(self, alive_fd: int) -> None:
+        asyncio.get_running_loop().remove_reader(alive_fd)
+        self._stop()
 
     def _stop(self) -> None:
         if self.should_exit:

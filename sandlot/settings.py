@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     # The API.
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_processes: Annotated[int, Field(ge=1, le=64)] = 1
     payload_limit_bytes: Annotated[int, Field(ge=1024, le=512 * MIB)] = 6 * MIB
     wait_cap_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
     queue_budget_s: Annotated[float, Field(ge=0, le=3600)] = 30.0

@@ -192,3 +192,8 @@ def anyone(stack: Stack) -> Iterator[httpx.Client]:
 def admin(stack: Stack) -> Iterator[httpx.Client]:
     with stack.client() as client:
         yield client
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], object]], None]:
+    return lambda condition: until(condition, 20.0, lambda: "it did not come true in time")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import http.client
+import os
 import signal
 import socket
 import time
@@ -160,6 +161,51 @@ def test_clients_that_never_finish_their_request_do_not_hold_up_a_stop(stack: An
         assert api.stop(signal.SIGTERM) == 0
         assert time.monotonic() - started_s < 8
         assert b" 503 " in two.recv(65536).split(b"\r\n")[0]
+
+
+def processes_of(url: str) -> set[str]:
+    """The processes that answer: each begins its request ids with random digits of its own."""
+    return {httpx.get(url + "/healthz").headers["x-request-id"].split("-")[0] for _ in range(40)}
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Any, wait_until: Any) -> None:
+    api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
+    wait_until(lambda: len(processes_of(url)) == 2)
+    with stack.client(url=url) as client:
+        assert client.post("/v1/functions/echo/invoke", content=b"1").content == b"1"
+    first = children_of(api.process.pid)
+    os.kill(first[0], signal.SIGKILL)
+    assert httpx.get(url + "/healthz").status_code == 200
+    wait_until(lambda: len(children_of(api.process.pid)) == 2 and len(processes_of(url)) == 2)
+    children = children_of(api.process.pid)
+    assert api.stop() == 0
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_no_process_outlives_the_one_that_started_it(stack: Any, wait_until: Any) -> None:
+    api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
+    wait_until(lambda: len(processes_of(url)) == 2)
+    children = children_of(api.process.pid)
+    api.process.kill()
+    wait_until(lambda: not any(is_running(child) for child in children))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_processes_that_cannot_start_are_one_failure(stack: Any) -> None:
+    api = stack.start("api", SANDLOT_API_PROCESSES="2", SANDLOT_SIGNING_KEY="short")
+    assert api.process.wait(30) == 2
+    api.stop()
+    assert any("signing key" in line for line in api.lines)
 
 
 RAW = [
