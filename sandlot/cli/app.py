@@ -93,6 +93,9 @@ def up(
     slots: Annotated[
         int | None, typer.Option(min=0, max=1024, help="Invocations at once, per worker (default: from the CPUs).")
     ] = None,
+    api_processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that share the API's port (default 1).")
+    ] = None,
     durability: Annotated[
         Literal["everysec", "always"] | None,
         typer.Option(help="When the embedded Valkey's log is synced to disk (default everysec)."),
@@ -115,6 +118,7 @@ def up(
         port=port,
         workers=workers,
         slots=slots,
+        api_processes=api_processes,
         durability=durability,
         verbose=verbose,
     )
@@ -124,6 +128,9 @@ def up(
 def api(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port (default 8000).")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that share the port (default 1).")
+    ] = None,
     redis_url: Annotated[
         str | None, typer.Option("--redis-url", metavar="URL", help="Redis or Valkey (default: SANDLOT_REDIS_URL).")
     ] = None,
@@ -135,9 +142,8 @@ def api(
     """
     from sandlot.cli.servers import replace_with
 
-    replace_with(
-        "api", {"SANDLOT_PORT": port, "SANDLOT_HOST": host, "SANDLOT_REDIS_URL": redis_url, "SANDLOT_DATA": data}
-    )
+    settings = {"SANDLOT_PORT": port, "SANDLOT_HOST": host, "SANDLOT_API_PROCESSES": workers}
+    replace_with("api", {**settings, "SANDLOT_REDIS_URL": redis_url, "SANDLOT_DATA": data})
 
 
 @app.command(rich_help_panel="Run")

@@ -182,6 +182,8 @@ def _output_of(command: list[str]) -> str:
 
 def _show(checks: list[Check]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for check in checks:
         table.add_row(_MARKS[check.grade], f"[bold]{escape(check.name)}[/]", escape(check.found))
         if check.remedy:

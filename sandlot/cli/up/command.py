@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +29,7 @@ def up(
     port: int | None,
     workers: int,
     slots: int | None,
+    api_processes: int | None,
     durability: str | None,
     verbose: bool,
 ) -> None:
@@ -38,9 +38,9 @@ def up(
     Raises:
         SandlotError: it cannot be started; nothing is left running.
     """
-    settings = load_settings(data=data, host=host, port=port, slots=slots, durability=durability)
-    if slots is not None:
-        os.environ["SANDLOT_SLOTS"] = str(slots)
+    settings = load_settings(
+        data=data, host=host, port=port, slots=slots, api_processes=api_processes, durability=durability
+    )
     screen = Screen(Console())
     folder = _functions_folder(functions, screen)
     home = DataDir(settings.data)

@@ -181,6 +181,8 @@ def _programs(plan: Plan, redis_url: str, news: News) -> Sequence[Program]:
             "SANDLOT_DATA": str(plan.data.path),
             "SANDLOT_HOST": plan.host,
             "SANDLOT_PORT": str(plan.port),
+            "SANDLOT_API_PROCESSES": str(plan.settings.api_processes),
+            "SANDLOT_SLOTS": str(plan.settings.slots),
             "SANDLOT_KEY_FILE": str(plan.data.key_file),
             "SANDLOT_SIGNING_KEY_FILE": str(plan.data.signing_key_file),
             **({} if plan.verbose else {"SANDLOT_LOG_FORMAT": "json"}),

@@ -1,0 +1,45 @@
+"""What the documentation says of settings and options is what the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sandlot.functions.manifest import KEYS, Manifest
+from sandlot.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [
+    REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+]
+PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
+
+
+def test_every_environment_variable_is_documented_and_none_that_is_not_one() -> None:
+    documented = set(re.findall(r"SANDLOT_[A-Z_]+[A-Z]", (REPOSITORY / "docs" / "operations.md").read_text()))
+    assert documented == {f"SANDLOT_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_every_setting_of_a_function_is_documented_with_its_default() -> None:
+    text = (REPOSITORY / "docs" / "functions.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE))
+    assert set(rows) == set(KEYS)
+    written = Manifest(runtime="python", handler="main.handler").written()
+    for key in ("timeout", "memory", "visibility", "isolation", "log_limit", "network"):
+        assert rows[key] == f'`"{written[key]}"`', key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_path_that_the_architecture_names_exists() -> None:
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    named = re.findall(r"`((?:sandlot|api|worker|runtimes|functions|benchmarks|docs)/[\w./]*)`", text)
+    assert named
+    assert [path for path in named if not (REPOSITORY / path).exists() and "_server" not in path] == []
