@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 from . import template
 from .context import Context, Version
 from .failure import LoadFailed, describe, describe_bad_result, refuse
-from .frames import ERROR, READY, RESULT, Closed, Link, split_request
+from .frames import ERROR, READY, RESULT, TICKET_BYTES, Closed, Link, split_request
 from .handler import Awaiter, load_handler
 
 PROTOCOL: Final = 1
@@ -45,7 +45,9 @@ def serve(control_fd: int = 3, trace_fd: int = 4) -> NoReturn:
         init = json.loads(bytes(body))
         invocation = _load(link, init)
         if init.get("isolation") == "fork":
-            template.serve(link, invocation.answer, bool(init.get("alone")), lambda: _tell_stack_when_asked(trace_fd))
+            template.serve(
+                link, invocation.answer, bool(init.get("alone")), lambda: _prepare_child(invocation, trace_fd)
+            )
         while True:
             _, request = link.receive()
             link.send(*invocation.answer(request))
@@ -79,6 +81,14 @@ class Invocations:
         _flush()
         return kind, body, ticket
 
+    def rehearse(self) -> None:
+        """Everything that `answer` does, except that what is called is not the user's."""
+        context = b'{"job_id":"","attempt":0,"remaining_ms":0}'
+        request = bytes(TICKET_BYTES) + len(context).to_bytes(4, "big") + context + b'{"a":[1]}'
+        handler, self._handler = self._handler, _echo
+        self.answer(memoryview(request))
+        self._handler = handler
+
     def _call(self, context_text: memoryview, event_text: memoryview) -> tuple[bytes, bytes]:
         try:
             context = Context(self._version, bytes(context_text))
@@ -102,6 +112,19 @@ class Invocations:
             message = f"the result is {len(body)} bytes of JSON; at most {self._result_limit_bytes} are allowed"
             return ERROR, refuse("bad_result", "ResultTooLarge", message)
         return RESULT, body
+
+
+def _echo(event: object, _context: object) -> object:
+    return event
+
+
+def _prepare_child(invocations: Invocations, trace_fd: int) -> None:
+    """Ahead of its request, in a forked child.
+
+    The rehearsal writes to the pages that an answer writes to: a fork shares all of them, and each first write costs a copy (0.3 ms together).
+    """
+    _tell_stack_when_asked(trace_fd)
+    invocations.rehearse()
 
 
 def _load(link: Link, init: Mapping[str, Any]) -> Invocations:
