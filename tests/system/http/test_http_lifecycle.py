@@ -1,6 +1,7 @@
 """Starting, stopping, and being without what one needs: one clear line, or one clear reply."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import os
 import signal
@@ -224,6 +225,50 @@ RAW = [
 ]
 
 
+def speak(url: str, *pieces: bytes) -> bytes:
+    """What comes back until the server hangs up; a connection that breaks while being written to has answered before."""
+    parts = urlsplit(url)
+    answer = b""
+    with (
+        socket.create_connection((parts.hostname, parts.port), timeout=30) as wire,
+        contextlib.suppress(BrokenPipeError, ConnectionResetError),
+    ):
+        for piece in pieces:
+            wire.sendall(piece)
+            httpx.get(url + "/healthz")  # so that each is read by itself
+        while chunk := wire.recv(65536):
+            answer += chunk
+    return answer
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET /healthz HTTP/1.1\r\n" + b"".join(b"x-%d: 1\r\n" % n for n in range(300)) + b"\r\n"],
+        [b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 70_000 + b"\r\n\r\n"],
+        [b"GET /healthz?" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n"],
+        [b"GET /healthz HTTP/1.1\r\nx: ", *[b"a" * 30_000] * 3],
+    ],
+)
+def test_a_head_beyond_the_limits_is_431(stack: Any, pieces: list[bytes]) -> None:
+    answer = speak(stack.url, *pieces)
+    assert answer.startswith(b"HTTP/1.1 431 "), answer[:300]
+    assert b'"code":"head_too_large"' in answer
+
+
+def test_a_head_that_does_not_come_is_408_and_a_silent_connection_is_closed(stack: Any) -> None:
+    started_s = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        half = threads.submit(speak, stack.url, b"GET /healthz HTTP/1.1\r\nx-half")
+        silent = threads.submit(speak, stack.url)
+        second = threads.submit(speak, stack.url, b"GET /healthz HTTP/1.1\r\n\r\n", b"GET /healthz HTTP/1.1\r\nx-half")
+        assert half.result().startswith(b"HTTP/1.1 408 ")
+        assert silent.result() == b""
+        assert second.result().startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 408 " in second.result()
+    assert time.monotonic() - started_s < 25
+
+
 @pytest.mark.parametrize("request_bytes", RAW)
 def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_connection(
     stack: Any, request_bytes: bytes
@@ -236,6 +281,7 @@ def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_conne
         while chunk := wire.recv(65536):
             answer += chunk
     if answer:
+        assert answer.count(b"application/problem+json") == (b" 400 " in answer.split(b"\r\n")[0])
         assert int(answer.split(b" ")[1]) < 500, answer
     assert httpx.get(stack.url + "/healthz").status_code == 200
 
