@@ -16,6 +16,7 @@ from typing import Any, Final
 import uvicorn
 
 from api.main import Api
+from api.protocol import EdgeProtocol
 from sandlot.errors import InvalidSettings, PortTaken
 from sandlot.settings import Settings
 
@@ -33,7 +34,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 api.asgi,
-                http="httptools",
+                http=EdgeProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
