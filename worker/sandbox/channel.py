@@ -42,6 +42,9 @@ _SCRATCH_BYTES: Final = 64 * 1024
 _scratch: Final = bytearray(_SCRATCH_BYTES)
 _scratch_view: Final = memoryview(_scratch)
 
+_TIMER_TICK_S: Final = 0.002
+"""uvloop's timers tick in milliseconds and may fire one early; a deadline may be late by that, never early."""
+
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
 """Asked for; the kernel gives at most net.core.wmem_max. Larger means fewer wake-ups for a large event."""
 
@@ -118,7 +121,7 @@ class Channel:
             return False
         self._answered = answered
         self._expected = _ANSWERS_TO[kind]
-        self._timer = self._loop.call_later(timeout_s, self._too_late)
+        self._timer = self._loop.call_later(timeout_s + _TIMER_TICK_S, self._too_late)
         ticket = self._ticket = next_ticket() if kind == REQUEST else b""
         header = _HEADER.pack(len(ticket) + len(head) + len(tail), kind)
         if len(tail) <= _SCRATCH_BYTES:

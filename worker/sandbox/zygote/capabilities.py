@@ -34,7 +34,7 @@ def drop_all() -> None:
 
 def lock() -> None:
     """Whoever may do so gives up regaining capabilities; to be called before a change of uid, which may take the permission away."""
-    if kernel.capget()[0] >> CAP_SETPCAP & 1:
+    if kernel.capget()[0] >> CAP_SETPCAP & 1 and kernel.prctl(kernel.PR_GET_SECUREBITS) != SECUREBITS:
         _drop_bounding_set()
         kernel.prctl(kernel.PR_SET_SECUREBITS, SECUREBITS)
 

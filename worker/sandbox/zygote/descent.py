@@ -6,21 +6,25 @@ Knows: the order of the walls. Does not know: namespaces, mounts, how the proces
 
 from __future__ import annotations
 
+# Without the enums of `signal`: each sandbox would touch, and so copy, their memory.
+import _signal  # type: ignore[import-not-found]
 import fcntl
 import gc
 import os
+import random
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from . import capabilities, kernel, landlock, limits, messages
-from .plan import Limits, Plan
+from . import capabilities, kernel, landlock, messages
+from .plan import Plan
 
 CONTROL_FD: Final = 3
 TRACE_FD: Final = 4
 FIRST_FREE_FD: Final = 5
+_OURS: Final = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -52,7 +56,7 @@ class Territory:
         self.seccomp = seccomp
 
 
-def descend(territory: Territory, plan: Plan, bounds: Limits, home: str) -> dict[str, Any]:
+def descend(territory: Territory, plan: Plan, home: str) -> dict[str, Any]:
     """Put up every wall that a process puts up around itself, seccomp last; what stands is read back from the kernel.
 
     Raises:
@@ -63,8 +67,6 @@ def descend(territory: Territory, plan: Plan, bounds: Limits, home: str) -> dict
     if "capabilities" not in plan.missing:
         capabilities.drop_all()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if "rlimits" not in plan.missing:
-        limits.limit_blank(bounds)
     abi = 0 if "landlock" in plan.missing else kernel.landlock_abi()
     if abi:
         landlock.restrict(
@@ -75,8 +77,6 @@ def descend(territory: Territory, plan: Plan, bounds: Limits, home: str) -> dict
             connect_ports=territory.connect_ports,
         )
     facts["landlock_abi"] = abi
-    os.environ.clear()
-    os.environ.update(ENVIRONMENT, HOME=home, TMPDIR=home)
     os.chdir(home)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     if "seccomp" not in plan.missing:
@@ -124,10 +124,16 @@ def _lift(fd: int) -> int:
 
 def reset_signals() -> None:
     """A forked process keeps the zygote's dispositions; a function starts with an ordinary program's."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal.set_wakeup_fd(-1)
+    for number in _OURS:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def prepare_environment(home: str) -> None:
+    """Set the environment every function starts from; what a function's manifest adds comes later, and never here."""
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT, HOME=home, TMPDIR=home)
 
 
 def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str]) -> None:
@@ -135,6 +141,7 @@ def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str]) ->
     if plan.runtime == "python":
         zygote.close()
         gc.enable()
+        random.seed()
         runtime = sys.modules["sandlot_runtime"]
         runtime.serve(control_fd=CONTROL_FD, trace_fd=TRACE_FD)
         os._exit(0)

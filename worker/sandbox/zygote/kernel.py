@@ -97,14 +97,14 @@ def _text(value: str | None) -> bytes | None:
 
 
 def clone(flags: int) -> tuple[int, int]:
-    """fork(2) with namespaces, keeping the interpreter's own fork rules; (0, -1) in the child, (pid, pidfd) in the parent.
+    """fork(2) with namespaces; (0, -1) in the child, (pid, pidfd) in the parent.
 
-    Only for a process with a single thread: a raw clone skips the C library's fork handlers.
+    Neither the C library nor the interpreter is told: the child is an exact copy, with its parent's idea of thread ids. It may run
+    trusted code and fork, nothing more. Only for a process with a single thread, in which no lock is held.
     """
     if len(sys._current_frames()) != 1:
         raise RuntimeError("raw clone in a process with threads")
     pidfd = ctypes.c_int(-1)
-    ctypes.pythonapi.PyOS_BeforeFork()
     pid: int = _libc.syscall(
         ctypes.c_long(SYS_CLONE),
         ctypes.c_ulong(flags | CLONE_PIDFD | signal.SIGCHLD),
@@ -113,14 +113,23 @@ def clone(flags: int) -> tuple[int, int]:
         None,
         None,
     )
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()  # reseeds `random`, resets the interpreter's locks
-        return 0, -1
-    number = ctypes.get_errno()
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
     if pid < 0:
-        raise OSError(number, f"clone({flags:#x}): {os.strerror(number)}")
-    return pid, pidfd.value
+        raise _failure(f"clone({flags:#x})")
+    return pid, pidfd.value if pid else -1
+
+
+def fork() -> int:
+    """fork(2) as the C library does it, its handlers included, without Python's.
+
+    Python's rebuild locks and threads that a process with one thread and no held lock does not have, and copy 600 kB of memory in doing so.
+    One of them matters: whoever goes on to run Python has to call `random.seed`.
+    """
+    if len(sys._current_frames()) != 1:
+        raise RuntimeError("raw fork in a process with threads")
+    pid: int = _libc.fork()
+    if pid < 0:
+        raise _failure("fork")
+    return pid
 
 
 def unshare(flags: int) -> None:

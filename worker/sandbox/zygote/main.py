@@ -16,11 +16,11 @@ import socket
 import sys
 from typing import Any
 
-from . import kernel, messages, publish, restricted, scratch, seccomp, skeleton, strict
+from . import descent, kernel, messages, publish, restricted, scratch, seccomp, skeleton, strict
 from .cgroup import Cgroups, NoCgroups
 from .cgroup_v1 import open_cgroups_v1
 from .cgroup_v2 import open_cgroups_v2
-from .plan import BUNDLE_PATH, INSIDE_UID, Limits, Plan, read_limits, read_plan
+from .plan import BUNDLE_PATH, HOME_PATH, INSIDE_UID, Limits, Plan, read_limits, read_plan
 
 GONE_WITHOUT_A_WORD = "its first process ended without a word: status"
 
@@ -78,6 +78,7 @@ class Zygote:
             self._prepare_restricted()
         if "cgroups" not in self._plan.missing:
             self._cgroups = open_cgroups_v2() or open_cgroups_v1() or NoCgroups()
+        descent.prepare_environment(HOME_PATH)
         gc.collect()
         gc.disable()
         gc.freeze()
@@ -139,7 +140,10 @@ class Zygote:
         scratch.close_scratch(self._scratch)
 
     def _obey(self) -> bool:
-        packet = messages.receive(self._worker)
+        try:
+            packet = messages.receive(self._worker)
+        except ConnectionResetError:  # it went away with something of ours unread
+            packet = None
         if packet is None:
             return False
         message, _descriptors = packet
@@ -350,7 +354,7 @@ class Zygote:
 
 def _fork() -> tuple[int, int]:
     """Without namespaces the C library's own fork will do, and keeps its idea of thread ids right."""
-    pid = os.fork()
+    pid = kernel.fork()
     return pid, os.pidfd_open(pid) if pid else -1
 
 

@@ -13,7 +13,7 @@ import socket
 from typing import Final
 
 from . import capabilities, descent, kernel, messages
-from .limits import limit_process
+from .limits import limit_blank, limit_process
 from .plan import Limits, Plan, read_limits
 
 # Only what name resolution, time zones and TLS read; /etc as a whole tells about the host.
@@ -114,8 +114,10 @@ def _enter(
         seccomp=program,
     )
     if "rlimits" not in plan.missing:
+        limit_blank(bounds)
         limit_process(0, bounds, plan.reserved_mib, counted=order["counted"])
-    facts = descent.descend(territory, plan, bounds, home or "/")
+    descent.prepare_environment(home or "/")
+    facts = descent.descend(territory, plan, home or "/")
     messages.send(zygote, {"attached": facts | {"home": bool(home)}})
 
 

@@ -15,7 +15,7 @@ import time
 from typing import Any, Final
 
 from . import capabilities, descent, kernel, loopback, messages
-from .limits import limit_process
+from .limits import limit_blank, limit_process
 from .plan import BUNDLE_PATH, HOME_PATH, INSIDE_UID, RUNTIME_PATH, Limits, Plan, read_limits
 
 NAMESPACES: Final = (
@@ -65,9 +65,10 @@ def run_init(
             connect_ports=[PROXY_PORT] if bounds.network else [],
             seccomp=program,
         )
-        child = os.fork()
+        _prepare_for_both(plan, bounds)
+        child = kernel.fork()
         if child == 0:
-            _run_function(plan, bounds, zygote, territory, facts)
+            _run_function(plan, zygote, territory, facts)
         _supervise(child, plan, zygote)
     except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
         descent.tell_failure(zygote, error)
@@ -100,6 +101,14 @@ def _enter(base: str, plan: Plan, bounds: Limits, zygote: socket.socket, outside
         messages.send(zygote, {"door": True}, (_open_door(),))
     _become_nobody()
     return facts
+
+
+def _prepare_for_both(plan: Plan, bounds: Limits) -> None:
+    """What PID 2 inherits is done before it exists: done once, and the memory it touches is shared by both."""
+    if "capabilities" not in plan.missing:
+        capabilities.lock()
+    if "rlimits" not in plan.missing:
+        limit_blank(bounds)
 
 
 def _mount_tmp(target: str, size_mib: int, flags: int) -> None:
@@ -153,16 +162,14 @@ def _become_nobody() -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
-def _run_function(
-    plan: Plan, bounds: Limits, zygote: socket.socket, territory: descent.Territory, facts: dict[str, Any]
-) -> None:
+def _run_function(plan: Plan, zygote: socket.socket, territory: descent.Territory, facts: dict[str, Any]) -> None:
     """Be PID 2; never returns."""
     try:
         os.setsid()
         kernel.prctl(
             kernel.PR_SET_DUMPABLE, 1
         )  # until the descent is over: /proc/self has to be ours to write oom_score_adj
-        facts |= descent.descend(territory, plan, bounds, HOME_PATH)
+        facts |= descent.descend(territory, plan, HOME_PATH)
         messages.send(zygote, {"ready": facts})
         descent.become_runtime(plan, zygote, [part.replace("{runtime}", RUNTIME_PATH) for part in plan.command])
     except BaseException as error:  # noqa: BLE001 - a wall that does not stand ends the process before any function
