@@ -28,7 +28,7 @@ FUNCTIONS = Path(__file__).parents[1] / "functions"
 
 
 @contextlib.asynccontextmanager
-async def open_host(*, node: bool = False, level: Any = "auto") -> AsyncIterator[SandboxHost]:
+async def open_host(*, node: bool = False, level: Any = "strict") -> AsyncIterator[SandboxHost]:
     """The best level this machine gives, with Python and, if asked for, Node."""
     runtimes = [find_python_runtime(RUNTIMES / "python")]
     if node:

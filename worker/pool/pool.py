@@ -2,7 +2,8 @@
 
 Knows: slots, idle residents, blanks, when a resident is retired. Does not know: Redis, HTTP, walls, what an outcome's kind depends on.
 
-Everything happens on one event loop, in callbacks; a warm invocation makes no task. Invocations of one version that cannot be run at
+Everything happens on one event loop, in callbacks; a warm invocation makes no task. (Durations come from `monotonic`: uvloop's own clock ticks in
+milliseconds.) Invocations of one version that cannot be run at
 once wait together: a boot that completes, and a resident that comes free, both take the one that has waited longest.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Final
 
 from sandlot.errors import SandboxUnavailable, SandlotError, ShuttingDown
@@ -108,7 +110,7 @@ class Pool:
 
     def start(self, execution: Execution, done: Done) -> None:
         """Run it as soon as there is a sandbox for it. Never blocks; `done` is called exactly once, from the loop."""
-        run = Run(execution, done, self._loop.time())
+        run = Run(execution, done, monotonic())
         self._runs[execution.job_id] = run
         key = run.key
         while (resident := self._shelf.take(key)) is not None:
@@ -125,7 +127,7 @@ class Pool:
             return False
         if run.resident is None:
             self._waiting.remove(run.key, run)
-            self._finish(run, run.cancelled_waiting(self._loop.time()))
+            self._finish(run, run.cancelled_waiting(monotonic()))
         else:
             run.resident.kill(lambda resident, verdict, ran_s, logs: self._settle(run, resident, verdict, ran_s, logs))
         return True
@@ -154,7 +156,7 @@ class Pool:
         return False
 
     def _settle(self, run: Run, resident: Resident, verdict: Verdict, ran_s: float, logs: bytes) -> None:
-        outcome = run.outcome(resident, verdict, ran_s, logs, self._loop.time())
+        outcome = run.outcome(resident, verdict, ran_s, logs, monotonic())
         # First the resident, then the word: whoever hears it may start the next invocation at once.
         self._release(resident, verdict.spoiled)
         self._finish(run, outcome)
@@ -210,7 +212,7 @@ class Pool:
             self._finish(run, error)
 
     async def _boot(self, spec: VersionSpec) -> None:
-        began_s = self._loop.time()
+        began_s = monotonic()
         policy = Policy(memory_limit_mib=spec.memory_limit_mib)
         sandbox = await self._blanks.take(spec.runtime, policy)
         try:
@@ -219,7 +221,7 @@ class Pool:
             await bury(sandbox)
             raise
         resident = Resident(sandbox, spec, self._lost)
-        resident.boot_ms = (self._loop.time() - began_s) * 1000
+        resident.boot_ms = (monotonic() - began_s) * 1000
         self._importing.add(resident)
         if self._closed:
             self._retire(resident)
@@ -254,7 +256,7 @@ class Pool:
             self._spawn(resident.dispose())
 
     def _park(self, resident: Resident) -> None:
-        resident.idle_since_s = self._loop.time()
+        resident.idle_since_s = monotonic()
         self._shelf.put(resident)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
@@ -279,7 +281,7 @@ class Pool:
 
     def _sweep(self) -> None:
         """Retire who has been idle for too long, or is not idle at all. Runs every second while there is somebody to look at."""
-        before_s = self._loop.time() - self._idle_ttl_s
+        before_s = monotonic() - self._idle_ttl_s
         for resident in self._shelf:
             if resident.idle_since_s < before_s or not resident.clean():
                 self._retire(resident)

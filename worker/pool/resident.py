@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -121,10 +122,10 @@ class Resident:
     def _begin(self, limit_s: float, settled: Settled | None) -> None:
         self._limit_s = limit_s
         self._settled = settled
-        self._began_s = self._loop.time()
+        self._began_s = monotonic()
 
     def _ready(self, body: bytes, imported: Imported) -> None:
-        ran_s = self._loop.time() - self._began_s
+        ran_s = monotonic() - self._began_s
         self._importing = False
         self._settled = None
         self.import_ms = ran_s * 1000
@@ -133,7 +134,7 @@ class Resident:
         imported(self, failed, ran_s, b"" if failed is None else self._logs.take())
 
     def _answered(self, kind: bytes, body: bytes) -> None:
-        ran_s = self._loop.time() - self._began_s
+        ran_s = monotonic() - self._began_s
         decided = verdict.of_answer(kind, body)
         if decided.kind is OutcomeKind.MEMORY:
             # Its heap is full: the process has no future, and the kernel's figures are worth the wait.
@@ -169,9 +170,7 @@ class Resident:
 
     def _conclude(self, decide: Callable[[End | None], Verdict] | None, patience_s: float = 0.0) -> None:
         if self._ending is None:
-            self._ending = self._loop.create_task(
-                self._end_and_tell(decide, self._loop.time() - self._began_s, patience_s)
-            )
+            self._ending = self._loop.create_task(self._end_and_tell(decide, monotonic() - self._began_s, patience_s))
 
     async def _end_and_tell(
         self, decide: Callable[[End | None], Verdict] | None, ran_s: float, patience_s: float
