@@ -68,7 +68,7 @@ async def test_fork_leaves_no_process_of_a_call(host: SandboxHost, rig: Rig) -> 
 async def test_sandbox_gives_each_call_everything_new(rig: Rig) -> None:
     source = BORN.replace(
         "return born",
-        "made = __import__('os').path.exists('/tmp/x')\n    open('/tmp/x', 'w').close()\n    return [born, made]",
+        "made = __import__('os').path.exists('x')\n    open('x', 'w').close()\n    return [born, made]",
     )
     name = rig.write(source, isolation=Isolation.SANDBOX)
     answers = [await rig.value(name) for _ in range(4)]
