@@ -1,0 +1,182 @@
+"""The `sandlot` command against a platform: answers on stdout, everything else on stderr, and the exit code says how it went."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.system.up_process import Up, until
+
+Sandlot = Callable[..., subprocess.CompletedProcess[str]]
+IT_WORKS = {"message": "it works!", "status": "ok "}
+
+
+def test_an_answer_is_all_there_is_on_stdout(sandlot: Sandlot) -> None:
+    shown = sandlot("invoke", "hello")
+    assert (shown.returncode, json.loads(shown.stdout)) == (0, IT_WORKS)
+    assert re.search(r"ok in [\d.]+ ms · version 1 · job \S+", shown.stderr)
+
+
+@pytest.mark.parametrize("event", ['{"csv": "a\\n1\\n2"}', "@event.json", "-"])
+def test_an_event_comes_from_the_argument_a_file_or_stdin(sandlot: Sandlot, platform: Up, event: str) -> None:
+    text = '{"csv": "a\\n1\\n2"}'
+    (platform.folder / "event.json").write_text(text)
+    shown = sandlot("invoke", "csv-report", event, stdin=text if event == "-" else "")
+    assert json.loads(shown.stdout)["columns"]["a"]["sum"] == 3.0
+
+
+def test_what_a_function_printed_is_shown_on_request(sandlot: Sandlot) -> None:
+    shown = sandlot("invoke", "side-by-side", '{"tea": 0.01}', "--logs")
+    assert "tea is ready\n" in shown.stderr
+    assert json.loads(shown.stdout)["finished_in_order"] == ["tea"]
+
+
+def test_json_has_everything_in_one_document(sandlot: Sandlot) -> None:
+    shown = sandlot("invoke", "side-by-side", '{"tea": 0.01}', "--logs", "--json")
+    document = json.loads(shown.stdout)
+    assert (document["outcome"], document["version"], document["logs"]) == ("ok", "1", "tea is ready\n")
+    assert document["value"]["finished_in_order"] == ["tea"]
+    assert document["timings"]["total"] > 0
+
+
+def test_what_a_function_raises_is_shown_with_its_own_frames_and_status_1(sandlot: Sandlot) -> None:
+    shown = sandlot("invoke", "csv-report", '{"csv": 1}')
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert "TypeError: " in shown.stderr
+    assert "csv_report.py" in shown.stderr
+    assert "runner.py" not in shown.stderr
+    assert (
+        json.loads(sandlot("invoke", "csv-report", '{"csv": 1}', "--json").stdout)["problem"]["code"]
+        == "function_error"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "reason"),
+    [
+        (("invoke", "nothing"), 2, "no function 'nothing' is deployed"),
+        (("invoke", "hello", "--version", "99"), 2, "no version '99'"),
+        (("job", "00000000-0000-0000-0000-000000000000"), 2, "no job"),
+        (("logs", "never-was"), 2, "no job"),
+        (("functions", "nothing"), 2, "no function 'nothing' is deployed"),
+        (("functions", "nothing", "--delete"), 2, "no function 'nothing' is deployed"),
+        (("functions", "--delete"), 2, "say which one"),
+        (("key", "revoke", "0000000000000000"), 2, "there is no key"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    sandlot: Sandlot, words: tuple[str, ...], status: int, reason: str
+) -> None:
+    shown = sandlot(*words)
+    assert (shown.returncode, shown.stdout) == (status, ""), shown.stderr
+    assert reason in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_job_is_queued_followed_and_its_result_fetched(sandlot: Sandlot) -> None:
+    queued = sandlot("invoke", "side-by-side", '{"tea": 0.2}', "--async")
+    job_id = queued.stdout.strip()
+    assert "\n" not in job_id
+    early = sandlot("job", job_id, "--result")
+    assert early.returncode in (0, 3)  # 3: not yet
+    waited = sandlot("job", job_id, "--wait")
+    assert waited.returncode == 0
+    assert re.search(r"status\s+succeeded", waited.stdout)
+    assert json.loads(sandlot("job", job_id, "--result").stdout)["finished_in_order"] == ["tea"]
+    assert sandlot("logs", job_id).stdout == "tea is ready\n"
+    job = json.loads(sandlot("job", job_id, "--json").stdout)
+    assert (job["id"], job["status"], job["sandbox"]["level"]) == (job_id, "succeeded", job["sandbox"]["level"])
+
+
+def test_a_job_is_cancelled(sandlot: Sandlot) -> None:
+    job_id = sandlot("invoke", "side-by-side", '{"long": 4}', "--async").stdout.strip()
+    assert sandlot("job", job_id, "--cancel").returncode == 0
+    ended = sandlot("job", job_id, "--wait", "--json")
+    assert json.loads(ended.stdout)["status"] == "cancelled"
+    assert ended.returncode == 1
+    assert "has ended and cannot be cancelled" in sandlot("job", job_id, "--cancel").stderr
+
+
+def test_a_wait_that_is_over_leaves_the_job_running(sandlot: Sandlot) -> None:
+    shown = sandlot("invoke", "side-by-side", '{"long": 1}', "--wait", "0.1")
+    assert shown.returncode == 3
+    (job_id,) = re.findall(r"/v1/jobs/(\S+)", shown.stderr)
+    assert sandlot("job", job_id, "--wait").returncode == 0
+
+
+def test_functions_are_listed_shown_deployed_and_removed(sandlot: Sandlot, tmp_path: Path) -> None:
+    (tmp_path / "extra.py").write_text("def handler(event, context):\n    return 1\n")
+    (tmp_path / "broken.py").write_text("def handler(\n")
+    assert sandlot("deploy", str(tmp_path / "extra.py")).stdout == "extra version 1\n"
+    assert sandlot("deploy", str(tmp_path / "extra.py")).stdout == "extra version 1 (unchanged)\n"
+    named = sandlot("deploy", str(tmp_path / "extra.py"), "--name", "other", "--json")
+    assert [function["name"] for function in json.loads(named.stdout)] == ["other"]
+
+    both = sandlot("deploy", str(tmp_path))
+    assert (both.returncode, both.stdout) == (2, "extra version 1 (unchanged)\n")
+    assert "broken.py:1: does not parse" in both.stderr
+
+    listed = sandlot("functions")
+    assert re.search(r"^extra\s+1\s+python\s+5s\s+256MiB\s+private", listed.stdout, re.MULTILINE)
+    assert "latest" in sandlot("functions", "extra").stderr
+    assert json.loads(sandlot("functions", "extra", "--json").stdout)["manifest"]["handler"] == "extra.handler"
+    assert sandlot("functions", "extra", "--delete").stdout == "extra is removed\n"
+    assert sandlot("functions", "other", "--delete").returncode == 0
+    assert "extra" not in sandlot("functions").stdout
+
+
+def test_a_folder_is_deployed_as_a_folder(sandlot: Sandlot, tmp_path: Path) -> None:
+    folder = tmp_path / "in_parts"
+    folder.mkdir()
+    (folder / "function.toml").write_text('environment = { WORD = "there" }\n')
+    (folder / "main.py").write_text(
+        "import os\nfrom part import HELLO\n\ndef handler(event, context):\n    return HELLO + os.environ['WORD']\n"
+    )
+    (folder / "part.py").write_text("HELLO = 'hello '\n")
+    try:
+        assert sandlot("deploy", str(folder)).stdout == "in-parts version 1\n"
+        assert json.loads(sandlot("invoke", "in-parts").stdout) == "hello there"
+    finally:
+        sandlot("functions", "in-parts", "--delete")
+
+
+def test_a_key_does_what_its_scopes_say_until_it_is_revoked(sandlot: Sandlot, platform: Up, tmp_path: Path) -> None:
+    (tmp_path / "shop-cart.py").write_text("def handler(event, context):\n    return 1\n")
+    sandlot("deploy", str(tmp_path / "shop-cart.py"))
+    try:
+        key = sandlot("key", "create", "--scope", "invoke", "--prefix", "shop-", "--note", "the shop").stdout.strip()
+        key_id = key.removeprefix("sk_").partition(".")[0]
+        assert "the shop" in sandlot("key", "list").stdout
+        assert key not in sandlot("key", "list", "--json").stdout
+        headers = {"authorization": f"Bearer {key}"}
+        with platform.client(key=False) as client:
+            assert client.post("/v1/functions/shop-cart/invoke", headers=headers).json() == 1
+            assert client.delete("/v1/functions/shop-cart", headers=headers).status_code == 403
+            assert sandlot("key", "revoke", key_id).stdout == f"key {key_id} is revoked\n"
+            until(lambda: client.post("/v1/functions/shop-cart/invoke", headers=headers).status_code == 401, 5)
+    finally:
+        sandlot("functions", "shop-cart", "--delete")
+
+
+def test_doctor_looks_at_everything_and_finds_this_machine_fit(sandlot: Sandlot) -> None:
+    shown = sandlot("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(shown.stdout)}
+    assert {"Python", "Node", "Queue", "Durability", "Eviction"} <= set(checks)
+    assert checks["Durability"]["found"] == "append-only file, fsync everysec"
+    assert any(name.startswith("Sandbox") for name in checks)
+    assert shown.returncode == 0, shown.stdout
+    assert "✓" in sandlot("doctor").stdout
+
+
+def test_the_list_can_be_cut_short_by_its_reader(platform: Up, sandlot: Sandlot) -> None:
+    script = f"{sys.executable} -m sandlot functions | head -1"
+    shown = subprocess.run(
+        ["bash", "-c", script], cwd=platform.folder, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (shown.stdout.split()[:2], shown.stderr) == (["NAME", "VERSION"], "")
