@@ -11,14 +11,15 @@ from pathlib import Path
 import typer
 
 from sandlot.cli.access import open_client
-from sandlot.cli.deploy import deploy_path
 from sandlot.cli.output import exit_code, note, print_error, print_functions, print_json
 from sandlot.errors import SandlotError
-from sandlot.functions.source import function_paths
 
 
 def deploy_all(paths: Sequence[Path], name: str | None, url: str | None, as_json: bool) -> None:
     """Deploy each; the first failure decides the exit code, the others are deployed all the same."""
+    # Here, because it brings redis along, which the other commands do without.
+    from sandlot.cli.deploy import deploy_path
+
     chosen = [found for path in paths for found in _functions_at(path)]
     if name is not None and len(chosen) != 1:
         raise typer.BadParameter("--name is for a single path")
@@ -75,4 +76,6 @@ def remove(name: str, url: str | None) -> None:
 
 def _functions_at(path: Path) -> list[Path]:
     """The path itself, or, for a folder that is no function, the functions in it."""
+    from sandlot.functions.source import function_paths
+
     return function_paths(path) if path.is_dir() and not (path / "function.toml").is_file() else [path]

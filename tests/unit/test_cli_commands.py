@@ -140,3 +140,9 @@ def test_the_command_line_costs_no_import_until_a_command_runs() -> None:
     script = "import sys, sandlot.cli; print([name for name in ('httpx', 'redis', 'pydantic', 'rq', 'watchfiles') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
+
+
+def test_calling_a_function_costs_no_import_of_redis() -> None:
+    script = "import sys, sandlot.cli.jobs, sandlot.cli.functions; print([name for name in ('redis', 'rq', 'watchfiles') if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
