@@ -6,11 +6,12 @@ Knows: uvicorn's parser callbacks. Does not know: routes, bodies (`api.body` cou
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.errors import problem
+from api.joined_writes import JoinedWrites
 
 HEAD_LIMIT_BYTES: Final = 64 * 1024
 HEADERS_LIMIT: Final = 200
@@ -34,6 +35,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, JoinedWrites(transport, self.loop))
         self._deadline = self.loop.call_later(HEAD_DEADLINE_S, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
