@@ -140,6 +140,14 @@ class SandboxHost:
             await asyncio.shield(restart)
         return await self._links[runtime].spawn(policy or Policy())
 
+    def link(self, runtime: str) -> ZygoteLink:
+        """The runtime's zygote, for probes."""
+        return self._links[runtime]
+
+    def zygote_pids(self) -> dict[str, int]:
+        """By runtime, for people who look at processes."""
+        return {name: link.pid for name, link in self._links.items()}
+
     async def close(self) -> None:
         """Kill every sandbox, end the zygotes, remove the folders."""
         self._closing = True

@@ -108,6 +108,14 @@ class Sandbox:
         """How it ended; resolves when everything in it is dead and reaped."""
         return await asyncio.shield(self._end)
 
+    async def ended_after_kill(self) -> End:
+        """Kill, wait, and give the descriptors back."""
+        self.kill()
+        try:
+            return await self.ended()
+        finally:
+            self.close()
+
     @property
     def has_ended(self) -> bool:
         return self._end.done()

@@ -53,8 +53,11 @@ async def try_once(
         SandboxUnavailable: it could not be started; nothing was called.
     """
     sandbox = await host.blank(runtime, policy)
-    await sandbox.attach(bundle_dir)
-    return await try_in(sandbox, event, handler=handler, limit_s=limit_s)
+    try:
+        await sandbox.attach(bundle_dir)
+        return await try_in(sandbox, event, handler=handler, limit_s=limit_s)
+    finally:
+        sandbox.close()
 
 
 async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s: float = 10.0) -> Trial:

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from worker.sandbox.zygote_link import ZygoteLink
 
 BUNDLE: Final = Path(__file__).parent / "probe_bundle"
 LIMIT_S: Final = 20.0
+NUMBERS_INSIDE: Final = 128
+"""More than the numbers that a new sandbox's processes and threads have: its PID namespace counts from 1, and `Policy.processes` is 64."""
 
 _PYTHON_WALLS: Final = (
     "files", "bundle", "descriptors", "processes", "worker memory", "tracing", "tcp", "abstract sockets", "new namespaces",
@@ -66,7 +69,8 @@ class ProbeResult:
 async def attack(link: ZygoteLink) -> list[ProbeResult]:
     """Every wall that this link's level promises, attacked once in one sandbox."""
     secret = secrets.token_hex(16)
-    with _canaries(secret) as (targets, contacted):
+    with _canaries(secret) as (targets, contacted), _neighbour(secret) as neighbour_pid:
+        targets["neighbour_pid"] = neighbour_pid
         try:
             trial = await _try(link, targets)
         except SandboxUnavailable as error:
@@ -81,8 +85,11 @@ async def attack(link: ZygoteLink) -> list[ProbeResult]:
 
 async def _try(link: ZygoteLink, targets: dict[str, Any]) -> Trial:
     sandbox = await link.spawn(Policy())
-    await sandbox.attach(BUNDLE)
-    return await try_in(sandbox, targets | {"bundle": sandbox.bundle_path}, limit_s=LIMIT_S)
+    try:
+        await sandbox.attach(BUNDLE)
+        return await try_in(sandbox, targets | {"bundle": sandbox.bundle_path}, limit_s=LIMIT_S)
+    finally:
+        sandbox.close()
 
 
 @contextmanager
@@ -104,13 +111,26 @@ def _canaries(secret: str) -> Iterator[tuple[dict[str, Any], Any]]:
             "canary_file": str(path),
             "canary_port": tcp.getsockname()[1],
             "canary_name": name,
-            "worker_pid": os.getpid(),
             "secret": secret,
         }
         try:
             yield targets, lambda: _was_contacted(tcp) or _was_contacted(abstract)
         finally:
             shutil.rmtree(folder)
+
+
+@contextmanager
+def _neighbour(secret: str) -> Iterator[int]:
+    """A process of the worker's own user to aim at, with a number that means nobody inside a sandbox.
+
+    The worker's own number will not do: in a container it is 1 or 2, and so are the init and the runtime of every sandbox.
+    """
+    while True:
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"CANARY": secret})
+        with process:  # leaving closes its input, which ends it
+            if process.pid > NUMBERS_INSIDE:
+                yield process.pid
+                return
 
 
 def _was_contacted(listener: socket.socket) -> bool:
@@ -181,9 +201,15 @@ def explain(level: Level, failure: str) -> str:
         or _read_number("/proc/sys/kernel/unprivileged_userns_clone") == 0
     ):
         return "user namespaces are switched off: sysctl -w user.max_user_namespaces=15000 (and kernel.unprivileged_userns_clone=1 on Debian)"
-    if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
-        return "the container forbids namespaces or mounts: start it with the seccomp profile of docs/sandbox.md (and apparmor=unconfined where AppArmor is)"
+    if _in_container():
+        return "the container forbids namespaces or mounts: start it with deploy/worker-seccomp.json as its seccomp profile, and apparmor=unconfined where AppArmor is (docs/containers.md)"
     return "the kernel refused: see `strict` in docs/sandbox.md for what it needs"
+
+
+def _in_container() -> bool:
+    """By the marks that Docker, Podman and Kubernetes leave."""
+    marks = any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv"))
+    return marks or "container" in os.environ or "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def _read_number(path: str) -> int | None:

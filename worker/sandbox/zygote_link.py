@@ -61,6 +61,11 @@ class ZygoteLink:
         self._starting: dict[int, tuple[Policy, asyncio.Future[Sandbox]]] = {}
         self._living: dict[int, Sandbox] = {}
 
+    @property
+    def pid(self) -> int:
+        """The zygote's process; 0 before it was started."""
+        return self._process.pid if self._process is not None else 0
+
     async def open(self) -> None:
         """Start the zygote and wait until it can spawn.
 

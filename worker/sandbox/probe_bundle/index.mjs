@@ -26,8 +26,8 @@ export async function handler(event) {
   return {
     files: await attack(() => fs.readFileSync(event.canary_file).length),
     bundle: await attack(() => fs.writeFileSync(path.join(event.bundle, "planted"), "x")),
-    processes: await attack(() => process.kill(event.worker_pid, 0)),
-    "worker memory": await attack(() => fs.openSync(`/proc/${event.worker_pid}/environ`)),
+    processes: await attack(() => process.kill(event.neighbour_pid, 0)),
+    "worker memory": await attack(() => fs.openSync(`/proc/${event.neighbour_pid}/environ`)),
     tcp: await attack(() => connect({ host: "127.0.0.1", port: event.canary_port })),
     "abstract sockets": await attack(() => connect({ path: `\0${event.canary_name}` })),
     environment: [theirs.length > 0, `of the worker's: ${theirs.join() || "none"}`],

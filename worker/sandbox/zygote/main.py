@@ -283,6 +283,7 @@ class Zygote:
     def _tell_ready(self, carried: Carried, facts: dict[str, Any]) -> None:
         facts |= self._cgroups.describe()
         facts["level"] = self._plan.level
+        facts["network"] = "proxy" if carried.bounds.network else "none"
         facts["own_uid"] = bool(self._plan.uid_base)
         doors = () if carried.door is None else (carried.door,)
         messages.send(

@@ -1,0 +1,206 @@
+"""Nothing stays: no process, zombie, mount, cgroup, descriptor, file or memory of a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from sandlot.errors import SandboxUnavailable
+from tests.sandbox.walls_rig import PATIENCE_S, bundle, open_level, processes_of
+from worker.sandbox.host import SandboxHost
+from worker.sandbox.trial import try_once
+
+SPAWNS = 1500
+AT_ONCE = 4
+
+
+def cgroups_of(pid: int) -> set[str]:
+    return {str(path) for path in Path("/sys/fs/cgroup").glob(f"**/sandlot-{pid}-*") if path.is_dir()}
+
+
+def folders_of(pid: int) -> list[str]:
+    return [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("sandlot-") and f"-{pid}-" in name]
+
+
+def children_of(pid: int) -> list[str]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[1]) == pid:
+                found.append(name)
+    return found
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def zygote_of(host: SandboxHost) -> int:
+    return host.zygote_pids()["python"]
+
+
+def state_of(host: SandboxHost) -> dict[str, int]:
+    pid = zygote_of(host)
+    return {
+        "worker descriptors": len(os.listdir("/proc/self/fd")),
+        "zygote descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "zygote children": len(children_of(pid)),
+        "mounts": len(Path("/proc/self/mounts").read_text().splitlines()),
+        "zygote mounts": len(Path(f"/proc/{pid}/mounts").read_text().splitlines()),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("level", ["strict", "restricted"])
+async def test_many_sandboxes_leave_nothing(level: str) -> None:
+    async with open_level(level) as host:
+        pid = zygote_of(host)
+        await spawn_and_end(host, 20)
+        before = state_of(host)
+        await asyncio.gather(*(spawn_and_end(host, SPAWNS // 2 // AT_ONCE) for _ in range(AT_ONCE)))
+        after = state_of(host)
+    assert not {name: (before[name], count) for name, count in after.items() if count > before[name]}
+    assert not cgroups_of(pid)
+
+
+async def spawn_and_end(host: SandboxHost, count: int) -> None:
+    for _ in range(count):
+        sandbox = await host.blank("python")
+        sandbox.kill()
+        await sandbox.ended()
+        sandbox.close()
+
+
+@pytest.mark.parametrize("level", ["strict", "restricted"])
+async def test_a_sandbox_nobody_closes_goes_with_the_host(level: str) -> None:
+    async with open_level(level) as host:
+        sandbox = await host.blank("python")
+        pids = processes_of(sandbox)
+    assert not alive(pids)
+    sandbox.close()
+
+
+@pytest.mark.parametrize("level", ["strict", "restricted"])
+async def test_a_killed_zygote_takes_only_its_own_and_is_replaced(level: str, tmp_path: Path) -> None:
+    async with open_level(level) as host:
+        sandbox = await host.blank("python")
+        pids = processes_of(sandbox)
+        os.kill(zygote_of(host), signal.SIGKILL)
+        async with asyncio.timeout(PATIENCE_S):
+            end = await sandbox.ended()
+            await until_gone(pids)
+            trial = await try_once(host, "python", bundle(tmp_path, "def handler(e, c): return e"), 7)
+        assert end.signal == signal.SIGKILL
+        assert trial.answer == 7
+        sandbox.close()
+
+
+async def test_a_request_under_way_fails_with_its_zygote() -> None:
+    async with open_level("strict") as host:
+        pid = zygote_of(host)
+        os.kill(pid, signal.SIGSTOP)
+        asked = asyncio.ensure_future(host.blank("python"))
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(SandboxUnavailable, match="died"):
+            await asked
+
+
+async def until_gone(pids: list[int]) -> None:
+    while alive(pids):  # noqa: ASYNC110 - the condition is another process's
+        await asyncio.sleep(0.002)
+
+
+ABANDONED_WORKER = textwrap.dedent("""
+    import asyncio, os, signal, sys
+    from tests.sandbox.walls_rig import open_level, processes_of
+    async def main():
+        async with open_level(sys.argv[1]) as host:
+            sandbox = await host.blank("python")
+            print(*processes_of(sandbox), *host.zygote_pids().values(), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    asyncio.run(main())
+""")
+
+
+@pytest.mark.parametrize("level", ["strict", "restricted"])
+def test_a_killed_worker_leaves_nothing_running_and_no_cgroup(level: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED_WORKER, level], capture_output=True, text=True, timeout=60, check=False
+    )
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) >= 2, done.stderr
+    deadline_s = time.monotonic() + PATIENCE_S
+    while alive(pids):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
+    assert not [found for pid in pids for found in (*cgroups_of(pid), *folders_of(pid))]
+
+
+async def test_cgroups_of_a_killed_zygote_are_removed_by_the_next() -> None:
+    async with open_level("strict") as host:
+        sandbox = await host.blank("python")
+        pid, inside = zygote_of(host), processes_of(sandbox)
+        if not cgroups_of(pid):
+            pytest.skip("no cgroup can be made here")
+        os.kill(pid, signal.SIGKILL)
+        await sandbox.ended()
+        async with asyncio.timeout(PATIENCE_S):
+            await until_gone(inside)
+        sandbox.close()
+        await (await host.blank("python")).ended_after_kill()
+        assert not cgroups_of(pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="reading another process's memory needs root")
+@pytest.mark.parametrize("level", ["strict", "restricted"])
+async def test_no_secret_of_the_worker_is_in_memory_inside(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVE-2024-21626's sibling: what the launcher knows, the function can find in its own memory."""
+    secret = "k3y-0f-the-" + "worker-5f1d"
+    monkeypatch.setenv("SANDLOT_SIGNING_KEY", secret)
+    async with open_level(level) as host:
+        sandbox = await host.blank("python")
+        assert holds(os.getpid(), secret)
+        for pid in (*processes_of(sandbox), zygote_of(host)):
+            assert not holds(pid, secret)
+            assert secret not in environment_of(pid)
+        sandbox.kill()
+        await sandbox.ended()
+        sandbox.close()
+
+
+def environment_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
+def holds(pid: int, secret: str) -> bool:
+    with (
+        open(f"/proc/{pid}/maps", encoding="ascii", errors="replace") as maps,
+        open(f"/proc/{pid}/mem", "rb", buffering=0) as memory,
+    ):
+        for line in maps:
+            span, mode, *_rest = line.split()
+            if not mode.startswith("rw"):
+                continue
+            first, last = (int(part, 16) for part in span.split("-"))
+            memory.seek(first)
+            try:
+                if secret.encode() in memory.read(last - first):
+                    return True
+            except OSError:
+                continue  # a region of the kernel's
+    return False

@@ -1,0 +1,102 @@
+"""Receipts are true, and a host with a broken wall does not open."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandlot.errors import SandboxUnavailable
+from tests.sandbox.walls_rig import open_level, runtime_commands
+from worker.sandbox.probe import probe
+from worker.sandbox.trial import Trial
+from worker.sandbox.verify import attack, missing_walls
+from worker.sandbox.zygote_link import ZygoteLink
+
+BROKEN = {
+    ("strict", "seccomp"): "seccomp",
+    ("strict", "capabilities"): "capabilities",
+    ("strict", "rlimits"): "limits",
+    ("strict", "cgroup"): "namespaces",
+    ("restricted", "seccomp"): "seccomp",
+    ("restricted", "landlock"): "landlock",
+    ("restricted", "rlimits"): "limits",
+}
+
+
+@pytest.mark.parametrize(("level", "wall", "named"), [(*key, named) for key, named in BROKEN.items()])
+async def test_a_missing_wall_keeps_the_host_shut(level: str, wall: str, named: str) -> None:
+    with pytest.raises(SandboxUnavailable, match=rf"\b{named} does not hold"):
+        async with open_level(level, missing=(wall,)):
+            pass
+
+
+@pytest.mark.parametrize(("level", "wall", "named"), [(*key, named) for key, named in BROKEN.items()])
+async def test_doctor_names_the_missing_wall(level: Any, wall: str, named: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - the sandbox's user is another one
+        results = await probe(level=level, runtimes=runtime_commands(), state_dir=Path(folder), missing=(wall,))
+    broken = [result for result in results if not result.held]
+    assert f"{level} python: {named}" in [result.wall for result in broken]
+    assert all(result.remedy for result in broken)
+
+
+async def test_auto_says_both_reasons_when_nothing_holds() -> None:
+    with pytest.raises(SandboxUnavailable, match=r"nothing will be run.*strict.*restricted"):
+        async with open_level("auto", missing=("seccomp",)):
+            pass
+
+
+async def test_auto_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_level("auto", missing=("cgroup",)) as host:
+        assert host.level == "restricted"
+    assert "sandbox_restricted" in caplog.text
+
+
+async def test_strict_receipt_says_what_holds() -> None:
+    async with open_level("strict") as host:
+        sandbox = await host.blank("python")
+        receipt = json.loads(sandbox.receipt)
+        sandbox.close()
+    assert receipt["level"] == "strict"
+    assert receipt["namespaces"][:7] == ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
+    assert (receipt["capabilities"], receipt["no_new_privs"], receipt["seccomp"], receipt["securebits"]) == (
+        "0x0",
+        True,
+        True,
+        0xEF,
+    )
+    assert receipt["network"] == "none"
+
+
+@pytest.mark.parametrize("without", ["time", "landlock", "cgroups"])
+async def test_receipt_changes_with_an_optional_wall(without: str) -> None:
+    async with open_level("strict") as host, open_level("strict", missing=(without,)) as weaker:
+        receipts = []
+        for each in (host, weaker):
+            sandbox = await each.blank("python")
+            receipts.append(json.loads(sandbox.receipt))
+            sandbox.close()
+    key = {"time": "namespaces", "landlock": "landlock_abi", "cgroups": "memory"}[without]
+    if receipts[0][key] in (0, "rlimit"):
+        pytest.skip(f"this machine has no {without}")
+    assert receipts[0][key] != receipts[1][key]
+
+
+async def test_an_attack_that_fails_counts_as_a_wall_that_fell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first prototype took an erring self-test for a pass."""
+
+    async def erring(_sandbox: object, _event: object, **_options: object) -> Trial:
+        raise SandboxUnavailable("the attack could not be made")
+
+    async with open_level("strict") as host:
+        link: ZygoteLink = host.link("python")
+        monkeypatch.setattr("worker.sandbox.verify.try_in", erring)
+        results = await attack(link)
+        await asyncio.sleep(0)
+    assert missing_walls(results).startswith("start does not hold")
