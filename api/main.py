@@ -68,7 +68,7 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     app.router.routes.append(Route("/fn/{name}/{path:path}", gateway, name="gateway_path"))
     app.router.default = gateway.bare
     _answer_with_problems(app)
-    return Api(Edge(app, invoke), app, calls, keys)
+    return Api(Edge(app, invoke, gateway), app, calls, keys)
 
 
 @asynccontextmanager

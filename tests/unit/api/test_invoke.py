@@ -218,6 +218,7 @@ async def test_what_is_asked_in_headers_reaches_the_queue(anyone: httpx.AsyncCli
     ("headers", "query"),
     [
         ({"x-sandlot-delay": "soon"}, ""),
+        ({"x-callback-url": "http://127.0.0.1/"}, ""),
         ({"x-sandlot-expires": "-1s"}, ""),
         ({"x-sandlot-on-disconnect": "explode"}, ""),
         ({"idempotency-key": "x" * 256}, ""),

@@ -1,0 +1,18 @@
+"""Every operation of the API as its documentation shows it: words, parameters, examples.
+
+Knows: what callers read in /openapi.json and /docs. Does not know: how anything is done. A test holds this table and the routes together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.operations.calls import CALLS
+from api.operations.form import Answer, Operation, Parameter
+from api.operations.functions import FUNCTIONS
+from api.operations.health import HEALTH
+from api.operations.jobs import JOBS
+
+OPERATIONS: Final = (*CALLS, *JOBS, *FUNCTIONS, *HEALTH)
+
+__all__ = ["OPERATIONS", "Answer", "Operation", "Parameter"]

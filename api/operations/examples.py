@@ -1,0 +1,65 @@
+"""The values that the documentation shows: one function, one job.
+
+Knows: what they look like over HTTP. Does not know: which operation shows them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.operations.form import Parameter
+
+JOB_ID: Final = "5b0c8f2e-3c1d-4c43-9a51-6a0c5d6b7e88"
+LINKS: Final = {
+    "self": f"/v1/jobs/{JOB_ID}",
+    "result": f"/v1/jobs/{JOB_ID}/result",
+    "logs": f"/v1/jobs/{JOB_ID}/logs",
+}
+DIGEST: Final = "9f2c" + "0" * 60
+TIMINGS: Final = {"queued": 0.4, "boot": 0.0, "import": 0.0, "run": 1.2, "settle": 0.3, "total": 1.9}
+FUNCTION: Final = {
+    "name": "hello",
+    "version": 3,
+    "digest": DIGEST,
+    "state": "active",
+    "manifest": {
+        "runtime": "python",
+        "handler": "hello.handler",
+        "timeout": "5s",
+        "memory": "256MiB",
+        "visibility": "public",
+    },
+    "created_at": "2026-11-23T10:00:00.000Z",
+}
+QUEUED: Final = {
+    "id": JOB_ID,
+    "function": "hello",
+    "version": 3,
+    "digest": DIGEST,
+    "status": "queued",
+    "attempt": 0,
+    "links": LINKS,
+}
+SUCCEEDED: Final = {
+    "id": JOB_ID,
+    "function": "hello",
+    "version": 3,
+    "digest": DIGEST,
+    "status": "succeeded",
+    "attempt": 1,
+    "created_at": "2026-11-23T10:00:00.000Z",
+    "started_at": "2026-11-23T10:00:00.001Z",
+    "ended_at": "2026-11-23T10:00:00.003Z",
+    "outcome": "ok",
+    "result": {"message": "Hello, Ada!"},
+    "timings": TIMINGS,
+    "links": LINKS,
+}
+
+NAME: Final = Parameter("name", "path", "a function's name", "hello")
+JOB: Final = Parameter("job_id", "path", "a job's id, from X-Job-Id or Location", JOB_ID)
+VERSION: Final = Parameter("version", "query", "a version's number; the latest without it", "3")
+WAIT: Final = Parameter("wait", "query", "seconds to wait, as Prefer: wait=N says it", "5")
+PREFER: Final = Parameter(
+    "Prefer", "header", "respond-async, wait=N, handling=strict (RFC 7240)", "respond-async, wait=5"
+)

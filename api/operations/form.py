@@ -1,0 +1,73 @@
+"""How an operation describes itself, and the errors that several share.
+
+Knows: the form of the table. Does not know: any operation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from api.errors import STATUS, TITLE
+
+Json = Any
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One reply: `example` is JSON, or text for `text/plain`; `None` for no body."""
+
+    status: int
+    description: str
+    example: Json = None
+    media_type: str = "application/json"
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    name: str
+    where: str
+    description: str
+    example: Json = None
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    method: str
+    """`ANY` for a route that takes every method."""
+    path: str
+    tag: str
+    summary: str
+    description: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    body: Json = None
+    """An example of the request's body; `None` for a route without one."""
+    answers: tuple[Answer, ...]
+    curl: str
+
+
+def not_ok(description: str, code: str, detail: str, **members: Json) -> Answer:
+    """The reply with this code: status and title are what the API itself answers with."""
+    document = {
+        "type": f"urn:sandlot:problem:{code}",
+        "title": TITLE[code],
+        "status": STATUS[code],
+        "detail": detail,
+        "instance": "/v1/…",
+        "code": code,
+    }
+    return Answer(STATUS[code], description, document | members, "application/problem+json")
+
+
+NO_KEY: Final = not_ok("no valid key", "unauthenticated", "this needs an API key")
+NO_SCOPE: Final = not_ok("the key does not cover this", "forbidden", "this needs the scope deploy")
+NO_FUNCTION: Final = not_ok("no such function", "function_not_found", "no function 'helo' is deployed")
+NO_JOB: Final = not_ok(
+    "no such job, or not yours",
+    "job_not_found",
+    "no job '5b0c…': it never was, its retention is over, or it is not yours",
+)
+TRY_AGAIN: Final = not_ok(
+    "try again: Redis, or a worker, is away",
+    "no_worker",
+    "no live worker can run python",
+    retry_after_s=1,
+)

@@ -1,0 +1,97 @@
+"""Deploying, listing and removing functions, as the documentation shows it.
+
+Knows: its words, parameters, answers. Does not know: how it is done.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.operations.examples import DIGEST, FUNCTION, NAME, VERSION
+from api.operations.form import NO_FUNCTION, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+
+FUNCTIONS: Final = (
+    Operation(
+        method="GET",
+        path="/v1/functions",
+        tag="functions",
+        summary="What is deployed",
+        parameters=(
+            Parameter("limit", "query", "how many, at most 1000", 100),
+            Parameter("cursor", "query", "`next` of the page before", "hello"),
+        ),
+        answers=(
+            Answer(200, "functions by name", {"functions": [FUNCTION], "next": None}),
+            NO_KEY,
+            NO_SCOPE,
+            TRY_AGAIN,
+        ),
+        curl='curl -H "Authorization: Bearer $(cat .sandlot/key)" localhost:8000/v1/functions',
+    ),
+    Operation(
+        method="GET",
+        path="/v1/functions/{name}",
+        tag="functions",
+        summary="One function",
+        parameters=(NAME, VERSION),
+        answers=(
+            Answer(
+                200,
+                "a version, and the numbers of all",
+                FUNCTION | {"latest": 3, "versions": [{"version": 3, "digest": DIGEST}]},
+            ),
+            NO_KEY,
+            NO_SCOPE,
+            NO_FUNCTION,
+            TRY_AGAIN,
+        ),
+        curl='curl -H "Authorization: Bearer $(cat .sandlot/key)" localhost:8000/v1/functions/hello',
+    ),
+    Operation(
+        method="PUT",
+        path="/v1/functions/{name}",
+        tag="functions",
+        summary="Deploy a version",
+        description="JSON with the text of one file, or a folder as `application/zip`. What was deployed before is the same version again.",
+        parameters=(NAME,),
+        body={
+            "source": "def handler(event, context):\n    return {'message': f\"Hello, {event['name']}!\"}\n",
+            "filename": "hello.py",
+            "manifest": {"timeout": "5s"},
+        },
+        answers=(
+            Answer(201, "the function's first version", FUNCTION | {"version": 1, "changed": True}),
+            Answer(200, "another version, or the same again", FUNCTION | {"changed": True}),
+            not_ok("not a deploy", "bad_request", "source: Field required"),
+            NO_KEY,
+            NO_SCOPE,
+            not_ok(
+                "others deploy it at the same time",
+                "version_conflict",
+                "try again",
+            ),
+            not_ok("too large", "payload_too_large", "the body is larger than 50331648 bytes"),
+            not_ok(
+                "neither JSON nor zip",
+                "unsupported_media_type",
+                "a deploy is application/json or application/zip",
+            ),
+            not_ok(
+                "it cannot be a function",
+                "invalid_manifest",
+                "hello.py:3: invalid syntax",
+            ),
+            TRY_AGAIN,
+        ),
+        curl="""jq -Rs '{source: ., filename: "hello.py"}' hello.py | curl -X PUT -H "Authorization: Bearer $(cat .sandlot/key)" -H 'Content-Type: application/json' -d @- localhost:8000/v1/functions/hello""",
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/functions/{name}",
+        tag="functions",
+        summary="Remove a function",
+        parameters=(NAME,),
+        answers=(Answer(204, "removed, with all its versions"), NO_KEY, NO_SCOPE, NO_FUNCTION, TRY_AGAIN),
+        curl='curl -X DELETE -H "Authorization: Bearer $(cat .sandlot/key)" localhost:8000/v1/functions/hello',
+    ),
+)

@@ -1,0 +1,52 @@
+"""Health and documentation, as the documentation shows them.
+
+Knows: their words and answers. Does not know: how it is done.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.operations.form import TRY_AGAIN, Answer, Operation
+
+HEALTH: Final = (
+    Operation(
+        method="GET",
+        path="/healthz",
+        tag="health",
+        summary="Is this process alive?",
+        answers=(Answer(200, "it is", {"status": "alive"}),),
+        curl="curl localhost:8000/healthz",
+    ),
+    Operation(
+        method="GET",
+        path="/readyz",
+        tag="health",
+        summary="Would an invocation be run?",
+        answers=(
+            Answer(
+                200,
+                "Redis answers and a worker lives",
+                {"status": "ready", "workers": {"python": 1, "node": 1}, "queued": 0, "running": 0},
+            ),
+            TRY_AGAIN,
+        ),
+        curl="curl localhost:8000/readyz",
+    ),
+    Operation(
+        method="GET",
+        path="/openapi.json",
+        tag="documentation",
+        summary="This description, for machines",
+        answers=(Answer(200, "OpenAPI 3.1", {"openapi": "3.1.0"}),),
+        curl="curl localhost:8000/openapi.json",
+    ),
+    Operation(
+        method="GET",
+        path="/docs",
+        tag="documentation",
+        summary="This description, for people",
+        answers=(Answer(200, "a page", "<!doctype html>", "text/html"),),
+        curl="curl localhost:8000/docs",
+    ),
+)

@@ -1,0 +1,80 @@
+"""Asking for jobs, as the documentation shows it.
+
+Knows: its words, parameters, answers. Does not know: how it is done.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.operations.examples import JOB, JOB_ID, PREFER, QUEUED, SUCCEEDED, WAIT
+from api.operations.form import NO_JOB, NO_KEY, TRY_AGAIN, Answer, Operation, not_ok
+
+JOBS: Final = (
+    Operation(
+        method="GET",
+        path="/v1/jobs/{job_id}",
+        tag="jobs",
+        summary="How a job stands",
+        description="With a wait: answers as soon as the job is over, after the wait at the latest.",
+        parameters=(JOB, WAIT, PREFER),
+        answers=(Answer(200, "the job", SUCCEEDED), NO_KEY, NO_JOB, TRY_AGAIN),
+        curl=f"curl -H 'Prefer: wait=5' localhost:8000/v1/jobs/{JOB_ID}",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/jobs/{job_id}/result",
+        tag="jobs",
+        summary="What the function returned",
+        parameters=(JOB,),
+        answers=(
+            Answer(200, "the value alone", {"message": "Hello, Ada!"}),
+            Answer(202, "not over yet", QUEUED),
+            NO_KEY,
+            NO_JOB,
+            not_ok(
+                "it ended without a result",
+                "no_result",
+                "the job ended as timeout and has no result",
+                outcome="timeout",
+            ),
+            not_ok(
+                "the result is no longer kept",
+                "job_gone",
+                "the result is no longer kept",
+            ),
+            TRY_AGAIN,
+        ),
+        curl=f"curl localhost:8000/v1/jobs/{JOB_ID}/result",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/jobs/{job_id}/logs",
+        tag="jobs",
+        summary="What the function printed",
+        parameters=(JOB,),
+        answers=(
+            Answer(200, "stdout and stderr, up to the log limit", "greeting Ada\n", "text/plain"),
+            NO_KEY,
+            NO_JOB,
+            TRY_AGAIN,
+        ),
+        curl=f"curl localhost:8000/v1/jobs/{JOB_ID}/logs",
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/jobs/{job_id}",
+        tag="jobs",
+        summary="Cancel a job",
+        description="A queued job never runs, a running one is killed within a second.",
+        parameters=(JOB,),
+        answers=(
+            Answer(202, "it is, or will be, cancelled", QUEUED | {"status": "cancelled"}),
+            NO_KEY,
+            NO_JOB,
+            not_ok("it is over", "job_final", "the job has succeeded"),
+            TRY_AGAIN,
+        ),
+        curl=f"curl -X DELETE localhost:8000/v1/jobs/{JOB_ID}",
+    ),
+)
