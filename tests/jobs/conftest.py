@@ -64,8 +64,9 @@ class HandWorker:
         self.cancels: list[str] = []
 
     @classmethod
-    async def open(cls, url: str, *placements: str, listen: bool = True, key: bytes = KEY) -> HandWorker:
-        worker = cls(await WorkerQueue.open(url, key, f"w-{uuid.uuid4().hex[:8]}", placements or ("python",)))
+    async def open(cls, url: str, *placements: str, listen: bool = True, name: str = "") -> HandWorker:
+        name = name or f"w-{uuid.uuid4().hex[:8]}"
+        worker = cls(await WorkerQueue.open(url, KEY, name, placements or ("python",)))
         if listen:
             await worker.queue.listen(worker._on_handed, worker._on_wake, worker.cancels.append, lambda: None)
         await worker.beat()
