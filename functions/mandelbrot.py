@@ -35,16 +35,19 @@ def handler(event, context):
 
 
 def pixels(width, height, x, y, zoom):
-    """Rows of RGB bytes; how fast a point escapes is its colour."""
+    """Rows of RGB bytes; how soon a point escapes is its colour."""
     scale = 3 / width / zoom
+    colours = [colour(steps / STEPS) for steps in range(STEPS)] + [b"\0\0\0"]
     for row in range(height):
-        line = bytearray()
-        for column in range(width):
-            steps = escape(complex(x + (column - width / 2) * scale, y + (row - height / 2) * scale))
-            line += bytes(
-                (min(255, steps * 3), min(255, steps * steps // 24), min(255, steps * 6 if steps < STEPS else 0))
-            )
-        yield bytes(line)
+        imaginary = y + (row - height / 2) * scale
+        line = (escape(complex(x + (column - width / 2) * scale, imaginary)) for column in range(width))
+        yield b"".join(colours[steps] for steps in line)
+
+
+def colour(part):
+    """From dark through blue and white to orange, the longer the point held out."""
+    red, green, blue = 9 * (1 - part) * part**3, 15 * (1 - part) ** 2 * part**2, 8.5 * (1 - part) ** 3 * part
+    return bytes(min(255, int(40 + 255 * shade)) for shade in (red, green, blue))
 
 
 def escape(point):
@@ -53,7 +56,7 @@ def escape(point):
         value = value * value + point
         if value.real * value.real + value.imag * value.imag > 4:
             return step
-    return 0
+    return STEPS
 
 
 def png(width, height, rows):

