@@ -136,6 +136,11 @@ class SandboxHost:
             raise RuntimeUnavailable(
                 f"this worker has no runtime {runtime!r}; it has: {', '.join(sorted(self.runtimes)) or 'none'}"
             )
+        if policy is not None and policy.network and self.level != "strict":
+            # Without a network namespace the proxy would be a matter of good will: the function shares the worker's network.
+            raise SandboxUnavailable(
+                "functions with network need strict sandboxes, and this worker has restricted ones: see `strict` in docs/sandbox.md"
+            )
         if restart := self._restarts.get(runtime):
             await asyncio.shield(restart)
         return await self._links[runtime].spawn(policy or Policy())

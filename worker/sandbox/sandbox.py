@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sandlot.errors import SandboxUnavailable
+from worker.sandbox.egress import Egress
 from worker.sandbox.policy import End, Level, Policy
 
 if TYPE_CHECKING:
@@ -51,10 +52,13 @@ class Sandbox:
         self.pid = pid
         """Its first process, as numbered outside: PID 1 inside, or the only one where there is no PID namespace."""
         self._facts = facts
-        self._door = descriptors[4] if len(descriptors) > 4 else None
+        self._door = descriptors[4] if len(descriptors) > 4 else -1
+        self.egress: Egress | None = None
+        """The proxy of a function with network, from `attach` on."""
         self._attached: asyncio.Future[None] | None = None
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._children_fd = -1
+        self._grandchildren_fd = -1
         self._cpu_at_rest_ms = 0.0
         self._seen_cpu_ms = 0.0
         self._seen_peak_bytes = 0
@@ -75,10 +79,20 @@ class Sandbox:
             SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
         """
         self.policy = policy or self.policy
+        if self.policy.network:
+            await self._open_egress()
         self._attached = asyncio.get_running_loop().create_future()
         self._link.send_attach(self.number, bundle_dir, self.policy)
         async with asyncio.timeout(ATTACH_LIMIT_S):
             await self._attached
+
+    async def _open_egress(self) -> None:
+        if self._door < 0:
+            raise SandboxUnavailable("this sandbox was started without a network, and cannot be given one")
+        self.egress = Egress(self.policy.network)
+        self._facts |= {"network": list(self.policy.network)}
+        door, self._door = self._door, -1
+        await self.egress.open(door)
 
     def kill(self) -> None:
         """Kill everything in the sandbox; idempotent, does not wait. The runtime's status is lost, unless it had ended before."""
@@ -127,22 +141,26 @@ class Sandbox:
         self.kill()
         self._closed = True
         self.control.close()
-        for fd in (self._pidfd, self.log_fd, self.trace_fd, self._children_fd):
+        for fd in (self._pidfd, self.log_fd, self.trace_fd, self._children_fd, self._grandchildren_fd):
             if fd >= 0:
                 os.close(fd)
-        if self._door is not None:
-            os.close(self._door)
+        if self.egress is not None:
+            self.egress.close()
 
     def rest(self) -> None:
         """Note that the function has nothing to do from now on; `leftovers` measures CPU time from here."""
         self._cpu_at_rest_ms = self.cpu_ms()
 
-    def leftovers(self, *, cpu_allowance_ms: float = 20.0) -> bool:
+    def leftovers(self, *, cpu_allowance_ms: float = 20.0, thorough: bool = True) -> bool:
         """Whether the function left processes behind, or burnt more CPU since `rest` than a runtime at rest does.
 
         For a runtime that answers in its own process; a forking template has a child by design, so ask `cpu_ms` there.
+
+        Args:
+            thorough: look for children of every thread (5 µs each; Node has eleven), not just of the main one and of PID 1 (2 µs).
         """
-        return self._has_strangers() or self.cpu_ms() - self._cpu_at_rest_ms > cpu_allowance_ms
+        strangers = self._has_strangers() if thorough else self._has_near_strangers()
+        return strangers or self.cpu_ms() - self._cpu_at_rest_ms > cpu_allowance_ms
 
     def cpu_ms(self) -> float:
         """CPU time of the runtime's process so far (its children's when they are reaped are not in it); 0 when it is gone."""
@@ -190,6 +208,18 @@ class Sandbox:
         except (FileNotFoundError, ProcessLookupError):
             return True  # a thread or the process ended while we looked: not at rest
         return False
+
+    def _has_near_strangers(self) -> bool:
+        children = self._children_of_init() if self.alone else [self.pid]
+        if len(children) != 1:
+            return True
+        pid = children[0]
+        try:
+            if self._grandchildren_fd < 0:
+                self._grandchildren_fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+            return os.pread(self._grandchildren_fd, 1, 0) != b""
+        except (FileNotFoundError, ProcessLookupError):
+            return True  # it ended while we looked
 
     # Called by the link, which alone hears the zygote.
 

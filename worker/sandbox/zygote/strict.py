@@ -30,6 +30,11 @@ NAMESPACE_NAMES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "
 TMP_INODES_PER_MIB: Final = 64
 INIT_FD: Final = descent.FIRST_FREE_FD
 PROXY_PORT: Final = 3128
+_PROXY_URL: Final = f"http://127.0.0.1:{PROXY_PORT}"
+PROXY_ENVIRONMENT: Final = {
+    **dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), _PROXY_URL),
+    "NODE_USE_ENV_PROXY": "1",  # Node 24 and up: `fetch` looks at the other variables only then
+}
 
 
 def namespace_ids(*, children: bool = False) -> dict[str, int]:
@@ -109,6 +114,8 @@ def _prepare_for_both(plan: Plan, bounds: Limits) -> None:
         capabilities.lock()
     if "rlimits" not in plan.missing:
         limit_blank(bounds)
+    if bounds.network:
+        os.environ.update(PROXY_ENVIRONMENT)
 
 
 def _mount_tmp(target: str, size_mib: int, flags: int) -> None:
