@@ -24,6 +24,7 @@ class Settings(BaseSettings):
 
     # Where things are.
     redis_url: SecretStr = Field(SecretStr(""), description="redis://, rediss:// or unix:// URL of Redis or Valkey")
+    redis_url_file: Path | None = Field(None, description="file to read that URL from, since it may hold a password")
     data: Path = Field(Path(".sandlot"), description="folder for keys, caches and the embedded Valkey's data")
     signing_key: SecretStr = Field(SecretStr(""), description="signs envelopes and manifests; same on API and workers")
     signing_key_file: Path | None = Field(None, description="file to read the signing key from")
@@ -104,15 +105,19 @@ def load_settings(**overrides: object) -> Settings:
     """Settings from the environment, with options given on the command line on top (`None` means not given).
 
     Raises:
-        InvalidSettings: one line that names the variable, its value (never a secret's) and what is allowed.
+        InvalidSettings: one line that names the variable, its value (never a secret's) and what is allowed; or a file that cannot be read.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise InvalidSettings(f"SANDLOT_{name.upper()}={first['input']!r}: {first['msg']}") from error
+    if settings.redis_url_file is None or settings.redis_url.get_secret_value():
+        return settings
+    url = read_secret_file(settings.redis_url_file, "Redis URL", "SANDLOT_REDIS_URL")
+    return settings.model_copy(update={"redis_url": SecretStr(url)})
 
 
 def cpu_count() -> int:
