@@ -147,7 +147,7 @@ class Pool:
     # One invocation.
 
     def _call(self, resident: Resident, run: Run) -> bool:
-        if not resident.usable or (resident.calls and not resident.clean()):
+        if not resident.usable or (resident.calls and not resident.clean(thorough=False)):
             return False
         run.resident = resident
         if resident.call(run.execution, lambda *ended: self._settle(run, *ended)):
@@ -283,7 +283,7 @@ class Pool:
         """Retire who has been idle for too long, or is not idle at all. Runs every second while there is somebody to look at."""
         before_s = monotonic() - self._idle_ttl_s
         for resident in self._shelf:
-            if resident.idle_since_s < before_s or not resident.clean():
+            if resident.idle_since_s < before_s or not resident.clean(thorough=True):
                 self._retire(resident)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if len(self._shelf) else None
 

@@ -26,8 +26,8 @@ from worker.sandbox.sandbox import Sandbox
 
 PROTOCOL: Final = 1
 
-_LAST_WORDS_S: Final = 0.03
-"""How long a process that closed its control descriptor may take to end by itself; its parent tells within 1 ms or so."""
+_LAST_WORDS_S: Final = 0.5
+"""How long a process that closed its control descriptor may take to end by itself: 1 ms, or as many as a loaded machine makes of it."""
 _BURIAL_S: Final = 0.15
 """How long an outcome waits for what the kernel measured. 250 ms after a limit it has to be out; 500 processes take 150 ms to kill."""
 
@@ -100,12 +100,12 @@ class Resident:
         self._channel.close()
         self._conclude(lambda end: verdict.of_cancel(end))
 
-    def clean(self) -> bool:
+    def clean(self, *, thorough: bool) -> bool:
         """Nothing of the last call is left running. False: it is to be retired.
 
         A fork template ends what a call has left by itself, and has its next child waiting.
         """
-        return self.spec.isolation is Isolation.FORK or not self.sandbox.leftovers()
+        return self.spec.isolation is Isolation.FORK or not self.sandbox.leftovers(thorough=thorough)
 
     async def dispose(self) -> None:
         """Kill, wait until everything is dead, close the descriptors."""
