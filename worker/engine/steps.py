@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic as monotonic_s
 from typing import Final
 
@@ -23,8 +22,10 @@ from sandlot.errors import CallerError, QueueUnavailable, SandlotError, UnsafeRe
 from sandlot.jobs.settlement import Ending
 from sandlot.jobs.wire import BACKOFFS_S, Reply
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
-from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
+from sandlot.models import Outcome, OutcomeKind
 from worker.engine.executor import Executor
+from worker.engine.records import Batch, Finished, Running, Tally, refusal
+from worker.engine.releases import Releases
 from worker.execution import Execution
 
 log = logging.getLogger(__name__)
@@ -34,49 +35,6 @@ ENDINGS_LIMIT_BYTES: Final = 8 * 1024 * 1024
 """What one step records at most: Redis does nothing else meanwhile."""
 PLATFORM_PAUSE_MS: Final = 1000
 """How long a job waits that could not be started for a reason of ours; another worker may do better."""
-
-
-@dataclass(slots=True)
-class Running:
-    """A claim and the moment it became ours (`time.monotonic`)."""
-
-    claim: Claim
-    function: str
-    version: int
-    execution: Execution
-    claimed_s: float
-
-
-@dataclass(slots=True)
-class Finished:
-    """An execution whose outcome is not recorded yet."""
-
-    claim: Claim
-    function: str
-    version: int
-    outcome: Outcome
-    claimed_s: float
-    done_s: float
-
-
-@dataclass(slots=True)
-class Tally:
-    """What RQ's registration shows of a worker."""
-
-    successes: int = 0
-    failures: int = 0
-    working_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Batch:
-    """A step in flight, or to be sent again exactly as it was."""
-
-    number: int
-    free: int
-    seen: int
-    finished: list[Finished]
-    endings: list[Ending]
 
 
 class Steps:
@@ -96,7 +54,7 @@ class Steps:
         self._hungry = False
         self._parked = False
         self._scheduled = False
-        self._releases: set[asyncio.Task[None]] = set()
+        self._releases = Releases(queue, self._check_quiet)
         self.draining = False
         self.tally = Tally()
         self.quiet = asyncio.Event()
@@ -128,7 +86,7 @@ class Steps:
         """A submit gave us this job; it is already ours."""
         self._seen = number
         if self.draining:
-            self._release([claim.lease], delay_ms=0)
+            self._releases.give([claim.lease], delay_ms=0)
             return
         self._begin(claim)
         if not self._parked and self.free:
@@ -172,7 +130,7 @@ class Steps:
             envelope, event = self._queue.unseal(claim)
         except UnsafeRecord as error:
             log.warning("unsafe job refused", extra={"job_id": claim.job_id, "error": error.message})
-            self._end(Finished(claim, "", 0, _refusal(error), now_s, now_s))
+            self._end(Finished(claim, "", 0, refusal(error), now_s, now_s))
             return
         execution = Execution(
             job_id=claim.job_id,
@@ -205,10 +163,10 @@ class Steps:
         if isinstance(ended, SandlotError):
             if not isinstance(ended, CallerError | UnsafeRecord):
                 log.error("could not be executed", extra={"job_id": execution.job_id, "error": ended.message})
-                self._release([running.claim.lease], delay_ms=PLATFORM_PAUSE_MS)
+                self._releases.give([running.claim.lease], delay_ms=PLATFORM_PAUSE_MS)
                 self._after_change()
                 return
-            ended = _refusal(ended)
+            ended = refusal(ended)
         now_s = monotonic_s()
         self.tally.working_s += now_s - running.claimed_s
         self._end(Finished(running.claim, running.function, running.version, ended, running.claimed_s, now_s))
@@ -266,20 +224,8 @@ class Steps:
             record = self._finished.popleft()
             size_bytes += len(record.outcome.result)
             taken.append(record)
-            endings.append(self._ending(record, now_s))
+            endings.append(record.ending(self._queue, now_s))
         return taken, endings
-
-    def _ending(self, record: Finished, now_s: float) -> Ending:
-        inner, queued_ms = record.outcome.timings, record.claim.queued_ms
-        timings = Timings(
-            queued=queued_ms,
-            boot=inner.boot,
-            import_=inner.import_,
-            run=inner.run,
-            settle=round((now_s - record.done_s) * 1000, 3),
-            total=round(queued_ms + (now_s - record.claimed_s) * 1000, 3),
-        )
-        return self._queue.ending(record.claim, record.function, record.version, record.outcome, timings)
 
     def _send(self) -> None:
         batch = self._batch
@@ -306,7 +252,7 @@ class Steps:
                 )
         self._parked = stepped.parked
         if self.draining:
-            self._release([claim.lease for claim in stepped.claims], delay_ms=0)
+            self._releases.give([claim.lease for claim in stepped.claims], delay_ms=0)
         else:
             for claim in stepped.claims:
                 self._begin(claim)
@@ -327,7 +273,13 @@ class Steps:
         self._loop.call_later(pause_s, self._send)
 
     def _check_quiet(self) -> None:
-        if not self._running and not self._finished and self._batch is None and not self._hungry and not self._releases:
+        if (
+            not self._running
+            and not self._finished
+            and self._batch is None
+            and not self._hungry
+            and not self._releases.busy
+        ):
             self.quiet.set()
 
     # Giving back.
@@ -345,32 +297,6 @@ class Steps:
         for record in running:
             self._pool.abandon(record.claim.job_id)
         self._running.clear()
-        self._release([record.claim.lease for record in running], delay_ms=0)
+        self._releases.give([record.claim.lease for record in running], delay_ms=0)
         self._check_quiet()
         return len(running)
-
-    def _release(self, leases: list[str], delay_ms: int) -> None:
-        if leases:
-            task = self._loop.create_task(self._release_now(leases, delay_ms), name="release")
-            self._releases.add(task)
-            task.add_done_callback(self._released)
-
-    def _released(self, task: asyncio.Task[None]) -> None:
-        self._releases.discard(task)
-        self._check_quiet()
-
-    async def _release_now(self, leases: list[str], delay_ms: int) -> None:
-        try:
-            await self._queue.release(leases, delay_ms=delay_ms)
-        except QueueUnavailable as error:
-            # The reaper finds them when their leases run out, at the price of an attempt.
-            log.warning("could not release", extra={"jobs": len(leases), "error": error.message})
-
-
-def _refusal(error: SandlotError) -> Outcome:
-    """What cannot be executed, however often it is tried, ends as an error that says why."""
-    return Outcome(
-        kind=OutcomeKind.ERROR,
-        error=FunctionError(error_type=f"Sandlot.{type(error).__name__}", error_message=error.message),
-        evidence=Evidence(detail=error.code),
-    )
