@@ -26,6 +26,8 @@ class VersionSpec:
     isolation: Isolation = Isolation.REUSE
     environment: Mapping[str, str] = field(default_factory=dict)
     log_limit_bytes: int = 64 * 1024
+    network: tuple[str, ...] = ()
+    """Hosts that may be reached through the proxy; none: no network at all."""
 
 
 @dataclass(slots=True)

@@ -213,7 +213,7 @@ class Pool:
 
     async def _boot(self, spec: VersionSpec) -> None:
         began_s = monotonic()
-        policy = Policy(memory_limit_mib=spec.memory_limit_mib)
+        policy = Policy(memory_limit_mib=spec.memory_limit_mib, network=spec.network)
         sandbox = await self._blanks.take(spec.runtime, policy)
         try:
             await sandbox.attach(spec.bundle_dir, policy)

@@ -1,0 +1,71 @@
+"""The same pool where namespaces are refused: isolation, limits and ends hold there too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from sandlot.models import Isolation, OutcomeKind, Runtime
+from tests.sandbox.pool_rig import Rig, open_host, open_rig
+from worker.sandbox.host import SandboxHost
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+COUNT = "n = 0\ndef handler(event, context):\n    global n\n    n += 1\n    return n\n"
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def host() -> AsyncIterator[SandboxHost]:
+    async with open_host(node=True, level="restricted") as host:
+        yield host
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def rig(host: SandboxHost) -> AsyncIterator[Rig]:
+    async with open_rig(host, blanks=1) as rig:
+        yield rig
+
+
+@pytest.mark.parametrize(
+    ("isolation", "seen"), [(Isolation.REUSE, [1, 2, 3]), (Isolation.FORK, [1, 1, 1]), (Isolation.SANDBOX, [1, 1, 1])]
+)
+async def test_isolation_is_the_same(rig: Rig, isolation: Isolation, seen: list[int]) -> None:
+    name = rig.write(COUNT, isolation=isolation)
+    assert [await rig.value(name) for _ in range(3)] == seen
+
+
+async def test_node_runs_here_too(rig: Rig) -> None:
+    name = rig.write("let n = 0\nconst f = () => ++n\n", runtime=Runtime.NODE)
+    assert [await rig.value(name) for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("python/ignore_signals.py", OutcomeKind.TIMEOUT),
+        ("python/stop_itself.py", OutcomeKind.TIMEOUT),
+        ("python/eat_memory.py", OutcomeKind.MEMORY),
+        ("python/flood.py", OutcomeKind.OUTPUT),
+        ("python/exit_status.py", OutcomeKind.EXIT),
+        ("python/segfault.py", OutcomeKind.SIGNAL),
+        ("python/forge_twice.py", OutcomeKind.BAD_RESULT),
+        ("node/promise_chain.js", OutcomeKind.TIMEOUT),
+        ("node/exit_override.js", OutcomeKind.TIMEOUT),
+    ],
+)
+async def test_ends_are_the_same(rig: Rig, path: str, kind: OutcomeKind) -> None:
+    name = rig.write_file(path)
+    assert await rig.value(name, "behave") == "ok"
+    outcome = await rig.run(name, 1, wall_s=0.5 if kind is OutcomeKind.TIMEOUT else 20.0)
+    assert outcome.kind is kind, outcome
+    assert json.loads(outcome.receipt)["level"] == "restricted"
+    assert await rig.value(name, "behave") == "ok"
+
+
+async def test_a_process_that_a_call_leaves_behind_is_the_end_of_its_sandbox(rig: Rig) -> None:
+    name = rig.write_file("python/eat_next_request.py")
+    assert await rig.value(name, 1) == "armed"
+    assert await rig.value(name, "behave") == "ok"
