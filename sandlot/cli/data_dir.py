@@ -94,7 +94,9 @@ class DataDir:
     def announced(self, running: Running) -> Iterator[None]:
         """Let other commands find what runs, for as long as it does."""
         beside = self._running_file.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode(running))
+        beside.unlink(missing_ok=True)
+        # For its owner alone: the URL of Redis may hold a password.
+        _write_once(beside, lambda: msgspec.json.encode(running).decode(), 0o600)
         beside.rename(self._running_file)
         try:
             yield

@@ -67,6 +67,7 @@ def test_what_runs_is_announced_while_it_does(home: DataDir) -> None:
     assert home.running() is None
     with home.announced(running):
         assert DataDir(home.path).running() == running
+        assert (home.path / "running.json").stat().st_mode & 0o777 == 0o600, "the URL of Redis may hold a password"
     assert home.running() is None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sandlot.functions import read_path, read_source
 from sandlot.functions.manifest import KEYS, Manifest
 from sandlot.settings import Settings
 
@@ -43,3 +44,26 @@ def test_every_path_that_the_architecture_names_exists() -> None:
     named = re.findall(r"`((?:sandlot|api|worker|runtimes|functions|benchmarks|docs)/[\w./]*)`", text)
     assert named
     assert [path for path in named if not (REPOSITORY / path).exists() and "_server" not in path] == []
+
+
+def functions_blocks(language: str) -> list[str]:
+    text = (REPOSITORY / "docs" / "functions.md").read_text()
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", text)
+
+
+def test_the_settings_shown_for_each_kind_of_file_are_the_same_and_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (python,), (javascript,), (toml,) = map(functions_blocks, ("python", "js", "toml"))
+    folder = tmp_path / "greet"
+    folder.mkdir()
+    (folder / "function.toml").write_text(toml)
+    (folder / "main.py").write_text("def handler(event, context): return 1\n")
+    monkeypatch.setattr("sandlot.functions.source.find_node", lambda: None)  # no process in a unit test
+    manifests = [
+        read_source("greet", "greet.py", python)[1],
+        read_source("greet", "greet.mjs", javascript)[1],
+        read_path(folder)[2],
+    ]
+    for manifest in manifests:
+        assert (manifest.timeout_s, dict(manifest.environment)) == (2.0, {"GREETING": "Hello"})
