@@ -252,6 +252,17 @@ async def test_idle_processes_go_when_their_time_is_over(host: SandboxHost) -> N
         await rig.until(lambda: rig.pool.idle == 0)
 
 
+async def test_a_process_that_grows_is_replaced_before_it_fails(host: SandboxHost) -> None:
+    async with open_rig(host) as rig:
+        name = rig.write(
+            "kept = []\ndef handler(event, context):\n    kept.append(b'x' * 600_000)\n    return len(kept)\n",
+            memory_limit_mib=96,
+        )
+        seen = [await rig.value(name) for _ in range(600)]
+    assert 64 < max(seen) < 200
+    assert seen.count(1) >= 3
+
+
 async def test_a_version_is_asked_for_only_when_a_process_is_needed(rig: Rig) -> None:
     name = rig.write(COUNT)
     for _ in range(3):

@@ -30,6 +30,9 @@ from worker.sandbox.policy import Policy
 
 _log: Final = logging.getLogger(__name__)
 
+_CALLS_PER_LOOK: Final = 64
+"""One that is never idle is weighed after so many calls; the idle ones are weighed by the sweep."""
+
 MEMORY_RESERVE_MIB: Final = 256
 """Less available memory than this, and idle residents go before another sandbox is started."""
 
@@ -163,10 +166,13 @@ class Pool:
 
     def _release(self, resident: Resident, spoiled: bool) -> None:
         """After a call: the next that waits, the shelf, or the end."""
-        if not resident.usable or spoiled or resident.calls >= self._calls_limit or _single_use(resident.spec):
+        if spoiled or not resident.usable or _single_use(resident.spec) or self._worn_out(resident):
             self._retire(resident)
         else:
             self._offer(resident)
+
+    def _worn_out(self, resident: Resident) -> bool:
+        return resident.calls >= self._calls_limit or (resident.calls % _CALLS_PER_LOOK == 0 and resident.grown())
 
     def _offer(self, resident: Resident) -> None:
         """Give a usable resident to whoever waits for its version, else put it on the shelf."""
@@ -283,7 +289,7 @@ class Pool:
         """Retire who has been idle for too long, or is not idle at all. Runs every second while there is somebody to look at."""
         before_s = monotonic() - self._idle_ttl_s
         for resident in self._shelf:
-            if resident.idle_since_s < before_s or not resident.clean(thorough=True):
+            if resident.idle_since_s < before_s or not resident.clean(thorough=True) or resident.grown():
                 self._retire(resident)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if len(self._shelf) else None
 

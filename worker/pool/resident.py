@@ -18,7 +18,7 @@ import msgspec
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from worker.execution import Execution, VersionSpec
 from worker.pool import stack, verdict
-from worker.pool.verdict import Verdict
+from worker.pool.verdict import MIB, Verdict
 from worker.sandbox.channel import INIT, REQUEST, RESULT_LIMIT_BYTES, Channel, Fault, Faulty
 from worker.sandbox.log_pipe import LogPipe
 from worker.sandbox.policy import End
@@ -30,6 +30,9 @@ _LAST_WORDS_S: Final = 0.5
 """How long a process that closed its control descriptor may take to end by itself: 1 ms, or as many as a loaded machine makes of it."""
 _BURIAL_S: Final = 0.15
 """How long an outcome waits for what the kernel measured. 250 ms after a limit it has to be out; 500 processes take 150 ms to kill."""
+
+_GROWN: Final = 0.75
+"""Of the memory limit."""
 
 _LENGTH: Final = struct.Struct(">I")
 
@@ -106,6 +109,10 @@ class Resident:
         A fork template ends what a call has left by itself, and has its next child waiting.
         """
         return self.spec.isolation is Isolation.FORK or not self.sandbox.leftovers(thorough=thorough)
+
+    def grown(self) -> bool:
+        """It holds so much memory between calls that the next may fail for it: a function that leaks is replaced before that."""
+        return self.sandbox.resident_bytes() > self.spec.memory_limit_mib * MIB * _GROWN
 
     async def dispose(self) -> None:
         """Kill, wait until everything is dead, close the descriptors."""

@@ -24,6 +24,8 @@ from worker.sandbox.policy import End, Level, Policy
 if TYPE_CHECKING:
     from worker.sandbox.zygote_link import ZygoteLink
 
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
 ATTACH_LIMIT_S: Final = 10.0
 
 
@@ -170,6 +172,14 @@ class Sandbox:
             return time.clock_gettime((~pid << 3) | 2) * 1000 if pid > 0 else 0.0
         except OSError:
             return 0.0
+
+    def resident_bytes(self) -> int:
+        """Memory the runtime's process holds now; 0 when it is gone. 10 µs."""
+        try:
+            with open(f"/proc/{self._runtime_pid()}/statm", "rb") as file:
+                return int(file.read().split()[1]) * _PAGE_BYTES
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
 
     def request_stack(self) -> None:
         """Ask the runtime to write where it is to `trace_fd` (see `runtimes/PROTOCOL.md`), which is then readable within milliseconds, or never."""
