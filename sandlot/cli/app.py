@@ -138,7 +138,8 @@ def api(
 ) -> None:
     """Run an API process, on any machine that reaches your Redis.
 
-    It needs SANDLOT_REDIS_URL and the signing key that your workers have (SANDLOT_SIGNING_KEY or SANDLOT_SIGNING_KEY_FILE).
+    It needs SANDLOT_REDIS_URL and the signing key that your workers have (SANDLOT_SIGNING_KEY or SANDLOT_SIGNING_KEY_FILE);
+    where `sandlot up` runs, it joins that without either.
     """
     from sandlot.cli.servers import replace_with
 
@@ -158,7 +159,8 @@ def worker(
 ) -> None:
     """Run a worker, on any machine that reaches your Redis. It fetches the functions by itself.
 
-    It needs SANDLOT_REDIS_URL and the signing key that your API has (SANDLOT_SIGNING_KEY or SANDLOT_SIGNING_KEY_FILE).
+    It needs SANDLOT_REDIS_URL and the signing key that your API has (SANDLOT_SIGNING_KEY or SANDLOT_SIGNING_KEY_FILE);
+    where `sandlot up` runs, it joins that without either.
     Ctrl+C lets it finish what it runs.
     """
     from sandlot.cli.servers import replace_with

@@ -328,3 +328,66 @@ def test_a_redis_of_ones_own_is_used_instead(start_up: Start, tmp_path: Path) ->
         with redis.Redis(port=server.port, db=3) as client:
             assert client.exists("sandlot:function:job")
         assert up.stop() == 0
+
+
+def test_several_api_processes_and_workers_share_the_work_and_end_together(start_up: Start, tmp_path: Path) -> None:
+    write(tmp_path, "job.py", PRIVATE.format(answer=1))
+    up = start_up("--api-processes", "2", "--workers", "2", "--slots", "2").ready()
+    assert [answer(up, "job") for _ in range(8)] == [1] * 8  # a connection each: the kernel spreads them
+    modules = [_module(pid) for pid in up.processes()]
+    assert modules.count("worker") == 2
+    assert modules.count("api") >= 2
+    up.kill()
+    until(lambda: up.processes() == [], 10, lambda: f"still alive: {up.processes()}")
+
+
+def test_a_worker_started_beside_it_joins_it(start_up: Start, tmp_path: Path) -> None:
+    write(tmp_path, "job.py", PRIVATE.format(answer=1))
+    up = start_up().ready()
+    command = [sys.executable, "-m", "sandlot", "worker", "--slots", "1"]
+    with (tmp_path / "worker.log").open("wb") as log:
+        worker = subprocess.Popen(command, cwd=tmp_path / "functions", env=clean_environment(), stdout=log, stderr=log)
+    try:
+        with up.client() as client:
+            until(
+                lambda: client.get("/readyz").json()["workers"]["python"] == 2, 30, (tmp_path / "worker.log").read_text
+            )
+    finally:
+        worker.terminate()
+        assert worker.wait(30) == 0
+
+
+@pytest.mark.parametrize("command", ["worker", "api"])
+def test_alone_without_a_redis_they_say_what_is_missing_in_a_line(tmp_path: Path, command: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "sandlot", command],
+        cwd=tmp_path,
+        env=clean_environment() | {"SANDLOT_SIGNING_KEY": "k" * 32},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode != 0, ended.stderr.count("\n")) == (True, 1), ended.stderr
+    assert "SANDLOT_REDIS_URL is not set" in ended.stderr
+
+
+@pytest.mark.parametrize("said", ["", "Valkey", "listening"])
+def test_a_stop_during_the_start_leaves_nothing(start_up: Start, tmp_path: Path, said: str) -> None:
+    """At once, when the Valkey is there, and when the API is."""
+    up = start_up("--verbose")
+    logs = tmp_path / ".sandlot" / "logs" / "valkey.log"
+    reached = {"": lambda: True, "Valkey": logs.exists, "listening": lambda: "listening" in up.output}[said]
+    until(reached, 30)
+    until(lambda: _handles_stops(up.process.pid), 30)
+    assert up.stop() == 0, up.output
+    assert up.processes() == []
+    assert "Traceback" not in up.output
+
+
+def _handles_stops(pid: int) -> bool:
+    """Whether it has set its handlers: Python itself catches SIGINT from the start, but never SIGTERM (SigCgt in proc_pid_status(5))."""
+    with contextlib.suppress(OSError):
+        caught = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+        return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
