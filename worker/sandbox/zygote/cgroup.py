@@ -28,8 +28,11 @@ class Cgroups(Protocol):
     def prepare(self, slot: int, bounds: Limits) -> None:
         """Have an empty group with these limits ready for the slot."""
 
+    def enter(self, slot: int) -> None:
+        """Called in the new process: put itself, and with it its future children, into the slot's group, if it can."""
+
     def join(self, slot: int, pid: int) -> None:
-        """Put a process, and with it its future children, into the slot's group."""
+        """Called in the zygote: put the new process into the slot's group, if it could not do so itself."""
 
     def limit(self, slot: int, bounds: Limits) -> None:
         """Bring the slot's group to these limits."""
@@ -50,6 +53,9 @@ class NoCgroups:
         return {"memory": "rlimit", "processes": "rlimit", "cpu": "none"}
 
     def prepare(self, slot: int, bounds: Limits) -> None:
+        return
+
+    def enter(self, slot: int) -> None:
         return
 
     def join(self, slot: int, pid: int) -> None:

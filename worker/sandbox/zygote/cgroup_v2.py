@@ -41,6 +41,9 @@ class CgroupsV2:
             write(f"{folder}/memory.swap.max", "0")
         self.limit(slot, bounds)
 
+    def enter(self, slot: int) -> None:
+        return
+
     def join(self, slot: int, pid: int) -> None:
         write(f"{self._folder}/{slot}/cgroup.procs", str(pid))
 

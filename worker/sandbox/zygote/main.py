@@ -205,6 +205,7 @@ class Zygote:
 
     def _be_child(self, carried: Carried, inside: tuple[int, int, int, int], program: bytes) -> None:
         try:
+            self._cgroups.enter(carried.slot)
             if self._plan.level == "strict":
                 strict.run_init(self._base, self._plan, carried.bounds, inside, self._outside, program)
             else:
