@@ -62,7 +62,7 @@ def is_open_to_others(path: str) -> bool:
 def run(
     plan: Plan,
     bounds: Limits,
-    slot: int,
+    uid: int,
     fds: tuple[int, int, int, int],
     program: bytes,
     readable: list[str],
@@ -71,6 +71,7 @@ def run(
     """Be the sandbox; never returns.
 
     Args:
+        uid: to change to; 0: stay who we are.
         readable: what the runtime needs; the bundle is added when it is known.
         home: the sandbox's own folder on a limited tmpfs, or "" if there is none to be had.
     """
@@ -82,11 +83,10 @@ def run(
         os.setsid()
         if messages.receive(zygote) is None:
             os._exit(0)  # the zygote went away
-        if plan.uid_base:
+        if uid:
             if "capabilities" not in plan.missing:
                 capabilities.lock()
             os.setgroups([])
-            uid = plan.uid_base + slot
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # setresuid clears it, so only now

@@ -1,0 +1,84 @@
+"""The strict level, as the zygote's part of it: its own mounts, the skeleton, identity maps, detached mounts of bundles.
+
+Knows: what has to be done from outside a new sandbox. Does not know: what PID 1 does inside (`strict`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from . import kernel, skeleton, strict
+from .carried import Carried
+from .plan import BUNDLE_PATH, INSIDE_UID, Plan
+from .seccomp import FilterChoice
+
+BUNDLE_ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+
+
+class StrictLevel:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._base = f"{plan.state_dir}/root"
+        self._outside: dict[str, int] = {}
+
+    def open(self) -> None:
+        self._enter_own_mounts()
+        os.makedirs(self._base, mode=0o755, exist_ok=True)
+        skeleton.build(self._base, self._plan)
+        self._outside = strict.namespace_ids()
+
+    def _enter_own_mounts(self) -> None:
+        """A mount namespace of our own; for an ordinary user inside a user namespace that maps nobody but that user."""
+        if self._plan.uid_base:
+            kernel.unshare(kernel.CLONE_NEWNS)
+        else:
+            uid, gid = os.geteuid(), os.getegid()
+            kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/uid_map", f"0 {uid} 1")
+            _write("/proc/self/gid_map", f"0 {gid} 1")
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+
+    def filter_choice(self, *, network: bool, shared_memory: bool) -> FilterChoice:
+        return FilterChoice(network=network, shared_memory=shared_memory)
+
+    def fork(self, carried: Carried) -> tuple[int, int]:
+        return kernel.clone(strict.NAMESPACES)
+
+    def run(self, carried: Carried, inside: tuple[int, int, int, int], program: bytes) -> None:
+        strict.run_init(self._base, self._plan, carried.bounds, inside, self._outside, program)
+
+    def admit(self, carried: Carried) -> None:
+        # A host uid for each sandbox where we are root; else 0, which is our own in the user namespace we made.
+        uid = self._plan.uid_base + carried.slot if self._plan.uid_base else 0
+        for kind in ("uid_map", "gid_map"):
+            _write(f"/proc/{carried.pid}/{kind}", f"{INSIDE_UID} {uid} 1")
+
+    def hand_over(self, bundle: str) -> tuple[str, tuple[int, ...]]:
+        tree = kernel.open_tree(bundle)
+        try:
+            kernel.mount_setattr(tree, "", kernel.AT_EMPTY_PATH, BUNDLE_ATTRIBUTES)
+        except OSError:
+            os.close(tree)
+            raise
+        return BUNDLE_PATH, (tree,)
+
+    def kill(self, carried: Carried) -> None:
+        os.kill(carried.pid, signal.SIGKILL)
+
+    def bury(self, carried: Carried, status: int) -> int | None:
+        """The kernel has killed and reaped everything else with PID 1, whose own status says nothing."""
+        return carried.status
+
+    def close(self) -> None:
+        return  # the mounts go with our namespace
+
+
+def _write(path: str, text: str) -> None:
+    """In one write(2), as the kernel wants it for maps."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,29 @@
+"""Bring a runtime into the zygote's memory, as `runtimes/PROTOCOL.md` says; never a function."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+from .plan import Plan
+
+
+def load(plan: Plan) -> None:
+    """Import what every sandbox of this zygote will need; for a runtime that is executed, nothing.
+
+    Raises:
+        ImportError: there is no runtime in the plan's folder, or a module of the standard library is missing.
+    """
+    sys.path[:] = [path for path in sys.path if "-packages" not in path]
+    if plan.runtime != "python":
+        return
+    for name in plan.preload:
+        importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(
+        "sandlot_runtime", f"{plan.folder}/__init__.py", submodule_search_locations=[plan.folder]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no runtime in {plan.folder}")
+    runtime = sys.modules["sandlot_runtime"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(runtime)
