@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ import redis
 import uvloop
 
 from sandlot.errors import OperatorError, QueueUnavailable
+from sandlot.faults import FailPoints
 from sandlot.functions import Registry, find_node
 from sandlot.jobs import connect
 from sandlot.jobs.connection import connect_blocking
@@ -26,7 +28,9 @@ from sandlot.logs import configure_logging
 from sandlot.settings import Settings, cpu_count, load_settings
 from worker.bundles import BundleCache
 from worker.engine import Engine
+from worker.engine.executor import Executor
 from worker.engine.registration import worker_name
+from worker.fail_points import FailingPool, open_failing_queue
 from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
@@ -64,6 +68,7 @@ async def serve(settings: Settings) -> None:
         raise OperatorError(
             "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"
         )
+    points = FailPoints.parse(settings.fault)
     async with AsyncExitStack() as stack:
         # Redis before the sandboxes: what is most likely to be wrong is said first.
         probe = await WorkerQueue.open(url, signing_key, worker_name(), ())
@@ -72,7 +77,7 @@ async def serve(settings: Settings) -> None:
             level=settings.sandbox, runtimes=runtime_commands(settings), state_dir=settings.data / "sandboxes"
         )
         stack.push_async_callback(host.close)
-        queue = await WorkerQueue.open(url, signing_key, probe.name, sorted(host.runtimes))
+        queue = await _open_queue(points, url, signing_key, probe.name, sorted(host.runtimes))
         stack.push_async_callback(queue.close)
         client = connect(url)
         stack.push_async_callback(client.aclose)
@@ -85,7 +90,8 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(pool.close)
         connection = await asyncio.to_thread(connect_blocking, url)
         stack.callback(connection.close)
-        engine = Engine(connection, queue, pool, drain_s=settings.drain_s)
+        executor: Executor = pool if points is None else FailingPool(pool, points)
+        engine = Engine(connection, queue, executor, drain_s=settings.drain_s)
         # What is alive now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -93,6 +99,14 @@ async def serve(settings: Settings) -> None:
             "sandbox", extra={"level": host.level, "runtimes": ",".join(sorted(host.runtimes)), "slots": pool.slots}
         )
         await engine.run()
+
+
+async def _open_queue(
+    points: FailPoints | None, url: str, signing_key: bytes, name: str, placements: Sequence[str]
+) -> WorkerQueue:
+    if points is None:
+        return await WorkerQueue.open(url, signing_key, name, placements)
+    return await open_failing_queue(points, url, signing_key, name, placements)
 
 
 def slots(settings: Settings) -> int:
