@@ -1,0 +1,102 @@
+"""Looks at Redis with its own eyes, again and again, and writes what it sees into the history.
+
+Knows: where a job's record is. Does not know: what it ought to be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any, Final, cast
+
+import redis
+
+from sandlot.jobs import keys
+from tests.faults.history import History, Record, Standing
+from tests.faults.rig import FUNCTION, Rig
+
+LOOK_INTERVAL_S: Final = 0.25
+SETTLE_DEADLINE_S: Final = 90.0
+"""For a hang: by then every lease has run out many times."""
+QUEUE: Final = keys.queue_name(FUNCTION, "python")
+REGISTRIES: Final = {"finished": keys.FINISHED, "failed": keys.FAILED, "canceled": keys.CANCELED}
+FIELDS: Final = (keys.KIND, keys.ATTEMPT, keys.END, keys.QUEUED_MS, keys.ENDED_MS)
+
+
+class Observer:
+    """One per plan."""
+
+    def __init__(self, rig: Rig, history: History) -> None:
+        self._rig = rig
+        self._history = history
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._look_for_ever(), name="observer")
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(redis.RedisError, OSError):  # Redis is what the plan has taken away
+                await self.look(self._history.ids)
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def look(self, ids: set[str]) -> None:
+        """Read these jobs' records once; whatever has ended goes into the history."""
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), 200):
+            some = ordered[start : start + 200]
+            async with self._rig.redis.pipeline(transaction=True) as pipeline:
+                for job_id in some:
+                    pipeline.hmget(keys.JOB + job_id, FIELDS)
+                    pipeline.xrange(keys.RESULTS + job_id)
+                answers = await pipeline.execute()
+            for job_id, fields, entries in zip(some, answers[::2], answers[1::2], strict=True):
+                if fields[0] is not None:
+                    self._history.saw(job_id, _record(fields, entries))
+
+    async def unfinished(self) -> set[str]:
+        """Acknowledged, and without a final record at this moment."""
+        await self.look(self._history.ids)
+        return self._history.ids - self._history.records.keys()
+
+    async def settle(self) -> None:
+        """Wait until everything acknowledged has ended, or so long that it never will."""
+        ends_s = time.monotonic() + SETTLE_DEADLINE_S
+        while time.monotonic() < ends_s and await self.unfinished():  # noqa: ASYNC110  # Redis has no event for it
+            await asyncio.sleep(0.05)
+
+    async def conclude(self) -> None:
+        """The last look: at every job there is, acknowledged or not, and at everything that may still hold one."""
+        await self.stop()
+        client = self._rig.redis
+        ids = {key.decode().removeprefix(keys.JOB) async for key in client.scan_iter(match=keys.JOB + "*", count=1000)}
+        self._history.jobs = len(ids)
+        await self.look(ids | self._history.ids)
+        listed = {name: set(await client.zrange(key + QUEUE, 0, -1)) for name, key in REGISTRIES.items()}
+        held = set(await client.lrange(keys.QUEUE + QUEUE, 0, -1)) | set(await client.zrange(keys.DUE, 0, -1))
+        held |= {member.rpartition(b":")[0] for member in await client.zrange(keys.LEASES, 0, -1)}
+        for job_id in ids:
+            name = job_id.encode()
+            self._history.standings[job_id] = Standing(
+                tuple(registry for registry, members in listed.items() if name in members), name in held
+            )
+        for worker in self._rig.workers:
+            for note in worker.events("fail-point"):
+                if note["point"] == "started":
+                    self._history.runs[note["job_id"], note["attempt"]] += 1
+        self._history.broke += self._rig.broke()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+
+def _record(fields: list[bytes], entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Record:
+    kind, attempt, text, queued_ms, ended_ms = fields
+    flat = tuple(
+        b" ".join([number, *(cast(Any, word) for item in body.items() for word in item)]) for number, body in entries
+    )
+    return Record(kind.decode(), int(attempt or 0), text or b"", int(queued_ms or 0), int(ended_ms or 0), flat)

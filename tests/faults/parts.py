@@ -1,0 +1,122 @@
+"""One process of the platform under test: started, watched, signalled, and gone at the latest when we are.
+
+Knows: processes and their log files. Does not know: what they do, or why they are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+LAUNCH: Final = Path(__file__).with_name("launch.py")
+
+
+async def until(condition: Callable[[], object], deadline_s: float, reason: Callable[[], str]) -> None:
+    """Wait for what another process brings about; the deadline is for hangs, never for a verdict."""
+    ends_s = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > ends_s:
+            raise AssertionError(reason())
+        await asyncio.sleep(0.01)
+
+
+class Part:
+    """Start it with the constructor; `stop` or `kill` it. Its log is a file, so that what it wrote before a SIGKILL is there."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        network: Path | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """`network`: the file of a network namespace to run in."""
+        self.name = name
+        self.log = log
+        self.expected_to_end = False
+        """Whether the plan has ended it; a part that ends otherwise has broken a promise."""
+        launch = [sys.executable, "-IS", str(LAUNCH), str(os.getpid()), str(network or "")]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*launch, *command],
+                env=dict(environment),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def broke(self) -> bool:
+        """It has ended, and nobody wanted it to."""
+        return self.ended and not self.expected_to_end
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Its JSON log lines with one of these events, in order; a torn last line is skipped."""
+        marks = [f'"event": "{name}"'.encode() for name in names]
+        lines = self.log.read_bytes().splitlines()
+        return [json.loads(line) for line in lines if any(mark in line for mark in marks) and line.endswith(b"}")]
+
+    async def said(self, name: str, deadline_s: float = 30.0) -> dict[str, Any]:
+        """Wait for its first log line with this event."""
+        await until(
+            lambda: self.events(name) or self.ended,
+            deadline_s,
+            lambda: f"{self.name} never logged {name!r}; see {self.tail()}",
+        )
+        lines = self.events(name)
+        assert lines, f"{self.name} ended with {self.process.returncode} before it logged {name!r}: {self.tail()}"
+        return lines[0]
+
+    def tail(self) -> str:
+        return self.log.read_bytes()[-2000:].decode("utf-8", "replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        if not self.ended:
+            self.process.send_signal(number)
+
+    async def gone(self, deadline_s: float = 30.0) -> int:
+        await until(
+            lambda: self.ended, deadline_s, lambda: f"{self.name} did not end within {deadline_s} s: {self.tail()}"
+        )
+        status = self.process.returncode
+        assert status is not None
+        return int(status)
+
+    async def kill(self) -> None:
+        """SIGKILL; also ends what is frozen."""
+        self.expected_to_end = True
+        self.signal(signal.SIGKILL)
+        await self.gone()
+
+    async def stop(self, deadline_s: float = 60.0) -> int:
+        """SIGTERM; the exit status."""
+        self.expected_to_end = True
+        self.signal(signal.SIGTERM)
+        return await self.gone(deadline_s)
+
+    def destroy(self) -> None:
+        """At the end, whatever state it is in."""
+        self.expected_to_end = True
+        if not self.ended:
+            self.process.kill()
+        self.process.wait()

@@ -1,0 +1,99 @@
+"""The plans: each fault with what it needs and what is promised of it.
+
+The dice of a plan make every choice, so that a seed tells the story again as far as the machine's timing allows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.faults import api_faults, host_faults, reply_faults, valkey_faults, worker_faults
+from tests.faults.scene import Plan
+
+SCRIPTS_OF_API: Final = ("submit", "cancel")
+SCRIPTS_OF_WORKERS: Final = ("step", "beat", "reap", "release")
+
+LONG_S: Final = (0.1, 0.7)
+"""Long enough that several jobs run whenever Valkey goes away; their ends come while it is."""
+
+BUSY_HZ: Final = 45.0
+BUSY_S: Final = (0.05, 0.3)
+"""Just less than eight slots can do: jobs wait, so that steps carry claims and not only ends."""
+
+PLANS: Final = (
+    Plan("worker killed", worker_faults.kill_workers, 12, bound_s=1.0),
+    Plan("worker killed, unseen", worker_faults.kill_workers_unseen, 12, bound_s=5.0),
+    Plan("workers rolled", worker_faults.roll_workers, 12, may_repeat=False),
+    Plan("host unplugged", host_faults.unplug_host, 20, bound_s=5.0, hosts=3),
+    Plan("host drops", host_faults.drop_host, 20, bound_s=5.0, hosts=3),
+    Plan("host rejects", host_faults.reject_host, 20, bound_s=5.0, hosts=3),
+    Plan("host killed every 2 s", host_faults.kill_hosts, 20, bound_s=5.0, hosts=3),
+    Plan("worker frozen 6 s", worker_faults.freeze_worker, 16, bound_s=5.0),
+    Plan(
+        "Valkey killed",
+        valkey_faults.restart_valkey,
+        16,
+        bound_s=2.0,
+        measured_from="heal",
+        may_repeat=False,
+        work_s=LONG_S,
+    ),
+    Plan(
+        "Valkey frozen 10 s",
+        valkey_faults.freeze_valkey,
+        10,
+        bound_s=5.0,
+        measured_from="heal",
+        may_repeat=False,
+        work_s=LONG_S,
+        rate_hz=12,
+    ),
+    Plan(
+        "Valkey paused 10 s",
+        valkey_faults.pause_valkey,
+        10,
+        bound_s=5.0,
+        measured_from="heal",
+        may_repeat=False,
+        work_s=LONG_S,
+        rate_hz=12,
+    ),
+    *(
+        Plan(
+            f"reply lost: {name}",
+            reply_faults.lose_replies(name, of_api=True),
+            5,
+            through_proxy=True,
+            may_repeat=False,
+            with_keys=False,
+        )
+        for name in SCRIPTS_OF_API
+    ),
+    *(
+        Plan(
+            f"reply lost: {name}",
+            reply_faults.lose_replies(name, of_api=False),
+            5,
+            through_proxy=True,
+            may_repeat=name == "release",
+            rate_hz=BUSY_HZ,
+            work_s=BUSY_S,
+        )
+        for name in SCRIPTS_OF_WORKERS
+    ),
+    Plan("workers cut off by proxy", host_faults.cut_worker, 8, bound_s=5.0, measured_from="heal", through_proxy=True),
+    Plan("API killed", api_faults.kill_api, 10),
+    Plan("API rolled", api_faults.roll_api, 10),
+    Plan("Valkey full", valkey_faults.fill_valkey, 6),
+    Plan("worker dies in each window", worker_faults.die_in_windows, 0, bound_s=1.0),
+    Plan(
+        "60 s without Valkey",
+        valkey_faults.lose_valkey,
+        60,
+        bound_s=5.0,
+        measured_from="heal",
+        may_repeat=False,
+        work_s=LONG_S,
+        rate_hz=10,
+    ),
+)

@@ -1,0 +1,67 @@
+"""Run one plan from its start to its judgement.
+
+Knows: the order of things. Does not know: any fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.faults.caller import Callers
+from tests.faults.history import History, Judgement, judge
+from tests.faults.hosts import Host, cables
+from tests.faults.observer import Observer
+from tests.faults.rig import open_rig
+from tests.faults.scene import Plan, Scene
+
+HANG_S: Final = 240.0
+"""Beyond its own length no plan takes this long."""
+
+
+async def run_plan(
+    plan: Plan, seed: int, folder: Path, *, length_s: float | None = None, rate_hz: float | None = None
+) -> tuple[History, Judgement]:
+    """
+    Raises:
+        TimeoutError: something hangs.
+        AssertionError: the platform did not start, or answered what it does not document.
+    """
+    dice = random.Random(f"{plan.name} {seed}")  # noqa: S311  # a plan, not a secret
+    length_s = plan.length_s if length_s is None else length_s
+    with _hosts(plan.hosts) as hosts:
+        async with asyncio.timeout(length_s + HANG_S):
+            return await _run(plan, dice, folder, hosts, length_s, rate_hz or plan.rate_hz)
+
+
+async def _run(
+    plan: Plan, dice: random.Random, folder: Path, hosts: Sequence[Host], length_s: float, rate_hz: float
+) -> tuple[History, Judgement]:
+    history = History()
+    async with open_rig(folder, workers=plan.workers, hosts=hosts, through_proxy=plan.through_proxy) as rig:
+        observer = Observer(rig, history)
+        callers = Callers(rig, history, dice, rate_hz=rate_hz, work_s=plan.work_s, with_keys=plan.with_keys)
+        try:
+            observer.start()
+            callers.start()
+            await plan.act(Scene(rig, history, observer, callers, dice, length_s))
+            await callers.finish()
+            await observer.settle()
+            await observer.conclude()
+        finally:
+            await callers.close()
+            await observer.stop()
+    return history, judge(history)
+
+
+@contextlib.contextmanager
+def _hosts(count: int) -> Iterator[Sequence[Host]]:
+    if not count:
+        yield ()
+        return
+    with cables(count) as hosts:
+        yield hosts

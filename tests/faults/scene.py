@@ -1,0 +1,61 @@
+"""What a fault has at hand, and how a plan is described.
+
+Knows: the parts of a plan. Does not know: any fault, any rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.faults.caller import Callers
+from tests.faults.history import History, Strike
+from tests.faults.observer import Observer
+from tests.faults.rig import Rig
+
+
+@dataclass(slots=True)
+class Scene:
+    """What a fault has at hand. `length_s`: how long it goes on, about."""
+
+    rig: Rig
+    history: History
+    observer: Observer
+    callers: Callers
+    dice: random.Random
+    length_s: float
+
+    def struck(self, what: str, affected: set[str]) -> Strike:
+        """The fault is done, or undone: recovery is measured from now. Jobs it hits later are added to what this returns."""
+        strike = Strike(what, time.time() * 1000, affected)
+        self.history.strikes.append(strike)
+        return strike
+
+    async def pause(self, least_s: float, most_s: float) -> None:
+        await asyncio.sleep(self.dice.uniform(least_s, most_s))
+
+
+Act = Callable[[Scene], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A fault with what it needs. `bound_s`: the recovery promised for 99 of 100 jobs it hits; `measured_from` says from when."""
+
+    name: str
+    act: Act
+    length_s: float
+    bound_s: float | None = None
+    measured_from: str = "fault"
+    workers: int = 2
+    hosts: int = 0
+    through_proxy: bool = False
+    may_repeat: bool = True
+    """Whether a job may need a second attempt; false where every process lives and finished work has only to wait."""
+    with_keys: bool = True
+    """Whether callers send idempotency keys; without, only the platform's own repetitions are at work."""
+    rate_hz: float = 30.0
+    work_s: tuple[float, float] = (0.02, 0.2)

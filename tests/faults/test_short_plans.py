@@ -1,0 +1,39 @@
+"""A few of the faults, shortly: `make faults` has all of them, at length.
+
+Nothing here depends on how long something takes: what is judged is whether anything was lost, doubled or changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import hosts
+from tests.faults.plans import PLANS
+from tests.faults.run import run_plan
+from tests.faults.scene import Plan
+
+SHORT_S = {
+    "worker killed, unseen": 1.5,
+    "Valkey killed": 2.0,
+    "reply lost: step": 1.5,
+    "worker frozen 6 s": 1.0,
+    "host drops": 1.0,
+}
+SEED = 1
+
+
+@pytest.mark.parametrize("name", SHORT_S)
+async def test_nothing_acknowledged_is_lost_doubled_or_changed(name: str, tmp_path: Path) -> None:
+    plan = _plan(name)
+    if plan.hosts and (reason := hosts.why_not()):
+        pytest.skip(reason)
+    history, judgement = await run_plan(plan, SEED, tmp_path, length_s=SHORT_S[name])
+    assert judgement.offences == [], f"refused: {history.refused}; logs: {tmp_path}"
+    assert judgement.acknowledged == history.requests > 0
+    assert judgement.repeated == 0 or plan.may_repeat
+
+
+def _plan(name: str) -> Plan:
+    return next(plan for plan in PLANS if plan.name == name)
