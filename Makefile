@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: up test check lint setup unit bench wheel clean help
+.PHONY: up test check lint setup unit bench faults wheel clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, target, ":"); printf "  make %-8s %s\n", target[1], $$2}'
@@ -29,6 +29,9 @@ unit: setup ## the unit tests alone: seconds
 
 bench: setup ## measure this machine, and what people would use instead, side by side
 	@$(RUN)python -m benchmarks $(ARGS)
+
+faults: setup ## break everything on purpose and judge what happened (some of it needs root)
+	@$(RUN)python -m tests.faults $(ARGS)
 
 wheel: setup ## build dist/sandlot-*.whl
 	@$(RUN)uv build --quiet --wheel --out-dir dist
