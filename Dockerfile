@@ -42,7 +42,8 @@ COPY sandlot sandlot
 COPY api api
 COPY worker worker
 COPY runtimes runtimes
-RUN /opt/uv/bin/uv sync --quiet --frozen --inexact --no-dev --extra node --no-editable
+RUN /opt/uv/bin/uv sync --quiet --frozen --inexact --no-dev --extra node --no-editable \
+ && rm /opt/sandlot/.lock
 COPY --chmod=0755 deploy/image/sandlot-health /opt/sandlot/bin/
 
 

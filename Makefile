@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: up test check lint setup unit bench faults wheel clean help
+.PHONY: up test test-containers check lint setup unit bench faults wheel clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, target, ":"); printf "  make %-8s %s\n", target[1], $$2}'
@@ -15,6 +15,10 @@ up: setup ## start everything on this machine (Ctrl+C stops it); options: make u
 
 test: lint ## every check and every test
 	@$(RUN)python -m pytest $(ARGS)
+
+test-containers: setup ## build the image and run compose.yaml with a real engine (root; minutes)
+	@UV_PROJECT_ENVIRONMENT=.venv $(RUN)uv sync --quiet --frozen --inexact --no-python-downloads --group containers
+	@SANDLOT_TEST_CONTAINERS=1 $(RUN)python -m pytest tests/containers $(ARGS)
 
 check: lint unit ## format, lint, types, import law and unit tests: under a minute
 

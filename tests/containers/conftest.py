@@ -1,0 +1,40 @@
+"""An engine and an image for all tests here. They take minutes and root, so they run only when asked for: make test-containers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers.engine import REPOSITORY, Engine, NoEngine, lock, open_engine
+
+collect_ignore_glob = [] if os.environ.get("SANDLOT_TEST_CONTAINERS") else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Podman with our image in its store; whatever runs in it is gone afterwards."""
+    held = lock()
+    try:
+        found = open_engine()
+        found.build_base()
+    except NoEngine as reason:
+        os.close(held)
+        pytest.skip(f"no container engine here: {reason}")
+    found.build_image()
+    try:
+        yield found
+    finally:
+        found.close()
+        os.close(held)
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What deploy/make-secrets.sh makes."""
+    folder = tmp_path_factory.mktemp("compose") / "secrets"
+    subprocess.run([REPOSITORY / "deploy" / "make-secrets.sh", folder], check=True, capture_output=True, timeout=30)
+    return folder

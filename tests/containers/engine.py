@@ -1,0 +1,198 @@
+"""A container engine for the tests: Podman as root, with a store of its own under build/containers/, and the image built in it.
+
+Knows: Podman, runc, debootstrap. Does not know: Sandlot, compose files.
+Nothing of it touches another Podman on the machine, and `close` leaves files, but no process, mount, network or container.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+HOME: Final = REPOSITORY / "build" / "containers"
+RUN: Final = Path(
+    "/run/sandlot-containers"
+)  # short and on a tmpfs, as Podman wants it: what is here must not outlive a boot
+PROGRAMS: Final = {
+    "podman": "podman",
+    "runc": "runc",
+    "debootstrap": "debootstrap",
+    "/usr/lib/podman/netavark": "netavark",
+    "/usr/lib/podman/aardvark-dns": "aardvark-dns",
+    "catatonit": "catatonit",
+    "iptables": "iptables",
+}
+BASE: Final = "docker.io/library/debian:bookworm-slim"
+IMAGE: Final = "localhost/sandlot:test"
+BUILD: Final = "localhost/sandlot-build:test"
+COMMAND_LIMIT_S: Final = 120
+BUILD_LIMIT_S: Final = 900
+
+
+class NoEngine(Exception):
+    """There can be no container engine here; the message says why."""
+
+
+class Engine:
+    """Open with `open_engine`. `environment` is what makes any `podman`, and podman-compose, use this store."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+
+    def run(
+        self, *words: str, limit_s: float = COMMAND_LIMIT_S, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["podman", *words],
+            env=dict(self.environment),
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"podman {' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def once(self, *words: str, limit_s: float = COMMAND_LIMIT_S) -> subprocess.CompletedProcess[str]:
+        """A container of its own for one command, gone when it ends."""
+        return self.run("run", "--rm", "--init", *words, limit_s=limit_s, check=False)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = json.loads(self.run("inspect", name).stdout)
+        return found[0]
+
+    def has_image(self, name: str) -> bool:
+        return self.run("image", "exists", name, check=False).returncode == 0
+
+    def build_base(self) -> None:
+        """What a registry would give, where none can be reached: the same Debian, from its packages, with this machine's CAs."""
+        if self.has_image(BASE):
+            return
+        root = HOME / "rootfs"
+        shutil.rmtree(root, ignore_errors=True)
+        words = ["debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", str(root)]
+        _call(words, BUILD_LIMIT_S)
+        for authority in Path("/usr/local/share/ca-certificates").glob("*.crt"):
+            shutil.copy(authority, root / "usr/local/share/ca-certificates")
+        _call(["chroot", str(root), "update-ca-certificates"], COMMAND_LIMIT_S)
+        archive = HOME / "base.tar"
+        _call(["tar", "-C", str(root), "-cf", str(archive), "."], COMMAND_LIMIT_S)
+        self.run("import", str(archive), BASE)
+        archive.unlink()
+        shutil.rmtree(root)
+
+    def build_image(self) -> None:
+        """The Dockerfile's result, from the layers that are here already as far as they still hold."""
+        common = ["--network", "host", "--format", "docker", "--build-arg", f"BASE={BASE}"]
+        common += [word for limit in _own_limits() for word in ("--ulimit", limit)]  # a build reads no containers.conf
+        # The stage that builds gets a name, or `image prune` below would take the layers that make the next build quick.
+        self.run("build", *common, "--target", "build", "--tag", BUILD, ".", limit_s=BUILD_LIMIT_S)
+        self.run("build", *common, "--tag", IMAGE, ".", limit_s=BUILD_LIMIT_S)
+        self.run("image", "prune", "--force")
+
+    def close(self) -> None:
+        self.run("rm", "--all", "--force", "--time", "5", check=False)
+        self.run("volume", "prune", "--force", check=False)
+        self.run("network", "prune", "--force", check=False)
+        for path in _mounts_below(HOME, RUN):
+            subprocess.run(["umount", "--lazy", path], check=False)
+
+
+def open_engine() -> Engine:
+    """
+    Raises:
+        NoEngine: not root, or the programs cannot be had, or they do not work here.
+    """
+    if os.geteuid() != 0:
+        raise NoEngine("a container engine with seccomp profiles and bridge networks of its own needs root")
+    _install_missing()
+    HOME.mkdir(parents=True, exist_ok=True)
+    driver = "overlay"
+    if not _works(_environment(driver)):
+        driver = "vfs"  # a copy of everything for each layer, but it needs nothing of the kernel
+        if not _works(_environment(driver)):
+            raise NoEngine("podman info fails with the overlay driver and with vfs")
+    return Engine(_environment(driver))
+
+
+def lock() -> int:
+    """One test run at a time uses the store; the others wait. Closed by the end of the process at the latest."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    fd = os.open(HOME / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _install_missing() -> None:
+    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        raise NoEngine(f"missing: {', '.join(missing)}; there is no apt-get to install them with")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
+        done = subprocess.run(
+            ["apt-get", *words], env=environment, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False
+        )
+        if done.returncode:
+            raise NoEngine(f"apt-get {' '.join(words)}: {done.stderr.strip()[-300:]}")
+
+
+def _environment(driver: str) -> dict[str, str]:
+    """Configuration files for this store alone; there is no other way to tell podman-compose's podman as well."""
+    (HOME / "storage.conf").write_text(
+        f'[storage]\ndriver = "{driver}"\ngraphroot = "{HOME}/store-{driver}"\nrunroot = "{RUN}/run"\n'
+    )
+    (HOME / "containers.conf").write_text(
+        f"[containers]\ndefault_ulimits = {json.dumps(_own_limits())}\n"
+        f'[network]\nnetwork_backend = "netavark"\nnetwork_config_dir = "{HOME}/networks"\n'
+        f'[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\ntmp_dir = "{RUN}/libpod"\n'
+    )
+    return {
+        **os.environ,
+        "CONTAINERS_CONF": str(HOME / "containers.conf"),
+        "CONTAINERS_STORAGE_CONF": str(HOME / "storage.conf"),
+    }
+
+
+def _own_limits() -> Sequence[str]:
+    """Podman asks for a million of each by default, which a root without CAP_SYS_RESOURCE may not give."""
+    ours = {
+        "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1],
+    }
+    # Podman lowers its own limit of processes to pid_max's default before it starts anything.
+    bounded = {"nofile": min(ours["nofile"], 1 << 20), "nproc": min(ours["nproc"], 32768)}
+    return [f"{name}={limit}:{limit}" for name, limit in bounded.items() if ours[name] != resource.RLIM_INFINITY]
+
+
+def _works(environment: Mapping[str, str]) -> bool:
+    words = ["podman", "info"]
+    done = subprocess.run(words, env=dict(environment), capture_output=True, timeout=COMMAND_LIMIT_S, check=False)
+    return done.returncode == 0
+
+
+def _call(words: Sequence[str], limit_s: float) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s, check=False)
+    if done.returncode:
+        raise NoEngine(f"{words[0]}: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def _mounts_below(*folders: Path) -> list[str]:
+    """Mount points in these folders, the innermost first."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        points = [line.split(" ")[4] for line in file]
+    return sorted(
+        (point for point in points if any(point.startswith(f"{folder}/") for folder in folders)), reverse=True
+    )

@@ -1,0 +1,173 @@
+"""compose.yaml brought up by podman-compose: its containers, its API, and its end.
+
+Knows: podman-compose and Sandlot's HTTP API. Does not know: how images are made.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+
+from tests.containers.engine import COMMAND_LIMIT_S, IMAGE, REPOSITORY, Engine
+
+START_LIMIT_S: Final = 60.0
+SLOTS: Final = 4
+_Found = TypeVar("_Found")
+
+
+def until(found: Callable[[], _Found], what: str, limit_s: float = START_LIMIT_S) -> _Found:
+    """The first true answer; fails by name."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if answer := found():
+            return answer
+        time.sleep(0.1)  # between two looks at a condition, never instead of one
+    raise AssertionError(f"not within {limit_s:.0f} s: {what}")
+
+
+class Stack:
+    """One compose project. `up` can be called again with another number of workers."""
+
+    def __init__(self, engine: Engine, project: str, file: str, secrets: Path, **settings: str) -> None:
+        self.engine = engine
+        self.project = project
+        self.secrets = secrets
+        self.port = _free_port()
+        self._file = file
+        self._environment = {
+            **engine.environment,
+            "SANDLOT_IMAGE": IMAGE,
+            "SANDLOT_VALKEY_IMAGE": IMAGE,
+            "SANDLOT_SECRETS": str(secrets),
+            "SANDLOT_LISTEN": f"127.0.0.1:{self.port}",
+            "SANDLOT_LOG_DRIVER": "k8s-file",  # Podman's name of Docker's json-file
+            "SANDLOT_DRAIN_S": "5",
+            "SANDLOT_SLOTS": str(SLOTS),
+            "SANDLOT_WORKER_MEMORY": "2g",
+            **settings,
+        }
+        key = secrets / "api.key"
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"authorization": f"Bearer {key.read_text().strip()}"} if key.exists() else {},
+            timeout=30,
+            trust_env=False,
+        )
+
+    def compose(self, *words: str, check: bool = True) -> str:
+        # No pod: Docker has none, and in one all containers would share a network.
+        command = [sys.executable, "-m", "podman_compose", "--in-pod=0", "-p", self.project, "-f", self._file, *words]
+        done = subprocess.run(
+            command,
+            env=self._environment,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_LIMIT_S,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def up(self, workers: int = 1) -> None:
+        self.compose("up", "--detach", "--no-build", "--scale", f"worker={workers}")
+
+    def down(self) -> None:
+        self.http.close()
+        # podman-compose takes down as many workers as the file says, not as many as there are.
+        if found := self.engine.run("ps", "--all", "--quiet", *self._label("project", self.project)).stdout.split():
+            self.engine.run("rm", "--force", "--time", "8", *found, check=False)
+        self.compose("down", "--volumes", check=False)
+
+    def containers(self, service: str) -> list[str]:
+        """Names of the running ones."""
+        labels = (*self._label("project", self.project), *self._label("service", service))
+        return sorted(self.engine.run("ps", *labels, "--format", "{{.Names}}").stdout.split())
+
+    @staticmethod
+    def _label(kind: str, value: str) -> tuple[str, str]:
+        return "--filter", f"label=com.docker.compose.{kind}={value}"
+
+    def logs(self, name: str) -> str:
+        done = self.engine.run("logs", name)
+        return done.stdout + done.stderr
+
+    # The API.
+
+    def ready(self) -> dict[str, Any] | None:
+        try:
+            reply = self.http.get("/readyz")
+        except httpx.HTTPError:
+            return None
+        return reply.json() if reply.status_code == 200 else None
+
+    def workers(self) -> int:
+        found = self.ready()
+        return found["workers"].get("python", 0) if found else 0
+
+    def wait_for(self, workers: int) -> None:
+        try:
+            until(lambda: self.workers() == workers, f"{workers} live workers")
+        except AssertionError as error:
+            names = self.engine.run("ps", "--all", "--format", "{{.Names}}").stdout.split()
+            raise AssertionError(
+                "\n".join([str(error), *(f"{name}: {self.logs(name)[-1500:]}" for name in names)])
+            ) from error
+
+    def deploy(self, name: str, filename: str, source: str) -> None:
+        body = {"source": source, "filename": filename}
+        reply = self.http.put(f"/v1/functions/{name}", json=body)
+        assert reply.status_code in (200, 201), reply.text
+
+    def call(self, name: str, event: object) -> httpx.Response:
+        return self.http.post(f"/v1/functions/{name}/invoke", json=event)
+
+    def submit(self, name: str, event: object) -> str:
+        """The id of an accepted job; refusals are tried again, since nothing was submitted by them.
+
+        An answer that is lost on the way is asked for again with the same key, so that a job is counted once.
+        """
+        headers = {"prefer": "respond-async", "idempotency-key": str(uuid.uuid4())}
+
+        def accepted() -> str:
+            try:
+                reply = self.http.post(f"/v1/functions/{name}/invoke", json=event, headers=headers)
+            except httpx.TransportError:
+                return ""
+            assert reply.status_code in (202, 503), reply.text
+            return reply.headers["location"].rpartition("/")[2] if reply.status_code == 202 else ""
+
+        return until(accepted, f"a job of {name} to be accepted")
+
+    def has_begun(self, job_id: str) -> bool:
+        return "started_at" in self.http.get(f"/v1/jobs/{job_id}").json()
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job once it has ended."""
+
+        def ended() -> dict[str, Any] | None:
+            try:
+                reply = self.http.get(f"/v1/jobs/{job_id}", params={"wait": 10})
+            except httpx.TransportError:
+                return None
+            assert reply.status_code in (200, 503), f"{job_id}: {reply.text}"
+            record: dict[str, Any] = reply.json()
+            return record if reply.status_code == 200 and "ended_at" in record else None
+
+        return until(ended, f"job {job_id} to end")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,153 @@
+"""compose.yaml on a real engine: it serves, it grows, and neither a dead worker nor a dead Valkey loses what was accepted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers.engine import IMAGE, Engine
+from tests.containers.stack import SLOTS, Stack, until
+from tests.containers.test_image import OURS
+
+pytestmark = pytest.mark.timeout(1800)
+
+PYTHON = "def handler(event, context):\n    return {'python': event['n'] * 2}\n"
+NODE = "export const handler = async (event) => ({ node: event.n * 2 });\n"
+SLOW = "import time\n\ndef handler(event, context):\n    time.sleep(event['s'])\n    return context.attempt\n"
+
+
+@pytest.fixture(scope="module")
+def stack(engine: Engine, secrets: Path) -> Iterator[Stack]:
+    made = Stack(engine, "sandlot-test", "compose.yaml", secrets)
+    try:
+        made.up()
+        made.wait_for(workers=1)
+        for name, filename, source in (("py", "py.py", PYTHON), ("js", "js.mjs", NODE), ("slow", "slow.py", SLOW)):
+            made.deploy(name, filename, source)
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.mark.parametrize(("function", "answer"), [("py", {"python": 42}), ("js", {"node": 42})])
+def test_a_call_is_answered_from_a_strict_sandbox(stack: Stack, function: str, answer: object) -> None:
+    reply = stack.call(function, {"n": 21})
+    assert (reply.status_code, reply.json()) == (200, answer)
+    receipt = stack.job(reply.headers["x-job-id"])["sandbox"]
+    assert (receipt["level"], receipt["capabilities"], receipt["seccomp"]) == ("strict", "0x0", True)
+    assert {"user", "mnt", "pid", "net", "ipc", "uts", "cgroup"} <= set(receipt["namespaces"])
+
+
+@pytest.mark.parametrize(("function", "answer"), [("py", {"python": 42}), ("js", {"node": 42})])
+def test_a_job_is_accepted_run_and_kept(stack: Stack, function: str, answer: object) -> None:
+    record = stack.job(stack.submit(function, {"n": 21}))
+    assert (record["outcome"], record["result"]) == ("ok", answer)
+
+
+def test_without_the_key_nothing_is_run(stack: Stack) -> None:
+    reply = stack.http.post("/v1/functions/py/invoke", json={"n": 1}, headers={"authorization": ""})
+    assert reply.status_code == 401
+
+
+@pytest.mark.parametrize("service", ["valkey", "api", "worker"])
+def test_every_container_is_healthy_by_its_own_account(stack: Stack, service: str) -> None:
+    (name,) = stack.containers(service)
+    until(lambda: stack.engine.run("healthcheck", "run", name, check=False).returncode == 0, f"{service} to be healthy")
+
+
+@pytest.mark.parametrize("service", ["valkey", "api", "worker"])
+def test_every_process_in_a_container_is_nobody_and_can_write_nothing_of_the_image(stack: Stack, service: str) -> None:
+    (name,) = stack.containers(service)
+    look = "cat /proc/1/status; touch /opt/x /etc/x /x 2>&1 | wc -l"
+    found = stack.engine.run("exec", name, "bash", "-c", look).stdout
+    fields = dict(line.split(":\t", 1) for line in found.splitlines() if ":\t" in line)
+    assert fields["Uid"].split() == ["10001"] * 4
+    assert {fields[field] for field in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {"0" * 16}
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+    assert found.splitlines()[-1] == "3"
+
+
+def test_no_secret_is_in_the_environment_or_the_arguments_of_a_container(stack: Stack, secrets: Path) -> None:
+    values = {(secrets / name).read_text().strip() for name in ("signing.key", "api.key", "redis.url")}
+    for service in ("valkey", "api", "worker"):
+        (name,) = stack.containers(service)
+        text = json.dumps(stack.engine.inspect(name))
+        assert not [value for value in values if value in text]
+
+
+def test_valkey_answers_nobody_without_a_password_and_cannot_reach_the_world(stack: Stack) -> None:
+    (valkey,) = stack.containers("valkey")
+    assert "NOPERM" in stack.engine.run("exec", valkey, "bash", "-c", ASK_VALKEY).stdout
+    routes = stack.engine.run("exec", valkey, "cat", "/proc/net/route").stdout.splitlines()[1:]
+    assert routes
+    assert not [route for route in routes if route.split()[1] == "00000000"], "a default route"
+
+
+ASK_VALKEY = r"exec 3<>/dev/tcp/127.0.0.1/6379; printf 'KEYS *\r\n' >&3; read -t 3 -r answer <&3; echo $answer"
+
+
+def test_a_workers_own_attack_on_its_sandboxes_finds_every_wall(stack: Stack) -> None:
+    (worker,) = stack.containers("worker")
+    checks = json.loads(stack.engine.run("exec", worker, "sandlot", "doctor", "--json").stdout)
+    walls = {check["name"]: check["grade"] for check in checks if "andbox" in check["name"]}
+    assert walls == {"Sandbox strict python": "ok", "Sandbox strict node": "ok"}
+    queue = {check["name"]: check["grade"] for check in checks}
+    assert {queue[name] for name in ("Queue", "Durability", "Eviction")} == {"ok"}
+
+
+def test_four_workers_share_the_work(stack: Stack) -> None:
+    stack.up(workers=4)
+    stack.wait_for(workers=4)
+    jobs = [stack.submit("slow", {"s": 0.5}) for _ in range(32)]
+    assert Counter(stack.job(job)["outcome"] for job in jobs) == {"ok": 32}
+    assert len(stack.containers("worker")) == 4
+
+
+def test_what_a_killed_worker_had_begun_is_done_by_the_others(stack: Stack) -> None:
+    stack.up(workers=4)
+    stack.wait_for(workers=4)
+    jobs = [stack.submit("slow", {"s": 3}) for _ in range(4 * SLOTS)]
+    until(lambda: all(stack.has_begun(job) for job in jobs), "every slot of every worker to be busy")
+    stack.engine.run("kill", "--signal", "KILL", stack.containers("worker")[0])
+    records = [stack.job(job) for job in jobs]
+    assert Counter(record["outcome"] for record in records) == {"ok": 4 * SLOTS}
+    assert Counter(record["attempt"] for record in records) == {1: 3 * SLOTS, 2: SLOTS}
+
+
+@pytest.mark.parametrize("signal", ["TERM", "KILL"])
+def test_nothing_that_was_accepted_is_lost_when_valkey_goes_and_comes_back(stack: Stack, signal: str) -> None:
+    jobs = [stack.submit("slow", {"s": 0.05, "n": number}) for number in range(60)]
+    (valkey,) = stack.containers("valkey")
+    before = stack.engine.inspect(valkey)["State"]["StartedAt"]
+    stack.engine.run("kill", "--signal", signal, valkey)
+
+    def gone() -> bool:
+        state = stack.engine.inspect(valkey)["State"]
+        return not state["Running"] or state["StartedAt"] != before
+
+    until(gone, "Valkey to be gone")
+    stack.engine.run("start", valkey)
+    jobs += [stack.submit("slow", {"s": 0.05, "n": number}) for number in range(60, 80)]
+    assert Counter(stack.job(job)["outcome"] for job in jobs) == {"ok": 80}
+
+
+def test_a_worker_that_cannot_be_strict_does_not_start(stack: Stack) -> None:
+    """As compose.yaml starts it, but without the profile."""
+    settings = {
+        "SANDBOX": "strict",
+        "DATA": "/cache",
+        "REDIS_URL_FILE": "/redis.url",
+        "SIGNING_KEY_FILE": "/signing.key",
+    }
+    words = ["--network", f"{stack.project}_queue"]
+    words += [word for name, value in settings.items() for word in ("--env", f"SANDLOT_{name}={value}")]
+    words += [
+        word for name in ("redis.url", "signing.key") for word in ("--volume", f"{stack.secrets}/{name}:/{name}:ro")
+    ]
+    done = stack.engine.once(*OURS, *words, IMAGE, "worker")
+    assert done.returncode == 2, done.stderr
+    assert "deploy/worker-seccomp.json" in done.stderr

@@ -1,0 +1,87 @@
+"""compose.worker.yaml: a worker with nothing but a signing key and the URL of a Valkey it reaches over TLS."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers.engine import IMAGE, Engine
+from tests.containers.stack import Stack, until
+
+pytestmark = pytest.mark.timeout(1800)
+
+NAME = "redis.example"
+DOOR = "sandlot-test-door"
+CERTIFICATE = (
+    f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={NAME} "
+    f"-addext subjectAltName=DNS:{NAME} -keyout /made/door.key -out /made/redis-ca.pem && chmod 644 /made/*"
+)
+SOURCE = "def handler(event, context):\n    return event\n"
+
+
+@pytest.fixture(scope="module")
+def here(engine: Engine, secrets: Path) -> Iterator[Stack]:
+    made = Stack(engine, "sandlot-test-here", "compose.yaml", secrets)
+    try:
+        made.up()
+        made.wait_for(workers=1)
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture(scope="module")
+def there(here: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("there")
+    folder.chmod(0o777)  # the container's user writes the certificate
+    here.engine.once("--volume", f"{folder}:/made", "--entrypoint", "bash", IMAGE, "-c", CERTIFICATE)
+    shutil.copy(here.secrets / "signing.key", folder)
+    url = (here.secrets / "redis.url").read_text().strip().replace("redis://", "rediss://")
+    url = url.replace("@valkey:6379", f"@{NAME}:6380") + "?ssl_ca_certs=/run/secrets/redis_ca"
+    (folder / "redis.url").write_text(url + "\n")
+    made = Stack(here.engine, "sandlot-test-there", "compose.worker.yaml", folder)
+    try:
+        made.up()
+        open_door(here, made, folder)
+        yield made
+    finally:
+        made.down()
+        here.engine.run("rm", "--force", "--time", "1", DOOR, check=False)
+
+
+def open_door(here: Stack, there: Stack, folder: Path) -> None:
+    script = Path(__file__).parent / "tls_door.py"
+    here.engine.run(
+        *("run", "--detach", "--init", "--name", DOOR, "--entrypoint", "python"),
+        *("--network", f"{here.project}_queue", "--network", f"{there.project}_out:alias={NAME}"),
+        *("--volume", f"{folder}:/made:ro", "--volume", f"{script}:/door.py:ro"),
+        *(IMAGE, "/door.py", "/made/redis-ca.pem", "/made/door.key", "valkey", "6379"),
+    )
+
+
+def test_it_joins_over_tls_and_runs_what_was_deployed_here(here: Stack, there: Stack) -> None:
+    here.wait_for(workers=2)
+    here.engine.run("stop", "--time", "8", *here.containers("worker"))
+    here.deploy("echo", "echo.py", SOURCE)
+    reply = until(lambda: found if (found := here.call("echo", {"n": 1})).status_code == 200 else None, "an answer")
+    assert reply.json() == {"n": 1}
+    assert here.job(reply.headers["x-job-id"])["sandbox"]["level"] == "strict"
+
+
+def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:
+    (worker,) = there.containers("worker")
+    assert there.engine.run("exec", worker, "ls", "/run/secrets").stdout.split() == [
+        "redis_ca",
+        "redis_url",
+        "signing_key",
+    ]
+
+
+def test_it_is_healthy_by_its_own_account(there: Stack) -> None:
+    (worker,) = there.containers("worker")
+    until(
+        lambda: there.engine.run("healthcheck", "run", worker, check=False).returncode == 0, "the worker to be healthy"
+    )

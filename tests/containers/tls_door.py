@@ -1,0 +1,32 @@
+"""Ends TLS in front of a server that has none: `python tls_door.py CERTIFICATE KEY HOST PORT`, listening on 6380.
+
+For the test of workers elsewhere: the Valkey in Sandlot's image speaks no TLS, and a real one would have a proxy like this in front.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import sys
+
+
+async def pump(reader, writer):
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def main(certificate, key, host, port):
+    async def open_door(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(open_door, "0.0.0.0", 6380, ssl=context)
+    async with server:
+        await server.serve_forever()
+
+
+asyncio.run(main(*sys.argv[1:]))
