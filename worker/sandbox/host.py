@@ -42,7 +42,6 @@ class SandboxHost:
         self._folder = folder
         self._missing = missing
         self._links: dict[str, ZygoteLink] = {}
-        self._unproven: dict[str, ZygoteLink] = {}
         self._uids: dict[str, int] = {}
         self._locks: dict[str, socket.socket] = {}
         self._restarts: dict[str, asyncio.Task[None]] = {}
@@ -86,9 +85,15 @@ class SandboxHost:
         cls, level: Level, runtimes: Sequence[RuntimeCommand], state_dir: Path, missing: tuple[str, ...]
     ) -> SandboxHost:
         host = cls(level, runtimes, _make_folder(state_dir), missing)
+        opening = [asyncio.ensure_future(host._open_link(name)) for name in host._commands]
         try:
-            await asyncio.gather(*(host._open_link(name) for name in host._commands))
+            await asyncio.gather(*opening)
         except BaseException:
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(
+                *opening, return_exceptions=True
+            )  # the first failure is told; the others close their zygotes
             await host.close()
             raise
         return host
@@ -104,10 +109,13 @@ class SandboxHost:
         folder = self._folder / name
         folder.mkdir(mode=0o755, exist_ok=True)
         link = ZygoteLink(self._commands[name], self.level, folder, self._uid_base(name), self._revive, self._missing)
-        self._unproven[name] = link
-        await link.open()
-        self.probes[name] = await require(link)
-        self._links[name] = self._unproven.pop(name)
+        try:
+            await link.open()
+            self.probes[name] = await require(link)
+        except BaseException:
+            await link.close()
+            raise
+        self._links[name] = link
 
     def _uid_base(self, name: str) -> int:
         """The first uid of this runtime's sandboxes; 0 for an ordinary user, who has no other uid to give."""
@@ -123,7 +131,13 @@ class SandboxHost:
         if self._closing or self._links.get(name) is not link:
             return
         log.warning("zygote_died", extra={"runtime": name})
-        self._restarts[name] = asyncio.get_running_loop().create_task(self._open_link(name))
+        del self._links[name]
+        self._restart(name)
+
+    def _restart(self, name: str) -> asyncio.Task[None]:
+        task = self._restarts[name] = asyncio.get_running_loop().create_task(self._open_link(name))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asks for a blank is told
+        return task
 
     async def blank(self, runtime: str, policy: Policy | None = None) -> Sandbox:
         """A started, empty sandbox: its function is not known yet.
@@ -141,8 +155,10 @@ class SandboxHost:
             raise SandboxUnavailable(
                 "functions with network need strict sandboxes, and this worker has restricted ones: see `strict` in docs/sandbox.md"
             )
-        if restart := self._restarts.get(runtime):
-            await asyncio.shield(restart)
+        if runtime not in self._links:
+            restart = self._restarts[runtime]
+            # A restart that failed is tried again, by whoever needs it next.
+            await asyncio.shield(self._restart(runtime) if restart.done() else restart)
         return await self._links[runtime].spawn(policy or Policy())
 
     def link(self, runtime: str) -> ZygoteLink:
@@ -160,7 +176,7 @@ class SandboxHost:
             restart.cancel()
             with contextlib.suppress(asyncio.CancelledError, SandboxUnavailable):
                 await restart
-        await asyncio.gather(*(link.close() for link in (*self._links.values(), *self._unproven.values())))
+        await asyncio.gather(*(link.close() for link in self._links.values()))
         for lock in self._locks.values():
             lock.close()
         self._locks.clear()

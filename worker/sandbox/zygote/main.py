@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -101,7 +102,11 @@ class Zygote:
     def _spawn(self, number: int, bounds: Limits) -> None:
         taken = {carried.slot for carried in self._carried.values()}
         slot = next(index for index in range(len(taken) + 1) if index not in taken)
-        ini, ini_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ini, ini_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            messages.send(self._worker, {"id": number, "failed": str(error)})
+            return
         carried = Carried(number, slot, bounds, ini)
         try:
             self._start(carried, ini_inside)
@@ -276,6 +281,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the worker's to act on; we end when it does
     sys.path.remove(sys.argv[1])
+    # A sandbox costs up to five descriptors here; those it gets itself are limited anew.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     worker = socket.socket(fileno=int(sys.argv[2]))
     worker.set_inheritable(False)
     packet = messages.receive(worker)
