@@ -15,6 +15,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -134,6 +135,7 @@ def prepare_environment(home: str) -> None:
     """Set the environment every function starts from; what a function's manifest adds comes later, and never here."""
     os.environ.clear()
     os.environ.update(ENVIRONMENT, HOME=home, TMPDIR=home)
+    tempfile.tempdir = None  # the zygote's own is remembered there, and would be taken for the function's
 
 
 def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str]) -> None:
