@@ -33,6 +33,11 @@ def stack(engine: Engine, secrets: Path) -> Iterator[Stack]:
         made.down()
 
 
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.worker.yaml"])
+def test_the_file_is_read_without_a_warning(engine: Engine, secrets: Path, file: str) -> None:
+    assert "services:" in Stack(engine, "sandlot-test-config", file, secrets).compose("config")
+
+
 @pytest.mark.parametrize(("function", "answer"), [("py", {"python": 42}), ("js", {"node": 42})])
 def test_a_call_is_answered_from_a_strict_sandbox(stack: Stack, function: str, answer: object) -> None:
     reply = stack.call(function, {"n": 21})

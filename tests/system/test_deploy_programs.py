@@ -1,0 +1,80 @@
+"""What an operator runs before anything else: the script that makes secrets, and systemd on our units."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sandlot.keys import new_token
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+NAMES = {"signing.key", "api.key", "redis.url", "valkey.acl"}
+
+
+def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
+    words = [DEPLOY / "make-secrets.sh", folder]
+    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = make_secrets(tmp_path / "secrets")
+    assert made.returncode == 0, made.stderr
+    return tmp_path / "secrets"
+
+
+def test_the_secrets_are_those_that_the_platform_takes(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == NAMES
+    assert len((folder / "signing.key").read_text().strip()) >= 32
+    key = (folder / "api.key").read_text().strip()
+    shape = re.compile(r"sk_[0-9a-f]{16}\.[A-Za-z0-9_-]{43}")
+    assert shape.fullmatch(key)
+    assert shape.fullmatch(new_token()), "the shape of keys has changed: make-secrets.sh has to follow"
+
+
+def test_the_password_is_the_same_for_who_asks_and_who_answers(folder: Path) -> None:
+    (password,) = re.findall(
+        r"^redis://sandlot:([0-9a-f]{64})@valkey:6379/0$", (folder / "redis.url").read_text().strip()
+    )
+    acl = (folder / "valkey.acl").read_text()
+    assert f"#{hashlib.sha256(password.encode()).hexdigest()} " in acl
+    assert password not in acl
+    assert "-@dangerous" in acl
+
+
+def test_others_on_the_host_do_not_get_at_them_and_containers_do(folder: Path) -> None:
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
+
+
+def test_running_it_again_keeps_everything(folder: Path) -> None:
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    again = make_secrets(folder)
+    assert again.stdout.count("kept") == len(NAMES)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_a_url_without_its_password_file_is_not_replaced_in_silence(folder: Path) -> None:
+    (folder / "valkey.acl").unlink()
+    refused = make_secrets(folder)
+    assert refused.returncode == 1
+    assert "redis.url exists without valkey.acl" in refused.stderr
+
+
+def test_systemd_reads_every_line_of_our_units(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    for unit in (DEPLOY / "systemd").glob("*.service"):
+        # It insists that the program exists on this machine.
+        text = re.sub(r"^ExecStart=.*$", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE)
+        (tmp_path / unit.name.replace("@.", "@1.")).write_text(text)
+    units = [str(path) for path in tmp_path.iterdir()]
+    words = ["systemd-analyze", "verify", "--man=no", *units]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
