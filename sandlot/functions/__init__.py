@@ -3,6 +3,7 @@
 Knows: manifests, bundles, digests, versions, their records in Redis. Does not know: jobs, HTTP, processes that run functions.
 """
 
+from sandlot.functions.alias import Alias
 from sandlot.functions.archive import read_archive, write_archive
 from sandlot.functions.bundle import Bundle
 from sandlot.functions.manifest import Manifest
@@ -12,6 +13,7 @@ from sandlot.functions.source import function_name, function_paths, read_files, 
 from sandlot.functions.version import Version
 
 __all__ = [
+    "Alias",
     "Bundle",
     "Deployed",
     "Described",

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
+from collections.abc import Sequence
 from typing import Final, Self, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
 
-from sandlot.errors import CallerError, FunctionNotFound, UnsafeRecord, VersionConflict, VersionNotFound
+from sandlot.errors import CallerError, FunctionNotFound, TryAgain, UnsafeRecord, VersionConflict, VersionNotFound
+from sandlot.functions.alias import ALIAS_NAME, Alias, Shared, check_alias, read_alias
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.push import Push
 from sandlot.functions.store import VERSIONS_KEPT, Store
-from sandlot.functions.version import Version, sign, verify
+from sandlot.functions.version import Version, placement_of, sign, verify
 from sandlot.jobs import keys
 from sandlot.models import FUNCTION_NAME, LATEST
 
@@ -36,13 +39,16 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     version: Version
     created: bool
     changed: bool
+    revision: str = ""
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """A function: what `$LATEST` means, and every version that is kept, newest first."""
+    """A function: what `$LATEST` means, every version that is kept, newest first, and the aliases. With each change it has another revision."""
 
     latest: Version
     versions: tuple[Version, ...]
+    aliases: dict[str, Alias] = {}
+    revision: str = ""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +64,11 @@ class Registry:
     Every method raises QueueUnavailable when Redis does not answer, and UnsafeRecord for a record that is not signed with our key.
     """
 
-    def __init__(self, redis: Redis, signing_key: bytes) -> None:
+    def __init__(self, redis: Redis, signing_key: bytes, *, versions_kept: int = VERSIONS_KEPT) -> None:
         self._store = Store(redis)
         self._signing_key = signing_key
-        self._resolved: dict[tuple[str, str], tuple[Version, float]] = {}
+        self._versions_kept = versions_kept
+        self._resolved: dict[tuple[str, str], tuple[Version | Shared, float]] = {}
         self._versions: dict[tuple[str, str], Version] = {}
         self._epoch = 0
         self._push = Push(redis, keys.FUNCTIONS_CHANGED, self._forget)
@@ -81,12 +88,16 @@ class Registry:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest) -> Deployed:
+    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> Deployed:
         """Make this the function's latest version; a bundle and manifest it has already had become the version they were.
+
+        Args:
+            revision: change nothing unless the function is at this revision ("*": at any, but it has to exist).
 
         Raises:
             CallerError: `name` is no name for a function.
-            VersionConflict: others deploy the same function faster than we can.
+            VersionConflict: the function is at another revision.
+            TryAgain: others deploy the same function faster than we can.
         """
         if not FUNCTION_NAME.match(name):
             raise CallerError(
@@ -101,33 +112,48 @@ class Registry:
                 number=number,
                 digest=digest,
                 manifest=manifest,
-                placement=manifest.runtime.value,
+                placement=placement_of(manifest),
                 created_ms=time.time_ns() // 1_000_000,
             )
-            answer = await self._store.deploy(name, digest, number, sign(version, self._signing_key), len(packed))
+            answer = await self._store.deploy(
+                name, digest, number, sign(version, self._signing_key), len(packed), revision
+            )
             number = answer.number
             if answer.status == b"missing":
                 await self._store.upload(digest, packed)
+            elif answer.status == b"stale":
+                raise _changed_meanwhile(name)
             elif answer.status == b"ok":
+                if answer.changed:
+                    await self._store.prune(name, self._versions_kept)
                 self._forget(name)
                 recorded = verify(answer.record, name, self._signing_key)
-                return Deployed(version=recorded, created=bool(answer.created), changed=bool(answer.changed))
-        raise VersionConflict(f"{name!r} is being deployed by others at the same time; try again")
+                return Deployed(
+                    version=recorded,
+                    created=bool(answer.created),
+                    changed=bool(answer.changed),
+                    revision=answer.revision.decode(),
+                )
+        raise TryAgain(f"{name!r} is being deployed by many others at the same time; nothing was changed")
 
-    async def resolve(self, name: str, qualifier: str = LATEST) -> Version:
-        """The version that a name and a qualifier (`$LATEST` or a number) mean now.
+    async def resolve(self, name: str, qualifier: str = LATEST, key: str = "") -> Version:
+        """The version that a name and a qualifier (`$LATEST`, a number or an alias) mean now.
+
+        Args:
+            key: where an alias shares calls between versions, the same key always gets the same one; without, it is left to chance.
 
         Raises:
             FunctionNotFound, VersionNotFound: there is none.
         """
         cached = self._resolved.get((name, qualifier))
         if cached is not None and (self._push.alive or time.monotonic() - cached[1] < _SAFETY_TTL_S):
-            return cached[0]
-        epoch, asked_s = self._epoch, time.monotonic()
-        version = await self._read(name, qualifier)
-        if epoch == self._epoch:  # else a push came in between, and what we read may be what it invalidated
-            _bounded(self._resolved)[name, qualifier] = version, asked_s
-        return version
+            meaning = cached[0]
+        else:
+            epoch, asked_s = self._epoch, time.monotonic()
+            meaning = await self._read(name, qualifier)
+            if epoch == self._epoch:  # else a push came in between, and what we read may be what it invalidated
+                _bounded(self._resolved)[name, qualifier] = meaning, asked_s
+        return meaning if isinstance(meaning, Version) else meaning.choose(key or secrets.token_hex(8))
 
     async def version(self, function: str, digest: str) -> Version:
         """The version with this digest, for those who were handed a digest and do not believe Redis about what it is.
@@ -139,10 +165,10 @@ class Registry:
         if known is not None:
             return known
         number = await self._store.number_of(function, digest)
-        record = None if number is None else await self._store.record(function, number)
+        record = None if number is None else await self._store.any_record(function, number)
         if record is None:
             raise VersionNotFound(
-                f"{function!r} has no version {digest[:12]}…: it was deleted, or is not among the last {VERSIONS_KEPT}"
+                f"{function!r} has no version {digest[:12]}…: it was deleted, or is not among those that are kept"
             )
         version = verify(record, function, self._signing_key)
         if version.digest != digest:
@@ -171,10 +197,59 @@ class Registry:
         Raises:
             FunctionNotFound: there is none of that name.
         """
-        latest = await self.resolve(name)
-        records = await self._store.records(name)
-        versions = (verify(records[number], name, self._signing_key) for number in sorted(records, reverse=True))
-        return Described(latest=latest, versions=tuple(versions))
+        stored = await self._store.function(name) if FUNCTION_NAME.match(name) else None
+        if stored is None:
+            raise _no_function(name)
+        versions = {
+            number: verify(stored.records[number], name, self._signing_key)
+            for number in sorted(stored.records, reverse=True)
+        }
+        if stored.latest not in versions:
+            raise UnsafeRecord(f"{name!r} has no record of its latest version, {stored.latest}")
+        return Described(
+            latest=versions[stored.latest],
+            versions=tuple(versions.values()),
+            aliases={alias: read_alias(text, name) for alias, text in sorted(stored.aliases.items())},
+            revision=stored.revision,
+        )
+
+    async def move_alias(self, name: str, alias: str, target: Alias, *, revision: str = "") -> str:
+        """Let the alias mean this from now on; the function's new revision. `$LATEST` is moved like any other.
+
+        Raises:
+            CallerError: no such alias can be.
+            FunctionNotFound, VersionNotFound: there is no such function, or a version that it should mean is not there.
+            VersionConflict: the function is at another revision than the one given.
+        """
+        check_alias(alias, target)
+        return await self._set_alias(name, alias, msgspec.json.encode(target), revision, target.numbers())
+
+    async def remove_alias(self, name: str, alias: str, *, revision: str = "") -> str:
+        """The function's new revision.
+
+        Raises:
+            CallerError: it is `$LATEST`.
+            FunctionNotFound, VersionNotFound: there is no such function or alias.
+            VersionConflict: the function is at another revision than the one given.
+        """
+        if alias == LATEST:
+            raise CallerError(f"{LATEST} cannot be removed; remove the function, or move it to another version")
+        return await self._set_alias(name, alias, b"", revision, ())
+
+    async def _set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> str:
+        answer = await self._store.set_alias(name, alias, text, revision, numbers)
+        self._forget(name)
+        match answer[0]:
+            case b"ok":
+                return answer[1].decode()
+            case b"stale":
+                raise _changed_meanwhile(name)
+            case b"no_version":
+                raise VersionNotFound(f"{name!r} has no version {answer[1].decode()}")
+            case b"no_alias":
+                raise VersionNotFound(f"{name!r} has no alias {alias[:80]!r}")
+            case _:
+                raise _no_function(name)
 
     async def list(self, limit: int = 100, cursor: str = "") -> Page:
         """Up to `limit` functions whose names come after `cursor`."""
@@ -198,11 +273,20 @@ class Registry:
         if not existed:
             raise _no_function(name)
 
-    async def _read(self, name: str, qualifier: str) -> Version:
+    async def _read(self, name: str, qualifier: str) -> Version | Shared:
         latest = await self._store.latest_number(name) if FUNCTION_NAME.match(name) else None
         if latest is None:
             raise _no_function(name)
-        number = latest if qualifier == LATEST else _number(qualifier)
+        if not ALIAS_NAME.match(qualifier):
+            return await self._numbered(name, latest if qualifier == LATEST else _number(qualifier), qualifier, latest)
+        text = await self._store.alias(name, qualifier)
+        if text is None:
+            raise VersionNotFound(f"{name!r} has no alias {qualifier!r}; the latest is {latest}")
+        alias = read_alias(text, name)
+        versions = {number: await self._numbered(name, number, qualifier, latest) for number in alias.numbers()}
+        return Shared(qualifier, alias, versions) if alias.weights else versions[alias.version]
+
+    async def _numbered(self, name: str, number: int, qualifier: str, latest: int) -> Version:
         record = await self._store.record(name, number)
         if record is None:
             raise VersionNotFound(f"{name!r} has no version {qualifier[:80]!r}; the latest is {latest}")
@@ -225,6 +309,12 @@ def _number(qualifier: str) -> int:
 
 def _no_function(name: str) -> FunctionNotFound:
     return FunctionNotFound(f"no function {name[:80]!r} is deployed")
+
+
+def _changed_meanwhile(name: str) -> VersionConflict:
+    return VersionConflict(
+        f"{name[:80]!r} has changed since you looked (If-Match does not hold); nothing was done. Look again, then decide"
+    )
 
 
 def _unpacked(packed: bytes, digest: str) -> Bundle:

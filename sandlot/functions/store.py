@@ -1,13 +1,15 @@
 """Records and bundles of functions in Redis: one method per question, bytes in, bytes out.
 
-Knows: keys, the two scripts, chunks. Does not know: what a record says, signatures, caches.
+Knows: keys, the scripts, chunks. Does not know: what a record says, signatures, caches.
 A bundle is written first, under its digest and with an expiry; one script then makes it a version, or does nothing at all.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
@@ -17,25 +19,40 @@ from redis.exceptions import RedisError
 from sandlot.errors import QueueUnavailable
 from sandlot.functions.bundle import TOTAL_LIMIT_BYTES
 from sandlot.jobs import keys
+from sandlot.models import LATEST
 
 VERSIONS_KEPT: Final = 100
-"""Per function; older ones can no longer be invoked. Saving a file all day must not fill Redis."""
+"""Per function, unless a setting says otherwise; older ones can no longer be named. Saving a file all day must not fill Redis."""
 CHUNK_BYTES: Final = 1024 * 1024
 """Redis serves nobody else while it copies one value; a MiB takes about 0.1 ms."""
+RETIRED_MS: Final = 60_000
+"""Longer than a call can be on its way between finding its version and being queued (30 s for its body, 3 s of patience with Redis)."""
+JOBS_LOOKED_AT: Final = 10_000
+"""About 20 ms in which Redis serves nobody else; with more jobs waiting, old versions stay until there are fewer."""
 UNUSED_TTL_S: Final = 3600
 """How long a bundle no version uses is kept: an upload that was never finished, or jobs of a version that was just dropped."""
-_PACKED_LIMIT_BYTES: Final = 2 * TOTAL_LIMIT_BYTES
+_CHUNKS_LIMIT: Final = 2 * TOTAL_LIMIT_BYTES // CHUNK_BYTES
 _SCRIPTS: Final = Path(__file__).parent.parent / "jobs" / "scripts"
 
 
 class Recorded(NamedTuple):
-    """The script's answer: `ok`, `missing` (upload the bundle first) or `conflict` (ask again with this number)."""
+    """The script's answer: `ok`, `missing` (upload the bundle first), `conflict` (ask again with this number) or `stale` (another revision)."""
 
     status: bytes
     number: int
-    created: int
-    changed: int
-    record: bytes
+    created: int = 0
+    changed: int = 0
+    record: bytes = b""
+    revision: bytes = b""
+
+
+class Stored(NamedTuple):
+    """All that is recorded of a function, at one moment."""
+
+    latest: int
+    revision: str
+    records: dict[int, bytes]
+    aliases: dict[str, bytes]
 
 
 class Store:
@@ -43,8 +60,10 @@ class Store:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._deploy = redis.register_script((_SCRIPTS / "deploy.lua").read_text(encoding="utf-8"))
-        self._undeploy = redis.register_script((_SCRIPTS / "undeploy.lua").read_text(encoding="utf-8"))
+        self._deploy = redis.register_script(_script("revision") + _script("deploy"))
+        self._alias = redis.register_script(_script("revision") + _script("alias"))
+        self._prune = redis.register_script(_script("prune"))
+        self._undeploy = redis.register_script(_script("undeploy"))
 
     async def last_number(self, name: str) -> int:
         async with _answering():
@@ -64,10 +83,27 @@ class Store:
         async with _answering():
             return cast("bytes | None", await self._redis.hget(keys.FUNCTION + name, f"v{number}"))
 
-    async def records(self, name: str) -> dict[int, bytes]:
+    async def any_record(self, name: str, number: int) -> bytes | None:
+        """The same, if the version is retired as well."""
+        async with _answering():
+            found = await self._redis.hmget(keys.FUNCTION + name, [f"v{number}", f"r{number}"])
+        return cast("bytes | None", found[1] if found[0] is None else found[0])
+
+    async def alias(self, name: str, alias: str) -> bytes | None:
+        async with _answering():
+            return cast("bytes | None", await self._redis.hget(keys.FUNCTION + name, f"a{alias}"))
+
+    async def function(self, name: str) -> Stored | None:
         async with _answering():
             fields = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.FUNCTION + name))
-        return {int(field[1:]): value for field, value in fields.items() if field.startswith(b"v")}
+        if b"latest" not in fields:
+            return None
+        return Stored(
+            latest=int(fields[b"latest"]),
+            revision=fields.get(b"revision", b"").decode(),
+            records={int(field[1:]): value for field, value in fields.items() if field.startswith(b"v")},
+            aliases={field[1:].decode(): value for field, value in fields.items() if field.startswith(b"a")},
+        )
 
     async def names(self, after: str, limit: int) -> list[str]:
         """Names in order, at most `limit`, all of them after `after` ("" for the first)."""
@@ -75,26 +111,41 @@ class Store:
             found = await self._redis.zrangebylex(keys.FUNCTIONS, f"({after}" if after else "-", "+", 0, limit)
         return [cast("bytes", name).decode() for name in found]
 
-    async def deploy(self, name: str, digest: str, number: int, record: bytes, size: int) -> Recorded:
-        """Make this digest the function's latest version, if its bundle of `size` bytes is stored and the number is the next."""
-        functions = [keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest]
-        prefixes = [keys.BUNDLE, keys.BUNDLE_USERS]
+    async def deploy(
+        self, name: str, digest: str, number: int, record: bytes, size: int, revision: str = ""
+    ) -> Recorded:
+        """Make this digest the function's latest version, if its bundle of `size` bytes is stored, the number is the next, and the
+        function is at this revision ("" for whichever, "*" for any but none)."""
         async with _answering():
             answer = await self._deploy(
-                keys=functions,
-                args=[
-                    name,
-                    digest,
-                    number,
-                    record,
-                    size,
-                    VERSIONS_KEPT,
-                    *prefixes,
-                    UNUSED_TTL_S,
-                    keys.FUNCTIONS_CHANGED,
-                ],
+                keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest],
+                args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, keys.FUNCTIONS_CHANGED],
             )
         return Recorded(*answer)
+
+    async def set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> list[bytes]:
+        """What alias.lua answers; without a text the alias is removed."""
+        async with _answering():
+            answer = await self._alias(
+                keys=[keys.FUNCTION + name],
+                args=[name, alias, text, revision, keys.FUNCTIONS_CHANGED, LATEST, *numbers],
+            )
+        return cast("list[bytes]", answer)
+
+    async def prune(self, name: str, kept: int) -> tuple[int, int]:
+        """How many old versions were retired and how many forgotten (prune.lua says what that means)."""
+        ours: list[str | int] = [
+            keys.BUNDLE,
+            keys.BUNDLE_USERS,
+            UNUSED_TTL_S,
+            RETIRED_MS,
+            JOBS_LOOKED_AT,
+            keys.FUNCTIONS_CHANGED,
+        ]
+        queue = [keys.QUEUE, keys.SCHEDULED, keys.STARTED, keys.JOB, keys.ENVELOPE]
+        async with _answering():
+            retired, forgotten = await self._prune(keys=[keys.FUNCTION + name], args=[name, kept, *ours, *queue])
+        return int(retired), int(forgotten)
 
     async def undeploy(self, name: str) -> bool:
         """Whether there was such a function."""
@@ -111,21 +162,33 @@ class Store:
         """Write a bundle in chunks; two who write the same digest write the same bytes."""
         key = keys.BUNDLE + digest
         async with _answering():
-            for offset in range(0, len(packed), CHUNK_BYTES):
-                await self._redis.setrange(key, offset, cast("str", packed[offset : offset + CHUNK_BYTES]))
+            for index, offset in enumerate(range(0, len(packed), CHUNK_BYTES)):
+                chunk = await asyncio.to_thread(zlib.compress, packed[offset : offset + CHUNK_BYTES], 1)
+                await self._redis.hset(key, str(index), cast("str", chunk))
                 await self._redis.expire(key, UNUSED_TTL_S)
 
     async def download(self, digest: str) -> bytes:
-        """The packed bundle, as it is stored; empty if it is not."""
-        key = keys.BUNDLE + digest
+        """The packed bundle, as it was uploaded; empty if it is not stored, and cut short where it is damaged: digest it."""
         packed = bytearray()
         async with _answering():
-            while len(packed) < _PACKED_LIMIT_BYTES:
-                chunk = cast("bytes", await self._redis.getrange(key, len(packed), len(packed) + CHUNK_BYTES - 1))
-                packed += chunk
-                if len(chunk) < CHUNK_BYTES:
+            for index in range(_CHUNKS_LIMIT):
+                chunk = cast("bytes | None", await self._redis.hget(keys.BUNDLE + digest, str(index)))
+                if chunk is None:
                     break
+                packed += await asyncio.to_thread(_inflated, chunk)
         return bytes(packed)
+
+
+def _script(name: str) -> str:
+    return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _inflated(chunk: bytes) -> bytes:
+    """Never more than a chunk, whatever was put there; one that was damaged as it is, which no digest will fit."""
+    try:
+        return zlib.decompressobj().decompress(chunk, CHUNK_BYTES)
+    except zlib.error:
+        return chunk[:CHUNK_BYTES]
 
 
 @contextlib.asynccontextmanager

@@ -39,6 +39,11 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     created_ms: int
 
 
+def placement_of(manifest: Manifest) -> str:
+    """The workers that can run it: those with the runtime."""
+    return manifest.runtime.value
+
+
 def sign(version: Version, signing_key: bytes) -> bytes:
     """The record of this version: a signature in hex, then JSON."""
     record = _Record(

@@ -108,7 +108,7 @@ async def test_code_that_is_gone_or_was_changed_leaves_nothing_on_disk(
     with pytest.raises(VersionNotFound):
         await cache.spec("hello", "0" * 64)
     client = connect(url)
-    await client.setrange(keys.BUNDLE + digest, 10, "x")
+    await client.hset(keys.BUNDLE + digest, "0", "junk")
     with pytest.raises(UnsafeRecord):
         await cache.spec("hello", digest)
     await client.unlink(keys.BUNDLE + digest)

@@ -1,0 +1,27 @@
+-- Move or remove an alias of a function; '$LATEST' moves what the function means without one.
+--
+-- KEYS: function
+-- ARGV: name, alias, its JSON text ('' removes it), expected revision ('' for any), channel, latest's name, then every version it may mean
+-- Returns {'ok', revision}, {'stale'}, {'no_function'}, {'no_alias'} or {'no_version', number}.
+local alias, text = ARGV[2], ARGV[3]
+
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return {'no_function'}
+end
+if not matches(KEYS[1], ARGV[4]) then
+  return {'stale'}
+end
+for i = 7, #ARGV do
+  if redis.call('HEXISTS', KEYS[1], 'v' .. ARGV[i]) == 0 then
+    return {'no_version', ARGV[i]}
+  end
+end
+if alias == ARGV[6] then
+  redis.call('HSET', KEYS[1], 'latest', ARGV[7])
+elseif text ~= '' then
+  redis.call('HSET', KEYS[1], 'a' .. alias, text)
+elseif redis.call('HDEL', KEYS[1], 'a' .. alias) == 0 then
+  return {'no_alias'}
+end
+redis.call('PUBLISH', ARGV[5], ARGV[1])
+return {'ok', bump(KEYS[1])}
