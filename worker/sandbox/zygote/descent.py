@@ -100,8 +100,7 @@ def read_back() -> dict[str, Any]:
 def _offer_to_oom_killer() -> None:
     """Among the processes of a full cgroup the function goes first, so that PID 1 lives to tell."""
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
+        kernel.write_file("/proc/self/oom_score_adj", b"1000")
     except OSError:
         # No /proc inside (a container that masks it): the kernel then takes the largest, which is the function in all but odd cases.
         return

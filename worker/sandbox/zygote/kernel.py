@@ -132,6 +132,15 @@ def fork() -> int:
     return pid
 
 
+def write_file(path: str, data: bytes) -> None:
+    """One write(2) to an existing file. Not `open`: its layers of text and buffers would be copied for each sandbox that uses them."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
 def unshare(flags: int) -> None:
     if _libc.unshare(ctypes.c_int(flags)) < 0:
         raise _failure(f"unshare({flags:#x})")

@@ -35,9 +35,9 @@ class StrictLevel:
         else:
             uid, gid = os.geteuid(), os.getegid()
             kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", f"0 {uid} 1")
-            _write("/proc/self/gid_map", f"0 {gid} 1")
+            kernel.write_file("/proc/self/setgroups", b"deny")
+            kernel.write_file("/proc/self/uid_map", f"0 {uid} 1".encode())
+            kernel.write_file("/proc/self/gid_map", f"0 {gid} 1".encode())
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 
     def filter_choice(self, *, network: bool, shared_memory: bool) -> FilterChoice:
@@ -53,7 +53,7 @@ class StrictLevel:
         # A host uid for each sandbox where we are root; else 0, which is our own in the user namespace we made.
         uid = self._plan.uid_base + carried.slot if self._plan.uid_base else 0
         for kind in ("uid_map", "gid_map"):
-            _write(f"/proc/{carried.pid}/{kind}", f"{INSIDE_UID} {uid} 1")
+            kernel.write_file(f"/proc/{carried.pid}/{kind}", f"{INSIDE_UID} {uid} 1".encode())
 
     def hand_over(self, bundle: str) -> tuple[str, tuple[int, ...]]:
         tree = kernel.open_tree(bundle)
@@ -73,12 +73,3 @@ class StrictLevel:
 
     def close(self) -> None:
         return  # the mounts go with our namespace
-
-
-def _write(path: str, text: str) -> None:
-    """In one write(2), as the kernel wants it for maps."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

@@ -82,7 +82,7 @@ def run_init(
 
 def _enter(base: str, plan: Plan, bounds: Limits, zygote: socket.socket, outside: dict[str, int]) -> dict[str, Any]:
     """Wait for the identity maps, build the private root and move in."""
-    if messages.receive(zygote) is None:
+    if not zygote.recv(messages.LONGEST):
         raise EOFError("the zygote went away")
     if "cgroup" not in plan.missing:
         kernel.unshare(
@@ -140,9 +140,8 @@ def _hide_uptime() -> None:
     """A time namespace for PID 2 whose monotonic clocks start near zero: the host's uptime is nobody's business."""
     try:
         kernel.unshare(kernel.CLONE_NEWTIME)
-        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
-            for clock, number in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", time.CLOCK_BOOTTIME)):
-                file.write(f"{clock} {-int(time.clock_gettime(number))} 0\n")
+        for clock, number in ((b"monotonic", time.CLOCK_MONOTONIC), (b"boottime", time.CLOCK_BOOTTIME)):
+            kernel.write_file("/proc/self/timens_offsets", b"%b %d 0\n" % (clock, -int(time.clock_gettime(number))))
     except OSError:
         return  # a kernel built without CONFIG_TIME_NS; nothing else depends on it, and the receipt does not list it
 
