@@ -96,7 +96,8 @@ def _verdict(plan: Plan, judgement: Judgement, left: int) -> tuple[str, bool]:
     if judgement.repeated and not plan.may_repeat:
         return f"{judgement.repeated} repeated", False
     p99_s = percentile(judgement.recovery_s, 0.99)
-    if plan.bound_s is not None and p99_s is not None and p99_s > plan.bound_s:
+    # Measured is the end of the job, promised its start.
+    if plan.bound_s is not None and p99_s is not None and p99_s > plan.bound_s + plan.work_s[1]:
         return "slow", False
     return ("kept" if judgement.acknowledged else "nothing was acknowledged"), bool(judgement.acknowledged)
 

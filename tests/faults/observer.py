@@ -31,15 +31,18 @@ class Observer:
         self._rig = rig
         self._history = history
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._look_for_ever(), name="observer")
 
     async def _look_for_ever(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             with contextlib.suppress(redis.RedisError, OSError):  # Redis is what the plan has taken away
                 await self.look(self._history.ids)
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL_S):
+                    await self._stopping.wait()
 
     async def look(self, ids: set[str]) -> None:
         """Read these jobs' records once; whatever has ended goes into the history."""
@@ -88,9 +91,10 @@ class Observer:
         self._history.broke += self._rig.broke()
 
     async def stop(self) -> None:
+        """Asked, not cancelled: redis-py turns a cancellation that meets its own timeout into an error, and the loop would go on."""
+        self._stopping.set()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task
             self._task = None
 
 

@@ -43,7 +43,7 @@ Act = Callable[[Scene], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fault with what it needs. `bound_s`: the recovery promised for 99 of 100 jobs it hits; `measured_from` says from when."""
+    """A fault with what it needs. `bound_s`: within which 99 of 100 of the jobs it hits run again; `measured_from` says from when."""
 
     name: str
     act: Act

@@ -1,0 +1,44 @@
+"""Whose clock decides: Redis's own, in every script. A machine whose clock is wrong by ten minutes changes nothing.
+
+A real clock cannot be set wrong for one process (a time namespace has no CLOCK_REALTIME of its own, see time_namespaces(7)), so the
+source is read instead: no clock of a worker's machine reaches a script.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "sandlot" / "jobs" / "scripts").glob("*.lua"))
+SENDERS = sorted([*(ROOT / "sandlot" / "jobs").glob("*.py"), *(ROOT / "worker" / "engine").glob("*.py")])
+WALL_CLOCKS = {"time", "time_ns", "now", "utcnow", "today", "localtime", "gmtime", "ctime"}
+
+
+@pytest.mark.parametrize("path", SENDERS, ids=lambda path: path.name)
+def test_who_sends_scripts_never_reads_a_wall_clock(path: Path) -> None:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    read = [
+        ast.unparse(call)
+        for call in calls
+        if isinstance(call, ast.Attribute)
+        and call.attr in WALL_CLOCKS
+        and ast.unparse(call.value) in ("time", "datetime", "datetime.datetime", "date", "datetime.date")
+    ]
+    assert read == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_no_script_takes_the_time_as_an_argument(path: Path) -> None:
+    """Every name of a moment is made from `clock` (Redis's TIME) or read from Redis, never from ARGV."""
+    moments = re.findall(r"^\s*local\s+\w*(?:now|clock)\w*\s*=.*$", path.read_text(), re.MULTILINE)
+    assert [line for line in moments if "ARGV" in line] == []
+
+
+def test_the_one_clock_is_redis() -> None:
+    text = (ROOT / "sandlot" / "jobs" / "scripts" / "transitions.lua").read_text()
+    assert "local clock = redis.call('TIME')" in text
+    assert "os.time" not in "".join(script.read_text() for script in SCRIPTS)
