@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,5 +17,13 @@ def test_the_neighbour_is_alive_ours_and_has_a_number_beyond_those_inside(monkey
         with verify._neighbour("secret") as pid:
             assert pid > first
             assert Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
-            assert Path(f"/proc/{pid}/environ").read_bytes() == b"CANARY=secret\0"
+            assert environment_of(pid) == b"CANARY=secret\0"
     assert not Path(f"/proc/{pid}").exists()
+
+
+def environment_of(pid: int) -> bytes:
+    """Empty for the moment between the exec that releases the parent and the one that fills it in."""
+    deadline_s = time.monotonic() + 10
+    while not (found := Path(f"/proc/{pid}/environ").read_bytes()):
+        assert time.monotonic() < deadline_s
+    return found
