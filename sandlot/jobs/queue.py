@@ -10,6 +10,7 @@ import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from typing import Final, cast
 
 import hiredis
@@ -22,6 +23,7 @@ from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
 from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_stream, settled_from
+from sandlot.jobs.submits import Submits
 from sandlot.jobs.waiters import Waiters
 from sandlot.jobs.wire import Argument, Reply
 from sandlot.models import Invocation, JobStatus
@@ -62,10 +64,9 @@ class Queue:
         self._url = url
         self._link = link
         self._key = signing_key
-        self._limits = (queue_limit_per_function, queue_limit)
         self._channel = secrets.token_hex(8)
         self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled)
-        self._submit: Final[Script] = script("submit")
+        self._submits = Submits(link, queue_limit_per_function, queue_limit)
         self._ended: tuple[int, int] | None = None
 
     @classmethod
@@ -90,7 +91,8 @@ class Queue:
             QueueFull, NoWorker, IdempotencyConflict: it was not queued.
             QueueUnavailable: nothing was acknowledged; the message says whether it may have been queued all the same.
         """
-        answer = cast("list[bytes]", await self._run(self._submit, *self._arguments(invocation, reply)))
+        arguments = self._arguments(invocation, reply)
+        answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
         code = answer[0]
         if code in (b"new", b"existing"):
             job_id = answer[1].decode()
@@ -120,7 +122,6 @@ class Queue:
             invocation.delay_ms,
             *_idempotency(invocation),
             self._channel if reply else b"",
-            *self._limits,
         )
 
     def _full(self, invocation: Invocation, answer: list[bytes]) -> QueueFull:
@@ -136,7 +137,15 @@ class Queue:
         return QueueFull(f"{whose} {depth} jobs, which is the limit", retry_after_s=retry_after_s, depth=depth)
 
     async def _run(self, what: Script, *arguments: Argument) -> Reply:
-        """One idempotent script, repeated until it is answered or patience ends.
+        """One idempotent script; see `_repeat`.
+
+        Raises:
+            QueueUnavailable
+        """
+        return await self._repeat(what.name, lambda: self._link.run(what, *arguments))
+
+    async def _repeat(self, name: str, send: Callable[[], asyncio.Future[Reply]]) -> Reply:
+        """An idempotent call, repeated until it is answered or patience ends.
 
         Raises:
             QueueUnavailable
@@ -145,7 +154,7 @@ class Queue:
         maybe = False
         while True:
             try:
-                return await self._link.run(what, *arguments)
+                return await send()
             except Unreachable as error:
                 maybe = maybe or error.unknown
                 reason = error.message
@@ -155,7 +164,7 @@ class Queue:
                     raise
                 await asyncio.sleep(0.05)
             except hiredis.ReplyError as error:
-                raise Refused(f"Redis refuses {what.name}: {error}") from None
+                raise Refused(f"Redis refuses {name}: {error}") from None
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not await self._link.ready(left_s):
                 doubt = "it may have been applied, but nothing was acknowledged" if maybe else "nothing was submitted"

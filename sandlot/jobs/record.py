@@ -74,7 +74,7 @@ def record_from(
         digest=envelope.digest,
         status=status_of(end.kind) if end else _RUNNING.get(status, JobStatus.FAILED),
         attempt=int(attempt or 0),
-        created_ms=round(datetime.fromisoformat(created_at.decode()).timestamp() * 1000),
+        created_ms=_milliseconds(created_at),
         started_ms=int(started_ms) if started_ms else None,
         ended_ms=int(ended_ms) if ended_ms else None,
         kind=end.kind if end else None,
@@ -88,6 +88,12 @@ def record_from(
         result_bytes=end.result_bytes if end else 0,
         result_sha256=end.result_sha256 if end else "",
     )
+
+
+def _milliseconds(stamp: bytes) -> int:
+    """RQ's text of a moment, cut to milliseconds as the scripts cut them: rounded, a job would seem to start before it was made."""
+    moment = datetime.fromisoformat(stamp.decode())
+    return int(moment.timestamp()) * 1000 + moment.microsecond // 1000
 
 
 def known_status(status: bytes, kind: bytes) -> JobStatus:

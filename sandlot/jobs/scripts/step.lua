@@ -20,44 +20,67 @@ if seen < 0 then
   seen = 0
 end
 
--- Settle.
+-- Settle: per job what concerns it alone, for all together what can be said in one command.
 
 local TYPES = { finished = 1, failed = 2, canceled = 3 }
-local touched = {}
+-- One step in so many trims the registries it has written to, so that one job at a time does not pay for it each time.
+local TRIM_EVERY = 16
 
-local function settle(id, attempt, status, kind, text, value, raw, logs)
-  local held = redis.call('ZREM', LEASES, id .. ':' .. attempt)
+-- Appends to lists[key].
+local function gather(lists, key, ...)
+  local list = lists[key]
+  if not list then
+    list = {}
+    lists[key] = list
+  end
+  for _, item in ipairs({ ... }) do list[#list + 1] = item end
+end
+
+local function settle(member, held, ended, registered)
+  local id, attempt, status = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT)
-  if held == 0 or not job[1] then
+  local queue = job[1]
+  if not held or not queue then
     return job[6] and job[7] == attempt and 'already' or 'stale'
   end
-  local queue = job[1]
-  redis.call('ZREM', STARTED .. queue, id .. ':' .. attempt)
-  finish(id, queue, { status = status, kind = kind, text = text, reply = job[3], ttl = job[2], result = raw, logs = logs,
-    type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = value, worker = worker,
-    attempt = attempt, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
+  local ttl = tonumber(job[2]) or 3600
+  finish(id, { status = status, kind = ARGV[at + 3], text = ARGV[at + 4], reply = job[3], ttl = ttl, result = ARGV[at + 6],
+    logs = ARGV[at + 7], type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[at + 5],
+    worker = worker, attempt = attempt, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   if job[4] then redis.call('SREM', CANCELS .. worker, id) end
-  touched[queue] = true
+  gather(ended, queue, member)
+  gather(registered, REGISTRY[status] .. queue, now_s + ttl, id)
   return 'ok'
 end
 
-local answers = {}
-while at <= #ARGV do
-  answers[#answers + 1] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7])
-  at = at + 8
+local function settle_all()
+  local members, answers, ended, registered = {}, {}, {}, {}
+  for i = at, #ARGV, 8 do members[#members + 1] = ARGV[i] .. ':' .. ARGV[i + 1] end
+  if #members == 0 then return answers end
+  local leases = redis.call('ZMSCORE', LEASES, unpack(members))
+  redis.call('ZREM', LEASES, unpack(members))
+  for i, member in ipairs(members) do
+    answers[i] = settle(member, leases[i], ended, registered)
+    at = at + 8
+  end
+  redis.call('INCRBY', ENDED, #answers)
+  for registry, items in pairs(registered) do redis.call('ZADD', registry, unpack(items)) end
+  for queue, items in pairs(ended) do
+    redis.call('ZREM', STARTED .. queue, unpack(items))
+    if make_room(queue) and free == 0 then wake(placement_of(queue)) end
+    if tonumber(step) % TRIM_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', FINISHED .. queue, 0, now_s) end
+  end
+  return answers
 end
-if #answers > 0 then redis.call('INCRBY', ENDED, #answers) end
-for queue in pairs(touched) do
-  if make_room(queue) and free == 0 then wake(placement_of(queue)) end
-  redis.call('ZREMRANGEBYSCORE', FINISHED .. queue, 0, now_s)
-end
+
+local answers = settle_all()
 
 -- Claim.
 
 local claims, ids, bytes = {}, {}, 0
 
 local function claim(id, queue)
-  local job = redis.call('HMGET', JOB .. id, 'status', ENVELOPE, 'data', QUEUED_MS, REPLY)
+  local job = redis.call('HMGET', JOB .. id, 'status', ENVELOPE, 'data', QUEUED_MS, REPLY, ATTEMPT)
   if job[1] ~= 'queued' then return nil end
   -- The envelope's signature is the worker's to check; a damaged one is claimed, so that the worker can say so.
   local not_after = tonumber(string.match(job[2] or '', '^[^|]*|%d+|(%d+)|') or 0)
@@ -65,8 +88,8 @@ local function claim(id, queue)
     finish_unseen(id, queue, 'expired', 0, 'not started before its deadline')
     return nil
   end
-  local attempt = redis.call('HINCRBY', JOB .. id, ATTEMPT, 1)
-  redis.call('HSET', JOB .. id, 'status', 'started', 'started_at', stamp(), STARTED_MS, ms(now_ms), 'worker_name', worker)
+  local attempt = (tonumber(job[6]) or 0) + 1
+  redis.call('HSET', JOB .. id, 'status', 'started', ATTEMPT, attempt, 'started_at', stamp(), STARTED_MS, NOW_MS, 'worker_name', worker)
   bytes = bytes + #(job[3] or '')
   claims[#claims + 1] = { id, attempt, job[2] or '', job[3] or '', math.max(0, now_ms - (tonumber(job[4]) or now_ms)), job[5] and 1 or 0 }
   ids[#ids + 1] = id .. ':' .. attempt
@@ -153,9 +176,9 @@ elseif room > 0 then
     if not work_left then break end
   end
   if #ids > 0 then
-    local leases = {}
+    local leases, until_ms = {}, ms(now_ms + LEASE_MS)
     for i, member in ipairs(ids) do
-      leases[2 * i - 1] = ms(now_ms + LEASE_MS)
+      leases[2 * i - 1] = until_ms
       leases[2 * i] = member
     end
     redis.call('ZADD', LEASES, unpack(leases))

@@ -1,12 +1,100 @@
 #!lua
--- Queue one job, or hand it straight to a worker with an idle slot. Idempotent by job id and by idempotency key.
--- ARGV: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description, concurrency, delay_ms,
---       idempotency key ('' for none), fingerprint, waiter's channel ('' for none), limit of the queue, limit of all queues
--- -> { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'no_worker' } | { 'full', 'function' | 'total', depth, jobs ever ended, now in ms }
-local id, queue, placement, envelope, data = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local concurrency, delay_ms, reply = tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[13]
+-- Queue jobs, or hand them straight to workers with an idle slot. Each is idempotent by job id and by idempotency key, and each has its
+-- own answer: those that came in together share the looks at queues and workers, nothing else.
+-- ARGV: limit of a queue, limit of all queues, then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
+--       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none)
+-- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'no_worker' }
+--    | { 'full', 'function' | 'total', depth, jobs ever ended, now in ms }
+local queue_limit, total_limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local ARGUMENTS = 13
+local total = tonumber(redis.call('GET', DEPTH) or 0)
+local lease_until = ms(now_ms + LEASE_MS)
 
-local function existing(known)
+-- What this call knows by now of each queue: its depth, its cap, what is to be pushed at the end.
+local queues = {}
+local function queue_of(name, placement, concurrency)
+  local queue = queues[name]
+  if not queue then
+    queue = { depth = redis.call('LLEN', QUEUE .. name), placement = placement, ids = {}, started = {} }
+    queues[name] = queue
+  end
+  if queue.cap ~= concurrency then
+    queue.cap = concurrency
+    if concurrency > 0 then redis.call('HSET', CAPS, name, concurrency) else redis.call('HDEL', CAPS, name) end
+  end
+  return queue
+end
+
+-- Whether anybody serves this placement.
+local served = {}
+local function is_served(placement)
+  if served[placement] == nil then
+    served[placement] = redis.call('ZCOUNT', BEATS .. placement, ms(now_ms - GRACE_MS), '+inf') > 0
+  end
+  return served[placement]
+end
+
+-- The parked worker with the most idle slots, or nil. It is kept while it has the most; what it was given is then written in one go.
+local chosen
+local nobody = {}
+local function let_go()
+  local worker = chosen
+  chosen = nil
+  if not worker or worker.given == 0 then return end
+  redis.call('HINCRBY', WORKER .. worker.name, 'given', worker.given)
+  for other in string.gmatch(worker.placements, '%S+') do
+    if worker.idle > 0 then
+      redis.call('ZINCRBY', PARKED .. other, -worker.given, worker.name)
+    else
+      redis.call('ZREM', PARKED .. other, worker.name)
+    end
+  end
+end
+
+local function choose(placement)
+  if chosen and chosen.placement == placement then return chosen end
+  let_go()
+  while not nobody[placement] do
+    local two = redis.call('ZREVRANGE', PARKED .. placement, 0, 1, 'WITHSCORES')
+    local name = two[1]
+    if name and tonumber(redis.call('ZSCORE', BEATS .. placement, name) or 0) >= now_ms - FRESH_MS then
+      local fields = redis.call('HMGET', WORKER .. name, 'given', 'placements')
+      chosen = { name = name, placement = placement, idle = tonumber(two[2]), next_idle = tonumber(two[4] or 0), given = 0,
+        before = tonumber(fields[1] or 0), placements = fields[2] or placement }
+      return chosen
+    elseif name then
+      redis.call('ZREM', PARKED .. placement, name)
+      unpark(name)
+    else
+      nobody[placement] = true
+    end
+  end
+end
+
+-- Hand-off: the job starts here, with its attempt and its lease, and travels to the worker on its channel. If it never arrives,
+-- the lease runs out and reap queues it again. Only when nobody of this function is waiting, so that order is kept.
+local function hand_over(id, queue, name, envelope, data, reply)
+  if queue.depth > 0 or #data > PUBLISH_LIMIT_BYTES then return nil end
+  if queue.cap > 0 and redis.call('ZCARD', STARTED .. name) + #queue.started >= queue.cap then return nil end
+  while true do
+    local worker = choose(queue.placement)
+    if not worker then return nil end
+    local delivered = redis.call('PUBLISH', TO_WORKER .. worker.name, 'H ' .. (worker.before + worker.given + 1) .. ' ' .. id .. ' 1 0 '
+      .. (reply ~= '' and 1 or 0) .. ' ' .. #envelope .. '\n' .. envelope .. data)
+    if delivered > 0 then
+      worker.given = worker.given + 1
+      worker.idle = worker.idle - 1
+      if worker.idle <= 0 or worker.idle < worker.next_idle then let_go() end
+      queue.started[#queue.started + 1] = id .. ':1'
+      return worker.name
+    end
+    let_go()
+    redis.call('ZREM', PARKED .. queue.placement, worker.name)
+    unpark(worker.name)
+  end
+end
+
+local function existing(known, reply)
   local state = redis.call('HMGET', JOB .. known, 'status', KIND, REPLY)
   if not state[1] then return nil end
   if reply ~= '' and not state[2] and not string.find(state[3] or '', reply, 1, true) then
@@ -15,77 +103,87 @@ local function existing(known)
   return { 'existing', known, state[1], state[2] or '' }
 end
 
-local found = existing(id)
-if found then return found end
-local idempotency = ARGV[11] ~= '' and IDEMPOTENCY .. ARGV[11]
-if idempotency then
-  local known, fingerprint = string.match(redis.call('GET', idempotency) or '', '^(%S+) (%S+)$')
-  if known then
-    if fingerprint ~= ARGV[12] then return { 'conflict' } end
-    found = existing(known)
-    if found then return found end
-  end
-end
-
-if redis.call('ZCOUNT', BEATS .. placement, ms(now_ms - GRACE_MS), '+inf') == 0 then return { 'no_worker' } end
 local function full(which, depth)
   return { 'full', which, depth, tonumber(redis.call('GET', ENDED) or 0), now_ms }
 end
-local depth = redis.call('LLEN', QUEUE .. queue)
-if depth >= tonumber(ARGV[14]) then return full('function', depth) end
-local total = tonumber(redis.call('GET', DEPTH) or 0)
-if total >= tonumber(ARGV[15]) then return full('total', total) end
 
-local job = { 'created_at', stamp(), 'enqueued_at', stamp(), 'origin', queue, 'timeout', ARGV[6], 'result_ttl', ARGV[7],
-  'failure_ttl', ARGV[7], 'description', ARGV[8], 'data', data, ENVELOPE, envelope, QUEUED_MS, ms(now_ms + delay_ms) }
-local function create(status, more)
-  job[#job + 1] = 'status'
-  job[#job + 1] = status
-  if reply ~= '' then
-    job[#job + 1] = REPLY
-    job[#job + 1] = reply
+local function submit(id, name, placement, envelope, data, timeout_s, result_ttl_s, description, concurrency, delay_ms, idempotency,
+  fingerprint, reply)
+  local found = existing(id, reply)
+  if found then return found end
+  if idempotency ~= '' then
+    local known, theirs = string.match(redis.call('GET', IDEMPOTENCY .. idempotency) or '', '^(%S+) (%S+)$')
+    if known then
+      if theirs ~= fingerprint then return { 'conflict' } end
+      found = existing(known, reply)
+      if found then return found end
+    end
   end
-  for _, item in ipairs(more) do job[#job + 1] = item end
+  if not is_served(placement) then return { 'no_worker' } end
+  local queue = queue_of(name, placement, concurrency)
+  if queue.depth >= queue_limit then return full('function', queue.depth) end
+  if total >= total_limit then return full('total', total) end
+
+  local status, worker = 'queued', nil
+  if delay_ms > 0 then
+    status = 'scheduled'
+    redis.call('ZADD', SCHEDULED .. name, math.floor((now_ms + delay_ms) / 1000), id)
+    redis.call('ZADD', DUE, ms(now_ms + delay_ms), id)
+  else
+    worker = hand_over(id, queue, name, envelope, data, reply)
+    if worker then status = 'started' end
+  end
+  local job = { 'status', status, 'created_at', stamp(), 'enqueued_at', stamp(), 'origin', name, 'timeout', timeout_s,
+    'result_ttl', result_ttl_s, 'failure_ttl', result_ttl_s, 'description', description, 'data', data, ENVELOPE, envelope,
+    QUEUED_MS, delay_ms > 0 and ms(now_ms + delay_ms) or NOW_MS }
+  local last = #job
+  if reply ~= '' then
+    job[last + 1], job[last + 2] = REPLY, reply
+    last = last + 2
+  end
+  if worker then
+    job[last + 1], job[last + 2], job[last + 3], job[last + 4] = ATTEMPT, 1, 'started_at', stamp()
+    job[last + 5], job[last + 6], job[last + 7], job[last + 8] = STARTED_MS, NOW_MS, 'worker_name', worker
+  end
   redis.call('HSET', JOB .. id, unpack(job))
-  if depth == 0 then redis.call('SADD', QUEUES, QUEUE .. queue) end
+  if queue.depth == 0 and not queue.listed then
+    queue.listed = true
+    redis.call('SADD', QUEUES, QUEUE .. name)
+  end
+  if status == 'queued' then
+    queue.ids[#queue.ids + 1] = id
+    queue.depth = queue.depth + 1
+    total = total + 1
+  end
   -- A day: as long as a caller may sensibly retry the same request.
-  if idempotency then redis.call('SET', idempotency, id .. ' ' .. ARGV[12], 'EX', 86400) end
+  if idempotency ~= '' then redis.call('SET', IDEMPOTENCY .. idempotency, id .. ' ' .. fingerprint, 'EX', 86400) end
   return { 'new', id, status, '' }
 end
 
-if concurrency > 0 then redis.call('HSET', CAPS, queue, concurrency) else redis.call('HDEL', CAPS, queue) end
-if delay_ms > 0 then
-  redis.call('ZADD', SCHEDULED .. queue, math.floor((now_ms + delay_ms) / 1000), id)
-  redis.call('ZADD', DUE, ms(now_ms + delay_ms), id)
-  return create('scheduled', {})
-end
-
--- Hand-off: the job starts here, with its attempt and its lease, and travels to the worker on its channel. If it never arrives,
--- the lease runs out and reap queues it again. Only when nobody of this function is waiting, so that order is kept.
-local may_start = depth == 0 and #data <= PUBLISH_LIMIT_BYTES
-if may_start and concurrency > 0 and redis.call('ZCARD', STARTED .. queue) >= concurrency then may_start = false end
-while may_start do
-  local worker = redis.call('ZREVRANGE', PARKED .. placement, 0, 0)[1]
-  if not worker then break end
-  local beat = tonumber(redis.call('ZSCORE', BEATS .. placement, worker) or 0)
-  local delivered = 0
-  if beat >= now_ms - FRESH_MS then
-    local given = redis.call('HINCRBY', WORKER .. worker, 'given', 1)
-    delivered = redis.call('PUBLISH', TO_WORKER .. worker, 'H ' .. given .. ' ' .. id .. ' 1 0 ' .. (reply ~= '' and 1 or 0)
-      .. ' ' .. #envelope .. '\n' .. envelope .. data)
-  end
-  if delivered > 0 then
-    for served in string.gmatch(redis.call('HGET', WORKER .. worker, 'placements') or '', '%S+') do
-      if tonumber(redis.call('ZINCRBY', PARKED .. served, -1, worker)) <= 0 then redis.call('ZREM', PARKED .. served, worker) end
+-- Into RQ's queues and registries: one command for all jobs of a queue.
+local function enter(queue, name)
+  if #queue.started > 0 then
+    local leases, started = {}, {}
+    for i, member in ipairs(queue.started) do
+      leases[2 * i - 1], leases[2 * i] = lease_until, member
+      started[2 * i - 1], started[2 * i] = NEVER_S, member
     end
-    redis.call('ZADD', LEASES, ms(now_ms + LEASE_MS), id .. ':1')
-    redis.call('ZADD', STARTED .. queue, NEVER_S, id .. ':1')
-    return create('started', { ATTEMPT, 1, 'started_at', stamp(), STARTED_MS, ms(now_ms), 'worker_name', worker })
+    redis.call('ZADD', LEASES, unpack(leases))
+    redis.call('ZADD', STARTED .. name, unpack(started))
   end
-  redis.call('ZREM', PARKED .. placement, worker)
-  unpark(worker)
+  if #queue.ids > 0 then
+    redis.call('INCRBY', DEPTH, #queue.ids)
+    -- A queue that had work already is in the ring, or capped; the reaper looks after those that somehow are neither.
+    if redis.call('RPUSH', QUEUE .. name, unpack(queue.ids)) == #queue.ids then enter_ring(name) end
+    if not nobody[queue.placement] then wake(queue.placement) end
+  end
 end
 
-push(id, queue, false)
-wake(placement)
-return create('queued', {})
+local answers = {}
+for at = 3, #ARGV, ARGUMENTS do
+  answers[#answers + 1] = submit(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6],
+    ARGV[at + 7], tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11], ARGV[at + 12])
+end
+let_go()
+for name, queue in pairs(queues) do enter(queue, name) end
+return answers

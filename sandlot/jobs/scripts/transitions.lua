@@ -17,6 +17,7 @@ local PUBLISH_LIMIT_BYTES = 262144
 local function ms(number)
   return string.format('%.0f', number)
 end
+local NOW_MS = ms(now_ms)
 
 -- RQ's utcformat, from days since the epoch (the civil-from-days algorithm of H. Hinnant, valid for every date of ours).
 local stamped
@@ -78,31 +79,38 @@ end
 
 local REGISTRY = { finished = FINISHED, failed = FAILED, canceled = CANCELED }
 
--- Write how a job ended. Called once per job: the caller has just taken away what gave the right to (the lease, or the state `queued`).
--- e: status (RQ's), kind, text (signed by the worker, or '- {json}' where a script decides), reply, ttl, result; and for the
--- result stream: type, field, value, worker, attempt, started_s; and logs.
-local function finish(id, queue, e)
-  local key, ttl = JOB .. id, tonumber(e.ttl) or 3600
-  redis.call('HSET', key, 'status', e.status, 'ended_at', stamp(), ENDED_MS, ms(now_ms), KIND, e.kind, END, e.text)
+-- Write how a job ended, except in its queue's registry. Called once per job: the caller has just taken away what gave the right to
+-- (the lease, or the state `queued`). e: status (RQ's), kind, text (signed by the worker, or '- {json}' where a script decides), reply,
+-- ttl, result; and for the result stream: type, field, value, worker, attempt, started_s; and logs.
+local ended_s
+local function finish(id, e)
+  local key, ttl = JOB .. id, e.ttl or 3600
+  redis.call('HSET', key, 'status', e.status, 'ended_at', stamp(), ENDED_MS, NOW_MS, KIND, e.kind, END, e.text)
   redis.call('EXPIRE', key, ttl)
-  redis.call('ZADD', REGISTRY[e.status] .. queue, now_s + ttl, id)
   if e.type then
+    ended_s = ended_s or string.format('%.3f', now_ms / 1000)
     redis.call('XADD', RESULTS .. id, '*', 'type', e.type, 'worker_name', e.worker, 'execution_id', e.attempt,
-      'execution_started_at', e.started_s, 'execution_ended_at', string.format('%.3f', now_ms / 1000), e.field, e.value)
+      'execution_started_at', e.started_s, 'execution_ended_at', ended_s, e.field, e.value)
     redis.call('EXPIRE', RESULTS .. id, ttl)
   end
   if e.logs and e.logs ~= '' then redis.call('SET', LOGS .. id, e.logs, 'EX', ttl) end
   if e.reply then
     local message = id .. '\n' .. e.text .. '\n' .. (e.result or '')
-    for channel in string.gmatch(e.reply, '%S+') do redis.call('PUBLISH', TO_WAITER .. channel, message) end
+    if string.find(e.reply, ' ', 1, true) then
+      for channel in string.gmatch(e.reply, '%S+') do redis.call('PUBLISH', TO_WAITER .. channel, message) end
+    else
+      redis.call('PUBLISH', TO_WAITER .. e.reply, message)
+    end
   end
 end
 
 -- An end that no worker witnessed. It has no signature and can carry no result.
 local function finish_unseen(id, queue, kind, attempt, detail)
   local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl')
-  finish(id, queue, { status = kind == 'cancelled' and 'canceled' or 'failed', kind = kind, reply = fields[1], ttl = fields[2],
+  local status, ttl = kind == 'cancelled' and 'canceled' or 'failed', tonumber(fields[2]) or 3600
+  finish(id, { status = status, kind = kind, reply = fields[1], ttl = ttl,
     text = '- ' .. cjson.encode({ kind = kind, attempt = attempt, evidence = { detail = detail } }) })
+  redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)
 end
 
 -- An attempt whose holder is gone: the job goes to the front of its queue, or ends after its last attempt.
