@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import kernel, publish, restricted, scratch, skeleton
+from . import kernel, publish, restricted, scratch, seccomp, skeleton
 from .carried import Carried
 from .plan import Plan
 from .seccomp import FilterChoice
@@ -31,6 +31,8 @@ class RestrictedLevel:
             *filter(os.path.exists, restricted.ETC),
         ]
         if self._plan.uid_base:
+            # Our own files may lie below what is covered now (a checkout in a home of mode 0700): read what is read from disk first.
+            seccomp.syscall_numbers(os.uname().machine)
             self._covered = publish.open_ways_to(self._readable)
         restricted.require(self._plan, self._readable)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from functools import cache
 from typing import Final, NamedTuple
 
 from .bpf import ALLOW, AND, Block, Instruction, argument, compile_filter, give, is_any_bit, is_one_of, refuse
@@ -99,6 +100,7 @@ class FilterChoice(NamedTuple):
     """Anonymous shared mappings and memfds: only where a memory cgroup counts them (RLIMIT_DATA does not)."""
 
 
+@cache
 def syscall_numbers(machine: str) -> dict[str, int]:
     """Name to number for `x86_64` or `aarch64`; from libseccomp 2.5.4 and linux/arch/*/syscall.tbl up to 6.13."""
     with open(os.path.join(os.path.dirname(__file__), "syscalls.json"), encoding="ascii") as file:
