@@ -22,6 +22,7 @@ from sandlot.cli import installation
 from sandlot.cli.data_dir import DataDir, Running
 from sandlot.cli.up.children import Child, ChildEnded, Program, start, stop
 from sandlot.cli.up.deploying import FunctionsFolder, Say
+from sandlot.cli.up.orphans import run_again
 from sandlot.cli.up.valkey import Valkey
 from sandlot.client import Client
 from sandlot.errors import ApiUnreachable, OperatorError, PortTaken, QueueUnavailable
@@ -62,6 +63,7 @@ class Everything:
     """What runs, for as long as the context that made it is open."""
 
     plan: Plan
+    redis_url: str
     client: Client
     workers: dict[str, int]
     sandbox: str
@@ -127,7 +129,7 @@ async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterato
         watching = asyncio.create_task(folder.watch(), name="watch functions")
         stack.push_async_callback(_cancel, watching)
         await _first(asyncio.create_task(folder.deployed_once.wait()), watching)
-        yield Everything(plan, client, workers, news.sandbox, folder, watching, children)
+        yield Everything(plan, redis_url, client, workers, news.sandbox, folder, watching, children)
 
 
 async def look_after(running: Everything, say: Say) -> None:
@@ -154,8 +156,17 @@ async def look_after(running: Everything, say: Say) -> None:
                 if len(ends) > _RESTARTS:
                     raise
                 say("bad", f"{error}; starting it again")
+                await _save_jobs(running, child, say)
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 running.children[index] = await start(child.program)
+
+
+async def _save_jobs(running: Everything, child: Child, say: Say) -> None:
+    """A worker's death is known here before anybody else can notice its silence."""
+    signing_key = read_secret_file(running.plan.data.signing_key_file, "signing key", "SANDLOT_SIGNING_KEY")
+    jobs = await run_again(running.redis_url, signing_key, child.process.pid)
+    if jobs:
+        say("note", f"{jobs} job{'s' if jobs > 1 else ''} of {child.program.name} will run again")
 
 
 @contextlib.asynccontextmanager
