@@ -37,6 +37,7 @@ PLANS: Final = (
         measured_from="heal",
         may_repeat=False,
         work_s=LONG_S,
+        rate_hz=12,
     ),
     Plan(
         "Valkey frozen 10 s",
