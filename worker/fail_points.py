@@ -65,10 +65,12 @@ class FailingQueue(WorkerQueue):
 
         await super().listen(handed, on_wake, on_cancel, on_subscribed)
 
-    def step(self, number: int, free: int, seen: int, endings: Sequence[Ending]) -> asyncio.Future[Reply]:
+    def step(
+        self, number: int, free: int, seen: int, endings: Sequence[Ending], *, ahead: int = 0
+    ) -> asyncio.Future[Reply]:
         self._reach_all("settling", endings)
         self.points.reach("stepping")
-        reply = super().step(number, free, seen, endings)
+        reply = super().step(number, free, seen, endings, ahead=ahead)
         # Before the engine's own callback, which is added to what we return: the reply is here, and nobody has read it.
         reply.add_done_callback(lambda _: self._answered(endings))
         return reply

@@ -140,8 +140,10 @@ class WorkerQueue:
     async def ready(self, timeout_s: float) -> bool:
         return await self._link.ready(timeout_s)
 
-    def step(self, number: int, free: int, seen: int, endings: Sequence[Ending]) -> asyncio.Future[Reply]:
-        """One round trip: record these endings, claim up to `free` jobs (0: claim none and unpark). `parse_step` reads the answer.
+    def step(
+        self, number: int, free: int, seen: int, endings: Sequence[Ending], *, ahead: int = 0
+    ) -> asyncio.Future[Reply]:
+        """One round trip: record these endings, claim up to `free + ahead` jobs, park what of `free` stays idle. `parse_step` reads the answer.
 
         Sending the same number again repeats the answer, not the work. `seen`: the number of the last hand-off, -1 to count anew.
         """
@@ -150,6 +152,7 @@ class WorkerQueue:
             self.name,
             number,
             free,
+            ahead,
             seen,
             len(self.placements),
             *self.placements,

@@ -39,6 +39,27 @@ async def test_many_calls_at_once_never_exceed_the_slots(queue: Queue, start_eng
     assert {one.attempt for one in settled} == {1}
 
 
+async def test_short_runs_are_claimed_ahead_and_what_then_waits_in_vain_goes_to_another(
+    queue: Queue, start_engine: Any, make: Any, until: Any, raw: Any
+) -> None:
+    """Jobs in hand are only worth it while runs are short: once they are not, they must not stand behind a long one."""
+    running = await start_engine(InlinePool(2, ECHO))
+    await asyncio.gather(*(call(queue, make()) for _ in range(100)))
+    pool, steps = running.pool, running.engine._steps
+    pool.behaviour = lambda execution: None
+    waiting = [asyncio.create_task(call(queue, make())) for _ in range(20)]
+    await until(lambda: raw.llen("rq:queue:hello@python") == 18)
+    pool.finish(pool.started[-1].job_id)
+    await until(lambda: steps.running == 2 + 4)
+    other = await start_engine(InlinePool(20, ECHO))
+    await until(lambda: steps.running == 2 and len(other.pool.started) == 17)
+    for execution in pool.started[-2:]:
+        pool.finish(execution.job_id)
+    pool.finish(pool.started[-3].job_id)
+    assert len(await asyncio.gather(*waiting)) == 20
+    assert pool.most <= 2
+
+
 async def test_two_engines_share_the_work(queue: Queue, start_engine: Any, make: Any) -> None:
     pools = [InlinePool(2, ECHO), InlinePool(2, ECHO)]
     for pool in pools:

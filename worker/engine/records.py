@@ -65,6 +65,7 @@ class Batch:
 
     number: int
     free: int
+    ahead: int
     seen: int
     finished: list[Finished]
     endings: list[Ending]

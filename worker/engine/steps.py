@@ -23,6 +23,7 @@ from sandlot.jobs.settlement import Ending
 from sandlot.jobs.wire import BACKOFFS_S, Reply
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Outcome, OutcomeKind
+from worker.engine.ahead import PATIENCE_S, Ahead
 from worker.engine.executor import Executor
 from worker.engine.records import Batch, Finished, Running, Tally, refusal
 from worker.engine.releases import Releases
@@ -55,6 +56,8 @@ class Steps:
         self._parked = False
         self._scheduled = False
         self._releases = Releases(queue, self._check_quiet)
+        self._ahead = Ahead()
+        self._patience: asyncio.TimerHandle | None = None
         self.draining = False
         self.tally = Tally()
         self.quiet = asyncio.Event()
@@ -150,6 +153,8 @@ class Steps:
         self._running[claim.job_id] = running
         if len(self._running) > self._pool.slots:
             self._overflow.append(running)
+            if self._patience is None:
+                self._patience = self._loop.call_later(PATIENCE_S, self._lose_patience)
         else:
             self._pool.start(execution, self._done)
 
@@ -167,6 +172,7 @@ class Steps:
                 self._after_change()
                 return
             ended = refusal(ended)
+        self._ahead.note(ended.timings.run)
         now_s = monotonic_s()
         self.tally.working_s += now_s - running.claimed_s
         self._end(Finished(running.claim, running.function, running.version, ended, running.claimed_s, now_s))
@@ -189,6 +195,21 @@ class Steps:
         self._pool.abandon(running.claim.job_id)
         if self._overflow:
             self._pool.start(self._overflow.popleft().execution, self._done)
+
+    def _lose_patience(self) -> None:
+        """What waits in hand for a slot is for others, or for later: its clock has not started and its attempt will not count."""
+        self._patience = None
+        if not self._overflow:
+            return
+        due_s = self._overflow[0].claimed_s + PATIENCE_S
+        if due_s > monotonic_s():
+            self._patience = self._loop.call_later(due_s - monotonic_s(), self._lose_patience)
+            return
+        waiting, self._overflow = self._overflow, deque()
+        for running in waiting:
+            del self._running[running.claim.job_id]
+        self._ahead.note_waited()
+        self._releases.give([running.claim.lease for running in waiting], delay_ms=0)
 
     def _after_change(self) -> None:
         """A slot came free without an ending to carry the news."""
@@ -213,7 +234,9 @@ class Steps:
         finished, endings = self._take_finished()
         self._number += 1
         free = 0 if self.draining else self.free
-        self._batch = Batch(self._number, free, self._seen, finished, endings)
+        held = self._ahead.allowance(self._pool.slots) - max(0, len(self._running) - self._pool.slots)
+        ahead = 0 if self.draining else max(0, held)
+        self._batch = Batch(self._number, free, ahead, self._seen, finished, endings)
         self._send()
 
     def _take_finished(self) -> tuple[list[Finished], list[Ending]]:
@@ -230,7 +253,8 @@ class Steps:
     def _send(self) -> None:
         batch = self._batch
         if batch is not None:
-            self._queue.step(batch.number, batch.free, batch.seen, batch.endings).add_done_callback(self._stepped)
+            step = self._queue.step(batch.number, batch.free, batch.seen, batch.endings, ahead=batch.ahead)
+            step.add_done_callback(self._stepped)
 
     def _stepped(self, reply: asyncio.Future[Reply]) -> None:
         if reply.cancelled():

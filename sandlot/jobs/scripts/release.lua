@@ -3,7 +3,7 @@
 -- ARGV: delay in ms before they may be claimed again (0: now, at the front), then `<job>:<attempt>`…
 -- -> how many were still its own
 local delay_ms, released = tonumber(ARGV[1]), 0
--- A platform that fails this often on one job will not heal by trying it once more.
+-- A platform that fails this often on one job will not heal by trying it once more. (Without a delay it has not even been tried.)
 local RELEASE_LIMIT = 30
 local placements = {}
 -- From the last to the first, since each goes to the front: so they keep their order.
@@ -20,7 +20,7 @@ for i = #ARGV, 2, -1 do
       make_room(queue)
       if job[3] then
         finish_unseen(id, queue, 'cancelled', tonumber(attempt), 'cancelled while its worker stopped')
-      elseif times > RELEASE_LIMIT then
+      elseif delay_ms > 0 and times > RELEASE_LIMIT then
         finish_unseen(id, queue, 'worker_lost', tonumber(attempt), 'no worker could start it, ' .. times .. ' times in a row')
       elseif delay_ms > 0 then
         redis.call('HSET', JOB .. id, 'status', 'scheduled')

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- One worker's turn: record how its executions ended, then claim as many jobs as it has free slots, and park what stays idle.
--- ARGV: worker, step number, free slots (0 claims nothing and unparks), hand-offs seen (-1: count anew), number of placements,
+-- ARGV: worker, step number, free slots, jobs it may claim beyond these (both 0: claim nothing and unpark), hand-offs seen (-1: count anew), number of placements,
 --       placements…, then per execution: id, attempt, RQ status, kind, signed end, result-stream value, raw result, logs
 -- -> { { 'ok' | 'already' | 'stale', … }, { { id, attempt, envelope, data, queued_ms, has a waiter }, … }, 1 if its idle slots are parked }
 -- A step sent again (its reply was lost) settles nothing twice and returns the same claims.
-local worker, step, free, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local placements, at = {}, 6
-for i = 1, tonumber(ARGV[5]) do
+local worker, step, free, ahead, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local placements, at = {}, 7
+for i = 1, tonumber(ARGV[6]) do
   placements[i] = ARGV[at]
   at = at + 1
 end
@@ -67,7 +67,7 @@ local function settle_all()
   for registry, items in pairs(registered) do redis.call('ZADD', registry, unpack(items)) end
   for queue, items in pairs(ended) do
     redis.call('ZREM', STARTED .. queue, unpack(items))
-    if make_room(queue) and free == 0 then wake(placement_of(queue)) end
+    if make_room(queue) and free + ahead == 0 then wake(placement_of(queue)) end
     if tonumber(step) % TRIM_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', FINISHED .. queue, 0, now_s) end
   end
   return answers
@@ -169,10 +169,10 @@ local work_left = false
 if known[1] == step then
   claims_again()
   work_left = true
-elseif room > 0 then
+elseif room + ahead > 0 then
   work_left = true
-  while #claims < room and bytes <= CLAIM_LIMIT_BYTES do
-    work_left = claim_round(room - #claims)
+  while #claims < room + ahead and bytes <= CLAIM_LIMIT_BYTES do
+    work_left = claim_round(room + ahead - #claims)
     if not work_left then break end
   end
   if #ids > 0 then

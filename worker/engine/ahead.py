@@ -1,0 +1,38 @@
+"""How many jobs a worker may claim beyond its idle slots.
+
+Knows: how long recent runs took. Does not know: what runs now, how a claim is made or given back.
+
+With runs shorter than a round trip to Redis, a slot would wait longer for its next job than it works on it, and each step would settle and
+claim one or two. A few jobs in hand keep the slots busy and make each step one for many. Where runs take longer there is nothing to be
+won, and a job in hand is one that another worker cannot have.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SHORT_MS: Final = 5.0
+"""Runs that take less, on average, are short: even the last of `PER_SLOT` in a row then waits about as long as a lost wake-up would cost."""
+PER_SLOT: Final = 2
+PATIENCE_S: Final = 0.05
+"""A job in hand that has waited for so long goes back to its queue: the runs before it were not as short as those before them."""
+_WEIGHT: Final = 0.1
+"""Of the newest run in the average: some ten runs decide."""
+
+
+class Ahead:
+    """A running average, pessimistic at first and after every job that waited in vain."""
+
+    def __init__(self) -> None:
+        self._run_ms = 2 * SHORT_MS
+
+    def note(self, run_ms: float) -> None:
+        """A run ended. One long run tells as much as any number beyond the limit, so that it does not shut the door for hundreds."""
+        self._run_ms += (min(run_ms, 4 * SHORT_MS) - self._run_ms) * _WEIGHT
+
+    def note_waited(self) -> None:
+        self._run_ms = 4 * SHORT_MS
+
+    def allowance(self, slots: int) -> int:
+        """Jobs that may be held beyond `slots`."""
+        return PER_SLOT * slots if self._run_ms < SHORT_MS else 0
