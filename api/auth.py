@@ -44,6 +44,12 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("GET", "/v1/functions/{name}"): Access.READ,
         ("PUT", "/v1/functions/{name}"): Access.DEPLOY,
         ("DELETE", "/v1/functions/{name}"): Access.DEPLOY,
+        ("GET", "/v1/functions/{name}/versions"): Access.READ,
+        ("GET", "/v1/functions/{name}/versions/{version}/bundle"): Access.READ,
+        ("GET", "/v1/functions/{name}/aliases"): Access.READ,
+        ("GET", "/v1/functions/{name}/aliases/{alias}"): Access.READ,
+        ("PUT", "/v1/functions/{name}/aliases/{alias}"): Access.DEPLOY,
+        ("DELETE", "/v1/functions/{name}/aliases/{alias}"): Access.DEPLOY,
         ("POST", "/v1/functions/{name}/invoke"): Access.CALL,
         ("GET", "/v1/jobs/{job_id}"): Access.JOB,
         ("GET", "/v1/jobs/{job_id}/result"): Access.JOB,
@@ -91,7 +97,10 @@ class Door:
         """
         key = await self._authenticate(headers)
         try:
-            version = await self._registry.resolve(name, qualifier)
+            # A caller's retry is the same job, and should be the same version where an alias shares calls between several.
+            version = await self._registry.resolve(
+                name, qualifier, headers.get(b"idempotency-key", b"").decode("latin-1")
+            )
         except (FunctionNotFound, VersionNotFound):
             if key is None:
                 raise _needs_a_key() from None

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from api.calls import JOBS_PATH, Pending
-from sandlot.functions import Version
+from sandlot.functions import Alias, Version
 from sandlot.jobs import JobRecord, Settled
 from sandlot.models import Invocation, OutcomeKind, status_of
 
@@ -87,6 +87,12 @@ def version_document(version: Version) -> Document:
         "manifest": version.manifest.written(),
         "created_at": iso(version.created_ms),
     }
+
+
+def alias_document(alias: Alias) -> Document:
+    """What an alias means; `weights` only where calls are shared."""
+    weights = {str(number): share for number, share in sorted(alias.weights.items())}
+    return {"version": alias.version} | ({"weights": weights} if weights else {})
 
 
 def iso(epoch_ms: int | None) -> str | None:

@@ -1,45 +1,34 @@
 """/v1/functions: what is deployed; deploy another version; remove.
 
-Knows: the forms a deploy may have over HTTP. Does not know: what makes a function valid, how it is stored.
+Knows: the routes, revisions as ETags. Does not know: the forms of a deploy, what makes a function valid, how it is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.auth import key_of
 from api.body import read_body
-from api.documents import version_document
+from api.deploys import DEPLOY_LIMIT_BYTES, reader_of
+from api.documents import alias_document, version_document
 from api.replies import json_reply, response_of
+from api.revisions import etag, read_if_match
 from api.wishes import read_query
-from sandlot.errors import CallerError, InvalidJson, UnsupportedMediaType
-from sandlot.functions import Bundle, Manifest, Registry, read_archive, read_source
-from sandlot.json_text import check_json
-from sandlot.models import LATEST
+from sandlot.functions import Registry, Version
+from sandlot.jobs import Queue
 
-_DEPLOY_LIMIT_BYTES: Final = 48 * 1024 * 1024
-"""A bundle of 32 MiB, base64 or JSON escapes included."""
 _NOTHING: Final[frozenset[str]] = frozenset()
+_DEPLOYS_AT_ONCE: Final = 2
+"""One may hold some 600 MiB while it is unpacked, packed and stored; the others wait with their bodies."""
 
 
-class Deploy(BaseModel):
-    """One source file. Keys in `manifest` win over those in the source."""
+def add_routes(routes: APIRouter, registry: Registry, queue: Queue) -> None:
+    room = asyncio.Semaphore(_DEPLOYS_AT_ONCE)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str = Field(description="the text of the file")
-    filename: str | None = Field(
-        None, description="its name, which says the runtime (main.py, index.mjs); Python without it"
-    )
-    manifest: dict[str, Any] | None = Field(None, description='as in the source: {"timeout": "5s", "memory": "256MiB"}')
-
-
-def add_routes(routes: APIRouter, registry: Registry) -> None:
     @routes.get("/v1/functions")
     async def list_functions(
         request: Request,
@@ -58,35 +47,37 @@ def add_routes(routes: APIRouter, registry: Registry) -> None:
 
     @routes.get("/v1/functions/{name}")
     async def describe_function(request: Request, name: str) -> Response:
-        """One version (the latest, or `?version=`) and the numbers of all that are kept."""
+        """One version (the latest, or `?version=`), the numbers of all that are kept, and the aliases."""
         query = read_query(request.scope, frozenset({"version"}))
-        version = await registry.resolve(name, query.get("version", LATEST))
         described = await registry.describe(name)
+        version = await registry.resolve(name, query["version"]) if "version" in query else described.latest
         versions = [{"version": kept.number, "digest": kept.digest} for kept in described.versions]
-        return response_of(
-            json_reply(200, version_document(version) | {"latest": described.latest.number, "versions": versions})
-        )
+        aliases = {alias: alias_document(target) for alias, target in described.aliases.items()}
+        document = version_document(version) | {
+            "latest": described.latest.number,
+            "versions": versions,
+            "aliases": aliases,
+        }
+        return response_of(json_reply(200, document, etag(described.revision)))
 
     @routes.put("/v1/functions/{name}")
     async def deploy_function(request: Request, name: str) -> Response:
         """Deploy a new version; a source and manifest that were deployed before are the same version again."""
         read_query(request.scope, _NOTHING)
         headers = dict(request.scope["headers"])
-        media_type = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower().decode("latin-1")
-        if media_type not in _READERS:
-            raise UnsupportedMediaType(f"a deploy is {' or '.join(_READERS)}, not {media_type[:80]}")
-        body = await read_body(request.receive, headers, _DEPLOY_LIMIT_BYTES)
-        # In a thread: Node files are checked by a node process, archives are unpacked.
-        bundle, manifest = await asyncio.to_thread(_READERS[media_type], name, body)
-        deployed = await registry.deploy(name, bundle, manifest)
-        location = [(b"location", f"/v1/functions/{name}".encode())]
-        return response_of(
-            json_reply(
-                201 if deployed.created else 200,
-                version_document(deployed.version) | {"changed": deployed.changed},
-                location,
-            )
-        )
+        revision = read_if_match(headers)
+        read = reader_of(headers.get(b"content-type", b"application/json").decode("latin-1"))
+        body = await read_body(request.scope, request.receive, headers, DEPLOY_LIMIT_BYTES)
+        async with room:
+            # In a thread: Node files are checked by a node process, archives are unpacked.
+            bundle, manifest = await asyncio.to_thread(read, name, body)
+            deployed = await registry.deploy(name, bundle, manifest, revision=revision)
+        document = version_document(deployed.version) | {"changed": deployed.changed}
+        warnings = await _warnings(deployed.version, queue)
+        if warnings:
+            document["warnings"] = warnings
+        location = (b"location", f"/v1/functions/{name}".encode())
+        return response_of(json_reply(201 if deployed.created else 200, document, [location, *etag(deployed.revision)]))
 
     @routes.delete("/v1/functions/{name}")
     async def delete_function(request: Request, name: str) -> Response:
@@ -96,23 +87,11 @@ def add_routes(routes: APIRouter, registry: Registry) -> None:
         return response_of((204, [], b""))
 
 
-def _read_json(name: str, body: bytes) -> tuple[Bundle, Manifest]:
-    try:
-        check_json(body)
-        deploy = Deploy.model_validate_json(body)
-    except InvalidJson as error:
-        raise InvalidJson(f"the body, which describes the function, is {error.message}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise CallerError(
-            f'{where}: {first["msg"]}; a deploy is {{"source": "…", "filename": "main.py", "manifest": {{…}}}}'
-        ) from None
-    return read_source(name, deploy.filename, deploy.source, deploy.manifest)
-
-
-def _read_zip(name: str, body: bytes) -> tuple[Bundle, Manifest]:
-    return read_archive(body)
-
-
-_READERS: Final = {"application/json": _read_json, "application/zip": _read_zip}
+async def _warnings(version: Version, queue: Queue) -> list[str]:
+    """What is not wrong with a deploy, but will be with the first call."""
+    status = await queue.status()
+    if not status.reachable or status.workers.get(version.placement):
+        return []
+    tags = version.manifest.tags
+    start = "sandlot worker" + "".join(f" --tag {tag}" for tag in tags)
+    return [f"no live worker can run it now: it needs one for {version.placement!r}. Start one with: {start}"]

@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api import functions, health, jobs, openapi
+from api import functions, health, jobs, openapi, versions
 from api.auth import Door, admitted
 from api.calls import Calls
 from api.edge import Edge
@@ -61,7 +61,8 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     app.state.door = door
     app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
     jobs.add_routes(app.router, queue, calls, door, settings)
-    functions.add_routes(app.router, registry)
+    functions.add_routes(app.router, registry, queue)
+    versions.add_routes(app.router, registry)
     health.add_routes(app.router, queue)
     openapi.add_routes(app.router, app.version)
     app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))
@@ -95,7 +96,7 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         stack.push_async_callback(queue.close)
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
-        registry = await stack.enter_async_context(Registry(redis, signing_key))
+        registry = await stack.enter_async_context(Registry(redis, signing_key, versions_kept=settings.versions_kept))
         keys = KeyStore(redis)
         await _enrol_key(settings, keys)
         yield create_app(settings, queue, registry, keys)

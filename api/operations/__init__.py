@@ -12,7 +12,8 @@ from api.operations.form import Answer, Operation, Parameter
 from api.operations.functions import FUNCTIONS
 from api.operations.health import HEALTH
 from api.operations.jobs import JOBS
+from api.operations.versions import VERSIONS
 
-OPERATIONS: Final = (*CALLS, *JOBS, *FUNCTIONS, *HEALTH)
+OPERATIONS: Final = (*CALLS, *JOBS, *FUNCTIONS, *VERSIONS, *HEALTH)
 
 __all__ = ["OPERATIONS", "Answer", "Operation", "Parameter"]

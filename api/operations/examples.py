@@ -58,7 +58,7 @@ SUCCEEDED: Final = {
 
 NAME: Final = Parameter("name", "path", "a function's name", "hello")
 JOB: Final = Parameter("job_id", "path", "a job's id, from X-Job-Id or Location", JOB_ID)
-VERSION: Final = Parameter("version", "query", "a version's number; the latest without it", "3")
+VERSION: Final = Parameter("version", "query", "a version's number, or an alias; the latest without it", "3")
 WAIT: Final = Parameter("wait", "query", "seconds to wait, as Prefer: wait=N says it", "5")
 PREFER: Final = Parameter(
     "Prefer", "header", "respond-async, wait=N, handling=strict (RFC 7240)", "respond-async, wait=5"

@@ -65,6 +65,15 @@ NO_JOB: Final = not_ok(
     "job_not_found",
     "no job '5b0c…': it never was, its retention is over, or it is not yours",
 )
+NO_VERSION: Final = not_ok("no such function, version or alias", "version_not_found", "'hello' has no version 9")
+CHANGED: Final = not_ok(
+    "the function is not at the revision in If-Match",
+    "version_conflict",
+    "'hello' has changed since you looked (If-Match does not hold); nothing was done. Look again, then decide",
+)
+IF_MATCH: Final = Parameter(
+    "If-Match", "header", "the function's ETag: do nothing if it has changed since", '"1795406400000000"'
+)
 TRY_AGAIN: Final = not_ok(
     "try again: Redis, or a worker, is away",
     "no_worker",

@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import Final
 
 from api.operations.examples import DIGEST, FUNCTION, NAME, VERSION
-from api.operations.form import NO_FUNCTION, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.form import (
+    CHANGED,
+    IF_MATCH,
+    NO_FUNCTION,
+    NO_KEY,
+    NO_SCOPE,
+    TRY_AGAIN,
+    Answer,
+    Operation,
+    Parameter,
+    not_ok,
+)
 
 FUNCTIONS: Final = (
     Operation(
@@ -38,7 +49,8 @@ FUNCTIONS: Final = (
             Answer(
                 200,
                 "a version, and the numbers of all",
-                FUNCTION | {"latest": 3, "versions": [{"version": 3, "digest": DIGEST}]},
+                FUNCTION
+                | {"latest": 3, "versions": [{"version": 3, "digest": DIGEST}], "aliases": {"prod": {"version": 3}}},
             ),
             NO_KEY,
             NO_SCOPE,
@@ -52,8 +64,10 @@ FUNCTIONS: Final = (
         path="/v1/functions/{name}",
         tag="functions",
         summary="Deploy a version",
-        description="JSON with the text of one file, or a folder as `application/zip`. What was deployed before is the same version again.",
-        parameters=(NAME,),
+        description="JSON with the text of one file, a folder as `application/zip`, or its files as `multipart/form-data` (each part's "
+        "`filename` is its path; a field `manifest` may bring settings as JSON). What was deployed before is the same version again. "
+        "`warnings` says what the first call will miss, such as a worker that can run it.",
+        parameters=(NAME, IF_MATCH),
         body={
             "source": "def handler(event, context):\n    return {'message': f\"Hello, {event['name']}!\"}\n",
             "filename": "hello.py",
@@ -65,16 +79,12 @@ FUNCTIONS: Final = (
             not_ok("not a deploy", "bad_request", "source: Field required"),
             NO_KEY,
             NO_SCOPE,
+            CHANGED,
+            not_ok("too large", "payload_too_large", "the body is larger than 52428800 bytes"),
             not_ok(
-                "others deploy it at the same time",
-                "version_conflict",
-                "try again",
-            ),
-            not_ok("too large", "payload_too_large", "the body is larger than 50331648 bytes"),
-            not_ok(
-                "neither JSON nor zip",
+                "none of the three forms",
                 "unsupported_media_type",
-                "a deploy is application/json or application/zip",
+                "a deploy is application/json, application/zip or multipart/form-data, not text/plain",
             ),
             not_ok(
                 "it cannot be a function",

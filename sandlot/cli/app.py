@@ -152,6 +152,10 @@ def worker(
     slots: Annotated[
         int | None, typer.Option(min=0, max=1024, help="Invocations at once (default: from the CPUs).")
     ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="It has this (gpu, …) for functions that need it; may be repeated."),
+    ] = None,
     redis_url: Annotated[
         str | None, typer.Option("--redis-url", metavar="URL", help="Redis or Valkey (default: SANDLOT_REDIS_URL).")
     ] = None,
@@ -165,7 +169,10 @@ def worker(
     """
     from sandlot.cli.servers import replace_with
 
-    replace_with("worker", {"SANDLOT_SLOTS": slots, "SANDLOT_REDIS_URL": redis_url, "SANDLOT_DATA": data})
+    chosen = ",".join(tags) if tags else None
+    replace_with(
+        "worker", {"SANDLOT_SLOTS": slots, "SANDLOT_TAGS": chosen, "SANDLOT_REDIS_URL": redis_url, "SANDLOT_DATA": data}
+    )
 
 
 @app.command(rich_help_panel="Functions")
@@ -189,7 +196,10 @@ def new(
 @app.command(rich_help_panel="Functions")
 def deploy(
     paths: Annotated[
-        list[Path], typer.Argument(help="Source files (.py, .js, .mjs, .cjs) and folders with a function.toml.")
+        list[Path],
+        typer.Argument(
+            help="Source files (.py, .js, .mjs, .cjs), folders with a function.toml, and zips of such folders."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Its name, for a single path (default: that of the file).")] = None,
     url: Url = None,
@@ -228,6 +238,38 @@ def functions(
 
 
 @app.command(rich_help_panel="Functions")
+def rollback(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    version: Annotated[int, typer.Argument(help="The version to go back (or forward) to.", min=1)],
+    alias: Annotated[str, typer.Option(help="Move this alias instead; it is made if there is none.")] = "$LATEST",
+    url: Url = None,
+) -> None:
+    """Let a function, or one of its aliases, mean another version from now on.
+
+    [bold]Examples:[/] sandlot rollback hello 3    sandlot rollback hello 3 --alias prod
+    """
+    from sandlot.cli.functions import roll_back
+
+    roll_back(name, version, alias, url)
+
+
+@app.command(rich_help_panel="Functions")
+def download(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    version: Annotated[str, typer.Option(help="A version's number, or an alias.")] = "$LATEST",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file (default: NAME.zip).")] = None,
+    url: Url = None,
+) -> None:
+    """Fetch a version's code and settings as a zip, which `sandlot deploy` takes.
+
+    [bold]Example:[/] sandlot download hello --version 3 -o hello-3.zip
+    """
+    from sandlot.cli.functions import download as fetch
+
+    fetch(name, version, output, url)
+
+
+@app.command(rich_help_panel="Functions")
 def invoke(
     name: Annotated[str, typer.Argument(help="The function.")],
     event: Annotated[
@@ -237,7 +279,7 @@ def invoke(
     wait: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="Wait at most so long; the job goes on.")
     ] = None,
-    version: Annotated[str | None, typer.Option(help="A version other than the latest.")] = None,
+    version: Annotated[str | None, typer.Option(help="A version other than the latest, or an alias.")] = None,
     logs: Annotated[bool, typer.Option("--logs", help="Show what it printed, too.")] = False,
     url: Url = None,
     as_json: AsJson = False,

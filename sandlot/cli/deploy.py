@@ -1,4 +1,4 @@
-"""Send a file or folder to the API as a function.
+"""Send a file, folder or zip to the API as a function.
 
 Knows: what is read from disk and which of the API's two forms carries it. Does not know: what the API does with it.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from sandlot.client import Client
 from sandlot.errors import InvalidManifest
-from sandlot.functions import function_name, read_path, write_archive
+from sandlot.functions import function_name, read_archive, read_path, write_archive
 from sandlot.functions.source import folder_files
 
 
@@ -23,6 +23,10 @@ def deploy_path(client: Client, path: Path, *, name: str | None = None, node: Pa
     """
     if not path.exists():
         raise InvalidManifest(f"{path}: there is no such file or folder")
+    if path.suffix == ".zip" and path.is_file():
+        archive = path.read_bytes()
+        read_archive(archive, node=node)
+        return client.deploy_archive(name or function_name(path.with_suffix("")), archive)
     read_path(path, node=node)
     target = name or function_name(path)
     if path.is_dir():

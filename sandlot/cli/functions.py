@@ -12,7 +12,8 @@ import typer
 
 from sandlot.cli.access import open_client
 from sandlot.cli.output import exit_code, note, print_error, print_functions, print_json
-from sandlot.errors import SandlotError
+from sandlot.errors import CallerError, SandlotError
+from sandlot.models import LATEST
 
 
 def deploy_all(paths: Sequence[Path], name: str | None, url: str | None, as_json: bool) -> None:
@@ -38,6 +39,8 @@ def deploy_all(paths: Sequence[Path], name: str | None, url: str | None, as_json
                 print(
                     f"{answer['name']} version {answer['version']}{'' if answer.get('changed', True) else ' (unchanged)'}"
                 )
+            for warning in answer.get("warnings", []):
+                note(f"{answer['name']}: {warning}")
     if as_json:
         print_json(deployed)
     if failed:
@@ -66,6 +69,32 @@ def show(name: str, url: str | None, as_json: bool) -> None:
         note(
             f"version {version['version']}  {version['digest'][:12]}{'  latest' if version['version'] == function.get('latest') else ''}"
         )
+    for alias, target in function.get("aliases", {}).items():
+        shares = "".join(f", {share:.0%} to version {number}" for number, share in target.get("weights", {}).items())
+        note(f"{alias} is version {target['version']}{shares}")
+
+
+def roll_back(name: str, version: int, alias: str, url: str | None) -> None:
+    with open_client(url) as client:
+        client.move_alias(name, alias, version)
+    print(f"{name} {'is' if alias == LATEST else alias + ' is'} version {version} from now on")
+
+
+def download(name: str, version: str, target: Path | None, url: str | None) -> None:
+    """Write a version's code to a file that is not there yet.
+
+    Raises:
+        CallerError: the file is there, or cannot be written.
+    """
+    with open_client(url) as client:
+        archive = client.download(name, version)
+    path = target or Path(f"{name}.zip")
+    try:
+        with path.open("xb") as file:
+            file.write(archive)
+    except OSError as error:
+        raise CallerError(f"cannot write {path}: {error.strerror}") from error
+    print(f"wrote {path}; sandlot deploy {path} deploys it again")
 
 
 def remove(name: str, url: str | None) -> None:

@@ -4,8 +4,8 @@ Knows: manifests, bundles, digests, versions, their records in Redis. Does not k
 """
 
 from sandlot.functions.alias import Alias
-from sandlot.functions.archive import read_archive, write_archive
-from sandlot.functions.bundle import Bundle
+from sandlot.functions.archive import read_archive, write_archive, write_version
+from sandlot.functions.bundle import Bundle, check_names
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.node_binary import find_node
 from sandlot.functions.registry import Deployed, Described, Page, Registry
@@ -21,6 +21,7 @@ __all__ = [
     "Page",
     "Registry",
     "Version",
+    "check_names",
     "find_node",
     "function_name",
     "function_paths",
@@ -29,4 +30,5 @@ __all__ = [
     "read_path",
     "read_source",
     "write_archive",
+    "write_version",
 ]

@@ -1,7 +1,7 @@
 """A function's folder as a zip archive, both ways.
 
 Knows: zip entries and what a hostile one can do. Does not know: manifests, where archives come from.
-Nothing is ever extracted to disk: entries are read into memory, each against a counted limit.
+Nothing is ever extracted to disk: entries are read into memory, and what comes out is counted as it comes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sandlot.errors import InvalidManifest
-from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle
+from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle, check_names
 from sandlot.functions.manifest import Manifest
-from sandlot.functions.source import read_files
+from sandlot.functions.source import MANIFEST_FILE, read_files
+from sandlot.functions.toml_text import toml_text
+
+RATIO_LIMIT: Final = 100
+"""Code shrinks to a fifth, logs to a twentieth; deflate can do 1,032."""
+RATIO_FREE_BYTES: Final = 8 * 1024 * 1024
+"""So much may come out of however few bytes: a file of zeros is no attack."""
+_READ_BYTES: Final = 256 * 1024
+_DIRECTORY_ENTRY: Final = b"PK\x01\x02"
+_DIRECTORY_LIMIT: Final = 10 * FILES_LIMIT
+"""The signature also stands in archives within the archive, which are nobody's business; this many take about 50 MB."""
 
 
 def read_archive(
@@ -41,19 +51,31 @@ def write_archive(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def write_version(bundle: Bundle, manifest: Manifest) -> bytes:
+    """A version as a zip: its files, and its settings in function.toml. Deployed again, it is the same version."""
+    return write_archive({**bundle.files, MANIFEST_FILE: toml_text(manifest).encode()})
+
+
 def _entries(archive: bytes) -> dict[str, bytes]:
+    # Each entry has one of these in the directory, which zipfile reads as a whole: counted here before it costs memory.
+    if archive.count(_DIRECTORY_ENTRY) > _DIRECTORY_LIMIT:
+        raise InvalidManifest(
+            f"the archive has more than {_DIRECTORY_LIMIT} entries; at most {FILES_LIMIT} are allowed"
+        )
     files: dict[str, bytes] = {}
     room = TOTAL_LIMIT_BYTES
+    inflated_limit = max(RATIO_FREE_BYTES, RATIO_LIMIT * len(archive))
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+            entries = opened.infolist()
             if len(entries) > FILES_LIMIT:
-                raise InvalidManifest(f"the archive has {len(entries)} files; at most {FILES_LIMIT} are allowed")
+                raise InvalidManifest(f"the archive has {len(entries)} entries; at most {FILES_LIMIT} are allowed")
             _refuse_special(entries)
             for entry in entries:
-                content = _read(opened, entry, room)
-                files[entry.filename] = content
-                room -= len(content)
+                if not entry.is_dir():
+                    content = _read(opened, entry, room, inflated_limit - (TOTAL_LIMIT_BYTES - room))
+                    files[entry.filename] = content
+                    room -= len(content)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         # zipfile raises RuntimeError for encrypted entries and NotImplementedError for compressions it lacks.
         raise InvalidManifest(f"the archive cannot be read: {error}") from error
@@ -61,25 +83,33 @@ def _entries(archive: bytes) -> dict[str, bytes]:
 
 
 def _refuse_special(entries: Sequence[zipfile.ZipInfo]) -> None:
-    seen: set[str] = set()
     for entry in entries:
-        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG):
             raise InvalidManifest(
                 f"{entry.filename!r} in the archive is a link or a device; only files and folders are allowed"
             )
-        if entry.filename.lower() in seen:
+        if entry.filename != entry.orig_filename:  # zipfile cuts a name at its first null byte
             raise InvalidManifest(
-                f"{entry.filename!r} is in the archive twice (letter case does not tell files apart everywhere)"
+                f"{entry.orig_filename!r} in the archive has characters that are not allowed in a path"
             )
-        seen.add(entry.filename.lower())
+    try:
+        check_names(entry.filename.removesuffix("/") for entry in entries)
+    except InvalidManifest as error:
+        raise InvalidManifest(f"the archive is refused: {error}") from error
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, room: int) -> bytes:
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, room: int, inflated_room: int) -> bytes:
     """The entry's bytes, counted as they are inflated: the sizes an archive states are its author's word."""
+    content = bytearray()
     with archive.open(entry) as stream:
-        content = stream.read(room + 1)
-    if len(content) > room:
-        raise InvalidManifest(
-            f"the archive has more than {TOTAL_LIMIT_BYTES} bytes of files; a function is code and small data"
-        )
-    return content
+        while chunk := stream.read(_READ_BYTES):
+            content += chunk
+            if len(content) > room:
+                raise InvalidManifest(
+                    f"{entry.filename!r}: with it the archive has more than {TOTAL_LIMIT_BYTES} bytes of files; a function is code and small data"
+                )
+            if len(content) > inflated_room:
+                raise InvalidManifest(
+                    f"{entry.filename!r}: with it the archive unpacks to more than {RATIO_LIMIT} times its size, as only bombs do"
+                )
+    return bytes(content)

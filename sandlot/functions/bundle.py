@@ -6,7 +6,8 @@ Knows: safe relative paths, limits, the deterministic serialisation. Does not kn
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -17,9 +18,9 @@ import msgspec
 from sandlot.errors import InvalidManifest, UnsafeRecord
 from sandlot.functions.manifest import Manifest
 
-FILES_LIMIT: Final = 2_000
-TOTAL_LIMIT_BYTES: Final = 32 * 1024 * 1024
-"""Bundles live in Redis's memory, once per version: code and small data, not archives."""
+FILES_LIMIT: Final = 10_000
+TOTAL_LIMIT_BYTES: Final = 250 * 1024 * 1024
+"""Bundles live in Redis's memory (compressed), once per version: code and small data."""
 PATH_LIMIT_BYTES: Final = 255
 DEPTH_LIMIT: Final = 16
 
@@ -48,6 +49,25 @@ class Bundle:
             if path in folders:
                 raise InvalidManifest(f"{path!r} is both a file and a folder")
         object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
+
+
+def check_names(names: Iterable[str]) -> None:
+    """The names of files that arrive one by one, before a mapping would hide that two are the same.
+
+    Raises:
+        InvalidManifest: one is there twice, or twice on a machine whose file system does not tell letter case or accents' forms apart.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        _check_path(name)
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded in seen:
+            raise InvalidManifest(
+                f"{name!r} is there twice"
+                if seen[folded] == name
+                else f"{name!r} and {seen[folded]!r} are there: letter case does not tell files apart everywhere, so they are the same twice"
+            )
+        seen[folded] = name
 
 
 def pack(bundle: Bundle, manifest: Manifest) -> bytes:

@@ -25,6 +25,7 @@ from pydantic import (
 
 from sandlot.functions.units import format_duration, format_size, parse_duration, parse_size
 from sandlot.models import Isolation, Runtime
+from sandlot.placement import check_tags
 
 MIB: Final = 1024 * 1024
 KIB: Final = 1024
@@ -84,6 +85,8 @@ class Manifest(BaseModel):
     log_limit_bytes: Bytes = Field(256 * KIB, alias="log_limit", ge=KIB, le=4 * MIB)
     network: Literal["none"] | tuple[str, ...] = "none"
     dependencies: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """What a worker must have been started with (`--tag gpu`) to run it."""
 
     @field_validator("handler")
     @classmethod
@@ -91,6 +94,11 @@ class Manifest(BaseModel):
         if not _HANDLER.match(handler) or ".." in handler:
             raise ValueError(f'{handler!r} is not a handler: write "file.function", as in "main.handler"')
         return handler
+
+    @field_validator("tags")
+    @classmethod
+    def _are_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        return check_tags(tags)
 
     @field_validator("environment")
     @classmethod
@@ -143,6 +151,12 @@ class Manifest(BaseModel):
             "log_limit": format_size(self.log_limit_bytes),
             "network": "none" if self.network == "none" else list(self.network),
             "dependencies": list(self.dependencies),
+        } | self._only_if_given()
+
+    def _only_if_given(self) -> dict[str, Any]:
+        """Settings that came later: versions that do without keep the digest they always had."""
+        return {
+            **({"tags": list(self.tags)} if self.tags else {}),
         }
 
     def canonical(self) -> bytes:

@@ -13,6 +13,7 @@ import msgspec
 from sandlot.errors import UnsafeRecord
 from sandlot.functions.bundle import is_digest
 from sandlot.functions.manifest import Manifest
+from sandlot.placement import placement
 
 _PURPOSE: Final = b"sandlot.version.1\n"
 """Goes into every signature, so that no other thing signed with the same key can pass for a version."""
@@ -40,8 +41,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def placement_of(manifest: Manifest) -> str:
-    """The workers that can run it: those with the runtime."""
-    return manifest.runtime.value
+    """The workers that can run it: those with the runtime and the tags."""
+    return placement(manifest.runtime.value, manifest.tags)
 
 
 def sign(version: Version, signing_key: bytes) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandlot.errors import InvalidManifest, UnsafeRecord
-from sandlot.functions import Bundle, Manifest, Version, read_archive, write_archive
+from sandlot.functions import Bundle, Manifest, Version, read_archive, write_archive, write_version
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, digest_of, is_digest, pack, unpack
 from sandlot.functions.version import sign, verify
 from sandlot.models import Runtime
@@ -53,7 +53,7 @@ def test_a_bundle_has_limits() -> None:
     with pytest.raises(InvalidManifest, match="files; at most"):
         Bundle({f"f{number}": b"" for number in range(FILES_LIMIT + 1)})
     with pytest.raises(InvalidManifest, match="bytes together"):
-        Bundle({"big": bytes(TOTAL_LIMIT_BYTES + 1)})
+        Bundle({f"big{number}": bytes(TOTAL_LIMIT_BYTES // 2 + 1) for number in range(2)})
 
 
 def test_equal_bundles_have_equal_digests_whatever_their_order() -> None:
@@ -146,15 +146,79 @@ def test_an_entry_that_is_no_file_is_refused(kind: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_an_entry_that_is_there_twice_is_refused() -> None:
-    with pytest.raises(InvalidManifest, match="twice"):
-        read_archive(archive([(zipfile.ZipInfo("main.py"), SOURCE), (zipfile.ZipInfo("MAIN.py"), SOURCE)]))
+@pytest.mark.parametrize(
+    ("one", "two", "reason"),
+    [
+        ("main.py", "main.py", "'main.py' is there twice"),
+        ("main.py", "MAIN.py", "letter case"),
+        ("caf\u00e9.py", "cafe\u0301.py", "the same twice"),
+        ("x", "x/", "twice"),
+    ],
+)
+def test_an_entry_that_is_there_twice_is_refused(one: str, two: str, reason: str) -> None:
+    with pytest.raises(InvalidManifest, match=reason):
+        read_archive(archive([(zipfile.ZipInfo(one), SOURCE), (zipfile.ZipInfo(two), b"")]))
+
+
+@pytest.mark.parametrize("name", ["../x/", "/x/", "a/../b/", "/".join("x" * 20) + "/", "a//b/"])
+def test_a_folder_outside_or_too_deep_is_refused_although_nothing_is_in_it(name: str) -> None:
+    with pytest.raises(InvalidManifest, match="refused"):
+        read_archive(archive([(zipfile.ZipInfo("main.py"), SOURCE), (zipfile.ZipInfo(name), b"")]))
+
+
+def test_a_name_with_a_null_byte_is_refused_not_cut() -> None:
+    plain = archive([(zipfile.ZipInfo("main.pyX.txt"), SOURCE)])
+    with pytest.raises(InvalidManifest):
+        read_archive(plain.replace(b"main.pyX", b"main.py\0"))
+
+
+def test_an_archive_of_too_many_entries_is_refused_before_its_directory_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sandlot.functions.archive.FILES_LIMIT", 3)
+    many = [(zipfile.ZipInfo(f"f{number}"), b"") for number in range(4)]
+    with pytest.raises(InvalidManifest, match="has 4 entries; at most 3"):
+        read_archive(archive(many))
+    monkeypatch.setattr("sandlot.functions.archive._DIRECTORY_LIMIT", 3)
+    with pytest.raises(InvalidManifest, match="more than 3 entries"):
+        read_archive(archive(many))
 
 
 def test_a_bomb_is_refused_by_counting_what_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandlot.functions.archive.TOTAL_LIMIT_BYTES", 10_000)
-    with pytest.raises(InvalidManifest, match="more than 10000 bytes"):
+    with pytest.raises(InvalidManifest, match="'b': with it the archive has more than 10000 bytes"):
         read_archive(archive([(zipfile.ZipInfo("main.py"), bytes(6_000)), (zipfile.ZipInfo("b"), bytes(6_000))]))
+
+
+def test_a_bomb_is_refused_by_how_much_it_swells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandlot.functions.archive.RATIO_FREE_BYTES", 10_000)
+    with pytest.raises(InvalidManifest, match="'b': with it the archive unpacks to more than 100 times"):
+        read_archive(archive([(zipfile.ZipInfo("main.py"), SOURCE), (zipfile.ZipInfo("b"), bytes(1_000_000))]))
+
+
+def test_a_size_that_an_archive_only_states_buys_nothing() -> None:
+    """The directory says 1 byte for an entry of 5,000: zipfile stops there and the checksum fails."""
+    honest = archive([(zipfile.ZipInfo("main.py"), bytes(5_000))])
+    lying = honest.replace((5_000).to_bytes(4, "little"), (1).to_bytes(4, "little"))
+    with pytest.raises(InvalidManifest):
+        read_archive(lying)
+
+
+def test_a_downloaded_version_is_the_same_version_again() -> None:
+    manifest = Manifest.model_validate(
+        {
+            "runtime": "python",
+            "handler": "hello.handler",
+            "timeout": "1500ms",
+            "environment": {"A": 'x "y" \\ \n\x7f é', "B": ""},
+            "tags": ["gpu"],
+            "concurrency": 3,
+            "result_ttl": "2h",
+        }
+    )
+    bundle = Bundle({"hello.py": SOURCE})
+    again = read_archive(write_version(bundle, manifest))
+    assert digest_of(pack(*again)) == digest_of(pack(bundle, manifest))
 
 
 @pytest.mark.parametrize("junk", [b"", b"PK", b"not a zip at all", b"PK\x03\x04" + bytes(100)])

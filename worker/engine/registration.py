@@ -31,7 +31,8 @@ class Registration(BaseWorker):
 
     def __init__(self, connection: redis.Redis, name: str, placements: Sequence[str]) -> None:
         # Queues come and go with functions; a worker serves all of its placements. `*@python` says so to whoever reads `rq info`.
-        queues = [f"*@{placement}" for placement in placements]
+        # RQ separates names by commas, so a tag is shown behind a plus.
+        queues = [f"*@{placement.replace(',', '+')}" for placement in placements]
         super().__init__(
             queues, name=name, connection=connection, serializer=JSONSerializer, worker_ttl=REGISTRATION_TTL_S
         )

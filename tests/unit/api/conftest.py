@@ -13,7 +13,7 @@ import pytest
 
 from api.main import Api, create_app
 from sandlot.errors import FunctionNotFound, IdempotencyConflict, JobFinal, JobNotFound, SandlotError, VersionNotFound
-from sandlot.functions import Bundle, Deployed, Described, Manifest, Version
+from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
 from sandlot.functions.registry import Page
 from sandlot.jobs import JobRecord, QueueStatus, Settled, Submitted
 from sandlot.keys import KeyStore, Scope
@@ -151,7 +151,7 @@ class FakeRegistry:
         self.versions.setdefault(name, []).append(version)
         return version
 
-    async def resolve(self, name: str, qualifier: str = LATEST) -> Version:
+    async def resolve(self, name: str, qualifier: str = LATEST, key: str = "") -> Version:
         if name not in self.versions:
             raise FunctionNotFound(f"no function {name[:80]!r} is deployed")
         if qualifier == LATEST:
@@ -169,11 +169,21 @@ class FakeRegistry:
         more = names[limit - 1] if len(names) > limit else None
         return Page(functions=tuple([self.versions[name][-1] for name in names[:limit]]), next=more)
 
-    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest) -> Deployed:
+    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> Deployed:
         created = name not in self.versions
         return Deployed(
             version=self.add(name, **manifest.model_dump(exclude={"runtime", "handler"})), created=created, changed=True
         )
+
+    async def bundle(self, digest: str) -> Bundle:
+        return Bundle({"main.py": b"def handler(event, context): return 1"})
+
+    async def move_alias(self, name: str, alias: str, target: Alias, *, revision: str = "") -> str:
+        await self.resolve(name, str(target.version))
+        return "2"
+
+    async def remove_alias(self, name: str, alias: str, *, revision: str = "") -> str:
+        raise VersionNotFound(f"{name!r} has no alias {alias!r}")
 
     async def delete(self, name: str) -> None:
         await self.resolve(name)

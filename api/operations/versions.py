@@ -1,0 +1,118 @@
+"""Versions and aliases, as the documentation shows it.
+
+Knows: its words, parameters, answers. Does not know: how it is done.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.operations.examples import FUNCTION, NAME
+from api.operations.form import (
+    CHANGED,
+    IF_MATCH,
+    NO_FUNCTION,
+    NO_KEY,
+    NO_SCOPE,
+    NO_VERSION,
+    TRY_AGAIN,
+    Answer,
+    Operation,
+    Parameter,
+    not_ok,
+)
+
+_ALIAS: Final = Parameter("alias", "path", "a name of your own, or $LATEST", "prod")
+_SHARED: Final = {"version": 3, "weights": {"4": 0.1}}
+_KEY: Final = '-H "Authorization: Bearer $(cat .sandlot/key)"'
+
+VERSIONS: Final = (
+    Operation(
+        method="GET",
+        path="/v1/functions/{name}/versions",
+        tag="versions",
+        summary="The versions of a function",
+        parameters=(
+            NAME,
+            Parameter("limit", "query", "how many, at most 1000", 100),
+            Parameter("cursor", "query", "`next` of the page before", 3),
+        ),
+        answers=(
+            Answer(200, "versions, newest first", {"versions": [FUNCTION], "next": None}),
+            NO_KEY,
+            NO_SCOPE,
+            NO_FUNCTION,
+            TRY_AGAIN,
+        ),
+        curl=f"curl {_KEY} localhost:8000/v1/functions/hello/versions",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/functions/{name}/versions/{version}/bundle",
+        tag="versions",
+        summary="A version's code",
+        description="A zip with the files and a `function.toml`. Deployed again, it is the same version.",
+        parameters=(NAME, Parameter("version", "path", "a number, or an alias", "3")),
+        answers=(
+            Answer(200, "the zip", "PK…", "application/zip"),
+            NO_KEY,
+            NO_SCOPE,
+            NO_VERSION,
+            TRY_AGAIN,
+        ),
+        curl=f"curl {_KEY} -o hello.zip localhost:8000/v1/functions/hello/versions/3/bundle",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/functions/{name}/aliases",
+        tag="versions",
+        summary="The aliases of a function",
+        parameters=(NAME,),
+        answers=(
+            Answer(200, "aliases by name", {"aliases": {"prod": _SHARED}}),
+            NO_KEY,
+            NO_SCOPE,
+            NO_FUNCTION,
+            TRY_AGAIN,
+        ),
+        curl=f"curl {_KEY} localhost:8000/v1/functions/hello/aliases",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/functions/{name}/aliases/{alias}",
+        tag="versions",
+        summary="What an alias means",
+        parameters=(NAME, _ALIAS),
+        answers=(Answer(200, "the alias", {"alias": "prod"} | _SHARED), NO_KEY, NO_SCOPE, NO_VERSION, TRY_AGAIN),
+        curl=f"curl {_KEY} localhost:8000/v1/functions/hello/aliases/prod",
+    ),
+    Operation(
+        method="PUT",
+        path="/v1/functions/{name}/aliases/{alias}",
+        tag="versions",
+        summary="Move an alias",
+        description="`weights` sends shares of the calls to other versions; calls with the same `Idempotency-Key` always go to the same one. "
+        "Moving `$LATEST` is a rollback: it is what a call without a version means.",
+        parameters=(NAME, _ALIAS, IF_MATCH),
+        body=_SHARED,
+        answers=(
+            Answer(200, "the alias as it is now", {"alias": "prod"} | _SHARED),
+            not_ok("not an alias", "bad_request", "weights: the shares add up to 1.2, which is more than 1"),
+            NO_KEY,
+            NO_SCOPE,
+            NO_VERSION,
+            CHANGED,
+            TRY_AGAIN,
+        ),
+        curl=f"curl -X PUT {_KEY} -d '{{\"version\": 3}}' localhost:8000/v1/functions/hello/aliases/prod",
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/functions/{name}/aliases/{alias}",
+        tag="versions",
+        summary="Remove an alias",
+        parameters=(NAME, _ALIAS, IF_MATCH),
+        answers=(Answer(204, "removed; the versions stay"), NO_KEY, NO_SCOPE, NO_VERSION, CHANGED, TRY_AGAIN),
+        curl=f"curl -X DELETE {_KEY} localhost:8000/v1/functions/hello/aliases/prod",
+    ),
+)

@@ -1,0 +1,135 @@
+"""Versions and aliases over real HTTP: what runs is what the name means, and every reply says which version that was."""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+
+def source(number: int) -> dict[str, str]:
+    return {"source": f"def handler(event, context):\n    return {number}\n", "filename": "main.py"}
+
+
+@pytest.fixture
+def function(admin: httpx.Client) -> Iterator[str]:
+    """A function with two versions, that return their numbers."""
+    for number in (1, 2):
+        admin.put("/v1/functions/versioned", json=source(number)).raise_for_status()
+    yield "/v1/functions/versioned"
+    admin.delete("/v1/functions/versioned")
+
+
+def ran(reply: httpx.Response) -> tuple[Any, str]:
+    assert reply.status_code == 200, reply.text
+    return reply.json(), reply.headers["x-function-version"]
+
+
+def test_a_call_by_alias_runs_the_version_it_means(admin: httpx.Client, function: str) -> None:
+    assert admin.put(f"{function}/aliases/prod", json={"version": 1}).json() == {"alias": "prod", "version": 1}
+    reply = admin.post(f"{function}/invoke?version=prod")
+    assert ran(reply) == (1, "1")
+    assert admin.get(f"/v1/jobs/{reply.headers['x-job-id']}").json()["version"] == 1
+    assert ran(admin.post(f"{function}/invoke")) == (2, "2")
+    admin.put(f"{function}/aliases/prod", json={"version": 2}).raise_for_status()
+    assert ran(admin.post(f"{function}/invoke?version=prod")) == (2, "2")
+    assert admin.delete(f"{function}/aliases/prod").status_code == 204
+    assert admin.post(f"{function}/invoke?version=prod").json()["code"] == "version_not_found"
+
+
+def test_moving_latest_is_a_rollback(admin: httpx.Client, function: str) -> None:
+    admin.put(f"{function}/aliases/$LATEST", json={"version": 1}).raise_for_status()
+    assert ran(admin.post(f"{function}/invoke")) == (1, "1")
+    assert ran(admin.get("/fn/versioned")) == (1, "1")
+
+
+def test_calls_are_shared_and_a_key_stays_where_it_is(admin: httpx.Client, function: str) -> None:
+    admin.put(f"{function}/aliases/prod", json={"version": 1, "weights": {"2": 0.5}}).raise_for_status()
+    ends = {}
+    for number in range(16):
+        reply = admin.post(f"{function}/invoke?version=prod", headers={"idempotency-key": f"share-{number}"})
+        value, version = ran(reply)
+        assert str(value) == version
+        ends[number] = value
+    assert set(ends.values()) == {1, 2}
+
+
+def test_of_two_who_deploy_at_once_one_wins_and_one_is_told(admin: httpx.Client, function: str) -> None:
+    etag = admin.get(function).headers["etag"]
+    both = threading.Barrier(2)
+    replies: list[httpx.Response] = []
+
+    def deploy(number: int) -> None:
+        both.wait(10)
+        replies.append(admin.put(function, json=source(number), headers={"if-match": etag}))
+
+    threads = [threading.Thread(target=deploy, args=(number,)) for number in (3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    won, lost = sorted(replies, key=lambda reply: reply.status_code)
+    assert (won.status_code, lost.status_code, lost.json()["code"]) == (200, 412, "version_conflict")
+    assert admin.get(function).headers["etag"] == won.headers["etag"] != etag
+    assert ran(admin.post(f"{function}/invoke"))[1] == str(won.json()["version"])
+    moved = admin.put(f"{function}/aliases/prod", json={"version": 1}, headers={"if-match": etag})
+    assert (moved.status_code, moved.json()["code"]) == (412, "version_conflict")
+
+
+def test_versions_are_listed_in_pages(admin: httpx.Client, function: str) -> None:
+    first = admin.get(f"{function}/versions?limit=1").json()
+    assert ([version["version"] for version in first["versions"]], first["next"]) == ([2], 2)
+    second = admin.get(f"{function}/versions?limit=1&cursor=2").json()
+    assert ([version["version"] for version in second["versions"]], second["next"]) == ([1], None)
+    admin.put(f"{function}/aliases/prod", json={"version": 1}).raise_for_status()
+    assert admin.get(f"{function}/aliases").json() == {"aliases": {"prod": {"version": 1}}}
+    assert admin.get(function).json()["aliases"] == {"prod": {"version": 1}}
+
+
+def test_a_downloaded_version_can_be_deployed_and_is_the_same(admin: httpx.Client, function: str) -> None:
+    bundle = admin.get(f"{function}/versions/1/bundle")
+    assert bundle.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(bundle.content)) as archive:
+        assert sorted(archive.namelist()) == ["function.toml", "main.py"]
+    again = admin.put(function, content=bundle.content, headers={"content-type": "application/zip"}).json()
+    assert (again["version"], again["changed"]) == (1, False)
+
+
+def test_a_function_that_no_worker_can_run_is_told_at_its_deploy_and_at_its_call(
+    admin: httpx.Client, function: str
+) -> None:
+    reply = admin.put(function, json=source(5) | {"manifest": {"tags": ["gpu"]}})
+    assert reply.status_code == 200
+    assert "sandlot worker --tag gpu" in reply.json()["warnings"][0]
+    refused = admin.post(f"{function}/invoke")
+    assert (refused.status_code, refused.json()["code"]) == (503, "no_worker")
+    assert "python,gpu" in refused.json()["detail"]
+
+
+def test_a_worker_with_the_tag_runs_it(stack: Any, admin: httpx.Client, function: str) -> None:
+    worker = stack.start("worker", SANDLOT_TAGS="gpu", SANDLOT_SLOTS="1")
+    worker.event("worker started")
+    try:
+        reply = admin.put(function, json=source(6) | {"manifest": {"tags": ["gpu"]}})
+        assert "warnings" not in reply.json()
+        assert ran(admin.post(f"{function}/invoke"))[0] == 6
+    finally:
+        worker.stop()
+
+
+def test_a_large_folder_travels_in_chunks(admin: httpx.Client, function: str) -> None:
+    """6 MiB that do not shrink, so that the bundle has several chunks."""
+    archive = io.BytesIO()
+    data = bytes((number * 7919 >> 3) & 255 for number in range(1 << 16)) * 96
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as folder:
+        folder.writestr(
+            "main.py", "import os\n\ndef handler(event, context):\n    return os.path.getsize('/fn/data')\n"
+        )
+        folder.writestr("data", data)
+    admin.put(function, content=archive.getvalue(), headers={"content-type": "application/zip"}).raise_for_status()
+    assert ran(admin.post(f"{function}/invoke"))[0] == len(data)

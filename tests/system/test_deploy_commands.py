@@ -1,0 +1,74 @@
+"""`sandlot deploy`, `rollback` and `download` against a platform: files, folders and zips."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.up_process import Up
+
+Sandlot = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def folder(platform: Up, sandlot: Sandlot) -> Iterator[Path]:
+    """Where a test writes what it deploys as `trial`, outside the folder that is watched."""
+    path = platform.folder / "elsewhere"
+    path.mkdir(exist_ok=True)
+    yield path
+    sandlot("functions", "trial", "--delete")
+    for file in path.iterdir():
+        file.unlink()
+
+
+def write(folder: Path, number: int, **entries: str) -> Path:
+    """A zip of a function that returns this number."""
+    path = folder / "trial.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("main.py", f"def handler(event, context):\n    return {number}\n")
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_zips_are_deployed_rolled_back_and_downloaded(sandlot: Sandlot, folder: Path) -> None:
+    for number in (1, 2):
+        shown = sandlot("deploy", str(write(folder, number)))
+        assert (shown.returncode, shown.stdout) == (0, f"trial version {number}\n"), shown.stderr
+    assert sandlot("rollback", "trial", "1").stdout == "trial is version 1 from now on\n"
+    assert json.loads(sandlot("invoke", "trial").stdout) == 1
+    assert sandlot("rollback", "trial", "2", "--alias", "prod").stdout == "trial prod is version 2 from now on\n"
+    assert json.loads(sandlot("invoke", "trial", "--version", "prod").stdout) == 2
+    assert "prod is version 2" in sandlot("functions", "trial").stderr
+    copy = folder / "copy.zip"
+    assert sandlot("download", "trial", "--version", "prod", "-o", str(copy)).returncode == 0
+    again = sandlot("deploy", str(copy), "--name", "trial")
+    assert again.stdout == "trial version 2 (unchanged)\n"
+    refused = sandlot("download", "trial", "-o", str(copy))
+    assert (refused.returncode, "cannot write" in refused.stderr) == (2, True)
+
+
+def test_a_hostile_zip_is_refused_by_the_name_of_its_entry(sandlot: Sandlot, folder: Path) -> None:
+    path = write(folder, 1)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../../outside.py", "x = 1")
+    shown = sandlot("deploy", str(path))
+    assert (shown.returncode, "'../../outside.py'" in shown.stderr) == (2, True), shown.stderr
+
+
+def test_going_back_to_what_never_was_is_said_in_a_line(sandlot: Sandlot, folder: Path) -> None:
+    sandlot("deploy", str(write(folder, 1)))
+    shown = sandlot("rollback", "trial", "9")
+    assert (shown.returncode, "'trial' has no version 9" in shown.stderr) == (2, True), shown.stderr
+
+
+def test_a_deploy_that_no_worker_can_run_is_warned_about(sandlot: Sandlot, folder: Path) -> None:
+    shown = sandlot("deploy", str(write(folder, 1, **{"function.toml": 'tags = ["gpu"]'})))
+    assert (shown.returncode, "sandlot worker --tag gpu" in shown.stderr) == (0, True), shown.stderr
+    called = sandlot("invoke", "trial")
+    assert (called.returncode, "python,gpu" in called.stderr) == (3, True), called.stderr
