@@ -1,4 +1,4 @@
-"""A worker of `sandlot up` dies while it runs a job: the parent, who saw it, has the job run again without waiting for its lease."""
+"""What `sandlot up` starts dies while a job runs: the parent, who saw it, starts it again and has nothing lost."""
 
 from __future__ import annotations
 
@@ -22,13 +22,38 @@ def test_what_a_killed_worker_ran_is_run_again_by_whoever_saw_it_die(start_up: S
         job = client.post("/v1/functions/sleeps/invoke", headers={"prefer": "respond-async"}).json()
         address = f"/v1/jobs/{job['id']}"
         until(lambda: client.get(address).json()["status"] == "running")
-        os.kill(worker_pid(up), signal.SIGKILL)
+        os.kill(pid_of(up, b"worker"), signal.SIGKILL)
         up.says("1 job of worker-1 will run again")
         ended = client.get(address, headers={"prefer": "wait=30"}).json()
         assert (ended["status"], ended.get("result"), ended["attempt"]) == ("succeeded", 2, 2), ended
 
 
-def worker_pid(up: Up) -> int:
-    workers = [pid for pid in up.processes() if b"\0worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes() + b"\0"]
-    assert len(workers) == 1, workers
-    return workers[0]
+def test_a_killed_valkey_is_started_again_on_its_data(start_up: Start, tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "sleeps.py").write_text(SLEEPS.replace("1 if context.attempt > 1 else 60", "2"))
+    up = start_up().ready()
+    with up.client() as client:
+        job = client.post("/v1/functions/sleeps/invoke", headers={"prefer": "respond-async"}).json()
+        os.kill(pid_of(up, b"valkey-server"), signal.SIGKILL)
+        up.says("Valkey was ended by SIGKILL")
+        address = f"/v1/jobs/{job['id']}"
+
+        def ended() -> bool:
+            reply = client.get(address)  # 503 until it is back
+            return reply.status_code == 200 and reply.json()["status"] == "succeeded"
+
+        until(ended, 30)
+        assert client.get(address).json()["attempt"] == 1
+    assert up.stop() == 0
+    assert up.processes() == []
+
+
+def pid_of(up: Up, word: bytes) -> int:
+    """The one process of this platform whose command line has an argument that ends like this."""
+    found = [
+        pid
+        for pid in up.processes()
+        if any(part.endswith(word) for part in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").split())
+    ]
+    assert len(found) == 1, found
+    return found[0]

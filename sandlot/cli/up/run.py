@@ -59,11 +59,30 @@ class Plan:
 
 
 @dataclass(slots=True)
+class Embedded:
+    """A Valkey of ours, and its process of the moment."""
+
+    valkey: Valkey
+    child: Child
+
+    async def start_again(self) -> None:
+        """On the data that the dead one has written.
+
+        Raises:
+            ChildEnded, InvalidSettings: it does not start, or does not get ready.
+        """
+        self.child = await start(self.valkey.program)
+        await self.valkey.ready(self.child)
+
+
+@dataclass(slots=True)
 class Everything:
     """What runs, for as long as the context that made it is open."""
 
     plan: Plan
     redis_url: str
+    embedded: Embedded | None
+    """The Valkey that was started for it; none if there is a Redis of one's own."""
     client: Client
     workers: dict[str, int]
     sandbox: str
@@ -116,7 +135,8 @@ async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterato
     """
     key = read_secret_file(plan.data.key_file, "API key", "SANDLOT_KEY")
     async with contextlib.AsyncExitStack() as stack:
-        redis_url = plan.redis_url or await stack.enter_async_context(_embedded_valkey(plan, hurry))
+        embedded = None if plan.redis_url else await stack.enter_async_context(_embedded_valkey(plan))
+        redis_url = embedded.valkey.url if embedded is not None else plan.redis_url
         if plan.redis_url:
             await _reach(plan.redis_url)
         client = stack.enter_context(Client(plan.url, key))
@@ -129,7 +149,7 @@ async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterato
         watching = asyncio.create_task(folder.watch(), name="watch functions")
         stack.push_async_callback(_cancel, watching)
         await _first(asyncio.create_task(folder.deployed_once.wait()), watching)
-        yield Everything(plan, redis_url, client, workers, news.sandbox, folder, watching, children)
+        yield Everything(plan, redis_url, embedded, client, workers, news.sandbox, folder, watching, children)
 
 
 async def look_after(running: Everything, say: Say) -> None:
@@ -140,22 +160,31 @@ async def look_after(running: Everything, say: Say) -> None:
         OSError: the functions folder can no longer be watched.
     """
     ends: list[float] = []
+
+    def excuse(error: ChildEnded) -> None:
+        ends[:] = [*(moment for moment in ends if time.monotonic() - moment < _RESTARTS_WITHIN_S), time.monotonic()]
+        if len(ends) > _RESTARTS:
+            raise error
+        say("bad", f"{error}; starting it again")
+
     while True:
-        ended = [child.ended for child in running.children]
+        embedded = running.embedded
+        ended = [child.ended for child in running.children] + ([embedded.child.ended] if embedded else [])
         await asyncio.wait([running.watching, *ended], return_when=asyncio.FIRST_COMPLETED)
         if running.watching.done():
             running.watching.result()
+        if embedded is not None and embedded.child.ended.done():
+            try:
+                embedded.child.check()
+            except ChildEnded as error:
+                excuse(error)
+                # At once: everybody waits for it, and it has nothing to wait for.
+                await embedded.start_again()
         for index, child in enumerate(running.children):
             try:
                 child.check()
             except ChildEnded as error:
-                ends = [
-                    *(moment for moment in ends if time.monotonic() - moment < _RESTARTS_WITHIN_S),
-                    time.monotonic(),
-                ]
-                if len(ends) > _RESTARTS:
-                    raise
-                say("bad", f"{error}; starting it again")
+                excuse(error)
                 await _save_jobs(running, child, say)
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 running.children[index] = await start(child.program)
@@ -170,17 +199,17 @@ async def _save_jobs(running: Everything, child: Child, say: Say) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _embedded_valkey(plan: Plan, hurry: asyncio.Event) -> AsyncIterator[str]:
+async def _embedded_valkey(plan: Plan) -> AsyncIterator[Embedded]:
     log = _fresh_log(plan.data.logs / "valkey.log")
     valkey = Valkey(plan.data.valkey, log, plan.settings.durability)
     try:
-        child = await start(valkey.program)
+        embedded = Embedded(valkey, await start(valkey.program))
         try:
-            await valkey.ready(child)
-            yield valkey.url
+            await valkey.ready(embedded.child)
+            yield embedded
         finally:
             # Whatever the hurry: Valkey has nothing to wait for, and ends in milliseconds.
-            await stop([child], _VALKEY_GRACE_S, asyncio.Event())
+            await stop([embedded.child], _VALKEY_GRACE_S, asyncio.Event())
     finally:
         valkey.tidy()
 
