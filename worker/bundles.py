@@ -7,21 +7,28 @@ A folder named by a digest is complete: it is written beside, and renamed when t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sandlot.functions import Bundle, Registry, Version
 from worker.execution import VersionSpec
 
 UNUSED_S: Final = 14 * 86_400
 """A version nobody on this machine has asked for in two weeks is unpacked again when somebody does."""
+LIMIT_MIB: Final = 4096
+IN_USE_S: Final = 600.0
+"""A version that was used within this time is never evicted: a sandbox may still read its files. Ten times as long as the pause between
+two reports of what is in use, so that a worker may be late."""
+REPORT_S: Final = 60.0
+_BLOCK_BYTES: Final = 4096
 _LEFT_BEHIND_S: Final = 3600
 """A half-written folder this old is one whose writer died."""
 
@@ -29,9 +36,12 @@ _LEFT_BEHIND_S: Final = 3600
 class BundleCache:
     """`folder` holds one folder per digest; every worker process of this machine may use the same one."""
 
-    def __init__(self, registry: Registry, folder: Path) -> None:
+    def __init__(self, registry: Registry, folder: Path, limit_mib: int = LIMIT_MIB) -> None:
+        """`limit_mib` bounds what is on disk, except for versions in use: they stay, whatever they take."""
         self._registry = registry
         self._folder = folder.resolve()
+        self._limit_bytes = limit_mib * 1024 * 1024
+        self._reports: asyncio.Task[None] | None = None
         self._specs: dict[tuple[str, str], VersionSpec] = {}
         self._coming: dict[tuple[str, str], asyncio.Task[VersionSpec]] = {}
 
@@ -45,10 +55,22 @@ class BundleCache:
 
     async def close(self) -> None:
         """Abandon what is still being fetched."""
-        coming = list(self._coming.values())
+        coming: list[asyncio.Task[Any]] = list(self._coming.values())
+        if self._reports is not None:
+            coming.append(self._reports)
         for task in coming:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)
+
+    def keep(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Ask every minute which digests are in use, and let every worker of this machine know by their folders' times."""
+        self._reports = asyncio.create_task(self._report(in_use), name="bundles in use")
+
+    async def _report(self, in_use: Callable[[], Iterable[str]]) -> None:
+        while True:
+            for digest in set(in_use()):
+                _touched(self._folder / digest)
+            await asyncio.sleep(REPORT_S)
 
     async def spec(self, function: str, digest: str) -> VersionSpec:
         """The version, its files on this machine's disk. Whoever asks while it is being fetched waits for the same fetch.
@@ -58,7 +80,7 @@ class BundleCache:
             OSError: the disk does not take the files.
         """
         known = self._specs.get((function, digest))
-        if known is not None and known.bundle_dir.is_dir():  # somebody may have tidied up under us
+        if known is not None and _touched(known.bundle_dir):  # somebody may have tidied up under us
             return known
         task = self._coming.get((function, digest))
         if task is None:
@@ -79,6 +101,7 @@ class BundleCache:
         if not await asyncio.to_thread(_touched, target):
             bundle = await self._registry.bundle(digest)
             await asyncio.to_thread(self._unpack, bundle, target)
+            await asyncio.to_thread(self._evict)
         return _spec(version, target)
 
     def _unpack(self, bundle: Bundle, target: Path) -> None:
@@ -88,10 +111,37 @@ class BundleCache:
             beside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
             try:
                 _write(bundle, beside)
+                size_bytes = sum(-(-len(content) // _BLOCK_BYTES) * _BLOCK_BYTES for content in bundle.files.values())
+                (self._folder / f".{target.name}.lock").write_text(str(size_bytes))
                 beside.rename(target)
             except BaseException:
                 _remove(beside)
                 raise
+
+    def _evict(self) -> None:
+        """Remove the versions that were not used for longest until the rest fits, but none that a sandbox may still read."""
+        with _locked(self._folder / ".evict.lock"):
+            found = []
+            for path in self._folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # another worker prunes as well
+                    if not path.name.startswith("."):
+                        found.append((path.lstat().st_mtime, path, self._size_bytes(path)))
+            total_bytes = sum(size for _, _, size in found)
+            for used_s, path, size_bytes in sorted(found):
+                if total_bytes <= self._limit_bytes or time.time() - used_s < IN_USE_S:
+                    return
+                # Renamed first: a folder named by a digest is complete, always.
+                gone = self._folder / f".new-evicted-{path.name}"
+                path.rename(gone)
+                _remove(gone)
+                total_bytes -= size_bytes
+
+    def _size_bytes(self, path: Path) -> int:
+        """As it was written down when the version was unpacked."""
+        try:
+            return int((self._folder / f".{path.name}.lock").read_text() or 0)
+        except (FileNotFoundError, ValueError):
+            return sum(file.lstat().st_size for file in path.rglob("*"))
 
     def _prune(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions import Bundle, Manifest, Registry
 from sandlot.jobs import connect, keys
 from sandlot.models import Isolation, Runtime
-from worker.bundles import UNUSED_S, BundleCache
+from worker.bundles import IN_USE_S, UNUSED_S, BundleCache
 
 KEY = b"k" * 32
 FILES = {"main.py": b"def handler(e, c): return 1", "parts/one.py": b"ONE = 1"}
@@ -126,3 +127,38 @@ async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(regist
         os.utime(folder / name, (os.stat(folder).st_mtime - age_s,) * 2)
     await BundleCache(registry, folder).open()
     assert sorted(path.name for path in folder.iterdir()) == [".new-fresh", "b" * 64]
+
+
+async def put(registry: Registry, cache: BundleCache, number: int, *, unused_s: float) -> Path:
+    bundle = Bundle({"main.py": b"def handler(e, c): return %d" % number, "data": bytes(400_000)})
+    digest = (await registry.deploy("hello", bundle, MANIFEST)).version.digest
+    folder = (await cache.spec("hello", digest)).bundle_dir
+    used_s = time.time() - unused_s
+    os.utime(folder, (used_s, used_s))
+    return folder
+
+
+async def test_what_was_not_used_for_longest_makes_room(registry: Registry, tmp_path: Path) -> None:
+    cache = BundleCache(registry, tmp_path / "cache", limit_mib=1)
+    await cache.open()
+    middle = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
+    oldest = await put(registry, cache, 2, unused_s=IN_USE_S + 30)
+    third = await put(registry, cache, 3, unused_s=0)
+    assert (oldest.exists(), middle.exists(), third.exists()) == (False, True, True)
+    assert (await cache.spec("hello", oldest.name)).bundle_dir.is_dir(), "it is fetched again"
+    assert not middle.exists()
+    await cache.close()
+
+
+async def test_what_is_in_use_stays_however_little_room_there_is(registry: Registry, tmp_path: Path) -> None:
+    cache = BundleCache(registry, tmp_path / "cache", limit_mib=1)
+    await cache.open()
+    used = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
+    cache.keep(lambda: [used.name])
+    async with asyncio.timeout(5):
+        while time.time() - used.stat().st_mtime > IN_USE_S:  # noqa: ASYNC110  # the file system has no event for it
+            await asyncio.sleep(0)
+    for number in (2, 3, 4):
+        await put(registry, cache, number, unused_s=0)
+    assert used.exists()
+    await cache.close()

@@ -90,6 +90,12 @@ class Pool:
         """Residents that wait for another invocation of their version."""
         return len(self._shelf)
 
+    @property
+    def digests(self) -> set[str]:
+        """The versions whose files some resident may still read."""
+        running = [run.resident for run in self._runs.values() if run.resident is not None]
+        return {resident.spec.digest for resident in (*self._shelf, *self._importing, *running)}
+
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._blanks.open()
