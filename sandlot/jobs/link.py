@@ -128,18 +128,26 @@ class Link:
         """One script without declared keys (they are built inside). Loaded again by itself when the server has forgotten it."""
         return self._call(script, arguments)
 
-    def _call(self, script: Script | None, arguments: tuple[Argument, ...]) -> asyncio.Future[Reply]:
+    def run_now(self, script: Script, *arguments: Argument) -> asyncio.Future[Reply]:
+        """`run` for who has gathered all there is to send in this tick: it leaves at once."""
+        return self._call(script, arguments, now=True)
+
+    def _call(
+        self, script: Script | None, arguments: tuple[Argument, ...], *, now: bool = False
+    ) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self._wire is None or not self._ready.is_set():
             future.set_exception(
                 Unreachable(f"Redis at {self._address.shown} is not reachable; the call was not sent", unknown=False)
             )
             return future
-        self._send(self._wire, Call(future, self._loop.time() + CALL_TIMEOUT_S, script, arguments))
+        self._send(self._wire, Call(future, self._loop.time() + CALL_TIMEOUT_S, script, arguments), now=now)
         return future
 
-    def _send(self, wire: Wire, call: Call, *, whole_text: bool = False) -> None:
-        if call.script is None:
+    def _send(self, wire: Wire, call: Call, *, whole_text: bool = False, now: bool = False) -> None:
+        if now and call.script is not None:
+            wire.send_now("EVALSHA", call.script.sha, 0, *call.arguments)
+        elif call.script is None:
             wire.send(*call.arguments)
         elif whole_text:
             wire.send("EVAL", call.script.text, 0, *call.arguments)

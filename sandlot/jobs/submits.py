@@ -57,7 +57,7 @@ class Submits:
         self._run(batch, futures)
 
     def _run(self, batch: list[Argument], futures: list[asyncio.Future[Reply]]) -> None:
-        self._link.run(self._script, *self._limits, *batch).add_done_callback(lambda reply: _tell(reply, futures))
+        self._link.run_now(self._script, *self._limits, *batch).add_done_callback(lambda reply: _tell(reply, futures))
 
 
 def _tell(reply: asyncio.Future[Reply], futures: list[asyncio.Future[Reply]]) -> None:

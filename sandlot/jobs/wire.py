@@ -58,9 +58,15 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
 
+    def send_now(self, *arguments: Argument) -> None:
+        """The same without waiting for the end of the tick: for what already is everything of this tick. (Another round of the event loop
+        is another system call.)"""
+        self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # as above
+        self._flush()
+
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
-        if self._transport is not None:
+        if pending and self._transport is not None:
             self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
 
     def close(self) -> None:

@@ -147,7 +147,7 @@ class WorkerQueue:
 
         Sending the same number again repeats the answer, not the work. `seen`: the number of the last hand-off, -1 to count anew.
         """
-        return self._link.run(
+        return self._link.run_now(
             self._step,
             self.name,
             number,
