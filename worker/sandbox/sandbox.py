@@ -62,6 +62,7 @@ class Sandbox:
         self._children_fd = -1
         self._grandchildren_fd = -1
         self._cpu_at_rest_ms = 0.0
+        self._last_pid = 0
         self._seen_cpu_ms = 0.0
         self._seen_peak_bytes = 0
         self._closed = False
@@ -151,7 +152,8 @@ class Sandbox:
 
     def rest(self) -> None:
         """Note that the function has nothing to do from now on; `leftovers` measures CPU time from here."""
-        self._cpu_at_rest_ms = self.cpu_ms()
+        # The number of a moment ago will do: if it has ended since, `leftovers`, which looks again, finds it gone.
+        self._cpu_at_rest_ms = _cpu_ms_of(self._last_pid or self._runtime_pid())
 
     def leftovers(self, *, cpu_allowance_ms: float = 20.0, thorough: bool = True) -> bool:
         """Whether the function left processes behind, or burnt more CPU since `rest` than a runtime at rest does.
@@ -162,16 +164,11 @@ class Sandbox:
             thorough: look for children of every thread (5 µs each; Node has eleven), not just of the main one and of PID 1 (2 µs).
         """
         strangers = self._has_strangers() if thorough else self._has_near_strangers()
-        return strangers or self.cpu_ms() - self._cpu_at_rest_ms > cpu_allowance_ms
+        return strangers or _cpu_ms_of(self._last_pid) - self._cpu_at_rest_ms > cpu_allowance_ms
 
     def cpu_ms(self) -> float:
         """CPU time of the runtime's process so far (its children's when they are reaped are not in it); 0 when it is gone."""
-        pid = self._runtime_pid()
-        try:
-            # clock_getcpuclockid(3): the CPU clock of any process, 0.3 us, no file.
-            return time.clock_gettime((~pid << 3) | 2) * 1000 if pid > 0 else 0.0
-        except OSError:
-            return 0.0
+        return _cpu_ms_of(self._runtime_pid())
 
     def resident_bytes(self) -> int:
         """Memory the runtime's process holds now; 0 when it is gone. 10 µs."""
@@ -193,7 +190,8 @@ class Sandbox:
         if not self.alone:
             return self.pid
         children = self._children_of_init()
-        return children[0] if children else 0
+        self._last_pid = children[0] if children else 0
+        return self._last_pid
 
     def _children_of_init(self) -> list[int]:
         try:
@@ -207,6 +205,7 @@ class Sandbox:
         children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True
+        self._last_pid = children[0]
         if not self.alone and self._link.has_orphans_of(self.pid):
             return True
         tasks = f"/proc/{children[0]}/task"
@@ -223,7 +222,7 @@ class Sandbox:
         children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True
-        pid = children[0]
+        pid = self._last_pid = children[0]
         try:
             if self._grandchildren_fd < 0:
                 self._grandchildren_fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
@@ -254,3 +253,12 @@ class Sandbox:
                 peak_memory_bytes=max(end.peak_memory_bytes, self._seen_peak_bytes),
             )
             self._end.set_result(seen)
+
+
+def _cpu_ms_of(pid: int) -> float:
+    """0 when it is gone."""
+    try:
+        # clock_getcpuclockid(3): the CPU clock of any process, 0.3 us, no file.
+        return time.clock_gettime((~pid << 3) | 2) * 1000 if pid > 0 else 0.0
+    except OSError:
+        return 0.0
