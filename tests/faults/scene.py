@@ -28,9 +28,9 @@ class Scene:
     dice: random.Random
     length_s: float
 
-    def struck(self, what: str, affected: set[str]) -> Strike:
-        """The fault is done, or undone: recovery is measured from now. Jobs it hits later are added to what this returns."""
-        strike = Strike(what, time.time() * 1000, affected)
+    def struck(self, what: str, affected: set[str], *, ago_s: float = 0.0) -> Strike:
+        """The fault is done, or undone: recovery is measured from now, or from a moment ago. Jobs it hits later are added to what this returns."""
+        strike = Strike(what, (time.time() - ago_s) * 1000, affected)
         self.history.strikes.append(strike)
         return strike
 

@@ -23,8 +23,14 @@ async def restart_valkey(scene: Scene, *, away_s: tuple[float, float] = (0.2, 1.
         await valkey.kill()
         await scene.pause(*away_s)
         affected |= scene.history.ids - scene.history.records.keys()
-        await scene.rig.start_valkey()
-        scene.struck("Valkey is back", affected)
+        await _bring_back(scene, affected)
+
+
+async def _bring_back(scene: Scene, affected: set[str]) -> None:
+    """Recovery counts from its start: reading the file is part of it."""
+    started_s = time.monotonic()
+    await scene.rig.start_valkey()
+    scene.struck("Valkey is back", affected, ago_s=time.monotonic() - started_s)
 
 
 async def lose_valkey(scene: Scene) -> None:
@@ -36,8 +42,7 @@ async def lose_valkey(scene: Scene) -> None:
     await valkey.kill()
     await asyncio.sleep(scene.length_s)
     affected = scene.history.ids - scene.history.records.keys()
-    await scene.rig.start_valkey()
-    scene.struck("Valkey is back", affected)
+    await _bring_back(scene, affected)
 
 
 async def freeze_valkey(scene: Scene) -> None:
