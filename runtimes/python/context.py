@@ -27,16 +27,23 @@ class Version:
 class Context:
     """One invocation, with Lambda's names. Read only by convention, as there."""
 
-    __slots__ = ("_ends_s", "_fields", "_version")
+    __slots__ = ("_began_s", "_parsed", "_text", "_version")
 
     identity = None
     """No Cognito here; Lambda has `None` too when there is no identity."""
 
     def __init__(self, version: Version, text: bytes) -> None:
-        fields: dict[str, Any] = json.loads(text)
         self._version = version
-        self._fields = fields
-        self._ends_s = time.monotonic() + fields["remaining_ms"] / 1000
+        self._text = text
+        self._parsed: dict[str, Any] | None = None
+        self._began_s = time.monotonic()
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        """Read when a handler first asks: most never do."""
+        if self._parsed is None:
+            self._parsed = json.loads(self._text)
+        return self._parsed
 
     @property
     def job_id(self) -> str:
@@ -88,7 +95,7 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the worker ends this invocation, never below 0."""
-        return max(0, int((self._ends_s - time.monotonic()) * 1000))
+        return max(0, int(self._fields["remaining_ms"] - (time.monotonic() - self._began_s) * 1000))
 
     def __repr__(self) -> str:
         return f"Context(function={self.function_name!r}, job_id={self.job_id!r}, attempt={self.attempt})"
