@@ -10,11 +10,12 @@ import itertools
 import logging
 import re
 import secrets
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem, send_problem, send_reply
+from api.errors import problem, problem_of, send_reply
+from api.replies import Reply
 from sandlot.errors import ShuttingDown
 
 _log = logging.getLogger("sandlot.api")
@@ -22,6 +23,12 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _FUNCTIONS: Final = "/v1/functions/"
 _INVOKE: Final = "/invoke"
 _GATEWAY: Final = "/fn/"
+
+
+class Hot(Protocol):
+    """A route that answers in one piece."""
+
+    async def answer(self, scope: Scope, receive: Receive) -> Reply | None: ...
 
 
 class Edge:
@@ -32,11 +39,11 @@ class Edge:
     their place in routing.
     """
 
-    def __init__(self, app: ASGIApp, invoke: ASGIApp, gateway: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, invoke: Hot, gateway: Hot) -> None:
         self._app = app
         self._invoke = invoke
         self._gateway = gateway
-        self._prefix = secrets.token_hex(8)
+        self._prefix = secrets.token_hex(8).encode()
         self._count = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,6 +51,23 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = self._request_id(scope)
+        hot = self._hot(scope)
+        if hot is None:
+            await self._pass_on(scope, receive, send, request_id)
+            return
+        try:
+            reply = await hot.answer(scope, receive)
+        except asyncio.CancelledError:
+            reply = _stopped(scope)
+        except Exception:  # noqa: BLE001 - the outermost layer: whatever it is, it is logged and answered
+            _log.exception("request failed: a bug", extra=_about(scope, request_id))
+            reply = _bug(scope, request_id)
+        if reply is not None:
+            status, headers, body = reply
+            headers.append((b"x-request-id", request_id))
+            await send_reply(send, status, headers, body)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -54,27 +78,18 @@ class Edge:
             await send(message)
 
         try:
-            await self._route(scope)(scope, receive, send_with_id)
+            await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            # Only the server's stop cancels a request, at the end of its grace: one whose body never came, most likely. The answer is
-            # its end; outside of us there is only the server, which would log the cancellation as a failure.
             if started:
                 raise
-            await send_problem(
-                scope, send_with_id, ShuttingDown("this server is stopping and could not finish this request")
-            )
+            await send_reply(send_with_id, *_stopped(scope))
         except Exception:
-            _log.exception(
-                "request failed: a bug",
-                extra={"request_id": request_id.decode(), "method": scope["method"], "path": scope["path"]},
-            )
+            _log.exception("request failed: a bug", extra=_about(scope, request_id))
             if started:
                 raise  # too late for an answer: the server cuts the connection, which tells the caller that this one is not whole
-            detail = "this is a bug in Sandlot, not in your request; the server's log has it under this request id"
-            members = {"request_id": request_id.decode()}
-            await send_reply(send_with_id, *problem("internal_error", detail, instance=scope["path"], members=members))
+            await send_reply(send_with_id, *_bug(scope, request_id))
 
-    def _route(self, scope: Scope) -> ASGIApp:
+    def _hot(self, scope: Scope) -> Hot | None:
         path: str = scope["path"]
         if scope["method"] == "POST" and path.endswith(_INVOKE) and path.startswith(_FUNCTIONS):
             name = path[len(_FUNCTIONS) : -len(_INVOKE)]
@@ -85,10 +100,26 @@ class Edge:
             name, _, rest = path[len(_GATEWAY) :].partition("/")
             scope["path_params"] = {"name": name, "path": rest}
             return self._gateway
-        return self._app
+        return None
 
     def _request_id(self, scope: Scope) -> bytes:
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return bytes(value)
-        return b"%s-%x" % (self._prefix.encode(), next(self._count))
+        return b"%s-%x" % (self._prefix, next(self._count))
+
+
+def _stopped(scope: Scope) -> Reply:
+    """Only the server's stop cancels a request, at the end of its grace: one whose body never came, most likely. The answer is its end;
+    outside of us there is only the server, which would log the cancellation as a failure."""
+    return problem_of(ShuttingDown("this server is stopping and could not finish this request"), instance=scope["path"])
+
+
+def _about(scope: Scope, request_id: bytes) -> dict[str, str]:
+    return {"request_id": request_id.decode(), "method": scope["method"], "path": scope["path"]}
+
+
+def _bug(scope: Scope, request_id: bytes) -> Reply:
+    detail = "this is a bug in Sandlot, not in your request; the server's log has it under this request id"
+    members = {"request_id": request_id.decode()}
+    return problem("internal_error", detail, instance=scope["path"], members=members)

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth import Door
 from api.body import ClientGone, read_body
 from api.calls import Calls, Pending
-from api.errors import problem, send_problem, send_reply
+from api.errors import problem, problem_of, send_problem, send_reply
 from api.gateway_event import url_event
 from api.gateway_response import BadFunctionResponse, response_of_result
 from api.replies import Reply, call_headers, failure_reply, pending_reply
@@ -37,35 +37,36 @@ class Gateway:
         self._wait_cap_s = settings.wait_cap_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer(
-            scope["path_params"]["name"], "/" + scope["path_params"].get("path", ""), scope, receive, send
-        )
+        reply = await self.answer(scope, receive)
+        if reply is not None:
+            await send_reply(send, *reply)
 
     async def bare(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What no other route takes: one segment that could be a function's name is one."""
         name = scope["path"][1:]
         if FUNCTION_NAME.match(name):
-            await self._answer(name, "/", scope, receive, send)
+            scope["path_params"] = {"name": name}
+            await self(scope, receive, send)
         else:
             await send_problem(
                 scope, send, RouteNotFound(f"nothing is at {scope['path'][:200]}; /docs lists what there is")
             )
 
-    async def _answer(self, name: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive) -> Reply | None:
+        """The reply; `None` if there is nobody left to read it."""
+        parameters = scope["path_params"]
         try:
-            status, headers, body = await self._reply(name, path, scope, receive)
+            return await self._reply(parameters["name"], "/" + parameters.get("path", ""), scope, receive)
         except SandlotError as error:
-            await send_problem(scope, send, error)
+            return problem_of(error, instance=scope["path"])
         except ClientGone:
-            pass  # there is nobody left to answer
-        else:
-            await send_reply(send, status, headers, body)
+            return None
 
     async def _reply(self, name: str, path: str, scope: Scope, receive: Receive) -> Reply:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         owner, version = await self._door.admit_call(headers, name, LATEST)
         wish = read_wish(scope, headers, _NO_QUERY, self._wait_cap_s)
-        body = await read_body(receive, headers, self._limit_bytes)
+        body = await read_body(scope, receive, headers, self._limit_bytes)
         job_id = new_job_id()
         event = url_event(scope, body, name=name, path=path, job_id=job_id)
         invocation = self._calls.invocation(version, event, owner, wish, job_id=job_id)

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth import Door
 from api.body import ClientGone, read_body
 from api.calls import Calls, Pending
-from api.errors import send_problem, send_reply
+from api.errors import problem_of, send_reply
 from api.replies import Reply, failure_reply, pending_reply, value_reply
 from api.wishes import read_query, read_wish
 from sandlot.errors import CallerError, InvalidJson, SandlotError
@@ -37,14 +37,18 @@ class Invoke:
         self._wait_cap_s = settings.wait_cap_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = await self.answer(scope, receive)
+        if reply is not None:
+            await send_reply(send, *reply)
+
+    async def answer(self, scope: Scope, receive: Receive) -> Reply | None:
+        """The reply; `None` if there is nobody left to read it."""
         try:
-            status, headers, body = await self._reply(scope, receive)
+            return await self._reply(scope, receive)
         except SandlotError as error:
-            await send_problem(scope, send, error)
+            return problem_of(error, instance=scope["path"])
         except ClientGone:
-            pass  # there is nobody left to answer
-        else:
-            await send_reply(send, status, headers, body)
+            return None
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -57,8 +61,12 @@ class Invoke:
             headers, scope["path_params"]["name"], query.get("version", LATEST)
         )
         wish = read_wish(scope, headers, query, self._wait_cap_s)
-        event = await read_body(receive, headers, self._limit_bytes)
-        invocation = self._calls.invocation(version, await _checked(event), owner, wish)
+        event = await read_body(scope, receive, headers, self._limit_bytes)
+        if len(event) <= _CHECKED_INLINE_BYTES:
+            event = _checked(event)
+        else:
+            event = await asyncio.to_thread(_checked, event)
+        invocation = self._calls.invocation(version, event, owner, wish)
         end = await self._calls.call(invocation, wish, receive)
         if isinstance(end, Pending):
             return pending_reply(invocation, end, wish)
@@ -67,14 +75,11 @@ class Invoke:
         return failure_reply(end, scope["path"], wish)
 
 
-async def _checked(event: bytes) -> bytes:
+def _checked(event: bytes) -> bytes:
     if not event:
         return b"null"
     try:
-        if len(event) <= _CHECKED_INLINE_BYTES:
-            check_json(event)
-        else:
-            await asyncio.to_thread(check_json, event)
+        check_json(event)
     except InvalidJson as error:
         raise InvalidJson(f"the body, which is the event, is {error.message}") from None
     return event

@@ -1,17 +1,19 @@
 """What uvicorn's HTTP/1.1 protocol lacks at the edge of a network: limits on the head of a request, in bytes, in number and in time.
 
-Knows: uvicorn's parser callbacks. Does not know: routes, bodies (`api.body` counts those).
+Knows: uvicorn's parser callbacks. Does not know: routes, bodies (`api.body` counts those), how a reply is written (`api.exchange`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Any, Final
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.errors import problem
-from api.joined_writes import JoinedWrites
+from api.exchange import Exchange
 
 HEAD_LIMIT_BYTES: Final = 64 * 1024
 HEADERS_LIMIT: Final = 200
@@ -31,15 +33,18 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._idle_since_s: float | None = None
+        self._idle_check: asyncio.TimerHandle | None = None
         self._refusal = "bad_request"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.transport = cast(asyncio.Transport, JoinedWrites(transport, self.loop))
         self._deadline = self.loop.call_later(HEAD_DEADLINE_S, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
+        if self._idle_check is not None:
+            self._idle_check.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -58,6 +63,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        """uvicorn's own, with our exchange instead of its cycle, and without the WebSockets and the limits that are not used here."""
         self._in_head = False
         self._clear_deadline()
         # What came with the head counts as well, so the exact sum is taken only when it could matter.
@@ -66,7 +72,64 @@ class EdgeProtocol(HttpToolsProtocol):
         ):
             self._refusal = "head_too_large"
             raise HeadTooLargeError
-        super().on_headers_complete()
+        http_version = self.parser.get_http_version()
+        self._fill_scope(http_version)
+        before, self.cycle = (
+            self.cycle,
+            Exchange(
+                scope=self.scope,
+                transport=self.transport,
+                flow=self.flow,
+                logger=self.logger,
+                access_logger=self.access_logger,
+                access_log=self.access_log,
+                default_headers=self.server_state.default_headers,
+                message_event=asyncio.Event(),
+                expect_100_continue=self.expect_100_continue,
+                keep_alive=http_version != "1.0" and self.parser.should_keep_alive(),
+                on_response=self.on_response_complete,
+            ),
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:  # pipelined: its turn comes when the reply before it is sent
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _fill_scope(self, http_version: str) -> None:
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = http_version
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = target.path
+        self.scope["query_string"] = target.query or b""
+
+    def on_response_complete(self) -> None:
+        """What uvicorn does, but for its timer per reply: one timer per connection looks, when it is due, since when nothing has come."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since_s = self.loop.time()
+        if self._idle_check is None:
+            self._idle_check = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since_s = None
+
+    def _close_if_idle(self) -> None:
+        self._idle_check = None
+        if self._idle_since_s is None:
+            return  # the next reply arms it again
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0:
+            self.timeout_keep_alive_handler()
+        else:
+            self._idle_check = self.loop.call_later(left_s, self._close_if_idle)
 
     def send_400_response(self, msg: str) -> None:
         """A problem document like any other, and the end of the connection: after this, nobody knows where a request begins."""
