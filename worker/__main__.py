@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import logging
+import resource
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -21,17 +22,21 @@ import uvloop
 from sandlot.errors import OperatorError, QueueUnavailable
 from sandlot.faults import FailPoints
 from sandlot.functions import Registry, find_node
+from sandlot.functions.push import Push
 from sandlot.jobs import connect
 from sandlot.jobs.connection import connect_blocking
+from sandlot.jobs.keys import SECRETS_CHANGED
 from sandlot.jobs.worker_queue import WorkerQueue
 from sandlot.logs import configure_logging
 from sandlot.placement import placements
 from sandlot.settings import Settings, cpu_count, load_settings
+from sandlot.vault import Vault
 from worker.bundles import BundleCache
 from worker.engine import Engine
 from worker.engine.executor import Executor
 from worker.engine.registration import worker_name
 from worker.fail_points import FailingPool, open_failing_queue
+from worker.masking import MaskingPool
 from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
@@ -49,6 +54,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
+        raise_descriptor_limit()
         uvloop.run(serve(settings))
     except (OperatorError, QueueUnavailable) as error:
         print(f"sandlot worker: {error.message}", file=sys.stderr)
@@ -85,16 +91,20 @@ async def serve(settings: Settings) -> None:
         client = connect(url)
         stack.push_async_callback(client.aclose)
         registry = await stack.enter_async_context(Registry(client, signing_key))
-        bundles = BundleCache(registry, settings.data / "cache", settings.cache_limit_mib)
+        bundles = BundleCache(registry, Vault(client, signing_key), settings.data / "cache", settings.cache_limit_mib)
         await bundles.open()
         stack.push_async_callback(bundles.close)
         pool = Pool(host, bundles.spec, slots(settings))
         await pool.open()
         bundles.keep(lambda: pool.digests)
+        changes = Push(client, SECRETS_CHANGED, pool.renew)
+        changes.start()
+        stack.push_async_callback(changes.stop)
         stack.push_async_callback(pool.close)
         connection = await asyncio.to_thread(connect_blocking, url)
         stack.callback(connection.close)
-        executor: Executor = pool if points is None else FailingPool(pool, points)
+        masking = MaskingPool(pool, bundles.revealed)
+        executor: Executor = masking if points is None else FailingPool(masking, points)
         engine = Engine(connection, queue, executor, drain_s=settings.drain_s)
         # What is alive now stays; the collector need not look at it again.
         gc.collect()
@@ -111,6 +121,12 @@ async def _open_queue(
     if points is None:
         return await WorkerQueue.open(url, signing_key, name, placements)
     return await open_failing_queue(points, url, signing_key, name, placements)
+
+
+def raise_descriptor_limit() -> None:
+    """Take what the hard limit permits: a sandbox holds six descriptors here, a shell's soft limit is 1024. Sandboxes get limits of their own."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def slots(settings: Settings) -> int:
