@@ -84,6 +84,11 @@ def _options(folder: Path, socket: Path, durability: str) -> list[str]:
         "maxmemory-policy": "noeviction",
         # RQ keeps each result in a stream, whose first node takes 4 KiB unless told otherwise: 0.5 instead of 4.4 KiB per result.
         "stream-node-max-bytes": "256",
+        # A job's hash as one block of memory although envelope and event are longer than 64 bytes: 2.0 instead of 2.6 KiB per kept job.
+        "hash-max-listpack-value": "1024",
+        # Rewriting the file at each doubling from 64 MB on, and compressing it, took 15 of 83 µs per call under load; 256 MB load in seconds.
+        "auto-aof-rewrite-min-size": "256mb",
+        "rdbcompression": "no",
     }
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
