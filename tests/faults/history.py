@@ -109,7 +109,7 @@ class Judgement:
     given_up: int
     """Jobs that ended as `worker_lost`, after their last attempt: reported, not lost."""
     repeated: int
-    """Attempts beyond the first that were started."""
+    """How often a job was started again. An attempt that was given back before it started is not one of them."""
     recovery_s: list[float]
     """For each job a fault hit, from the fault to its end; sorted."""
 
@@ -127,7 +127,7 @@ def judge(history: History) -> Judgement:
         unfenced=_unfenced(history),
         broke=list(history.broke),
         given_up=sum(seen[-1].kind == "worker_lost" for seen in history.records.values()),
-        repeated=sum(attempt > 1 for _, attempt in history.runs),
+        repeated=len(history.runs) - len({job_id for job_id, _ in history.runs}),
         recovery_s=_recovery_s(history),
     )
 

@@ -96,6 +96,12 @@ def test_a_second_attempt_is_no_offence(history: History) -> None:
     assert (judge(history).offences, judge(history).repeated) == ([], 1)
 
 
+def test_an_attempt_that_was_given_back_unstarted_is_not_repeated(history: History) -> None:
+    history.runs.clear()
+    history.runs[JOB, 2] = 1
+    assert judge(history).repeated == 0
+
+
 def test_recovery_counts_from_the_fault_or_from_the_jobs_own_beginning(history: History) -> None:
     history.strikes = [Strike("early", 500.0, {JOB}), Strike("late", 1500.0, {JOB}), Strike("after", 2500.0, {JOB})]
     assert judge(history).recovery_s == [0.5, 1.1]
