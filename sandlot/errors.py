@@ -58,6 +58,12 @@ class InvalidManifest(CallerError):
     code = "invalid_manifest"
 
 
+class WallMissing(CallerError):
+    """The function's manifest requires walls that the worker which took the job does not have; the message names them."""
+
+    code = "wall_missing"
+
+
 class FunctionNotFound(CallerError):
     """No function of that name is deployed."""
 

@@ -169,6 +169,8 @@ def _spec(version: Version, bundle_dir: Path) -> VersionSpec:
         isolation=manifest.isolation,
         environment=dict(manifest.environment),
         log_limit_bytes=manifest.log_limit_bytes,
+        network=() if manifest.network == "none" else manifest.network,
+        walls=manifest.walls,
     )
 
 

@@ -28,6 +28,8 @@ class VersionSpec:
     log_limit_bytes: int = 64 * 1024
     network: tuple[str, ...] = ()
     """Hosts that may be reached through the proxy; none: no network at all."""
+    walls: tuple[str, ...] = ()
+    """Names from `sandlot.walls`: where one of them does not stand, this version is not run."""
 
 
 @dataclass(slots=True)

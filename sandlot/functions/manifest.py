@@ -23,9 +23,11 @@ from pydantic import (
     model_validator,
 )
 
+from sandlot.functions.hosts import check_hosts
 from sandlot.functions.units import format_duration, format_size, parse_duration, parse_size
 from sandlot.models import Isolation, Runtime
 from sandlot.placement import check_tags
+from sandlot.walls import check_walls
 
 MIB: Final = 1024 * 1024
 KIB: Final = 1024
@@ -84,6 +86,9 @@ class Manifest(BaseModel):
     """How long a result is kept; `None` is the platform's default."""
     log_limit_bytes: Bytes = Field(256 * KIB, alias="log_limit", ge=KIB, le=4 * MIB)
     network: Literal["none"] | tuple[str, ...] = "none"
+    """Or the hosts it may reach."""
+    walls: tuple[str, ...] = ()
+    """Walls without which it is not to run; people also write a single one as text."""
     dependencies: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     """What a worker must have been started with (`--tag gpu`) to run it."""
@@ -121,12 +126,24 @@ class Manifest(BaseModel):
             )
         return dependencies
 
-    @field_validator("network")
+    @field_validator("network", mode="before")
     @classmethod
-    def _has_no_network_yet(cls, network: Literal["none"] | tuple[str, ...]) -> Literal["none"] | tuple[str, ...]:
-        if network != "none" and network:
-            raise ValueError('not supported yet: functions have no network for now; leave it out or write "none"')
-        return "none"
+    def _are_hosts(cls, network: object) -> object:
+        if isinstance(network, str) and network != "none":
+            raise ValueError(f'{network[:80]!r} is neither "none" nor a list of hosts, as in ["api.example.com"]')
+        if isinstance(network, list | tuple) and all(isinstance(host, str) for host in network):
+            return check_hosts(network) or "none"
+        return network
+
+    @field_validator("walls", mode="before")
+    @classmethod
+    def _is_a_list(cls, walls: object) -> object:
+        return (walls,) if isinstance(walls, str) else walls
+
+    @field_validator("walls")
+    @classmethod
+    def _are_walls(cls, walls: tuple[str, ...]) -> tuple[str, ...]:
+        return check_walls(walls)
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -157,6 +174,7 @@ class Manifest(BaseModel):
         """Settings that came later: versions that do without keep the digest they always had."""
         return {
             **({"tags": list(self.tags)} if self.tags else {}),
+            **({"walls": list(self.walls)} if self.walls else {}),
         }
 
     def canonical(self) -> bytes:

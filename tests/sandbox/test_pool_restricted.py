@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from sandlot.errors import WallMissing
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from tests.sandbox.pool_rig import Rig, open_host, open_rig
 from worker.sandbox.host import SandboxHost
@@ -35,6 +36,27 @@ async def rig(host: SandboxHost) -> AsyncIterator[Rig]:
 async def test_isolation_is_the_same(rig: Rig, isolation: Isolation, seen: list[int]) -> None:
     name = rig.write(COUNT, isolation=isolation)
     assert [await rig.value(name) for _ in range(3)] == seen
+
+
+@pytest.mark.parametrize("walls", [("strict",), ("seccomp", "strict"), ("pid",)])
+async def test_a_function_that_requires_a_wall_which_is_not_here_is_told_which(
+    rig: Rig, walls: tuple[str, ...]
+) -> None:
+    name = rig.write("raise SystemExit('it was imported')", walls=walls)
+    with pytest.raises(WallMissing, match=f"do not have: {walls[-1]}"):
+        await rig.run(name)
+    assert rig.pool.busy == 0
+
+
+async def test_a_function_that_requires_walls_which_are_here_runs(rig: Rig) -> None:
+    name = rig.write(COUNT, walls=("no_new_privs", "seccomp"))
+    assert await rig.value(name) == 1
+
+
+async def test_a_function_with_network_is_refused_for_good(rig: Rig) -> None:
+    name = rig.write(COUNT, network=("example.com",))
+    with pytest.raises(WallMissing, match="need strict"):
+        await rig.run(name)
 
 
 async def test_node_runs_here_too(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sandlot.errors import SandboxUnavailable
+from sandlot.errors import WallMissing
 from tests.sandbox.walls_rig import bundle, open_level
 from worker.sandbox.addresses import AllowList, is_public
 from worker.sandbox.egress import Egress
@@ -233,5 +233,5 @@ async def test_no_network_by_default(host: SandboxHost, tmp_path: Path) -> None:
 
 async def test_restricted_refuses_functions_with_network() -> None:
     async with open_level("restricted") as host:
-        with pytest.raises(SandboxUnavailable, match="need strict"):
+        with pytest.raises(WallMissing, match="need strict"):
             await host.blank("python", Policy(network=("example.com",)))

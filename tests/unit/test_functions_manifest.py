@@ -68,7 +68,28 @@ def test_what_is_written_is_read_in_our_units() -> None:
         ({"handler": "main"}, "handler", '"file.function"'),
         ({"handler": "../../etc/passwd.x"}, "handler", '"file.function"'),
         ({"dependencies": ["numpy"]}, "dependencies", "not supported yet"),
-        ({"network": ["example.org"]}, "network", "not supported yet"),
+        ({"network": "example.org"}, "network", 'as in ["api.example.com"]'),
+        ({"network": "all"}, "network", 'neither "none" nor a list'),
+        ({"network": [1]}, "network", "network"),
+        ({"network": ["https://example.org"]}, "network", "no scheme or path"),
+        ({"network": ["example.org/a"]}, "network", "is no host"),
+        ({"network": ["example.org:0"]}, "network", "between 1 and 65535"),
+        ({"network": ["example.org:x"]}, "network", "is no host"),
+        ({"network": ["*"]}, "network", "is no host"),
+        ({"network": ["*.org"]}, "network", "too wide"),
+        ({"network": ["a.*.org"]}, "network", "is no host"),
+        ({"network": ["localhost"]}, "network", "internal"),
+        ({"network": ["redis:6379"]}, "network", "internal"),
+        ({"network": ["127.0.0.1"]}, "network", "not on the open internet"),
+        ({"network": ["10.1.2.3:80"]}, "network", "not on the open internet"),
+        ({"network": ["169.254.169.254"]}, "network", "not on the open internet"),
+        ({"network": ["[::1]:80"]}, "network", "not on the open internet"),
+        ({"network": ["2130706433"]}, "network", "too wide or internal"),
+        ({"network": ["127.1"]}, "network", "too wide or internal"),
+        ({"network": ["b\u00fccher.de"]}, "network", "xn--"),
+        ({"network": [f"h{number}.example.org" for number in range(65)]}, "network", "at most 64"),
+        ({"walls": "strong"}, "walls", "is no wall; known are: strict, user"),
+        ({"walls": ["strict", 1]}, "walls", "walls"),
         ({"runtime": "ruby"}, "runtime", "'python' or 'node'"),
     ],
 )
@@ -77,6 +98,27 @@ def test_what_a_manifest_cannot_say_is_refused_by_key(table: dict[str, Any], key
         parse_manifest(table, PYTHON)
     assert refused.value.key == key
     assert reason in str(refused.value)
+
+
+def test_hosts_are_read_in_one_spelling_and_order() -> None:
+    manifest = parse_manifest(
+        {"network": ["b.example.org:8443", "A.example.org", "*.Example.org", "a.example.org"]}, PYTHON
+    )
+    assert manifest.network == ("*.example.org", "a.example.org", "b.example.org:8443")
+    assert Manifest.model_validate_json(manifest.canonical()) == manifest
+    assert (
+        parse_manifest({"network": []}, PYTHON)
+        == parse_manifest({"network": "none"}, PYTHON)
+        == parse_manifest({}, PYTHON)
+    )
+
+
+def test_one_wall_is_a_list_of_one_and_no_wall_leaves_the_digest_as_it_was() -> None:
+    assert parse_manifest({"walls": "strict"}, PYTHON).walls == ("strict",)
+    manifest = parse_manifest({"walls": ["memory", "strict", "memory"]}, PYTHON)
+    assert manifest.walls == ("memory", "strict")
+    assert Manifest.model_validate_json(manifest.canonical()) == manifest
+    assert b"walls" not in parse_manifest({}, PYTHON).canonical()
 
 
 def test_isolation_by_fork_is_refused_for_node_which_cannot_fork() -> None:

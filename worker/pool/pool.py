@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Final
 
-from sandlot.errors import SandboxUnavailable, SandlotError, ShuttingDown
+from sandlot.errors import SandboxUnavailable, SandlotError, ShuttingDown, WallMissing
 from sandlot.models import Isolation, Outcome, Runtime
 from worker.execution import Execution, VersionSpec
 from worker.pool.blanks import Blanks, bury
@@ -27,6 +27,7 @@ from worker.pool.verdict import Verdict
 from worker.pool.waiting import Waiting
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import Policy
+from worker.sandbox.sandbox import Sandbox
 
 _log: Final = logging.getLogger(__name__)
 
@@ -229,6 +230,7 @@ class Pool:
         sandbox = await self._blanks.take(spec.runtime, policy)
         try:
             await sandbox.attach(spec.bundle_dir, policy)
+            _require_walls(spec, sandbox)
         except BaseException:
             await bury(sandbox)
             raise
@@ -308,6 +310,20 @@ class Pool:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("pool_task_failed", exc_info=error)
+
+
+def _require_walls(spec: VersionSpec, sandbox: Sandbox) -> None:
+    """By the receipt, which is complete once the bundle is attached; nothing of the function has been read by then.
+
+    Raises:
+        WallMissing: the version asks for one that does not stand here.
+    """
+    missing = sandbox.lacks(spec.walls)
+    if missing:
+        raise WallMissing(
+            f"{spec.function} requires walls that this worker's {sandbox.level} sandboxes do not have: {', '.join(missing)}."
+            " See `strict` in docs/sandbox.md for how a machine provides them, or give such functions a tag of workers that do"
+        )
 
 
 def _single_use(spec: VersionSpec) -> bool:

@@ -13,11 +13,13 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sandlot.errors import SandboxUnavailable
+from sandlot.walls import missing_walls
 from worker.sandbox.egress import Egress
 from worker.sandbox.policy import End, Level, Policy
 
@@ -71,6 +73,10 @@ class Sandbox:
     def receipt(self) -> bytes:
         """JSON text: the walls that hold around this sandbox, as the kernel reported them before any function ran."""
         return json.dumps(self._facts, separators=(",", ":")).encode()
+
+    def lacks(self, walls: Iterable[str]) -> list[str]:
+        """Those of these walls that the receipt does not vouch for."""
+        return missing_walls(walls, self._facts)
 
     async def attach(self, bundle_dir: Path, policy: Policy | None = None) -> None:
         """Put the bundle, read-only, where `bundle_path` says, apply the policy's limits, and give up every remaining privilege inside.

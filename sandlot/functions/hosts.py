@@ -1,0 +1,64 @@
+"""Which hosts a manifest may name for its function to reach.
+
+Knows: how a host is written. Does not know: what a name resolves to; the worker's proxy judges every address when it connects.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import Final
+
+HOSTS_LIMIT: Final = 64
+_NAME_LIMIT: Final = 253
+"""Characters of a name, RFC 1035."""
+
+_ENTRY: Final = re.compile(r"^(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?$")
+_LABEL: Final = re.compile(r"^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$")
+
+
+def check_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
+    """The hosts in lower case, in order, each once: `example.com`, `example.com:8443`, `*.example.com`.
+
+    Raises:
+        ValueError: one is no host, or can only be an internal one, or there are too many.
+    """
+    checked = tuple(sorted({_check(host) for host in hosts}))
+    if len(checked) > HOSTS_LIMIT:
+        raise ValueError(f"{len(checked)} hosts; at most {HOSTS_LIMIT} are allowed")
+    return checked
+
+
+def _check(text: str) -> str:
+    written = text.lower()
+    found = _ENTRY.match(written)
+    if found is None or len(written) > _NAME_LIMIT:
+        raise ValueError(
+            f'{text[:80]!r} is no host: write a name, as in "api.example.com", with a port if it is neither 80 nor 443, and no scheme or path'
+        )
+    if found["port"] is not None and not 1 <= int(found["port"]) <= 65_535:
+        raise ValueError(f"{text[:80]!r} has no port: {found['port']} is not between 1 and 65535")
+    name = found["name"]
+    address = _address(name)
+    if address is None:
+        _check_name(text, name)
+    elif not address.is_global:
+        raise ValueError(f"{text[:80]!r} is not on the open internet; functions reach no internal address")
+    return written
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _check_name(text: str, name: str) -> None:
+    labels = name.removeprefix("*.").split(".")
+    if not all(_LABEL.match(label) for label in labels):
+        hint = "" if name.isascii() else "; write an international name in its xn-- form"
+        raise ValueError(f'{text[:80]!r} is no host: write a name, as in "api.example.com" or "*.example.com"{hint}')
+    if len(labels) < 2 or labels[-1].isdigit():
+        raise ValueError(f"{text[:80]!r} is too wide or internal: write at least a domain and what it is below")

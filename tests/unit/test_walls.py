@@ -1,0 +1,42 @@
+"""Which walls a receipt vouches for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandlot.walls import WALLS, missing_walls
+
+STRICT: dict[str, Any] = {
+    "level": "strict",
+    "namespaces": ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"],
+    "own_uid": True,
+    "seccomp": True,
+    "no_new_privs": True,
+    "landlock_abi": 7,
+    "memory": "cgroup v1",
+    "processes": "cgroup v2",
+    "cpu": "cgroup v1",
+}
+
+
+def test_a_full_receipt_lacks_nothing_and_an_empty_one_everything() -> None:
+    assert missing_walls(WALLS, STRICT) == []
+    assert missing_walls(WALLS, {}) == list(WALLS)
+
+
+@pytest.mark.parametrize(
+    ("wall", "changed"),
+    [
+        ("strict", {"level": "restricted"}),
+        ("time", {"namespaces": ["user"]}),
+        ("own_uid", {"own_uid": False}),
+        ("seccomp", {"seccomp": False}),
+        ("landlock", {"landlock_abi": 0}),
+        ("memory", {"memory": "rlimit"}),
+        ("cpu", {"cpu": "none"}),
+    ],
+)
+def test_a_wall_that_fell_is_missing(wall: str, changed: dict[str, Any]) -> None:
+    assert missing_walls([wall], STRICT | changed) == [wall]
