@@ -20,13 +20,14 @@ from api.revisions import etag, read_if_match
 from api.wishes import read_query
 from sandlot.functions import Registry, Version
 from sandlot.jobs import Queue
+from sandlot.vault import Vault
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 _DEPLOYS_AT_ONCE: Final = 2
 """One may hold some 600 MiB while it is unpacked, packed and stored; the others wait with their bodies."""
 
 
-def add_routes(routes: APIRouter, registry: Registry, queue: Queue) -> None:
+def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault) -> None:
     room = asyncio.Semaphore(_DEPLOYS_AT_ONCE)
 
     @routes.get("/v1/functions")
@@ -73,7 +74,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue) -> None:
             bundle, manifest = await asyncio.to_thread(read, name, body)
             deployed = await registry.deploy(name, bundle, manifest, revision=revision)
         document = version_document(deployed.version) | {"changed": deployed.changed}
-        warnings = await _warnings(deployed.version, queue)
+        warnings = await _warnings(deployed.version, queue, vault)
         if warnings:
             document["warnings"] = warnings
         location = (b"location", f"/v1/functions/{name}".encode())
@@ -87,8 +88,14 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue) -> None:
         return response_of((204, [], b""))
 
 
-async def _warnings(version: Version, queue: Queue) -> list[str]:
+async def _warnings(version: Version, queue: Queue, vault: Vault) -> list[str]:
     """What is not wrong with a deploy, but will be with the first call."""
+    missing = await vault.missing(version.function, version.manifest.secrets)
+    unset = [f"the secret {name} is not there for it. Set it with: sandlot secret set {name}" for name in missing]
+    return unset + await _without_worker(version, queue)
+
+
+async def _without_worker(version: Version, queue: Queue) -> list[str]:
     status = await queue.status()
     if not status.reachable or status.workers.get(version.placement):
         return []

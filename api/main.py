@@ -25,11 +25,13 @@ from api.errors import problem_of
 from api.gateway import Gateway
 from api.invoke import Invoke
 from api.replies import response_of
+from api.vault import add_routes as add_secret_routes
 from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
 from sandlot.functions import Registry
 from sandlot.jobs import Queue, connect
 from sandlot.keys import KeyStore
 from sandlot.settings import Settings
+from sandlot.vault import Vault
 
 
 class Api(msgspec.Struct, frozen=True):
@@ -41,7 +43,7 @@ class Api(msgspec.Struct, frozen=True):
     keys: KeyStore
 
 
-def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeyStore) -> Api:
+def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeyStore, vault: Vault) -> Api:
     """Put the parts together; they are open, and whoever opened them closes them."""
     door = Door(keys, registry)
     calls = Calls(queue, settings)
@@ -61,8 +63,9 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     app.state.door = door
     app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
     jobs.add_routes(app.router, queue, calls, door, settings)
-    functions.add_routes(app.router, registry, queue)
+    functions.add_routes(app.router, registry, queue, vault)
     versions.add_routes(app.router, registry)
+    add_secret_routes(app.router, vault)
     health.add_routes(app.router, queue)
     openapi.add_routes(app.router, app.version)
     app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))
@@ -99,7 +102,7 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         registry = await stack.enter_async_context(Registry(redis, signing_key, versions_kept=settings.versions_kept))
         keys = KeyStore(redis)
         await _enrol_key(settings, keys)
-        yield create_app(settings, queue, registry, keys)
+        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key))
 
 
 async def _enrol_key(settings: Settings, keys: KeyStore) -> None:

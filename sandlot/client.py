@@ -197,6 +197,17 @@ class Client:
         """A version's code as a zip."""
         return self._checked("GET", f"{_function_path(name)}/versions/{quote(version, safe='')}/bundle").content
 
+    def set_secret(self, name: str, value: str, *, prefix: str = "") -> dict[str, Json]:
+        """Set or replace a secret, for functions whose names begin with `prefix`."""
+        return self._json("PUT", _secret_path(name), content=_encode({"value": value, "prefix": prefix}))
+
+    def secrets(self) -> list[dict[str, Json]]:
+        """Every secret's name, prefix and time; values are never returned."""
+        return cast(list[dict[str, Json]], self._json("GET", "/v1/secrets")["secrets"])
+
+    def delete_secret(self, name: str) -> None:
+        self._checked("DELETE", _secret_path(name))
+
     def delete(self, name: str) -> None:
         self._checked("DELETE", _function_path(name))
 
@@ -280,6 +291,10 @@ def _wait(wait_s: float | None) -> str | None:
 
 def _function_path(name: str) -> str:
     return f"/v1/functions/{quote(name, safe='')}"
+
+
+def _secret_path(name: str) -> str:
+    return f"/v1/secrets/{quote(name, safe='')}"
 
 
 def _invoke_path(name: str) -> str:

@@ -76,6 +76,12 @@ class VersionNotFound(CallerError):
     code = "version_not_found"
 
 
+class SecretNotFound(CallerError):
+    """There is no secret of that name, or not for that function."""
+
+    code = "secret_not_found"
+
+
 class JobNotFound(CallerError):
     """No such job, or it is not the caller's: one answer for both."""
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from sandlot.functions import Bundle, Registry, Version
+from sandlot.vault import Vault
 from worker.execution import VersionSpec
 
 UNUSED_S: Final = 14 * 86_400
@@ -28,6 +30,7 @@ IN_USE_S: Final = 600.0
 """A version that was used within this time is never evicted: a sandbox may still read its files. Ten times as long as the pause between
 two reports of what is in use, so that a worker may be late."""
 REPORT_S: Final = 60.0
+_NONE: Final[frozenset[str]] = frozenset()
 _BLOCK_BYTES: Final = 4096
 _LEFT_BEHIND_S: Final = 3600
 """A half-written folder this old is one whose writer died."""
@@ -36,11 +39,13 @@ _LEFT_BEHIND_S: Final = 3600
 class BundleCache:
     """`folder` holds one folder per digest; every worker process of this machine may use the same one."""
 
-    def __init__(self, registry: Registry, folder: Path, limit_mib: int = LIMIT_MIB) -> None:
+    def __init__(self, registry: Registry, vault: Vault, folder: Path, limit_mib: int = LIMIT_MIB) -> None:
         """`limit_mib` bounds what is on disk, except for versions in use: they stay, whatever they take."""
         self._registry = registry
         self._folder = folder.resolve()
         self._limit_bytes = limit_mib * 1024 * 1024
+        self._vault = vault
+        self._revealed: dict[tuple[str, str], set[str]] = {}
         self._reports: asyncio.Task[None] | None = None
         self._specs: dict[tuple[str, str], VersionSpec] = {}
         self._coming: dict[tuple[str, str], asyncio.Task[VersionSpec]] = {}
@@ -77,18 +82,31 @@ class BundleCache:
 
         Raises:
             VersionNotFound, UnsafeRecord, QueueUnavailable: from the registry.
+            SecretNotFound: it names a secret that is not there for it.
             OSError: the disk does not take the files.
         """
         known = self._specs.get((function, digest))
         if known is not None and _touched(known.bundle_dir):  # somebody may have tidied up under us
-            return known
+            return await self._with_secrets(known)
         task = self._coming.get((function, digest))
         if task is None:
             task = asyncio.create_task(self._fetch(function, digest), name=f"fetch {function} {digest[:12]}")
             self._coming[function, digest] = task
             task.add_done_callback(lambda done: self._arrived(function, digest, done))
         # One waiter that gives up must not take the fetch from the others.
-        return await asyncio.shield(task)
+        return await self._with_secrets(await asyncio.shield(task))
+
+    async def _with_secrets(self, spec: VersionSpec) -> VersionSpec:
+        """Opened for each new sandbox, so that a changed value is in the next one."""
+        if not spec.secret_names:
+            return spec
+        opened = await self._vault.reveal(spec.function, spec.secret_names)
+        self._revealed.setdefault((spec.function, spec.digest), set()).update(opened.values())
+        return dataclasses.replace(spec, secrets=opened)
+
+    def revealed(self, function: str, digest: str) -> Set[str]:
+        """Every value that sandboxes of this version were given since this process started."""
+        return self._revealed.get((function, digest), _NONE)
 
     def _arrived(self, function: str, digest: str, task: asyncio.Task[VersionSpec]) -> None:
         del self._coming[function, digest]
@@ -168,6 +186,7 @@ def _spec(version: Version, bundle_dir: Path) -> VersionSpec:
         memory_limit_mib=manifest.memory_mib,
         isolation=manifest.isolation,
         environment=dict(manifest.environment),
+        secret_names=manifest.secrets,
         log_limit_bytes=manifest.log_limit_bytes,
         network=() if manifest.network == "none" else manifest.network,
         walls=manifest.walls,

@@ -12,8 +12,9 @@ from api.operations.form import Answer, Operation, Parameter
 from api.operations.functions import FUNCTIONS
 from api.operations.health import HEALTH
 from api.operations.jobs import JOBS
+from api.operations.vault import SECRETS
 from api.operations.versions import VERSIONS
 
-OPERATIONS: Final = (*CALLS, *JOBS, *FUNCTIONS, *VERSIONS, *HEALTH)
+OPERATIONS: Final = (*CALLS, *JOBS, *FUNCTIONS, *VERSIONS, *SECRETS, *HEALTH)
 
 __all__ = ["OPERATIONS", "Answer", "Operation", "Parameter"]

@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode="rich")
 
+secrets = typer.Typer(help="Set, list and delete secrets.", no_args_is_help=True, rich_markup_mode="rich")
+
 Url = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="Where the API is. By default: what `sandlot up` runs here.")
 ]
@@ -309,7 +311,7 @@ def job(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a job stands; wait for it, cancel it, fetch its result.
+    """Show how a job stands; wait for it, cancel it, run it again, fetch its result.
 
     [bold]Example:[/] sandlot job $(sandlot invoke hello --async) --wait
     """
@@ -369,4 +371,36 @@ def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="The 16 
     revoke(key_id)
 
 
+@secrets.command("set")
+def set_secret(
+    name: Annotated[str, typer.Argument(help="Its name, which is that of the variable: DB_PASSWORD.")],
+    prefix: Annotated[str, typer.Option(help="Only for functions whose names begin so.")] = "",
+    url: Url = None,
+) -> None:
+    """Set a secret to what is typed at a prompt, or read from stdin. Functions that name it get it with their next call.
+
+    [bold]Example:[/] sandlot secret set DB_PASSWORD < password.txt
+    """
+    from sandlot.cli.vault import put
+
+    put(name, prefix, url)
+
+
+@secrets.command("list")
+def list_secrets(url: Url = None, as_json: AsJson = False) -> None:
+    """List the names of all secrets; their values cannot be shown."""
+    from sandlot.cli.vault import print_all
+
+    print_all(url, as_json)
+
+
+@secrets.command("delete")
+def delete_secret(name: Annotated[str, typer.Argument(help="Its name.")], url: Url = None) -> None:
+    """Delete a secret; functions that name it cannot start until it is set again."""
+    from sandlot.cli.vault import delete
+
+    delete(name, url)
+
+
+app.add_typer(secrets, name="secret", rich_help_panel="Operate")
 app.add_typer(keys, name="key", rich_help_panel="Operate")

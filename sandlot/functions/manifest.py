@@ -34,6 +34,7 @@ KIB: Final = 1024
 ENVIRONMENT_LIMIT_BYTES: Final = 32 * KIB
 """Names and values together; they travel in the init frame and are held by every warm process."""
 
+SECRETS_LIMIT: Final = 32
 _VARIABLE: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
 _HANDLER: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-/.]*\.[A-Za-z_$][A-Za-z0-9_$]*$")
 
@@ -100,6 +101,19 @@ class Manifest(BaseModel):
             raise ValueError(f'{handler!r} is not a handler: write "file.function", as in "main.handler"')
         return handler
 
+    secrets: tuple[str, ...] = ()
+    """Names of secrets that it gets as environment variables."""
+
+    @field_validator("secrets")
+    @classmethod
+    def _are_variables(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not _VARIABLE.match(name):
+                raise ValueError(f"{name[:80]!r} is no name for a secret (letters, digits and underscores)")
+        if len(names) > SECRETS_LIMIT:
+            raise ValueError(f"{len(names)} secrets; at most {SECRETS_LIMIT} are allowed")
+        return tuple(sorted(set(names)))
+
     @field_validator("tags")
     @classmethod
     def _are_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -151,6 +165,9 @@ class Manifest(BaseModel):
             raise Unwritable(
                 "isolation", 'isolation = "fork" has no effect on Node, which cannot fork: write "reuse" or "sandbox"'
             )
+        twice = sorted(set(self.secrets) & self.environment.keys())
+        if twice:
+            raise Unwritable("secrets", f"secrets: {twice[0]} is in environment as well; it can have one value only")
         return self
 
     def written(self) -> dict[str, Any]:
@@ -175,6 +192,7 @@ class Manifest(BaseModel):
         return {
             **({"tags": list(self.tags)} if self.tags else {}),
             **({"walls": list(self.walls)} if self.walls else {}),
+            **({"secrets": list(self.secrets)} if self.secrets else {}),
         }
 
     def canonical(self) -> bytes:

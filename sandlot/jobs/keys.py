@@ -63,10 +63,14 @@ BUNDLE_USERS: Final = "sandlot:bundle-users:"
 """`+ digest`: set of the functions that have a version with this digest; without any, the bundle expires."""
 API_KEYS: Final = "sandlot:api-keys"
 """hash key id -> record; secrets only as SHA-256."""
+SECRETS: Final = "sandlot:secrets"
+"""hash name -> sealed record (sandlot.vault)."""
 
 # Channels.
 FUNCTIONS_CHANGED: Final = "sandlot:functions:changed"
 """The name of each function that was deployed or deleted."""
+SECRETS_CHANGED: Final = "sandlot:secrets:changed"
+"""The name of each secret that was set or removed."""
 TO_WORKER: Final = "sandlot:to-worker:"
 TO_WAITER: Final = "sandlot:to-waiter:"
 

@@ -15,6 +15,7 @@ from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions import Bundle, Manifest, Registry
 from sandlot.jobs import connect, keys
 from sandlot.models import Isolation, Runtime
+from sandlot.vault import Vault
 from worker.bundles import IN_USE_S, UNUSED_S, BundleCache
 
 KEY = b"k" * 32
@@ -33,8 +34,15 @@ async def registry(url: str) -> AsyncIterator[Registry]:
 
 
 @pytest.fixture
-async def cache(registry: Registry, tmp_path: Path) -> AsyncIterator[BundleCache]:
-    opened = BundleCache(registry, tmp_path / "cache")
+async def vault(url: str) -> AsyncIterator[Vault]:
+    client = connect(url)
+    yield Vault(client, KEY)
+    await client.aclose()
+
+
+@pytest.fixture
+async def cache(registry: Registry, vault: Vault, tmp_path: Path) -> AsyncIterator[BundleCache]:
+    opened = BundleCache(registry, vault, tmp_path / "cache")
     await opened.open()
     yield opened
     await opened.close()
@@ -92,10 +100,10 @@ async def test_one_who_gives_up_does_not_take_the_fetch_from_the_others(registry
 
 
 async def test_two_workers_of_a_machine_share_the_folder(
-    registry: Registry, cache: BundleCache, tmp_path: Path
+    registry: Registry, cache: BundleCache, vault: Vault, tmp_path: Path
 ) -> None:
     digest = await deploy(registry)
-    other = BundleCache(registry, tmp_path / "cache")
+    other = BundleCache(registry, vault, tmp_path / "cache")
     await other.open()
     one, two = await asyncio.gather(cache.spec("hello", digest), other.spec("hello", digest))
     assert one.bundle_dir == two.bundle_dir
@@ -128,13 +136,15 @@ async def test_code_that_is_gone_or_was_changed_leaves_nothing_on_disk(
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 
 
-async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(registry: Registry, tmp_path: Path) -> None:
+async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(
+    registry: Registry, vault: Vault, tmp_path: Path
+) -> None:
     folder = tmp_path / "cache"
     for name, age_s in ((".new-abandoned", 7200), (".new-fresh", 10), ("a" * 64, UNUSED_S + 60), ("b" * 64, 60)):
         (folder / name / "inner").mkdir(parents=True)
         (folder / name / "inner").chmod(0o555)
         os.utime(folder / name, (os.stat(folder).st_mtime - age_s,) * 2)
-    await BundleCache(registry, folder).open()
+    await BundleCache(registry, vault, folder).open()
     assert sorted(path.name for path in folder.iterdir()) == [".new-fresh", "b" * 64]
 
 
@@ -147,8 +157,8 @@ async def put(registry: Registry, cache: BundleCache, number: int, *, unused_s: 
     return folder
 
 
-async def test_what_was_not_used_for_longest_makes_room(registry: Registry, tmp_path: Path) -> None:
-    cache = BundleCache(registry, tmp_path / "cache", limit_mib=1)
+async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vault: Vault, tmp_path: Path) -> None:
+    cache = BundleCache(registry, vault, tmp_path / "cache", limit_mib=1)
     await cache.open()
     middle = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
     oldest = await put(registry, cache, 2, unused_s=IN_USE_S + 30)
@@ -159,8 +169,10 @@ async def test_what_was_not_used_for_longest_makes_room(registry: Registry, tmp_
     await cache.close()
 
 
-async def test_what_is_in_use_stays_however_little_room_there_is(registry: Registry, tmp_path: Path) -> None:
-    cache = BundleCache(registry, tmp_path / "cache", limit_mib=1)
+async def test_what_is_in_use_stays_however_little_room_there_is(
+    registry: Registry, vault: Vault, tmp_path: Path
+) -> None:
+    cache = BundleCache(registry, vault, tmp_path / "cache", limit_mib=1)
     await cache.open()
     used = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
     cache.keep(lambda: [used.name])

@@ -72,3 +72,18 @@ def test_a_deploy_that_no_worker_can_run_is_warned_about(sandlot: Sandlot, folde
     assert (shown.returncode, "sandlot worker --tag gpu" in shown.stderr) == (0, True), shown.stderr
     called = sandlot("invoke", "trial")
     assert (called.returncode, "python,gpu" in called.stderr) == (3, True), called.stderr
+
+
+def test_secrets_are_set_from_stdin_listed_and_deleted(sandlot: Sandlot, folder: Path) -> None:
+    assert sandlot("secret", "set", "WORD", stdin="swordfish\n").stdout == "WORD is set\n"
+    listed = sandlot("secret", "list")
+    assert ("WORD" in listed.stdout, "swordfish" in listed.stdout) == (True, False)
+    path = folder / "trial.py"
+    path.write_text(
+        "# /// script\n# [tool.sandlot]\n# secrets = ['WORD']\n# ///\nimport os\n\n\ndef handler(event, context):\n    return len(os.environ['WORD'])\n"
+    )
+    assert sandlot("deploy", str(path)).returncode == 0
+    assert json.loads(sandlot("invoke", "trial").stdout) == len("swordfish")
+    assert sandlot("secret", "delete", "WORD").stdout == "WORD is removed\n"
+    again = sandlot("secret", "delete", "WORD")
+    assert (again.returncode, "there is no secret 'WORD'" in again.stderr) == (2, True)

@@ -16,7 +16,22 @@ from sandlot.errors import ApiUnreachable, FunctionNotFound, InvalidSettings, No
 from sandlot.functions import read_path
 from sandlot.models import Runtime
 
-COMMANDS = ["up", "api", "worker", "deploy", "functions", "rollback", "download", "invoke", "job", "logs", "doctor", "new", "key"]
+COMMANDS = [
+    "up",
+    "api",
+    "worker",
+    "deploy",
+    "functions",
+    "rollback",
+    "download",
+    "invoke",
+    "job",
+    "logs",
+    "doctor",
+    "new",
+    "key",
+    "secret",
+]
 
 
 @pytest.fixture(autouse=True)

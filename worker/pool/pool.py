@@ -94,8 +94,20 @@ class Pool:
     @property
     def digests(self) -> set[str]:
         """The versions whose files some resident may still read."""
+        return {resident.spec.digest for resident in self._residents()}
+
+    def renew(self, secret: str | None) -> None:
+        """This secret (any, for `None`) may have another value now: whoever was given it serves no further call."""
+        for resident in self._residents():
+            if resident.spec.secrets and (secret is None or secret in resident.spec.secrets):
+                resident.outdated = True
+        for resident in list(self._shelf):
+            if resident.outdated:
+                self._retire(resident)
+
+    def _residents(self) -> list[Resident]:
         running = [run.resident for run in self._runs.values() if run.resident is not None]
-        return {resident.spec.digest for resident in (*self._shelf, *self._importing, *running)}
+        return [*self._shelf, *self._importing, *running]
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -173,7 +185,13 @@ class Pool:
 
     def _release(self, resident: Resident, spoiled: bool) -> None:
         """After a call: the next that waits, the shelf, or the end."""
-        if spoiled or not resident.usable or _single_use(resident.spec) or self._worn_out(resident):
+        if (
+            spoiled
+            or resident.outdated
+            or not resident.usable
+            or _single_use(resident.spec)
+            or self._worn_out(resident)
+        ):
             self._retire(resident)
         else:
             self._offer(resident)

@@ -63,6 +63,8 @@ class Resident:
         self.import_ms = 0.0
         self.idle_since_s = 0.0
         self.retired = False
+        self.outdated = False
+        """A secret it was given has changed since: it may end its call, and gets no other."""
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(sandbox.control, self._faulty, self._loop)
@@ -230,7 +232,7 @@ class Resident:
                 "protocol": PROTOCOL,
                 "bundle": self.sandbox.bundle_path,
                 "handler": spec.handler,
-                "environment": dict(spec.environment),
+                "environment": {**spec.environment, **spec.secrets},
                 "function": spec.function,
                 "version": str(spec.version),
                 "memory_limit_mib": spec.memory_limit_mib,

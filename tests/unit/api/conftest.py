@@ -19,6 +19,7 @@ from sandlot.jobs import JobRecord, QueueStatus, Settled, Submitted
 from sandlot.keys import KeyStore, Scope
 from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, OutcomeKind, Timings, status_of
 from sandlot.settings import Settings
+from sandlot.vault import Vault
 
 Ending = Callable[[Invocation], Settled | None]
 
@@ -217,8 +218,14 @@ async def keys() -> AsyncIterator[KeyStore]:
 
 
 @pytest.fixture
-def api(settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore) -> Api:
-    return create_app(settings, queue, registry, keys)  # type: ignore[arg-type]
+async def vault() -> AsyncIterator[Vault]:
+    async with fakeredis.FakeAsyncRedis() as redis:
+        yield Vault(redis, b"k" * 32)
+
+
+@pytest.fixture
+def api(settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, vault: Vault) -> Api:
+    return create_app(settings, queue, registry, keys, vault)  # type: ignore[arg-type]
 
 
 @pytest.fixture

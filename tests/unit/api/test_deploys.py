@@ -8,6 +8,7 @@ import pytest
 
 from api.multipart import read_multipart
 from sandlot.errors import CallerError
+from sandlot.keys import KeyStore, Scope
 
 SOURCE = b"def handler(event, context):\n    return event\n"
 
@@ -97,3 +98,17 @@ async def test_an_if_match_that_is_no_etag_is_refused(admin: httpx.AsyncClient, 
 async def test_an_alias_that_is_none_is_told_what_one_is(admin: httpx.AsyncClient, body: str, word: str) -> None:
     reply = await admin.put("/v1/functions/hello/aliases/prod", content=body)
     assert (reply.status_code, word in reply.json()["detail"]) == (400, True), reply.text
+
+
+async def test_a_key_for_some_functions_handles_only_their_secrets(
+    anyone: httpx.AsyncClient, admin: httpx.AsyncClient, keys: KeyStore
+) -> None:
+    token, _ = await keys.create({Scope.DEPLOY}, prefix="shop-")
+    anyone.headers["authorization"] = f"Bearer {token}"
+    await admin.put("/v1/secrets/ALL", json={"value": "for all"})
+    assert (await anyone.put("/v1/secrets/ALL", json={"value": "mine", "prefix": "shop-"})).status_code == 403
+    assert (await anyone.put("/v1/secrets/NEW", json={"value": "for all"})).status_code == 403
+    assert (await anyone.delete("/v1/secrets/ALL")).status_code == 403
+    assert (await anyone.put("/v1/secrets/NEW", json={"value": "mine", "prefix": "shop-"})).status_code == 200
+    assert [secret["name"] for secret in (await anyone.get("/v1/secrets")).json()["secrets"]] == ["NEW"]
+    assert (await anyone.delete("/v1/secrets/NEW")).status_code == 204

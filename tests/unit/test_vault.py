@@ -1,0 +1,108 @@
+"""Secrets: sealed so that Redis learns nothing and can change nothing, and masked wherever a person or a record would meet them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import fakeredis
+import pytest
+
+from sandlot.errors import CallerError, SecretNotFound, UnsafeRecord
+from sandlot.jobs.keys import SECRETS
+from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind
+from sandlot.vault import VALUE_LIMIT_BYTES, Vault
+from worker.masking import masked
+
+KEY = b"k" * 32
+VALUE = 'hunter2-"é"\nsecond line'
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
+    async with fakeredis.FakeAsyncRedis() as opened:
+        yield opened
+
+
+@pytest.fixture
+def vault(redis: fakeredis.FakeAsyncRedis) -> Vault:
+    return Vault(redis, KEY)
+
+
+async def test_a_secret_comes_out_as_it_went_in_and_only_for_those_it_is_for(vault: Vault) -> None:
+    await vault.put("PASSWORD", VALUE, "shop-")
+    assert await vault.reveal("shop-cart", ["PASSWORD"]) == {"PASSWORD": VALUE}
+    with pytest.raises(SecretNotFound, match="sandlot secret set PASSWORD"):
+        await vault.reveal("blog", ["PASSWORD"])
+    assert await vault.missing("blog", ["PASSWORD", "OTHER"]) == ["PASSWORD", "OTHER"]
+    assert await vault.missing("shop-cart", ["PASSWORD", "OTHER"]) == ["OTHER"]
+
+
+async def test_redis_has_nothing_to_read_and_the_same_value_looks_different_each_time(
+    vault: Vault, redis: fakeredis.FakeAsyncRedis
+) -> None:
+    await vault.put("ONE", "hunter2-hunter2")
+    first = await redis.hget(SECRETS, "ONE")
+    await vault.put("ONE", "hunter2-hunter2")
+    second = await redis.hget(SECRETS, "ONE")
+    assert b"hunter2" not in first + second
+    assert first != second
+
+
+async def test_a_secret_that_was_moved_widened_or_changed_is_not_opened(
+    vault: Vault, redis: fakeredis.FakeAsyncRedis
+) -> None:
+    await vault.put("ONE", "value one", "shop-")
+    record = await redis.hget(SECRETS, "ONE")
+    for name, text in (
+        ("TWO", record),
+        ("ONE", record.replace(b"shop-", b"")),
+        ("ONE", record.replace(b'"box":"', b'"box":"AAAA')),
+        ("ONE", b'{"prefix":"","updated_ms":1,"box":"*"}'),
+        ("ONE", b"{}"),
+    ):
+        await redis.hset(SECRETS, name, text)
+        with pytest.raises(UnsafeRecord):
+            await vault.reveal("shop-cart", [name])
+    await redis.hset(SECRETS, "ONE", record)
+    with pytest.raises(UnsafeRecord, match="set it again"):
+        await Vault(redis, b"x" * 32).reveal("shop-cart", ["ONE"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("1A", "v"), ("A-B", "v"), ("", "v"), ("A", ""), ("A", "hunter2\0"), ("A", "hunter2" + "x" * VALUE_LIMIT_BYTES)],
+)
+async def test_what_can_be_no_variable_is_refused_without_repeating_it(vault: Vault, name: str, value: str) -> None:
+    with pytest.raises(CallerError) as refused:
+        await vault.put(name, value)
+    assert "hunter2" not in refused.value.message
+
+
+async def test_what_is_removed_is_gone(vault: Vault) -> None:
+    await vault.put("ONE", "value")
+    assert [secret.name for secret in await vault.secrets()] == ["ONE"]
+    await vault.delete("ONE")
+    for call in (vault.delete("ONE"), vault.describe("ONE")):
+        with pytest.raises(SecretNotFound):
+            await call
+
+
+def test_an_outcome_has_no_secret_in_its_words() -> None:
+    outcome = Outcome(
+        kind=OutcomeKind.ERROR,
+        result=b"",
+        error=FunctionError(
+            error_type="hunter2-type", error_message=f"no {VALUE!r}", stack_trace=["raise hunter2-x", "second line"]
+        ),
+        evidence=Evidence(detail="hunter2-x", stack=["f('hunter2-x')"]),
+        logs=f"{VALUE}\nand a 1 and hunter2-x".encode(),
+    )
+    shown = masked(outcome, {VALUE, "hunter2-", "1"})
+    assert "hunter2" not in str(shown)
+    assert "second line" not in str(shown)
+    assert shown.logs.endswith(b"and a 1 and ***x"), "what is too short to be a secret stays"
+
+
+def test_an_outcome_of_a_function_without_secrets_is_left_as_it_is() -> None:
+    outcome = Outcome(kind=OutcomeKind.OK, result=b"1")
+    assert masked(outcome, ()) is outcome
