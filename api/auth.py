@@ -59,6 +59,7 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("GET", "/v1/jobs/{job_id}/result"): Access.JOB,
         ("GET", "/v1/jobs/{job_id}/logs"): Access.JOB,
         ("DELETE", "/v1/jobs/{job_id}"): Access.JOB,
+        ("POST", "/v1/jobs/{job_id}/retry"): Access.JOB,
         ("ANY", "/fn/{name}"): Access.CALL,
         ("ANY", "/fn/{name}/{path:path}"): Access.CALL,
         ("ANY", "/{name}"): Access.CALL,

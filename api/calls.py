@@ -89,7 +89,7 @@ class Calls:
         """
         wait_s = self._wait_s(invocation, wish)
         if wait_s is None:
-            return await self._pending(await self._queue.submit(invocation, reply=False))
+            return await self.submit(invocation)
         future = self._queue.expect(invocation.job_id)
         job_id = invocation.job_id
         try:
@@ -108,6 +108,14 @@ class Calls:
         finally:
             self._queue.forget(job_id)
 
+    async def submit(self, invocation: Invocation) -> Pending:
+        """Queue it, and wait for nothing.
+
+        Raises:
+            QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: nothing was queued.
+        """
+        return await self._pending(await self._queue.submit(invocation, reply=False))
+
     async def watch(self, job_id: str, wait_s: float) -> JobRecord | None:
         """The job, as soon as it is over and after `wait_s` at the latest: a long poll."""
         future = self._queue.expect(job_id)
@@ -115,6 +123,8 @@ class Calls:
             record = await self._queue.job(job_id)
             if record is None or record.status.final or self._stopping:
                 return record
+            if not await self._queue.attach(job_id):  # it ended in between
+                return await self._queue.job(job_id)
             with contextlib.suppress(WaitTimeout, ShuttingDown):
                 await self._wait(future, job_id, min(wait_s, self._wait_cap_s), Wish(), _never)
             return await self._queue.job(job_id)

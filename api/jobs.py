@@ -13,10 +13,11 @@ from fastapi.responses import Response
 from api.auth import Door
 from api.calls import Calls
 from api.documents import job_document
-from api.errors import Headers
-from api.replies import JSON, RETRY_SOON, TEXT, json_reply, response_of
-from api.wishes import read_query, read_wait
-from sandlot.errors import JobGone, NoResult
+from api.errors import Headers, problem
+from api.ranges import Unsatisfiable, has_already, wanted
+from api.replies import JSON, RETRY_SOON, TEXT, Reply, json_reply, pending_reply, response_of
+from api.wishes import PLAIN, read_query, read_wait
+from sandlot.errors import JobGone, JobUnfinished, NoResult, VersionNotFound
 from sandlot.jobs import JobRecord, Queue
 from sandlot.keys import Scope
 from sandlot.models import JobStatus
@@ -52,7 +53,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
 
     @routes.get("/v1/jobs/{job_id}/result")
     async def get_result(request: Request, job_id: JobId) -> Response:
-        """The value alone, as the function wrote it."""
+        """The value alone, as the function wrote it: whole, in part (`Range`), or not again (`If-None-Match`)."""
         read_query(request.scope, frozenset())
         record = await admitted_job(request, job_id)
         if not record.status.final:
@@ -63,10 +64,12 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
                 outcome=record.kind,
                 error=record.error,
             )
+        if has_already(request.headers, _etag(record)):
+            return Response(status_code=304, headers={"etag": _etag(record)})
         settled = await queue.settled(job_id)
         if settled is None:
             raise JobGone(f"the result of job {job_id} is no longer kept")
-        return response_of((200, [JSON, (b"x-job-id", job_id.encode())], settled.result))
+        return response_of(_result_reply(request, record, settled.result))
 
     @routes.get("/v1/jobs/{job_id}/logs")
     async def get_logs(request: Request, job_id: JobId) -> Response:
@@ -83,3 +86,47 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
         read_query(request.scope, frozenset())
         await admitted_job(request, job_id, Scope.INVOKE)
         return response_of(json_reply(202, job_document(await queue.cancel(job_id), None)))
+
+    @routes.post("/v1/jobs/{job_id}/retry")
+    async def retry_job(request: Request, job_id: JobId) -> Response:
+        """A new job with the event and the version of one that has ended."""
+        read_query(request.scope, frozenset())
+        record = await admitted_job(request, job_id, Scope.INVOKE)
+        if not record.status.final:
+            raise JobUnfinished(
+                f"job {job_id} is {record.status}; cancel it, or wait for its end, before it is run again"
+            )
+        # A call like any other: whoever may no longer invoke the function may not do it this way either.
+        headers = dict(request.scope["headers"])
+        owner, version = await door.admit_call(headers, record.function, str(record.version))
+        event = await queue.event(job_id)
+        if event is None:
+            raise JobGone(f"the event of job {job_id} is no longer kept")
+        if version.digest != record.digest:
+            raise VersionNotFound(
+                f"{record.function!r} was deleted and deployed anew since; its version {record.version} is another"
+            )
+        invocation = calls.invocation(version, event, owner, PLAIN)
+        return response_of(pending_reply(invocation, await calls.submit(invocation), PLAIN))
+
+
+def _etag(record: JobRecord) -> str:
+    return f'"{record.result_sha256}"'
+
+
+def _result_reply(request: Request, record: JobRecord, result: bytes) -> Reply:
+    etag = _etag(record)
+    headers = [JSON, (b"x-job-id", record.id.encode()), (b"etag", etag.encode()), (b"accept-ranges", b"bytes")]
+    try:
+        part = wanted(request.headers, etag, len(result))
+    except Unsatisfiable:
+        return problem(
+            "range_not_satisfiable",
+            f"the result has {len(result)} bytes",
+            instance=request.url.path,
+            headers=[(b"content-range", b"bytes */%d" % len(result))],
+        )
+    if part is None:
+        return 200, headers, result
+    headers.append((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, len(result))))
+    return 206, headers, result[part]

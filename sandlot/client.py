@@ -162,6 +162,10 @@ class Client:
     def cancel(self, job_id: str) -> dict[str, Json]:
         return self._json("DELETE", _job_path(job_id))
 
+    def retry(self, job_id: str) -> dict[str, Json]:
+        """A new job with the event and the version of one that has ended."""
+        return self._json("POST", _job_path(job_id) + "/retry")
+
     def functions(self) -> list[dict[str, Json]]:
         """Every deployed function, by name."""
         functions: list[dict[str, Json]] = []

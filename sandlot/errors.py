@@ -100,6 +100,12 @@ class JobFinal(CallerError):
     code = "job_final"
 
 
+class JobUnfinished(CallerError):
+    """The job has not ended, and what was asked is for jobs that have."""
+
+    code = "job_unfinished"
+
+
 class NoResult(CallerError):
     """The job ended without a result."""
 

@@ -308,6 +308,7 @@ def job(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
     result: Annotated[bool, typer.Option("--result", help="Print what it returned, nothing else.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel it.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run it again, as a new job with the same event.")] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -317,7 +318,7 @@ def job(
     """
     from sandlot.cli.jobs import show
 
-    show(job_id, wait=wait, result=result, cancel=cancel, url=url, as_json=as_json)
+    show(job_id, wait=wait, result=result, cancel=cancel, retry=retry, url=url, as_json=as_json)
 
 
 @app.command(rich_help_panel="Jobs")

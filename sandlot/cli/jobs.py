@@ -43,10 +43,12 @@ def queue(name: str, event: str, version: str | None, url: str | None, as_json: 
         note(f"queued; follow it with: sandlot job {job['id']} --wait")
 
 
-def show(job_id: str, *, wait: bool, result: bool, cancel: bool, url: str | None, as_json: bool) -> None:
+def show(job_id: str, *, wait: bool, result: bool, cancel: bool, retry: bool, url: str | None, as_json: bool) -> None:
     with open_client(url) as client:
         if cancel:
             client.cancel(job_id)
+        if retry:
+            job_id = client.retry(job_id)["id"]
         job = client.wait(job_id) if wait else client.job(job_id)
         if result:
             _print_result(client, job_id)

@@ -18,7 +18,7 @@ import msgspec
 
 from sandlot.errors import IdempotencyConflict, JobFinal, JobNotFound, NoWorker, QueueFull, QueueUnavailable
 from sandlot.jobs import keys
-from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal
+from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
@@ -227,9 +227,14 @@ class Queue:
         return result_from_stream(fields.get(b"return_value", b""))
 
     async def event(self, job_id: str) -> bytes | None:
-        """The event a job was submitted with, as it is stored (unchecked): to submit it again."""
-        data = cast("bytes | None", await self._call("HGET", keys.JOB + job_id, "data"))
-        return data[len(DATA_PREFIX) : -len(DATA_SUFFIX)] if data is not None else None
+        """The event a job was submitted with, to submit it again; nothing for a job that is not there.
+
+        Raises:
+            UnsafeRecord: it is not what was signed; submitting it again would sign it.
+        """
+        fields = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, keys.ENVELOPE, "data"))
+        sealed, data = fields
+        return None if sealed is None or data is None else unseal(self._key, job_id, sealed, data)[1]
 
     async def logs(self, job_id: str) -> bytes | None:
         """All that is kept of a job's output; nothing if there is none."""

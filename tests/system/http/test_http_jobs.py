@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from sandlot.client import Client
 from sandlot.errors import FunctionNotFound, InvalidManifest, JobNotFound, NoResult
@@ -79,6 +80,53 @@ def test_a_job_that_is_not_started_in_time_expires(anyone: httpx.Client) -> None
     assert (job["status"], job["outcome"]) == ("expired", "expired")
 
 
+def test_a_result_is_sent_once_or_in_parts(anyone: httpx.Client) -> None:
+    location = submit(anyone, "echo", "x" * 300_000).headers["location"]
+    anyone.get(location + "?wait=10")
+    whole = anyone.get(location + "/result")
+    etag = whole.headers["etag"]
+    again = anyone.get(location + "/result", headers={"if-none-match": f'"other", {etag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    parts = [anyone.get(location + "/result", headers={"range": r}) for r in ("bytes=0-99", "bytes=100-", "bytes=-1")]
+    assert [part.status_code for part in parts] == [206, 206, 206]
+    assert parts[0].content + parts[1].content == whole.content == b'"' + b"x" * 300_000 + b'"'
+    assert (parts[2].content, parts[2].headers["content-range"]) == (b'"', "bytes 300001-300001/300002")
+    behind = anyone.get(location + "/result", headers={"range": "bytes=300002-"})
+    assert (behind.status_code, behind.headers["content-range"]) == (416, "bytes */300002")
+    stale = anyone.get(location + "/result", headers={"range": "bytes=0-9", "if-range": '"other"'})
+    assert (stale.status_code, stale.content) == (200, whole.content)
+
+
+def test_a_job_that_has_ended_is_run_again(anyone: httpx.Client, admin: httpx.Client) -> None:
+    location = submit(anyone, "echo", {"n": 1}).headers["location"]
+    first = anyone.get(location + "?wait=10").json()
+    reply = anyone.post(location + "/retry")
+    assert reply.status_code == 202
+    second = anyone.get(reply.headers["location"] + "?wait=10").json()
+    assert second["id"] != first["id"]
+    assert (second["result"], second["version"]) == (first["result"], first["version"]) == ({"n": 1}, 1)
+    running = submit(anyone, "sleeps", 15).headers["location"]
+    refused = anyone.post(running + "/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_unfinished")
+    assert anyone.delete(running).status_code == 202
+    private = submit(admin, "private").headers["location"]
+    admin.get(private + "?wait=10")
+    assert anyone.post(private + "/retry").status_code == 404
+    assert admin.post(private + "/retry").status_code == 202
+
+
+def test_an_event_that_was_changed_in_redis_is_not_signed_anew(stack: Any, anyone: httpx.Client) -> None:
+    location = submit(anyone, "echo", {"n": 1}).headers["location"]
+    anyone.get(location + "?wait=10")
+    job = f"rq:job:{location.rsplit('/', 1)[1]}"
+    with redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"]) as client:
+        data = client.hget(job, "data")
+        client.hset(job, "data", data.replace(b'{"n":1}', b'{"n":2}').replace(b'{"n": 1}', b'{"n": 2}'))
+        assert client.hget(job, "data") != data
+    reply = anyone.post(location + "/retry")
+    assert (reply.status_code, reply.json()["code"]) == (500, "unsafe_record")
+
+
 def test_hanging_up_cancels_only_for_who_asked(stack: Any, anyone: httpx.Client) -> None:
     url = stack.url
     key = {"idempotency-key": f"hang-up-{time.time_ns()}"}
@@ -109,6 +157,7 @@ def test_the_client_reads_all_of_it(stack: Any) -> None:
         assert client.wait(job["id"])["status"] == "succeeded"
         assert client.result(job["id"]) == b'"done"'
         assert client.logs(job["id"]).startswith("0 xxx")
+        assert client.wait(client.retry(job["id"])["id"])["result"] == "done"
         assert {"echo", "private"} <= {function["name"] for function in client.functions()}
         assert client.function("echo")["manifest"]["visibility"] == "public"
         assert client.health()["status"] == "ready"

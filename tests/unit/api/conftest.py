@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,10 +110,17 @@ class FakeQueue:
             timings=end.timings if end else Timings(),
             owner=invocation.owner,
             result_bytes=len(end.result) if end else 0,
+            result_sha256=hashlib.sha256(end.result).hexdigest() if end else "",
         )
 
     async def settled(self, job_id: str) -> Settled | None:
         return self.ends.get(job_id)
+
+    async def attach(self, job_id: str) -> bool:
+        return job_id in self.invocations and job_id not in self.ends
+
+    async def event(self, job_id: str) -> bytes | None:
+        return self.invocations[job_id].event if job_id in self.invocations else None
 
     async def logs(self, job_id: str) -> bytes | None:
         return self.printed.get(job_id)

@@ -130,7 +130,7 @@ async def test_an_admin_sees_everybodys_jobs(
 ) -> None:
     queue.ending = hold
     reply = await admin.request(method, concrete(path, "", await queued_job(queue, "somebody")))
-    assert reply.status_code in (200, 202)
+    assert reply.status_code in (200, 202) or reply.json()["code"] == "job_unfinished"  # it was let in
 
 
 @pytest.mark.parametrize(("method", "path"), JOB_ROUTES)
@@ -139,7 +139,7 @@ async def test_a_job_submitted_without_a_key_is_open_to_who_knows_its_id(
 ) -> None:
     queue.ending = hold
     reply = await anyone.request(method, concrete(path, "", await queued_job(queue, "")))
-    assert reply.status_code in (200, 202)
+    assert reply.status_code in (200, 202) or reply.json()["code"] == "job_unfinished"  # it was let in
 
 
 async def test_who_may_only_read_cannot_cancel(
