@@ -21,6 +21,9 @@ Reply = object
 BACKOFFS_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Between attempts to reconnect: quick for a restart, a second at most."""
 
+LARGE_BYTES: Final = 65_536
+"""An argument above is sent from where it is: hiredis takes 15 ms to copy 8 MB into one command, in which nothing else happens."""
+
 
 class Wire(asyncio.Protocol):
     """A socket with a RESP parser on it. Writes of one loop tick leave in one send."""
@@ -56,23 +59,48 @@ class Wire(asyncio.Protocol):
         """Queue one command for this tick's write. A closed wire drops it: `on_lost` has told, or is about to tell, its owner."""
         if not self._pending:
             self._loop.call_soon(self._flush)
-        self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
+        self._pack(arguments)
 
     def send_now(self, *arguments: Argument) -> None:
         """The same without waiting for the end of the tick: for what already is everything of this tick. (Another round of the event loop
         is another system call.)"""
-        self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # as above
+        self._pack(arguments)
         self._flush()
+
+    def _pack(self, arguments: tuple[Argument, ...]) -> None:
+        if any(isinstance(argument, bytes) and len(argument) > LARGE_BYTES for argument in arguments):
+            self._pending.extend(_pack_in_parts(arguments))
+        else:
+            self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
         if pending and self._transport is not None:
-            self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+            if len(pending) == 1:
+                self._transport.write(pending[0])
+            elif max(map(len, pending)) > LARGE_BYTES:
+                self._transport.writelines(pending)
+            else:
+                self._transport.write(b"".join(pending))
 
     def close(self) -> None:
         """Drop the connection at once; `on_lost` follows."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _pack_in_parts(arguments: tuple[Argument, ...]) -> list[bytes]:
+    """One command as RESP2 writes it, its large arguments uncopied."""
+    parts, small = [], b"*%d\r\n" % len(arguments)
+    for argument in arguments:
+        text = argument if isinstance(argument, bytes) else str(argument).encode()
+        small += b"$%d\r\n" % len(text)
+        if len(text) > LARGE_BYTES:
+            parts += [small, text]
+            small = b"\r\n"
+        else:
+            small += text + b"\r\n"
+    return [*parts, small]
 
 
 def greeting(address: Address) -> list[tuple[Argument, ...]]:
