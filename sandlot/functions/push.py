@@ -54,8 +54,11 @@ class Push:
             try:
                 await self._subscription()
             except (RedisError, OSError, TimeoutError) as error:
+                level = logging.WARNING if self._heard_s > float("-inf") else logging.DEBUG  # an outage is said once
                 self._heard_s = float("-inf")
-                _log.warning("push.lost channel=%s reason=%s", self._channel, error or type(error).__name__)
+                _log.log(
+                    level, "push lost", extra={"channel": self._channel, "reason": str(error) or type(error).__name__}
+                )
             await asyncio.sleep(_RETRY_S)
 
     async def _subscription(self) -> None:
