@@ -7,6 +7,7 @@ Everything here may take seconds and runs in a thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -34,7 +35,7 @@ class Deploy(BaseModel):
     manifest: dict[str, Any] | None = Field(None, description='as in the source: {"timeout": "5s", "memory": "256MiB"}')
 
 
-def reader_of(content_type: str) -> Callable[[str, bytes], tuple[Bundle, Manifest]]:
+def reader_of(content_type: str, node: Path | None) -> Callable[[str, bytes], tuple[Bundle, Manifest]]:
     """What reads a body of this type, given the function's name.
 
     Raises:
@@ -42,17 +43,17 @@ def reader_of(content_type: str) -> Callable[[str, bytes], tuple[Bundle, Manifes
     """
     media_type = content_type.split(";")[0].strip().lower()
     if media_type == "application/json":
-        return _read_json
+        return lambda name, body: _read_json(name, body, node)
     if media_type == "application/zip":
-        return lambda _, body: read_archive(body)
+        return lambda _, body: read_archive(body, node=node)
     if media_type == "multipart/form-data":
-        return lambda name, body: _read_parts(name, read_multipart(content_type, body, FILES_LIMIT + 1))
+        return lambda name, body: _read_parts(name, read_multipart(content_type, body, FILES_LIMIT + 1), node)
     raise UnsupportedMediaType(
         f"a deploy is application/json, application/zip or multipart/form-data, not {media_type[:80]}"
     )
 
 
-def _read_json(name: str, body: bytes) -> tuple[Bundle, Manifest]:
+def _read_json(name: str, body: bytes, node: Path | None) -> tuple[Bundle, Manifest]:
     try:
         check_json(body)
         deploy = Deploy.model_validate_json(body)
@@ -64,10 +65,10 @@ def _read_json(name: str, body: bytes) -> tuple[Bundle, Manifest]:
         raise CallerError(
             f'{where}: {first["msg"]}; a deploy is {{"source": "…", "filename": "main.py", "manifest": {{…}}}}'
         ) from None
-    return read_source(name, deploy.filename, deploy.source, deploy.manifest)
+    return read_source(name, deploy.filename, deploy.source, deploy.manifest, node=node)
 
 
-def _read_parts(name: str, parts: list[Part]) -> tuple[Bundle, Manifest]:
+def _read_parts(name: str, parts: list[Part], node: Path | None) -> tuple[Bundle, Manifest]:
     """Files by their names (paths in the function's folder), and a field `manifest`; a lone zip is that zip."""
     manifest: dict[str, Any] = {}
     for field in parts:
@@ -86,6 +87,6 @@ def _read_parts(name: str, parts: list[Part]) -> tuple[Bundle, Manifest]:
     if not files:
         raise CallerError("no file in the body: send each as a part with a filename, its path in the function's folder")
     if len(files) == 1 and files[0].filename.lower().endswith(".zip"):
-        return read_archive(files[0].content, manifest)
+        return read_archive(files[0].content, manifest, node=node)
     check_names([part.filename for part in files])
-    return read_files({part.filename: part.content for part in files}, manifest)
+    return read_files({part.filename: part.content for part in files}, manifest, node=node)

@@ -18,8 +18,9 @@ from api.documents import alias_document, version_document
 from api.replies import json_reply, response_of
 from api.revisions import etag, read_if_match
 from api.wishes import read_query
-from sandlot.functions import Registry, Version
+from sandlot.functions import Registry, Version, find_node
 from sandlot.jobs import Queue
+from sandlot.settings import Settings
 from sandlot.vault import Vault
 
 _NOTHING: Final[frozenset[str]] = frozenset()
@@ -27,7 +28,7 @@ _DEPLOYS_AT_ONCE: Final = 2
 """One may hold some 600 MiB while it is unpacked, packed and stored; the others wait with their bodies."""
 
 
-def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault) -> None:
+def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault, settings: Settings) -> None:
     room = asyncio.Semaphore(_DEPLOYS_AT_ONCE)
 
     @routes.get("/v1/functions")
@@ -67,7 +68,8 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         read_query(request.scope, _NOTHING)
         headers = dict(request.scope["headers"])
         revision = read_if_match(headers)
-        read = reader_of(headers.get(b"content-type", b"application/json").decode("latin-1"))
+        content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
+        read = reader_of(content_type, find_node(settings.node))
         body = await read_body(request.scope, request.receive, headers, DEPLOY_LIMIT_BYTES)
         async with room:
             # In a thread: Node files are checked by a node process, archives are unpacked.

@@ -296,3 +296,16 @@ def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Any
     reply = connection.getresponse()
     assert reply.status == 413
     connection.close()
+
+
+def test_node_files_are_checked_by_the_node_of_the_settings_and_no_other(stack: Any) -> None:
+    """The setting names no program, so nothing can be checked here, even if there is another Node on this machine."""
+    part, url = stack.start_api(SANDLOT_NODE="/nowhere/node")
+    body = {"source": "exports.handler = (\n", "filename": "broken.js"}
+    with stack.client(url=url) as client:
+        unchecked = client.put("/v1/functions/broken", json=body)
+    part.stop()
+    with stack.client() as client:
+        checked = client.put("/v1/functions/broken", json=body)
+        client.delete("/v1/functions/broken")
+    assert (unchecked.status_code, checked.status_code) == (201, 422)
