@@ -5,6 +5,7 @@ Knows: the shape of the worker's first message and of a policy. Does not know: h
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from .messages import Message
@@ -13,6 +14,8 @@ INSIDE_UID = 1000
 BUNDLE_PATH = "/fn"
 RUNTIME_PATH = "/runtime"
 HOME_PATH = "/tmp"  # noqa: S108 - the sandbox's own tmpfs
+PROGRAM_FOLDER = "/usr/bin"
+"""Where the program to execute is seen inside a strict sandbox, wherever the host has it: its own folder may lie under /tmp, which is another there."""
 
 
 class Plan(NamedTuple):
@@ -47,6 +50,12 @@ class Limits(NamedTuple):
     tmp_mib: int
     network: bool
     cpus: float
+
+
+def inside_command(plan: Plan) -> list[str]:
+    """The command as it is executed in a strict sandbox."""
+    program, *arguments = (part.replace("{runtime}", RUNTIME_PATH) for part in plan.command)
+    return [f"{PROGRAM_FOLDER}/{os.path.basename(program)}", *arguments]
 
 
 def read_plan(message: Message) -> Plan:

@@ -13,7 +13,7 @@ import sysconfig
 from typing import Final
 
 from . import kernel
-from .plan import BUNDLE_PATH, HOME_PATH, RUNTIME_PATH, Plan
+from .plan import BUNDLE_PATH, HOME_PATH, RUNTIME_PATH, Plan, inside_command
 
 DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 
@@ -79,7 +79,10 @@ def build(base: str, plan: Plan) -> None:
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{base}/{name}")
     for path in shared_paths(plan):
-        _bind(path, base + path, kernel.MOUNT_ATTR_NODEV)
+        if path not in plan.command:
+            _bind(path, base + path, kernel.MOUNT_ATTR_NODEV)
+    if plan.command:
+        _bind(os.path.realpath(plan.command[0]), base + inside_command(plan)[0], kernel.MOUNT_ATTR_NODEV)
     if shell := shutil.which("sh"):
         _bind(os.path.realpath(shell), f"{base}/usr/bin/sh", kernel.MOUNT_ATTR_NODEV)
     _bind(plan.folder, base + RUNTIME_PATH, kernel.MOUNT_ATTR_NODEV)

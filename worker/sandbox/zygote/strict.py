@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from . import capabilities, descent, kernel, loopback, messages
 from .limits import limit_blank, limit_process
-from .plan import BUNDLE_PATH, HOME_PATH, INSIDE_UID, RUNTIME_PATH, Limits, Plan, read_limits
+from .plan import BUNDLE_PATH, HOME_PATH, INSIDE_UID, Limits, Plan, inside_command, read_limits
 
 NAMESPACES: Final = (
     kernel.CLONE_NEWUSER
@@ -177,7 +177,7 @@ def _run_function(plan: Plan, zygote: socket.socket, territory: descent.Territor
         )  # until the descent is over: /proc/self has to be ours to write oom_score_adj
         facts |= descent.descend(territory, plan, HOME_PATH)
         messages.send(zygote, {"ready": facts})
-        descent.become_runtime(plan, zygote, [part.replace("{runtime}", RUNTIME_PATH) for part in plan.command])
+        descent.become_runtime(plan, zygote, inside_command(plan) if plan.command else [])
     except BaseException as error:  # noqa: BLE001 - a wall that does not stand ends the process before any function
         descent.tell_failure(zygote, error)
     os._exit(71)
