@@ -19,7 +19,6 @@ from worker.sandbox.policy import find_node_runtime
 def node_below_tmp() -> Iterator[Path]:
     """A checkout under /tmp has its Node there; the sandbox's own /tmp hid it, and Node was restricted on such machines."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        os.chmod(folder, 0o755)
         copy = Path(folder) / "node"
         shutil.copy2(os.path.realpath(find_node()), copy)
         yield copy
