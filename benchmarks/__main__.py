@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -45,7 +46,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     chosen = _able(chosen, installed, console)
-    schedule = rounds.QUICK if options.quick else rounds.FULL
+    schedule = rounds.QUICK if options.quick else replace(rounds.FULL, rounds=options.rounds)
     results = rounds.measure(
         chosen,
         installed,
@@ -83,6 +84,14 @@ def _options() -> argparse.Namespace:
         "--quick",
         action="store_true",
         help="one round of 2 s per cell (under 5 minutes) instead of three of 4 s (under 25)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        choices=range(1, 10),
+        default=rounds.FULL.rounds,
+        metavar="N",
+        help="rounds of a complete run; each takes some seven minutes",
     )
     parser.add_argument(
         "--only", default="", metavar="NAME,…", help="only these contenders, for example sandlot,fastapi"
