@@ -1,0 +1,141 @@
+"""The commands of the help's panel "Functions": new, deploy, functions, rollback, download, invoke.
+
+Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandlot.cli.options import AsJson, Url
+from sandlot.models import Runtime
+
+commands = typer.Typer(rich_markup_mode="rich")
+
+
+@commands.command(rich_help_panel="Functions")
+def new(
+    name: Annotated[str, typer.Argument(help="Its name: letters, digits, hyphens.")],
+    runtime: Annotated[Runtime, typer.Option(help="What it is written in.")] = Runtime.PYTHON,
+    functions: Annotated[Path, typer.Option("--functions", metavar="DIR", help="Folder to write it into.")] = Path(
+        "functions"
+    ),
+) -> None:
+    """Write a first version of a function.
+
+    [bold]Example:[/] sandlot new resize --runtime node
+    """
+    from sandlot.cli.scaffold import write_function
+
+    path = write_function(functions, name, runtime)
+    print(f"wrote {path}; `sandlot up` deploys it when it is saved, `sandlot deploy {path}` now")
+
+
+@commands.command(rich_help_panel="Functions")
+def deploy(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Source files (.py, .js, .mjs, .cjs), folders with a function.toml, and zips of such folders."
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="Its name, for a single path (default: that of the file).")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy functions; the same code again is the same version again.
+
+    [bold]Examples:[/] sandlot deploy functions/hello.py    sandlot deploy functions/*
+    """
+    from sandlot.cli.functions import deploy_all
+
+    deploy_all(paths, name, url, as_json)
+
+
+@commands.command(rich_help_panel="Functions")
+def functions(
+    name: Annotated[str | None, typer.Argument(help="Show this one, with all its versions.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it, with all its versions.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what is deployed, show one function, or remove it.
+
+    [bold]Examples:[/] sandlot functions    sandlot functions hello    sandlot functions hello --delete
+    """
+    from sandlot.cli.functions import list_all, remove, show
+
+    if name is None:
+        if delete:
+            raise typer.BadParameter("say which one: sandlot functions NAME --delete")
+        list_all(url, as_json)
+    elif delete:
+        remove(name, url)
+    else:
+        show(name, url, as_json)
+
+
+@commands.command(rich_help_panel="Functions")
+def rollback(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    version: Annotated[int, typer.Argument(help="The version to go back (or forward) to.", min=1)],
+    alias: Annotated[str, typer.Option(help="Move this alias instead; it is made if there is none.")] = "$LATEST",
+    url: Url = None,
+) -> None:
+    """Let a function, or one of its aliases, mean another version from now on.
+
+    [bold]Examples:[/] sandlot rollback hello 3    sandlot rollback hello 3 --alias prod
+    """
+    from sandlot.cli.functions import roll_back
+
+    roll_back(name, version, alias, url)
+
+
+@commands.command(rich_help_panel="Functions")
+def download(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    version: Annotated[str, typer.Option(help="A version's number, or an alias.")] = "$LATEST",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file (default: NAME.zip).")] = None,
+    url: Url = None,
+) -> None:
+    """Fetch a version's code and settings as a zip, which `sandlot deploy` takes.
+
+    [bold]Example:[/] sandlot download hello --version 3 -o hello-3.zip
+    """
+    from sandlot.cli.functions import download as fetch
+
+    fetch(name, version, output, url)
+
+
+@commands.command(rich_help_panel="Functions")
+def invoke(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    event: Annotated[
+        str, typer.Argument(help="The event: JSON, @FILE to read it from a file, - to read it from stdin.")
+    ] = "null",
+    respond_async: Annotated[bool, typer.Option("--async", help="Queue it and print the job's id.")] = False,
+    wait: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait at most so long; the job goes on.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="A version other than the latest, or an alias.")] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="Show what it printed, too.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Call a function: its answer on stdout, everything else on stderr.
+
+    [bold]Examples:[/]
+      sandlot invoke hello
+      sandlot invoke markdown '{"markdown": "# Hi"}' | jq -r .html
+      sandlot invoke csv-report @table.json --logs
+      sandlot invoke slow --async
+    """
+    from sandlot.cli.jobs import call, queue
+
+    if respond_async:
+        queue(name, event, version, url, as_json)
+    else:
+        call(name, event, wait, version, logs, url, as_json)

@@ -1,0 +1,41 @@
+"""The commands of the help's panel "Jobs": job, logs.
+
+Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sandlot.cli.options import AsJson, Url
+
+commands = typer.Typer(rich_markup_mode="rich")
+
+
+@commands.command(rich_help_panel="Jobs")
+def job(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
+    result: Annotated[bool, typer.Option("--result", help="Print what it returned, nothing else.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel it.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run it again, as a new job with the same event.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a job stands; wait for it, cancel it, run it again, fetch its result.
+
+    [bold]Example:[/] sandlot job $(sandlot invoke hello --async) --wait
+    """
+    from sandlot.cli.jobs import show
+
+    show(job_id, wait=wait, result=result, cancel=cancel, retry=retry, url=url, as_json=as_json)
+
+
+@commands.command(rich_help_panel="Jobs")
+def logs(job_id: Annotated[str, typer.Argument(metavar="ID", help="The job.")], url: Url = None) -> None:
+    """Print what a job's function wrote to stdout and stderr."""
+    from sandlot.cli.jobs import print_logs
+
+    print_logs(job_id, url)

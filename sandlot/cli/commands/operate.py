@@ -1,0 +1,95 @@
+"""The commands of the help's panel "Operate": doctor, keys, secrets.
+
+Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sandlot.cli.options import AsJson, Url
+
+commands = typer.Typer(rich_markup_mode="rich")
+keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode="rich")
+secrets = typer.Typer(help="Set, list and delete secrets.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@commands.command(rich_help_panel="Operate")
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: Python, Node, Redis, and whether the sandbox's walls hold. Says what to do about what is wrong.
+
+    Ends with status 4 if functions could not run here.
+    """
+    from sandlot.cli.doctor import examine
+
+    sys.exit(examine(as_json))
+
+
+@keys.command("create")
+def create_key(
+    scope: Annotated[list[str], typer.Option(help="deploy, invoke, read or admin; may be given more than once.")],
+    prefix: Annotated[str, typer.Option(help="Only for functions whose names begin so.")] = "",
+    note: Annotated[str, typer.Option(help="Who or what it is for.")] = "",
+    days: Annotated[int, typer.Option(min=0, help="Days until it expires (0: never).")] = 0,
+) -> None:
+    """Make a key and print it, this once.
+
+    [bold]Example:[/] sandlot key create --scope invoke --prefix shop- --note "the web shop"
+    """
+    from sandlot.cli.api_keys import create
+
+    create(scope, prefix, note, days)
+
+
+@keys.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List all keys; their secrets are stored nowhere and cannot be shown."""
+    from sandlot.cli.api_keys import print_all
+
+    print_all(as_json)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="The 16 digits after sk_.")]) -> None:
+    """Refuse a key from now on, everywhere within a second."""
+    from sandlot.cli.api_keys import revoke
+
+    revoke(key_id)
+
+
+@secrets.command("set")
+def set_secret(
+    name: Annotated[str, typer.Argument(help="Its name, which is that of the variable: DB_PASSWORD.")],
+    prefix: Annotated[str, typer.Option(help="Only for functions whose names begin so.")] = "",
+    url: Url = None,
+) -> None:
+    """Set a secret to what is typed at a prompt, or read from stdin. Functions that name it get it with their next call.
+
+    [bold]Example:[/] sandlot secret set DB_PASSWORD < password.txt
+    """
+    from sandlot.cli.vault import put
+
+    put(name, prefix, url)
+
+
+@secrets.command("list")
+def list_secrets(url: Url = None, as_json: AsJson = False) -> None:
+    """List the names of all secrets; their values cannot be shown."""
+    from sandlot.cli.vault import print_all
+
+    print_all(url, as_json)
+
+
+@secrets.command("delete")
+def delete_secret(name: Annotated[str, typer.Argument(help="Its name.")], url: Url = None) -> None:
+    """Delete a secret; functions that name it cannot start until it is set again."""
+    from sandlot.cli.vault import delete
+
+    delete(name, url)
+
+
+commands.add_typer(secrets, name="secret", rich_help_panel="Operate")
+commands.add_typer(keys, name="key", rich_help_panel="Operate")
