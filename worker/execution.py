@@ -28,7 +28,7 @@ class VersionSpec:
     log_limit_bytes: int = 64 * 1024
     secret_names: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Variables of the environment as well; never printed."""
+    """Variables of the environment, and files in the sandbox's memory; never printed."""
     network: tuple[str, ...] = ()
     """Hosts that may be reached through the proxy; none: no network at all."""
     walls: tuple[str, ...] = ()

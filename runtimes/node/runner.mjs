@@ -9,6 +9,7 @@ import { contextsOf } from "./context.mjs";
 import { LoadFailed, describe, refuse } from "./failure.mjs";
 import { ERROR, ERROR_LIMIT_BYTES, Link, READY, RESULT, splitRequest } from "./frames.mjs";
 import { loadHandler } from "./handler.mjs";
+import { FOLDER_VARIABLE, writeSecrets } from "./secrets.mjs";
 import { openStreams } from "./streams.mjs";
 
 const PROTOCOL = 1;
@@ -112,6 +113,12 @@ class Invocations {
   };
 }
 
+/** Set the manifest's variables, then the secrets: as variables, and as files. */
+function giveEnvironment(init) {
+  const folder = writeSecrets(process.env.HOME, init.secrets); // the sandbox's home: a manifest may name another
+  Object.assign(process.env, init.environment, init.secrets, folder ? { [FOLDER_VARIABLE]: folder } : {});
+}
+
 /** Load what `I` names, say so with `K`, and answer requests. */
 async function serve() {
   openStreams();
@@ -131,7 +138,7 @@ async function serve() {
   process.once("beforeExit", starved);
   try {
     if (init.protocol !== PROTOCOL) throw new LoadFailed(`this runtime speaks protocol ${PROTOCOL}, not ${init.protocol}`);
-    Object.assign(process.env, init.environment);
+    giveEnvironment(init);
     const invocations = new Invocations(link, init, await loadHandler(init.bundle, init.handler ?? ""));
     process.off("uncaughtException", giveUp);
     process.off("beforeExit", starved);

@@ -25,6 +25,7 @@ from .context import Context, Version
 from .failure import LoadFailed, describe, describe_bad_result, refuse
 from .frames import ERROR, READY, RESULT, TICKET_BYTES, Closed, Link, split_request
 from .handler import Awaiter, Handler, load_handler, rehearse_load_handler
+from .secret_files import FOLDER_VARIABLE, SecretFiles
 
 PROTOCOL: Final = 1
 
@@ -62,7 +63,8 @@ def serve(control_fd: int = 3, trace_fd: int = 4) -> NoReturn:
 class Invocations:
     """Calls one handler, request by request."""
 
-    def __init__(self, init: Mapping[str, Any], handler: Handler) -> None:
+    def __init__(self, init: Mapping[str, Any], handler: Handler, secrets: SecretFiles) -> None:
+        self.secrets = secrets
         self._bundle = str(init["bundle"])
         self._handler = handler
         self._result_limit_bytes = int(init["result_limit_bytes"])
@@ -127,7 +129,7 @@ def _echo(event: object, _context: object) -> object:
 def _rehearse_load() -> None:
     """Ahead of `I`, in a blank: what loading and answering touch, for the same reason. Reads no file."""
     init = json.loads('{"bundle": "/nowhere", "result_limit_bytes": 100, "function": "", "version": ""}')
-    Invocations(init, rehearse_load_handler(_echo)).rehearse()
+    Invocations(init, rehearse_load_handler(_echo), SecretFiles("", {})).rehearse()
     _encode({"ok": True, "import_ms": _since_ms(time.monotonic())}).encode()
 
 
@@ -137,6 +139,7 @@ def _prepare_child(invocations: Invocations, trace_fd: int) -> None:
     The rehearsal writes to the pages that an answer writes to: a fork shares all of them, and each first write costs a copy (0.3 ms together).
     """
     _tell_stack_when_asked(trace_fd)
+    invocations.secrets.write()  # again: the call before, which its input may have taken over, could change them
     invocations.rehearse()
 
 
@@ -150,8 +153,8 @@ def _load(link: Link, init: Mapping[str, Any]) -> Invocations:
     began_s = time.monotonic()
     try:
         _check_protocol(init.get("protocol"))
-        os.environ.update(init.get("environment") or {})
-        invocations = Invocations(init, load_handler(str(init["bundle"]), str(init.get("handler", ""))))
+        secrets = _give_environment(init)
+        invocations = Invocations(init, load_handler(str(init["bundle"]), str(init.get("handler", ""))), secrets)
     except SystemExit:
         raise
     except LoadFailed as error:
@@ -166,6 +169,18 @@ def _load(link: Link, init: Mapping[str, Any]) -> Invocations:
     _flush()
     link.send(READY, _encode({"ok": False, "import_ms": _since_ms(began_s), **json.loads(body)}).encode())
     raise Closed
+
+
+def _give_environment(init: Mapping[str, Any]) -> SecretFiles:
+    """Set the manifest's variables, then the secrets: as variables, and as files."""
+    secrets = init.get("secrets") or {}
+    files = SecretFiles(os.environ.get("HOME", ""), secrets)  # the sandbox's home: a manifest may name another
+    files.write()
+    os.environ.update(init.get("environment") or {})
+    os.environ.update(secrets)
+    if files.folder:
+        os.environ[FOLDER_VARIABLE] = files.folder
+    return files
 
 
 def _check_protocol(spoken: object) -> None:

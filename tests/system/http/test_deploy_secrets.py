@@ -17,7 +17,9 @@ SOURCE = """\
 import os
 
 def handler(event, context):
-    value = os.environ["PASSWORD"]
+    with open(os.environ["SANDLOT_SECRETS_DIR"] + "/PASSWORD") as file:
+        value = file.read()
+    assert value == os.environ["PASSWORD"]
     print("it is", value)
     if event == "fail":
         raise ValueError("cannot use " + value)

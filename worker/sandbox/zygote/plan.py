@@ -14,6 +14,8 @@ INSIDE_UID = 1000
 BUNDLE_PATH = "/fn"
 RUNTIME_PATH = "/runtime"
 HOME_PATH = "/tmp"  # noqa: S108 - the sandbox's own tmpfs
+SECRETS_PATH = "/run/secrets"
+"""Where containers have them: a link to where the runtimes write them, which is nowhere as long as there are none."""
 PROGRAM_FOLDER = "/usr/bin"
 """Where the program to execute is seen inside a strict sandbox, wherever the host has it: its own folder may lie under /tmp, which is another there."""
 

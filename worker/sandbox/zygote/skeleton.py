@@ -13,7 +13,7 @@ import sysconfig
 from typing import Final
 
 from . import kernel
-from .plan import BUNDLE_PATH, HOME_PATH, RUNTIME_PATH, Plan, inside_command
+from .plan import BUNDLE_PATH, HOME_PATH, RUNTIME_PATH, SECRETS_PATH, Plan, inside_command
 
 DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 
@@ -70,7 +70,7 @@ def build(base: str, plan: Plan) -> None:
         OSError: a mount was refused; the zygote ends, and the namespace with everything in it.
     """
     kernel.mount("sandlot", base, "tmpfs", kernel.MS_NOSUID, "mode=755,size=1m,nr_inodes=4096")
-    for name in ("dev", "etc", "proc", "srv", "tmp", "usr", "usr/bin", "usr/lib", BUNDLE_PATH[1:], RUNTIME_PATH[1:]):
+    for name in ("dev", "etc", "proc", "run", "srv", "tmp", "usr/bin", "usr/lib", BUNDLE_PATH[1:], RUNTIME_PATH[1:]):
         os.makedirs(f"{base}/{name}", mode=0o755, exist_ok=True)
     for name, text in _FILES.items():
         with open(f"{base}/{name}", "w", encoding="ascii") as file:
@@ -89,6 +89,7 @@ def build(base: str, plan: Plan) -> None:
     if plan.runtime == "python":
         _hide_installed_packages(base)
     _make_devices(base)
+    os.symlink(f"{HOME_PATH}/.secrets", base + SECRETS_PATH)
     # Every sub-mount as well: a read-only root over a writable bind is how others were broken into.
     kernel.mount_setattr(
         kernel.AT_FDCWD, base, kernel.AT_RECURSIVE, kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID
