@@ -79,9 +79,12 @@ class Beaten:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
+    """How many jobs went which way. `next_ms`: when the first lease runs out that nobody renews, or the first delayed job is due; -1 if none is there."""
+
     again: int
     lost: int
     due: int
+    next_ms: int
 
 
 class WorkerQueue:

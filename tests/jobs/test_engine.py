@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -229,3 +230,16 @@ async def test_losing_everything_in_redis_does_not_end_the_engine(
     raw.script_flush()
     await until(lambda: raw.zscore("sandlot:parked:python", running.engine.name) is not None)
     assert (await call(queue, make(b"7"))).result == b"7"
+
+
+async def test_what_becomes_due_between_two_beats_does_not_wait_for_the_second(
+    queue: Queue, start_engine: Any, make: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.engine.CONTACT_BEFORE_REAPING_S", 0)
+    monkeypatch.setattr("worker.engine.engine.BEAT_S", 0.1)
+    running = await start_engine(InlinePool(behaviour=ECHO))
+    await queue.submit(make(delay_ms=800), reply=False)
+    await until(lambda: running.engine._reap_at_s < math.inf)
+    # Beats are known to go on; that there will be none for an hour shows who it was.
+    monkeypatch.setattr("worker.engine.engine.BEAT_S", 3600)
+    await until(lambda: running.pool.started)

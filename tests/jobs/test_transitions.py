@@ -250,6 +250,18 @@ async def test_a_delayed_job_is_scheduled_until_due(queue: Queue, worker: Any, m
     assert [claim.job_id for claim in (await worker.step(1)).claims] == [job.job_id]
 
 
+async def test_a_reap_says_when_the_next_one_is_worth_while(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+    """That is what makes recovery take a lease and not a lease and a second."""
+    assert (await worker.queue.reap()).next_ms == -1
+    await queue.submit(make(), reply=False)
+    (claim,) = (await worker.step(1)).claims
+    assert 0 < (await worker.queue.reap()).next_ms <= 4000
+    await queue.submit(make(delay_ms=50), reply=False)
+    assert (await worker.queue.reap()).next_ms <= 50
+    raw.zadd("sandlot:leases", {claim.lease: 1})
+    assert (await worker.queue.reap()).again == 1
+
+
 async def test_claims_go_round_the_functions(queue: Queue, worker: Any, make: Any) -> None:
     for _ in range(50):
         await queue.submit(make(function="noisy"), reply=False)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import redis
@@ -27,6 +29,8 @@ BEAT_S: Final = 1.0
 """Four beats fit into a lease, so that three may be lost."""
 CONTACT_BEFORE_REAPING_S: Final = 2.0
 """After an outage of Redis every lease has run out, although every worker lives: each gets two beats to say so before anybody reaps."""
+REAP_PAUSE_S: Final = 0.1
+"""Between beats a worker reaps again at the moment when something runs out, not a second later; but not more often than this."""
 LAST_WORDS_S: Final = 5.0
 """At the end of a drain, how long finished work may still wait to be recorded when Redis is away."""
 
@@ -47,6 +51,7 @@ class Engine(Registration):
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._contact_since_s: float | None = None
+        self._reap_at_s = math.inf
 
     def stop(self) -> None:
         """First call: finish what runs. Second: give it back at once."""
@@ -114,17 +119,24 @@ class Engine(Registration):
 
     async def _beat_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
-        due_s = loop.time()
+        beat_at_s = loop.time()
         while True:
             # Not drifting, and not catching up after a pause either.
-            due_s = max(due_s + BEAT_S, loop.time())
-            await asyncio.sleep(due_s - loop.time())
-            try:
-                await self._beat()
-            except QueueUnavailable as error:
-                if self._contact_since_s is not None:
-                    log.warning("beat failed", extra={"error": error.message})
-                self._contact_since_s = None
+            beat_at_s = max(beat_at_s + BEAT_S, loop.time())
+            while self._reap_at_s < beat_at_s:
+                await self._at(self._reap_at_s, self._reap)
+            await self._at(beat_at_s, self._beat)
+
+    async def _at(self, moment_s: float, act: Callable[[], Awaitable[None]]) -> None:
+        """Whatever Redis says to it: contact is lost, or it is not."""
+        await asyncio.sleep(moment_s - asyncio.get_running_loop().time())
+        self._reap_at_s = math.inf
+        try:
+            await act()
+        except QueueUnavailable as error:
+            if self._contact_since_s is not None:
+                log.warning("beat failed", extra={"error": error.message})
+            self._contact_since_s = None
 
     async def _beat(self) -> None:
         """
@@ -145,9 +157,20 @@ class Engine(Registration):
         if self._contact_since_s is None:
             self._contact_since_s = now_s
         if now_s - self._contact_since_s >= CONTACT_BEFORE_REAPING_S:
-            reaped = await self._queue.reap()
-            if reaped.again or reaped.lost:
-                log.warning("leases ran out", extra={"queued_again": reaped.again, "lost": reaped.lost})
+            await self._reap()
+
+    async def _reap(self) -> None:
+        """
+        Raises:
+            QueueUnavailable
+        """
+        reaped = await self._queue.reap()
+        if reaped.again or reaped.lost:
+            log.warning("leases ran out", extra={"queued_again": reaped.again, "lost": reaped.lost})
+        if reaped.next_ms >= 0:
+            # A score of a whole millisecond is due when that millisecond is over.
+            pause_s = max(REAP_PAUSE_S, (reaped.next_ms + 1) / 1000)
+            self._reap_at_s = asyncio.get_running_loop().time() + pause_s
 
     def _register_again(self) -> None:
         """Redis has forgotten us (it was emptied, or lost its last second in a crash)."""

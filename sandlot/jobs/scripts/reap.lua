@@ -2,7 +2,7 @@
 -- Take back what nobody holds any more and queue what has become due. Every worker calls it every second; no lock is needed,
 -- since each job moves atomically. The cost is bounded by LIMIT, whatever is queued.
 -- ARGV: the result-stream text of a lost job
--- -> { how many were queued again, how many lost, how many became due }
+-- -> { how many were queued again, how many lost, how many became due, in how many ms the next one is to be taken or to be due (-1: none) }
 local LIMIT = 200
 -- A beat is due every second.
 local MISSED_MS = 1200
@@ -56,4 +56,11 @@ for _, name in ipairs(redis.call('SRANDMEMBER', QUEUES, 3)) do
     enter_ring(queue)
   end
 end
-return { counts.again, counts.lost, due }
+
+-- As long as every worker beats, the first lease to run out is seconds away. It is near only if its holder has fallen silent.
+local next_ms = -1
+for _, index in ipairs({ LEASES, DUE }) do
+  local score = tonumber(redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')[2])
+  if score and (next_ms < 0 or score - now_ms < next_ms) then next_ms = math.max(0, score - now_ms) end
+end
+return { counts.again, counts.lost, due, next_ms }
