@@ -67,6 +67,7 @@ STATUS: Final[Mapping[str, int]] = {
     "runtime_unavailable": 500,
     "sandbox_unavailable": 500,
     "port_taken": 500,
+    "schema_mismatch": 500,
     "unsafe_record": 500,
     "api_unreachable": 500,
 }

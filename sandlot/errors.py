@@ -230,6 +230,12 @@ class ApiUnreachable(OperatorError):
     code = "api_unreachable"
 
 
+class SchemaMismatch(OperatorError):
+    """The data in Redis was written by a Sandlot whose layout this one does not understand; it must not touch it."""
+
+    code = "schema_mismatch"
+
+
 class UnsafeRecord(OperatorError):
     """A record in Redis has no valid signature: it was written without our key and will not be obeyed."""
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from sandlot.cli.access import data_dir
 from sandlot.cli.output import note, print_json
 from sandlot.errors import CallerError, InvalidSettings
+from sandlot.jobs.schema import agree
 from sandlot.keys import Key, KeyStore, Scope
 from sandlot.settings import load_settings
 
@@ -67,6 +68,7 @@ def _with_store(use: Callable[[KeyStore], Awaitable[_Answer]]) -> _Answer:
     async def run() -> _Answer:
         client = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
         try:
+            await agree(client.execute_command)
             return await use(KeyStore(client))
         finally:
             await client.aclose()

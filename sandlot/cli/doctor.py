@@ -24,9 +24,10 @@ from rich.table import Table
 from sandlot.cli import installation
 from sandlot.cli.access import data_dir
 from sandlot.cli.output import print_json
-from sandlot.errors import SandlotError
+from sandlot.errors import SandlotError, SchemaMismatch
 from sandlot.functions import find_node
 from sandlot.jobs.connection import connect, shown_url
+from sandlot.jobs.schema import SCHEMA, agree
 from sandlot.settings import Settings, load_settings
 
 Grade = Literal["ok", "warning", "failed"]
@@ -87,11 +88,20 @@ async def _queue(settings: Settings) -> list[Check]:
     try:
         client = connect(url)
         try:
-            return list(_judged(shown_url(url), await client.info(), await _configuration(client)))
+            server = list(_judged(shown_url(url), await client.info(), await _configuration(client)))
+            return [*server, await _schema(client)]
         finally:
             await client.aclose()
     except (RedisError, OSError, SandlotError) as error:
         return [Check("Queue", "failed", f"{shown_url(url)}: {error}", "start it, or correct SANDLOT_REDIS_URL")]
+
+
+async def _schema(client: Redis) -> Check:
+    try:
+        await agree(client.execute_command)
+    except SchemaMismatch as error:
+        return Check("Data", "failed", "not in the layout of this Sandlot", error.message)
+    return Check("Data", "ok", f"schema {SCHEMA}")
 
 
 async def _configuration(client: Redis) -> Mapping[str, str]:

@@ -24,6 +24,8 @@ RQ_WORKER: Final = "rq:worker:"
 RQ_WORKERS: Final = "rq:workers"
 
 # Ours: the engine.
+SCHEMA: Final = "sandlot:schema"
+"""The number of this layout (sandlot.jobs.schema)."""
 RING: Final = "sandlot:ring:"
 """`+ placement`: zset of queues that have work, by the turn they are due; the lowest is served next."""
 TURN: Final = "sandlot:turn"

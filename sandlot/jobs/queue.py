@@ -16,12 +16,21 @@ from typing import Final, cast
 import hiredis
 import msgspec
 
-from sandlot.errors import IdempotencyConflict, JobFinal, JobNotFound, NoWorker, QueueFull, QueueUnavailable
+from sandlot.errors import (
+    IdempotencyConflict,
+    JobFinal,
+    JobNotFound,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+    SandlotError,
+)
 from sandlot.jobs import keys
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
+from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_stream, settled_from
 from sandlot.jobs.submits import Submits
 from sandlot.jobs.waiters import Waiters
@@ -74,12 +83,14 @@ class Queue:
         """
         Raises:
             QueueUnavailable: Redis cannot be reached or refuses us.
+            SchemaMismatch: what is in it is not ours to touch.
         """
         link = await Link.open(url)
         queue = cls(url, link, signing_key, queue_limit, queue_limit_per_function)
         try:
+            await agree(link.call)
             await queue._waiters.open()
-        except QueueUnavailable:
+        except SandlotError:
             await link.close()
             raise
         return queue

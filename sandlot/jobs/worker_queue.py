@@ -14,10 +14,12 @@ from typing import Final, cast
 
 import hiredis
 
+from sandlot.errors import SandlotError
 from sandlot.jobs import keys
 from sandlot.jobs.envelope import Envelope, unseal
 from sandlot.jobs.link import Link, Refused
 from sandlot.jobs.lua import script
+from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Ending, seal_end
 from sandlot.jobs.subscription import Subscription
 from sandlot.jobs.wire import Argument, Reply
@@ -104,8 +106,15 @@ class WorkerQueue:
         """
         Raises:
             QueueUnavailable: Redis cannot be reached or refuses us.
+            SchemaMismatch: what is in it is not ours to touch.
         """
-        return cls(url, await Link.open(url), signing_key, name, placements)
+        link = await Link.open(url)
+        try:
+            await agree(link.call)
+        except SandlotError:
+            await link.close()
+            raise
+        return cls(url, link, signing_key, name, placements)
 
     async def listen(
         self,
