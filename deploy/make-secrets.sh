@@ -5,8 +5,10 @@
 #
 #   signing.key   signs what is in Redis: the same on every API and worker, never in Redis
 #   api.key       the first API key, with every right; make narrower ones with `sandlot key create`
-#   redis.url     where Valkey is and the password to it; for workers elsewhere, a copy with rediss:// and the public name
-#   valkey.acl    Valkey's users: the same password as its SHA-256
+#   redis-api.url, redis-worker.url        where Valkey is, with a user and password for each role; for workers elsewhere, a copy with
+#                                          rediss:// and the public name
+#   redis-admin.url, redis-metrics.url     the same for whoever looks after it (sandlot doctor, sandlot key) and for monitoring
+#   valkey.acl    Valkey's users: the same passwords as their SHA-256
 set -eu
 
 folder=${1:-$(dirname "$0")/secrets}
@@ -32,13 +34,34 @@ keep api.key || put api.key "sk_$(random_hex 8).$(od -An -vN 32 -tu1 /dev/urando
     NF { bits = bits * 256 + $1; count += 8; while (count >= 6) { count -= 6; unit = 2 ^ count; digit = int(bits / unit); bits -= digit * unit; printf "%s", substr(alphabet, digit + 1, 1) } }
     END { printf "%s", substr(alphabet, bits * 2 ^ (6 - count) + 1, 1) }')"
 
-# The two files hold the same password, so they are made together.
-if ! { keep redis.url && keep valkey.acl; }; then
-    [ ! -s "$folder/redis.url" ] || { echo "$folder/redis.url exists without valkey.acl: remove it to make both anew" >&2; exit 1; }
-    password=$(random_hex 32)
-    digest=$(printf %s "$password" | sha256sum | cut -d' ' -f1)
-    # Sandlot's user: its own keys and channels and RQ's, no server administration but reading the server's state.
-    put valkey.acl "user default on nopass nocommands +ping
-user sandlot on #$digest ~sandlot:* ~rq:* &sandlot:* &rq:* +@all -@admin -@dangerous +info +client|list +config|get"
-    put redis.url "redis://sandlot:$password@valkey:6379/0"
+# Each role's keys, channels and commands: what `sandlot redis-acl` prints, and a test holds the two together.
+rules() {
+    case $1 in
+        api) echo "~rq:* ~sandlot:* &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey" ;;
+        worker) echo "~rq:* ~sandlot:beats:* ~sandlot:cancels:* ~sandlot:capped ~sandlot:caps ~sandlot:depth ~sandlot:due ~sandlot:ended ~sandlot:functions:changed ~sandlot:idempotency:* ~sandlot:leases ~sandlot:logs:* ~sandlot:parked:* ~sandlot:placements ~sandlot:ring:* ~sandlot:secrets:changed ~sandlot:to-waiter:* ~sandlot:to-worker:* ~sandlot:turn ~sandlot:worker:* %R~sandlot:bundle-chunks:* %R~sandlot:bundle-users:* %R~sandlot:function:* %R~sandlot:functions %R~sandlot:secrets &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey" ;;
+        admin) echo "~rq:* ~sandlot:* &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey +scan +config|get +client|list +slowlog|get +slowlog|len +latency|latest +memory|usage +memory|stats" ;;
+        metrics) echo "%R~rq:canceled:* %R~rq:failed:* %R~rq:finished:* %R~rq:queue:* %R~rq:queues %R~rq:scheduled:* %R~rq:wip:* %R~rq:worker:* %R~rq:workers %R~sandlot:beats:* %R~sandlot:capped %R~sandlot:caps %R~sandlot:depth %R~sandlot:due %R~sandlot:ended %R~sandlot:functions %R~sandlot:leases %R~sandlot:parked:* %R~sandlot:placements %R~sandlot:ring:* %R~sandlot:worker:* %R~rq:workers:* resetchannels -@all +@connection +@read +time -@dangerous +info -scan -randomkey" ;;
+    esac
+}
+
+# The files hold the same passwords, so they are made together.
+roles="api worker admin metrics"
+have=0
+for name in redis-api.url redis-worker.url redis-admin.url redis-metrics.url valkey.acl; do
+    if keep "$name"; then have=$((have + 1)); fi
+done
+if [ "$have" -ne 0 ] && [ "$have" -ne 5 ]; then
+    echo "$folder has some of redis-*.url and valkey.acl, but not all: remove them to make all anew" >&2
+    exit 1
+fi
+if [ "$have" -eq 0 ]; then
+    acl="user default on nopass nocommands +ping"
+    for role in $roles; do
+        password=$(random_hex 32)
+        digest=$(printf %s "$password" | sha256sum | cut -d' ' -f1)
+        acl="$acl
+user sandlot-$role on #$digest $(rules "$role")"
+        put "redis-$role.url" "redis://sandlot-$role:$password@valkey:6379/0"
+    done
+    put valkey.acl "$acl"
 fi

@@ -113,6 +113,12 @@ async def _configuration(client: Redis) -> Mapping[str, str]:
         return {}
 
 
+def _told_by_info(info: Mapping[str, Any]) -> Mapping[str, str]:
+    """What INFO has of the settings: users of API and workers may not ask CONFIG."""
+    told = {"appendonly": "yes" if info.get("aof_enabled") else "no"}
+    return told | ({"maxmemory-policy": str(info["maxmemory_policy"])} if "maxmemory_policy" in info else {})
+
+
 def _judged(where: str, info: Mapping[str, Any], configuration: Mapping[str, str]) -> Iterator[Check]:
     server = str(info.get("server_name", "redis")).capitalize()
     version = str(info.get("valkey_version") or info.get("redis_version"))
@@ -123,7 +129,8 @@ def _judged(where: str, info: Mapping[str, Any], configuration: Mapping[str, str
         f"{server} {version} at {where}",
         "Sandlot's scripts need version 7.0 or newer" if old else "",
     )
-    if not configuration:
+    configuration = configuration or _told_by_info(info)
+    if "maxmemory-policy" not in configuration:
         yield Check(
             "Queue settings",
             "warning",
@@ -135,7 +142,9 @@ def _judged(where: str, info: Mapping[str, Any], configuration: Mapping[str, str
     yield Check(
         "Durability",
         "ok" if appendonly else "warning",
-        f"append-only file, fsync {configuration.get('appendfsync')}" if appendonly else "no append-only file",
+        f"append-only file, fsync {configuration.get('appendfsync', 'not told')}"
+        if appendonly
+        else "no append-only file",
         "" if appendonly else "CONFIG SET appendonly yes: otherwise a restart of the server loses accepted jobs",
     )
     policy = configuration.get("maxmemory-policy")
@@ -146,7 +155,7 @@ def _judged(where: str, info: Mapping[str, Any], configuration: Mapping[str, str
         str(policy),
         "" if fine else "CONFIG SET maxmemory-policy noeviction: otherwise jobs vanish when memory is short",
     )
-    node_bytes = int(configuration.get("stream-node-max-bytes", 4096))
+    node_bytes = int(configuration.get("stream-node-max-bytes", 256))  # not told: nothing to complain about
     if node_bytes == 0 or node_bytes > 1024:
         yield Check(
             "Memory per result",

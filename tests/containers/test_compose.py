@@ -77,7 +77,9 @@ def test_every_process_in_a_container_is_nobody_and_can_write_nothing_of_the_ima
 
 
 def test_no_secret_is_in_the_environment_or_the_arguments_of_a_container(stack: Stack, secrets: Path) -> None:
-    values = {(secrets / name).read_text().strip() for name in ("signing.key", "api.key", "redis.url")}
+    values = {
+        (secrets / name).read_text().strip() for name in ("signing.key", "api.key", "redis-api.url", "redis-worker.url")
+    }
     for service in ("valkey", "api", "worker"):
         (name,) = stack.containers(service)
         text = json.dumps(stack.engine.inspect(name))
@@ -145,13 +147,15 @@ def test_a_worker_that_cannot_be_strict_does_not_start(stack: Stack) -> None:
     settings = {
         "SANDBOX": "strict",
         "DATA": "/cache",
-        "REDIS_URL_FILE": "/redis.url",
+        "REDIS_URL_FILE": "/redis-worker.url",
         "SIGNING_KEY_FILE": "/signing.key",
     }
     words = ["--network", f"{stack.project}_queue"]
     words += [word for name, value in settings.items() for word in ("--env", f"SANDLOT_{name}={value}")]
     words += [
-        word for name in ("redis.url", "signing.key") for word in ("--volume", f"{stack.secrets}/{name}:/{name}:ro")
+        word
+        for name in ("redis-worker.url", "signing.key")
+        for word in ("--volume", f"{stack.secrets}/{name}:/{name}:ro")
     ]
     done = stack.engine.once(*OURS, *words, IMAGE, "worker")
     assert done.returncode == 2, done.stderr

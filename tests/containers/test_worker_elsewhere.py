@@ -39,9 +39,9 @@ def there(here: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
     folder.chmod(0o777)  # the container's user writes the certificate
     here.engine.once("--volume", f"{folder}:/made", "--entrypoint", "bash", IMAGE, "-c", CERTIFICATE)
     shutil.copy(here.secrets / "signing.key", folder)
-    url = (here.secrets / "redis.url").read_text().strip().replace("redis://", "rediss://")
+    url = (here.secrets / "redis-worker.url").read_text().strip().replace("redis://", "rediss://")
     url = url.replace("@valkey:6379", f"@{NAME}:6380") + "?ssl_ca_certs=/run/secrets/redis_ca"
-    (folder / "redis.url").write_text(url + "\n")
+    (folder / "redis-worker.url").write_text(url + "\n")
     made = Stack(here.engine, "sandlot-test-there", "compose.worker.yaml", folder)
     try:
         made.up()
@@ -78,7 +78,7 @@ def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:
     (worker,) = there.containers("worker")
     assert there.engine.run("exec", worker, "ls", "/run/secrets").stdout.split() == [
         "redis_ca",
-        "redis_url",
+        "redis_worker_url",
         "signing_key",
     ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,17 @@ from typer.testing import CliRunner
 
 from sandlot.cli.app import app, main
 from sandlot.cli.output import exit_code
-from sandlot.errors import ApiUnreachable, FunctionNotFound, InvalidSettings, NoWorker, QueueFull, SandlotError
+from sandlot.errors import (
+    ApiUnreachable,
+    CallerError,
+    FunctionNotFound,
+    InvalidSettings,
+    NoWorker,
+    QueueFull,
+    SandlotError,
+)
 from sandlot.functions import read_path
+from sandlot.jobs.acl import DEFAULT_USER, Role, user_rules
 from sandlot.models import Runtime
 
 COMMANDS = [
@@ -31,6 +42,7 @@ COMMANDS = [
     "new",
     "key",
     "secret",
+    "redis-acl",
 ]
 
 
@@ -149,6 +161,41 @@ def test_a_scaffold_never_writes_over_a_file(
     assert CliRunner().invoke(app, ["new", "greet"]).exit_code == 0
     code, _, err = run("new", "greet", monkeypatch=monkeypatch, capsys=capsys)
     assert (code, "is there already" in err) == (2, True)
+
+
+def test_redis_users_are_printed_for_a_server_and_their_passwords_for_us() -> None:
+    shown = CliRunner().invoke(app, ["redis-acl"])
+    lines = shown.stdout.splitlines()
+    assert [line.split(" ")[:4] for line in lines] == [["ACL", "SETUSER", f"sandlot-{role}", "reset"] for role in Role]
+    for role, line in zip(Role, lines, strict=True):
+        (password,) = re.findall(rf"redis://sandlot-{role}:(\w+)@HOST", shown.stderr)
+        assert f" #{hashlib.sha256(password.encode()).hexdigest()} " in line
+        assert password not in shown.stdout
+
+
+def test_redis_users_take_passwords_from_stdin_and_show_none() -> None:
+    given = {role: f"{role}-is-long-enough-now" for role in Role}
+    stdin = "\n".join(f"{role} {password}" for role, password in given.items())
+    shown = CliRunner().invoke(app, ["redis-acl", "--aclfile", "--passwords"], input=stdin)
+    assert shown.stdout.splitlines() == [DEFAULT_USER, *(f"user {user_rules(role, given[role])}" for role in Role)]
+    assert not [password for password in given.values() if password in shown.output]
+
+
+@pytest.mark.parametrize(
+    ("stdin", "reason"),
+    [
+        ("api 0123456789abcdef\n", "no password for: worker, admin, metrics"),
+        ("root 0123456789abcdef\n", "'root' is no role"),
+        ("api 0123456789abcdef\napi another-one-123456\n", "api has two passwords"),
+        ("\n".join(f"{role} sh0rt" for role in Role), "the password of api has 5 characters"),
+        ("\n".join(f"{role} with a space in it" for role in Role), "without spaces"),
+    ],
+)
+def test_passwords_that_cannot_be_used_are_told_without_showing_them(stdin: str, reason: str) -> None:
+    error = CliRunner().invoke(app, ["redis-acl", "--passwords"], input=stdin).exception
+    assert isinstance(error, CallerError)
+    assert reason in error.message
+    assert "sh0rt" not in error.message
 
 
 def test_the_command_line_costs_no_import_until_a_command_runs() -> None:

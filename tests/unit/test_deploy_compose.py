@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sandlot.jobs.acl import Role, rules
 from sandlot.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,8 +67,8 @@ def test_no_secret_is_in_an_environment_and_every_one_is_a_file() -> None:
                 assert not re.search(r"KEY$|URL$|PASSWORD|TOKEN", name), name
 
 
-def test_a_worker_has_no_api_key() -> None:
-    assert set(COMPOSE["services"]["worker"]["secrets"]) == {"redis_url", "signing_key"}
+def test_a_worker_has_no_api_key_and_a_user_of_its_own() -> None:
+    assert set(COMPOSE["services"]["worker"]["secrets"]) == {"redis_worker_url", "signing_key"}
     assert COMPOSE["services"]["valkey"]["secrets"] == ["valkey_acl"]
 
 
@@ -86,7 +87,7 @@ def test_a_worker_elsewhere_is_the_same_worker() -> None:
     """The second file repeats the service, since `extends` would drag the local Valkey along."""
     here, there = COMPOSE["services"]["worker"], dict(REMOTE["services"]["worker"])
     assert there.pop("build") == "."
-    assert (there.pop("networks"), there.pop("secrets")) == (["out"], ["redis_url", "signing_key", "redis_ca"])
+    assert (there.pop("networks"), there.pop("secrets")) == (["out"], ["redis_worker_url", "signing_key", "redis_ca"])
     assert there == {name: value for name, value in here.items() if name not in ("networks", "secrets", "depends_on")}
 
 
@@ -102,6 +103,13 @@ def test_valkey_keeps_what_it_accepted() -> None:
     assert valkey["command"][1:] == ["--maxmemory", "${SANDLOT_VALKEY_MAXMEMORY:-1gb}"]
     assert valkey["mem_limit"] == "${SANDLOT_VALKEY_MEMORY:-2g}", "room for a rewrite of the append-only file"
     assert options["dir"] == COMPOSE["services"]["valkey"]["volumes"][0].partition(":")[2]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_the_users_that_are_made_for_valkey_have_the_rights_of_their_role(role: Role) -> None:
+    made = (REPOSITORY / "deploy" / "make-secrets.sh").read_text()
+    line = f'        {role}) echo "{rules(role)}" ;;\n'
+    assert line in made, "write this into deploy/make-secrets.sh"
 
 
 def test_the_image_runs_as_a_numbered_user_says_how_it_is_and_holds_no_build_tool() -> None:

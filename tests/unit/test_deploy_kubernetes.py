@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sandlot.jobs.acl import Role
 from sandlot.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -54,6 +55,7 @@ def test_no_secret_is_in_an_environment_and_every_setting_exists() -> None:
 
 def test_every_mount_has_its_volume_and_every_secret_is_one_that_the_script_makes() -> None:
     made = (FOLDER.parent / "make-secrets.sh").read_text()
+    made += "".join(f"put redis-{role}.url " for role in Role) if 'put "redis-$role.url" ' in made else ""
     for pod in PODS.values():
         volumes = {volume["name"]: volume for volume in pod["volumes"]} | {"data": {}}
         for mount in pod["containers"][0]["volumeMounts"]:
@@ -65,7 +67,7 @@ def test_every_mount_has_its_volume_and_every_secret_is_one_that_the_script_make
 
 def test_a_worker_has_no_api_key() -> None:
     (secret,) = [volume["secret"] for volume in PODS["sandlot-worker"]["volumes"] if "secret" in volume]
-    assert {item["key"] for item in secret["items"]} == {"redis.url", "signing.key"}
+    assert {item["key"] for item in secret["items"]} == {"redis-worker.url", "signing.key"}
 
 
 def test_pods_outlive_the_drain_they_are_given() -> None:

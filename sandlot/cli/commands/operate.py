@@ -28,6 +28,28 @@ def doctor(as_json: AsJson = False) -> None:
     sys.exit(examine(as_json))
 
 
+@commands.command("redis-acl", rich_help_panel="Operate")
+def redis_acl(
+    aclfile: Annotated[
+        bool, typer.Option("--aclfile", help="Print a whole ACL file, in which everybody else may only PING.")
+    ] = False,
+    passwords: Annotated[
+        bool, typer.Option("--passwords", help="Read the passwords from stdin, a line `ROLE PASSWORD` for each role.")
+    ] = False,
+) -> None:
+    """Print the users that your Redis or Valkey should have for Sandlot: api, worker, admin and metrics, each with no more rights than it needs.
+
+    On stdout are ACL SETUSER commands, with hashes of the passwords. The passwords are made here and shown once, on stderr.
+
+    [bold]Examples:[/]
+      sandlot redis-acl | valkey-cli -h 10.0.0.5
+      sandlot redis-acl --aclfile > /etc/valkey/users.acl
+    """
+    from sandlot.cli.redis_acl import print_users
+
+    print_users(aclfile, passwords)
+
+
 @keys.command("create")
 def create_key(
     scope: Annotated[list[str], typer.Option(help="deploy, invoke, read or admin; may be given more than once.")],

