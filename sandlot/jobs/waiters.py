@@ -60,7 +60,15 @@ class Waiters:
             self._futures.pop(job_id, None)
 
     def _on_message(self, payload: bytes) -> None:
-        name, _, rest = payload.partition(b"\n")
+        """One or more ends, each `<length>\\n<job>\\n<signed end>\\n<result>` (transitions.lua)."""
+        start = 0
+        while (newline := payload.find(b"\n", start)) > 0:
+            length = payload[start:newline]
+            start = newline + 1 + int(length) if length.isdigit() else len(payload)
+            self._on_end(payload[newline + 1 : start])
+
+    def _on_end(self, message: bytes) -> None:
+        name, _, rest = message.partition(b"\n")
         job_id = name.decode("utf-8", "replace")
         future = self._futures.get(job_id)
         if future is None or future.done():

@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 import pytest
+import redis
 
 from sandlot.errors import IdempotencyConflict, JobFinal, JobNotFound, NoWorker, QueueFull
-from sandlot.jobs import Queue, new_job_id
+from sandlot.jobs import Queue, keys, new_job_id
 from sandlot.models import FunctionError, JobStatus, OutcomeKind
 
 
@@ -60,6 +61,47 @@ async def test_hand_offs_on_their_way_count_against_free_slots(
     worker.seen = 0  # as if the message were still under way
     stepped = await worker.step(1)
     assert (stepped.claims, stepped.parked) == ([], False)
+
+
+async def test_the_results_of_one_step_reach_an_api_process_in_one_message(
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    jobs = [make() for _ in range(5)]
+    futures = [queue.expect(job.job_id) for job in jobs]
+    await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
+    claims = (await worker.step(5)).claims
+    raw.config_resetstat()
+    await worker.step(0, *(worker.ending(claim, b'"\\n%d"' % claim.attempt) for claim in claims))
+    ends = await asyncio.wait_for(asyncio.gather(*futures), 5)
+    assert [(end.job_id, end.result) for end in ends] == [(job.job_id, b'"\\n1"') for job in jobs]
+    assert raw.info("commandstats")["cmdstat_publish"]["calls"] == 1
+
+
+async def test_results_that_are_too_much_for_one_message_come_in_several(
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    jobs = [make() for _ in range(4)]
+    futures = [queue.expect(job.job_id) for job in jobs]
+    await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
+    claims = (await worker.step(4)).claims
+    raw.config_resetstat()
+    large = b'"' + b"x" * 120_000 + b'"'
+    await worker.step(0, *(worker.ending(claim, large) for claim in claims))
+    ends = await asyncio.wait_for(asyncio.gather(*futures), 5)
+    assert {end.result for end in ends} == {large}
+    assert raw.info("commandstats")["cmdstat_publish"]["calls"] == 2
+
+
+async def test_a_garbled_message_hurts_nobody(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+    job = make()
+    future = queue.expect(job.job_id)
+    await queue.submit(job, reply=True)
+    (channel,) = [name for name in raw.pubsub_channels() if name.startswith(keys.TO_WAITER.encode())]
+    for payload in (b"", b"\n", b"x\n", b"-5\nabc", b"9999999\n" + job.job_id.encode(), b"3\nabc7\n"):
+        raw.publish(channel, payload)
+    (claim,) = (await worker.step(1)).claims
+    await worker.step(0, worker.ending(claim, b"7"))
+    assert (await asyncio.wait_for(future, 5)).result == b"7"
 
 
 async def test_a_failure_keeps_its_error(queue: Queue, worker: Any, make: Any) -> None:

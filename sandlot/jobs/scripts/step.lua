@@ -36,6 +36,20 @@ local function gather(lists, key, ...)
   for _, item in ipairs({ ... }) do list[#list + 1] = item end
 end
 
+-- What goes to one API process goes in one message, as long as it is no larger than a single one may be.
+local told = {}
+local function send(channel)
+  redis.call('PUBLISH', TO_WAITER .. channel, table.concat(told[channel].messages))
+  told[channel] = nil
+end
+local function tell(channel, message)
+  if told[channel] and told[channel].bytes + #message > PUBLISH_LIMIT_BYTES then send(channel) end
+  local waiter = told[channel] or { messages = {}, bytes = 0 }
+  told[channel] = waiter
+  waiter.messages[#waiter.messages + 1] = message
+  waiter.bytes = waiter.bytes + #message
+end
+
 local function settle(member, held, ended, registered)
   local id, attempt, status = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT)
@@ -46,7 +60,7 @@ local function settle(member, held, ended, registered)
   local ttl = tonumber(job[2]) or 3600
   finish(id, { status = status, kind = ARGV[at + 3], text = ARGV[at + 4], reply = job[3], ttl = ttl, result = ARGV[at + 6],
     logs = ARGV[at + 7], type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[at + 5],
-    worker = worker, attempt = attempt, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
+    worker = worker, attempt = attempt, tell = tell, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   if job[4] then redis.call('SREM', CANCELS .. worker, id) end
   gather(ended, queue, member)
   gather(registered, REGISTRY[status] .. queue, now_s + ttl, id)
@@ -63,6 +77,7 @@ local function settle_all()
     answers[i] = settle(member, leases[i], ended, registered)
     at = at + 8
   end
+  for channel in pairs(told) do send(channel) end
   redis.call('INCRBY', ENDED, #answers)
   for registry, items in pairs(registered) do redis.call('ZADD', registry, unpack(items)) end
   for queue, items in pairs(ended) do

@@ -81,7 +81,7 @@ local REGISTRY = { finished = FINISHED, failed = FAILED, canceled = CANCELED }
 
 -- Write how a job ended, except in its queue's registry. Called once per job: the caller has just taken away what gave the right to
 -- (the lease, or the state `queued`). e: status (RQ's), kind, text (signed by the worker, or '- {json}' where a script decides), reply,
--- ttl, result; and for the result stream: type, field, value, worker, attempt, started_s; and logs.
+-- ttl, result; and for the result stream: type, field, value, worker, attempt, started_s; and logs. `tell`, if given, sends what goes to a waiter.
 local ended_s
 local function finish(id, e)
   local key, ttl = JOB .. id, e.ttl or 3600
@@ -96,10 +96,9 @@ local function finish(id, e)
   if e.logs and e.logs ~= '' then redis.call('SET', LOGS .. id, e.logs, 'EX', ttl) end
   if e.reply then
     local message = id .. '\n' .. e.text .. '\n' .. (e.result or '')
-    if string.find(e.reply, ' ', 1, true) then
-      for channel in string.gmatch(e.reply, '%S+') do redis.call('PUBLISH', TO_WAITER .. channel, message) end
-    else
-      redis.call('PUBLISH', TO_WAITER .. e.reply, message)
+    message = #message .. '\n' .. message
+    for channel in string.gmatch(e.reply, '%S+') do
+      if e.tell then e.tell(channel, message) else redis.call('PUBLISH', TO_WAITER .. channel, message) end
     end
   end
 end
