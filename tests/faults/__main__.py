@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.faults import hosts
 from tests.faults.history import History, Judgement, percentile
 from tests.faults.plans import PLANS
-from tests.faults.run import run_plan
+from tests.faults.run import run_plan, why_not
 from tests.faults.scene import Plan
 
 PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
@@ -39,14 +38,13 @@ def main() -> int:
         return 0
     # Whatever a worker leaves behind when it is killed becomes our child, and is counted.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    reason = hosts.why_not()
     print(f'seed {options.seed}; again with: make faults ARGS="--seed {options.seed}"\n')
     print("  ".join(name.ljust(width) for name, width in COLUMNS), flush=True)
     sound = True
     for plan in PLANS:
         if options.only and not any(word in plan.name for word in options.only):
             continue
-        if plan.hosts and reason:
+        if reason := why_not(plan):
             print(f"{plan.name.ljust(COLUMNS[0][1])}  not run: {reason}")
             continue
         sound &= _run_and_print(plan, options)
@@ -81,7 +79,7 @@ def _run_and_print(plan: Plan, options: argparse.Namespace) -> bool:
     left = _reap_orphans()
     verdict, sound = _verdict(plan, judgement, left)
     print(_row(plan, history, judgement, left, verdict), flush=True)
-    for offence in [*judgement.offences][:10]:
+    for offence in [] if plan.must_lose else judgement.offences[:10]:
         print(f"    {offence}", flush=True)
     if sound and not options.keep:
         shutil.rmtree(folder)
@@ -91,8 +89,12 @@ def _run_and_print(plan: Plan, options: argparse.Namespace) -> bool:
 
 
 def _verdict(plan: Plan, judgement: Judgement, left: int) -> tuple[str, bool]:
+    if plan.must_lose:
+        return (f"{len(judgement.lost)} lost, as it must be", True) if judgement.lost else ("LOST NOTHING", False)
     if judgement.offences or left:
         return "BROKEN", False
+    if judgement.spent and not plan.may_spend:
+        return f"{judgement.spent} attempts spent", False
     if judgement.repeated and not plan.may_repeat:
         return f"{judgement.repeated} repeated", False
     p99_s = percentile(judgement.recovery_s, 0.99)

@@ -61,12 +61,13 @@ class Callers:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             self.call(sync=self._dice.random() < 0.3, work_s=self._dice.uniform(*self._work_s))
 
-    def call(self, *, sync: bool, work_s: float) -> None:
-        """One request more, tried until it is acknowledged."""
+    def call(self, *, sync: bool, work_s: float) -> asyncio.Task[None]:
+        """One request more, tried until it is acknowledged; done when it is."""
         self._history.requests += 1
         task = asyncio.create_task(self._request(self._history.requests, sync, work_s))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _request(self, number: int, sync: bool, work_s: float) -> None:
         """The idempotency key makes trying again safe; that is part of what is tested."""

@@ -45,14 +45,17 @@ class Record:
     ended_ms: int
     entries: tuple[bytes, ...]
     """Its results stream, each entry's id and fields; one, or none for a job that never ran."""
+    released: int = 0
+    """How many of its attempts were given back; they cost the job nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a job is found at the very end: RQ's registries that list it, and whether anything still holds it."""
+    """Where a job is found at the very end: RQ's registries that list it, whether anything still holds it, and whether it is there at all."""
 
     registries: tuple[str, ...]
     held: bool
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -110,6 +113,8 @@ class Judgement:
     """Jobs that ended as `worker_lost`, after their last attempt: reported, not lost."""
     repeated: int
     """How often a job was started again. An attempt that was given back before it started is not one of them."""
+    spent: int
+    """Jobs that ended with fewer attempts left than one that is run once."""
     recovery_s: list[float]
     """For each job a fault hit, from the fault to its end; sorted."""
 
@@ -128,6 +133,7 @@ def judge(history: History) -> Judgement:
         broke=list(history.broke),
         given_up=sum(seen[-1].kind == "worker_lost" for seen in history.records.values()),
         repeated=len(history.runs) - len({job_id for job_id, _ in history.runs}),
+        spent=sum(seen[-1].attempt - seen[-1].released > 1 for seen in history.records.values()),
         recovery_s=_recovery_s(history),
     )
 
@@ -141,6 +147,8 @@ def _lost(history: History) -> list[str]:
             offences.append(f"{job_id}: acknowledged, and has no final record")
         elif seen[-1].kind not in FINAL_KINDS:
             offences.append(f"{job_id}: ended as {seen[-1].kind!r}, which is no outcome")
+        elif standing is not None and standing.gone:
+            offences.append(f"{job_id}: had ended, and its record is gone")
         elif standing is not None and standing.held:
             offences.append(f"{job_id}: has ended and is still queued, scheduled or leased")
     return offences

@@ -1,6 +1,8 @@
-"""Become another program, on another host if need be, and die with whoever asked for it.
+"""Become another program, on another host or with a disk of its own if need be, and die with whoever asked for it.
 
-`python launch.py <parent's pid> <file of a network namespace, or ""> <program> <argument>…`
+`python launch.py <parent's pid> <file of a network namespace, or ""> <image of a disk, or ""> <where to mount it> <program> <argument>…`
+The disk is mounted in a mount namespace that ends with the program: a mount that others can see is copied into every namespace made
+meanwhile (each worker's sandboxes make some), and lives as long as the last of them.
 A program of its own rather than code between fork and exec, since the process that starts it may have threads.
 """
 
@@ -9,14 +11,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 CLONE_NEWNET = 0x40000000  # setns(2)
+CLONE_NEWNS = 0x00020000  # unshare(2)
+MS_REC_PRIVATE = 0x44000  # mount(2)
 
 
 def main() -> None:
-    parent, network, *command = sys.argv[1:]
+    parent, network, image, point, *command = sys.argv[1:]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != int(parent):  # it died before the request was in force
@@ -25,6 +30,10 @@ def main() -> None:
         descriptor = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
         if libc.setns(descriptor, CLONE_NEWNET) != 0:
             sys.exit(f"cannot enter {network}: {os.strerror(ctypes.get_errno())}")
+    if image:
+        if libc.unshare(CLONE_NEWNS) != 0 or libc.mount(None, b"/", None, MS_REC_PRIVATE, None) != 0:
+            sys.exit(f"no mount namespace: {os.strerror(ctypes.get_errno())}")
+        subprocess.run(["mount", "-o", "loop", image, point], check=True)
     os.execv(command[0], command)  # noqa: S606  # that is the point
 
 

@@ -39,13 +39,21 @@ class Part:
         log: Path,
         network: Path | None = None,
         cwd: Path | None = None,
+        image: tuple[Path, Path] | None = None,
     ) -> None:
-        """`network`: the file of a network namespace to run in."""
+        """`network`: the file of a network namespace to run in. `image`: of a disk, and where it is to be mounted, for it alone."""
         self.name = name
         self.log = log
         self.expected_to_end = False
         """Whether the plan has ended it; a part that ends otherwise has broken a promise."""
-        launch = [sys.executable, "-IS", str(LAUNCH), str(os.getpid()), str(network or "")]
+        launch = [
+            sys.executable,
+            "-IS",
+            str(LAUNCH),
+            str(os.getpid()),
+            str(network or ""),
+            *map(str, image or ("", "")),
+        ]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*launch, *command],
@@ -93,6 +101,15 @@ class Part:
     def signal(self, number: signal.Signals) -> None:
         if not self.ended:
             self.process.send_signal(number)
+
+    async def stands_still(self, deadline_s: float = 10.0) -> None:
+        """After SIGSTOP: until none of its threads is on a processor."""
+        tasks = Path(f"/proc/{self.pid}/task")
+
+        def stopped() -> bool:
+            return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir())
+
+        await until(stopped, deadline_s, lambda: f"{self.name} does not stand still")
 
     async def gone(self, deadline_s: float = 30.0) -> int:
         await until(

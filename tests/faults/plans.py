@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.faults import api_faults, host_faults, reply_faults, valkey_faults, worker_faults
+from tests.faults import api_faults, disk_faults, host_faults, reply_faults, valkey_faults, worker_faults
 from tests.faults.scene import Plan
 
 SCRIPTS_OF_API: Final = ("submit", "cancel")
@@ -27,7 +27,7 @@ PLANS: Final = (
     Plan("host unplugged", host_faults.unplug_host, 20, bound_s=5.0, hosts=3),
     Plan("host drops", host_faults.drop_host, 20, bound_s=5.0, hosts=3),
     Plan("host rejects", host_faults.reject_host, 20, bound_s=5.0, hosts=3),
-    Plan("host killed every 2 s", host_faults.kill_hosts, 20, bound_s=5.0, hosts=3),
+    Plan("host killed every 2 s", host_faults.kill_hosts, 60, bound_s=5.0, hosts=3, rate_hz=200, work_s=(0.001, 0.02)),
     Plan("worker frozen 6 s", worker_faults.freeze_worker, 16, bound_s=5.0),
     Plan(
         "Valkey killed",
@@ -38,6 +38,14 @@ PLANS: Final = (
         may_repeat=False,
         work_s=LONG_S,
         rate_hz=12,
+    ),
+    Plan(
+        "Valkey killed every 8 s",
+        valkey_faults.restart_valkey_every_8_s,
+        40,
+        bound_s=2.0,
+        measured_from="heal",
+        may_repeat=False,
     ),
     Plan(
         "Valkey frozen 10 s",
@@ -86,6 +94,29 @@ PLANS: Final = (
     Plan("API killed", api_faults.kill_api, 10),
     Plan("API rolled", api_faults.roll_api, 10),
     Plan("Valkey full", valkey_faults.fill_valkey, 6),
+    Plan(
+        "disk full, always", disk_faults.fill_disk, 8, measured_from="heal", bound_s=5.0, may_repeat=False, disk="small"
+    ),
+    Plan(
+        "disk full, everysec",
+        disk_faults.fill_disk,
+        8,
+        measured_from="heal",
+        bound_s=5.0,
+        may_repeat=False,
+        disk="small",
+        fsync="everysec",
+    ),
+    Plan("20 power cuts, always", disk_faults.cut_power, 50, measured_from="heal", bound_s=5.0, disk="cuttable"),
+    Plan(
+        "power cuts, everysec",
+        disk_faults.cut_power,
+        15,
+        measured_from="heal",
+        must_lose=True,
+        disk="cuttable",
+        fsync="everysec",
+    ),
     Plan("worker dies in each window", worker_faults.die_in_windows, 0, bound_s=1.0),
     Plan(
         "60 s without Valkey",

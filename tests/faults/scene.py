@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.faults.caller import Callers
+from tests.faults.disks import DiskKind
 from tests.faults.history import History, Strike
 from tests.faults.observer import Observer
 from tests.faults.rig import Rig
@@ -57,5 +58,11 @@ class Plan:
     """Whether a job may need a second attempt; false where every process lives and finished work has only to wait."""
     with_keys: bool = True
     """Whether callers send idempotency keys; without, only the platform's own repetitions are at work."""
+    may_spend: bool = True
+    """Whether a job may end with fewer attempts left than one that is run once."""
+    must_lose: bool = False
+    """A plan that shows that the fault is one: with less than what is promised there is loss."""
+    disk: DiskKind = ""
+    fsync: str = "always"
     rate_hz: float = 30.0
     work_s: tuple[float, float] = (0.02, 0.2)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import hosts
 from tests.faults.plans import PLANS
-from tests.faults.run import run_plan
+from tests.faults.run import run_plan, why_not
 from tests.faults.scene import Plan
 
 SHORT_S = {
@@ -27,7 +26,7 @@ SEED = 1
 @pytest.mark.parametrize("name", SHORT_S)
 async def test_nothing_acknowledged_is_lost_doubled_or_changed(name: str, tmp_path: Path) -> None:
     plan = _plan(name)
-    if plan.hosts and (reason := hosts.why_not()):
+    if reason := why_not(plan):
         pytest.skip(reason)
     history, judgement = await run_plan(plan, SEED, tmp_path, length_s=SHORT_S[name])
     assert judgement.offences == [], f"refused: {history.refused}; logs: {tmp_path}"

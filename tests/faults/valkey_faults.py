@@ -8,15 +8,21 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from typing import Final
 
 from tests.faults.scene import Scene
 
+SERVING_S: Final = 2.0
+"""What is promised: from the end of a Valkey that is started again at once to the next answer."""
 
-async def restart_valkey(scene: Scene, *, away_s: tuple[float, float] = (0.2, 1.0)) -> None:
+
+async def restart_valkey(
+    scene: Scene, *, every_s: tuple[float, float] = (1.5, 3.0), away_s: tuple[float, float] = (0.2, 1.0)
+) -> None:
     """SIGKILL, and after a while the same data again, from the append-only file."""
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
-        await scene.pause(1.5, 3.0)
+        await scene.pause(*every_s)
         valkey = scene.rig.valkey
         assert valkey is not None
         affected = await scene.observer.unfinished()
@@ -31,6 +37,25 @@ async def _bring_back(scene: Scene, affected: set[str]) -> None:
     started_s = time.monotonic()
     await scene.rig.start_valkey()
     scene.struck("Valkey is back", affected, ago_s=time.monotonic() - started_s)
+
+
+async def restart_valkey_every_8_s(scene: Scene) -> None:
+    """SIGKILL every eight seconds, back at once. A caller who asks at that moment has an answer within two seconds of its start."""
+    ends_s = time.monotonic() + scene.length_s
+    while time.monotonic() < ends_s:
+        await asyncio.sleep(8)
+        valkey = scene.rig.valkey
+        assert valkey is not None
+        await valkey.kill()
+        affected = scene.history.ids - scene.history.records.keys()
+        killed_s = time.monotonic()
+        scene.rig.spawn_valkey()
+        answered = scene.callers.call(sync=True, work_s=0.0)
+        await scene.rig.valkey_answers()
+        scene.struck("Valkey is back", affected, ago_s=time.monotonic() - killed_s)
+        await answered
+        if (took_s := time.monotonic() - killed_s) > SERVING_S:
+            scene.history.broke.append(f"serving only {took_s:.2f} s after Valkey was killed")
 
 
 async def lose_valkey(scene: Scene) -> None:

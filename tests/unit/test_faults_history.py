@@ -48,6 +48,17 @@ def test_an_end_that_is_still_held_is_not_the_end(history: History) -> None:
     assert len(judge(history).lost) == 1
 
 
+def test_a_record_that_is_gone_at_the_end_is_lost(history: History) -> None:
+    history.standings[JOB] = Standing((), held=False, gone=True)
+    assert judge(history).lost == [f"{JOB}: had ended, and its record is gone"]
+
+
+@pytest.mark.parametrize(("attempt", "released", "spent"), [(1, 0, 0), (3, 2, 0), (2, 0, 1), (3, 1, 1), (0, 0, 0)])
+def test_attempts_that_were_given_back_are_not_spent(history: History, attempt: int, released: int, spent: int) -> None:
+    history.records[JOB] = [record(attempt=attempt, released=released)]
+    assert judge(history).spent == spent
+
+
 def test_two_results_are_doubled(history: History) -> None:
     history.records[JOB] = [record(entries=(b"1-0", b"2-0"))]
     assert judge(history).doubled == [f"{JOB}: 2 results are recorded"]
