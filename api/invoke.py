@@ -6,7 +6,6 @@ This is the hot path: plain ASGI, no dependency injection, the event never decod
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -17,14 +16,13 @@ from api.calls import Calls, Pending
 from api.errors import problem_of, send_reply
 from api.replies import Reply, failure_reply, pending_reply, value_reply
 from api.wishes import read_query, read_wish
+from sandlot.aside import aside
 from sandlot.errors import CallerError, InvalidJson, SandlotError
 from sandlot.json_text import check_json
 from sandlot.models import LATEST, OutcomeKind
 from sandlot.settings import Settings
 
 QUERY: Final = frozenset({"version", "async", "wait"})
-_CHECKED_INLINE_BYTES: Final = 128 * 1024
-"""About 0.4 ms of checking; a longer event is checked in a thread, so that it does not hold up everybody else."""
 
 
 class Invoke:
@@ -62,10 +60,7 @@ class Invoke:
         )
         wish = read_wish(scope, headers, query, self._wait_cap_s)
         event = await read_body(scope, receive, headers, self._limit_bytes)
-        if len(event) <= _CHECKED_INLINE_BYTES:
-            event = _checked(event)
-        else:
-            event = await asyncio.to_thread(_checked, event)
+        event = await aside(len(event), _checked, event)
         invocation = self._calls.invocation(version, event, owner, wish)
         end = await self._calls.call(invocation, wish, receive)
         if isinstance(end, Pending):

@@ -86,7 +86,7 @@ def place_for(contender: Contender, environment: Environment, cpus: int) -> Iter
                 servers.start(valkey.program(socket_path, run_dir / "valkey", contender.valkey))
                 _wait_until(lambda: valkey.answers(socket_path), servers, "its Valkey")
                 redis_url = f"unix://{socket_path}"
-            yield Place(_free_port(), run_dir, redis_url, cpus, environment), servers
+            yield Place(free_port(), run_dir, redis_url, cpus, environment), servers
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _parsed(body: bytes) -> object:
         return body
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from sandlot.aside import PIECE_BYTES, pieces
 from sandlot.errors import InvalidJson
 
 MAX_DEPTH: Final = 200
@@ -58,11 +59,23 @@ def check_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> None:
         raise InvalidJson(_too_deep(max_depth)) from None
     except msgspec.DecodeError as error:
         raise InvalidJson(_explain(data, error)) from None
-    folded = data.translate(_FOLD)
-    if b"e000" in folded or b"e+000" in folded or _LONG_DIGITS in folded:
+    large_numbers, brackets = _look(data) if len(data) <= PIECE_BYTES else _look_in_pieces(data)
+    if large_numbers:
         _check_numbers(data)
-    if folded.count(b"[") > max_depth:
+    if brackets > max_depth:
         _check_depth(data, max_depth)
+
+
+def _look(data: bytes) -> tuple[bool, int]:
+    """Whether a number may be too large, and how many arrays and objects there are at most (brackets in strings count as well)."""
+    folded = data.translate(_FOLD)
+    return b"e000" in folded or b"e+000" in folded or _LONG_DIGITS in folded, folded.count(b"[")
+
+
+def _look_in_pieces(data: bytes) -> tuple[bool, int]:
+    """What is cut between two pieces is seen in the overlap; brackets there count twice, which only makes the second look likelier."""
+    looks = [_look(bytes(piece)) for piece in pieces(data, overlap_bytes=len(_LONG_DIGITS))]
+    return any(large for large, _ in looks), sum(brackets for _, brackets in looks)
 
 
 def _explain(data: bytes, error: msgspec.DecodeError) -> str:
@@ -97,7 +110,8 @@ def _check_numbers(data: bytes) -> None:
 
 def _check_depth(data: bytes, max_depth: int) -> None:
     # A string without brackets leaves two quotes side by side, and taking both out changes for no bracket whether it is in a string.
-    skeleton = _unescape_quotes(data).translate(None, _NEITHER_BRACKET_NOR_QUOTE).replace(b'""', b"")
+    marks = [bytes(piece).translate(None, _NEITHER_BRACKET_NOR_QUOTE) for piece in pieces(_unescape_quotes(data))]
+    skeleton = b"".join(marks).replace(b'""', b"")
     steps = b"".join(skeleton.split(b'"')[::2]).translate(_STEP)
     depth = 0
     for start in range(0, len(steps), _STRETCH):

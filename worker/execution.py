@@ -37,7 +37,7 @@ class VersionSpec:
 
 @dataclass(slots=True)
 class Execution:
-    """One attempt at one job. `event` is JSON text and not looked at; `request` is a JSON object's text, or empty."""
+    """One attempt at one job. `event` is JSON text, not looked at, and let go of once it is sent; `request` is a JSON object's text, or empty."""
 
     job_id: str
     attempt: int

@@ -16,6 +16,7 @@ from typing import Final, cast
 import hiredis
 import msgspec
 
+from sandlot.aside import aside
 from sandlot.errors import (
     IdempotencyConflict,
     JobFinal,
@@ -102,7 +103,7 @@ class Queue:
             QueueFull, NoWorker, IdempotencyConflict: it was not queued.
             QueueUnavailable: nothing was acknowledged; the message says whether it may have been queued all the same.
         """
-        arguments = self._arguments(invocation, reply)
+        arguments = await aside(len(invocation.event), self._arguments, invocation, reply)
         answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
         code = answer[0]
         if code in (b"new", b"existing"):
@@ -227,7 +228,9 @@ class Queue:
             return None
         result = await self._result(job_id) if record.result_bytes else b""
         end = read_end(self._key, job_id, end_text)
-        return settled_from(job_id, end, result, function=record.function, version=record.version)
+        return await aside(
+            len(result), settled_from, job_id, end, result, function=record.function, version=record.version
+        )
 
     async def _result(self, job_id: str) -> bytes:
         entries = cast("list[list[object]]", await self._call("XREVRANGE", keys.RESULTS + job_id, "+", "-", "COUNT", 1))
@@ -235,7 +238,8 @@ class Queue:
             return b""
         flat = cast("list[bytes]", entries[0][1])
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        return result_from_stream(fields.get(b"return_value", b""))
+        value = fields.get(b"return_value", b"")
+        return await aside(len(value), result_from_stream, value)
 
     async def event(self, job_id: str) -> bytes | None:
         """The event a job was submitted with, to submit it again; nothing for a job that is not there.

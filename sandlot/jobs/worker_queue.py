@@ -20,7 +20,7 @@ from sandlot.jobs.envelope import Envelope, unseal
 from sandlot.jobs.link import Link, Refused
 from sandlot.jobs.lua import script
 from sandlot.jobs.schema import agree
-from sandlot.jobs.settlement import LOST_TEXT, Ending, seal_end
+from sandlot.jobs.settlement import LOST_TEXT, Encoded, Ending, seal_end
 from sandlot.jobs.subscription import Subscription
 from sandlot.jobs.wire import Argument, Reply
 from sandlot.models import Outcome, Timings
@@ -230,10 +230,26 @@ class WorkerQueue:
         """
         return unseal(self._key, claim.job_id, claim.sealed, claim.data)
 
-    def ending(self, claim: Claim, function: str, version: int, outcome: Outcome, timings: Timings) -> Ending:
+    def ending(
+        self,
+        claim: Claim,
+        function: str,
+        version: int,
+        outcome: Outcome,
+        timings: Timings,
+        encoded: Encoded | None = None,
+    ) -> Ending:
         """An outcome as `step` takes it, signed."""
         return seal_end(
-            self._key, claim.job_id, claim.attempt, function, version, outcome, timings, has_waiter=claim.has_waiter
+            self._key,
+            claim.job_id,
+            claim.attempt,
+            function,
+            version,
+            outcome,
+            timings,
+            has_waiter=claim.has_waiter,
+            encoded=encoded,
         )
 
     async def close(self) -> None:

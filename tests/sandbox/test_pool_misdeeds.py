@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from sandlot.aside import ASIDE_BYTES
 from sandlot.models import OutcomeKind
-from tests.sandbox.pool_rig import Rig, open_host, open_rig
+from tests.sandbox.pool_rig import PATIENCE_S, Rig, open_host, open_rig
+from worker.pool import verdict
 from worker.sandbox.host import SandboxHost
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -196,6 +200,64 @@ async def test_a_process_that_dies_after_its_answer_is_replaced(rig: Rig) -> Non
     assert await rig.value(name, 1) == "dying"
     await rig.until(lambda: rig.pool.idle == 0)
     assert await rig.value(name, "behave") == "ok"
+
+
+class HeldCheck:
+    """The check of large answers, stopped until the test lets it go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began, self.go_on = threading.Event(), threading.Event()
+        check = verdict.of_answer
+
+        def held(kind: bytes, body: bytes) -> verdict.Verdict:
+            if len(body) > ASIDE_BYTES:
+                self.began.set()
+                self.go_on.wait(PATIENCE_S)
+            return check(kind, body)
+
+        monkeypatch.setattr(verdict, "of_answer", held)
+
+
+LONG = "def handler(event, context):\n    return 'x' * 1_000_000"
+
+
+async def test_a_long_answer_counts_although_its_process_ends_while_it_is_checked(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, name = HeldCheck(monkeypatch), rig.write(LONG)
+    outcome = rig.start(name)
+    await rig.until(held.began.is_set)
+    (resident,) = rig.pool._residents()
+    resident.sandbox.kill()
+    await resident.sandbox.ended()
+    held.go_on.set()
+    assert json.loads((await outcome).result) == "x" * 1_000_000
+    await rig.until(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))
+    assert json.loads((await rig.run(name)).result) == "x" * 1_000_000
+
+
+async def test_a_call_that_is_cancelled_while_its_answer_is_checked_ends_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, name = HeldCheck(monkeypatch), rig.write(LONG)
+    outcome = rig.start(name)
+    await rig.until(held.began.is_set)
+    assert rig.pool.cancel(outcome.job_id)  # type: ignore[attr-defined]
+    assert (await outcome).kind is K.CANCELLED
+    held.go_on.set()
+    await rig.until(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))
+
+
+async def test_a_process_whose_answer_is_checked_serves_nobody_else_meanwhile(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, name = HeldCheck(monkeypatch), rig.write(LONG)
+    first = rig.start(name)
+    await rig.until(held.began.is_set)
+    assert rig.pool.idle == 0
+    second = rig.start(name)
+    held.go_on.set()
+    assert {(await first).kind, (await second).kind} == {K.OK}
 
 
 async def test_descriptors_sent_with_an_answer_do_not_arrive(rig: Rig) -> None:

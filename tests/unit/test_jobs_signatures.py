@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Any
 
 import msgspec
 import pytest
 
+from sandlot.aside import PIECE_BYTES
 from sandlot.errors import InvalidSettings, UnsafeRecord
 from sandlot.jobs.connection import parse_address
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, new_job_id, seal, unseal
 from sandlot.jobs.lua import script
 from sandlot.jobs.record import FIELDS, record_from
-from sandlot.jobs.settlement import End, failure_text, read_end, seal_end, settled_from
+from sandlot.jobs.settlement import (
+    End,
+    encode_result,
+    failure_text,
+    read_end,
+    result_from_stream,
+    seal_end,
+    settled_from,
+)
 from sandlot.models import FunctionError, Invocation, JobStatus, Outcome, OutcomeKind, Timings
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -177,3 +188,12 @@ def test_scripts_that_finish_work_may_run_when_memory_is_full() -> None:
     for name in ("step", "beat", "reap", "release", "cancel", "bury"):
         assert script(name).text.startswith("#!lua flags=allow-oom\n")
     assert script("submit").text.startswith("#!lua\n")
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 2])
+def test_a_result_is_recorded_in_pieces_as_it_would_be_in_one(size_bytes: int) -> None:
+    result = (bytes(range(251)) * (size_bytes // 251 + 1))[:size_bytes]
+    encoded = encode_result(result)
+    assert encoded.value == base64.b64encode(result)
+    assert encoded.sha256 == (hashlib.sha256(result).hexdigest() if result else "")
+    assert result_from_stream(encoded.value) == result

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandlot.aside import PIECE_BYTES
 from sandlot.errors import InvalidJson
 from sandlot.json_text import check_json
 
@@ -144,3 +145,23 @@ def test_a_refusal_says_what_is_wrong(text: bytes, reason: str) -> None:
 )
 def test_text_in_the_corners_of_what_is_allowed_is_accepted(text: bytes) -> None:
     check_json(text)
+
+
+@pytest.mark.parametrize("before", [PIECE_BYTES - 2, PIECE_BYTES - 150, PIECE_BYTES - 299])
+@pytest.mark.parametrize("number", [b"1e999", b"-2E+4000", b"9" * 4301])
+def test_a_number_that_is_too_large_is_found_where_two_pieces_of_a_long_text_meet(before: int, number: bytes) -> None:
+    text = b"[" + b" " * (before - 1) + number + b"," + b"0" * 1 + b"]"
+    with pytest.raises(InvalidJson, match=r"larger than a double|digits"):
+        check_json(text)
+
+
+def test_depth_is_counted_through_all_pieces_of_a_long_text() -> None:
+    padding = b" " * (PIECE_BYTES // 2)
+    deep = b"".join(b"[" + padding * (level % 100 == 0) for level in range(201)) + b"]" * 201
+    with pytest.raises(InvalidJson, match="nested deeper than 200"):
+        check_json(deep)
+    check_json(deep[1:-1])
+
+
+def test_brackets_in_a_long_string_are_text() -> None:
+    check_json(b'"' + b"[" * (2 * PIECE_BYTES) + b'"')

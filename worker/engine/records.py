@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sandlot.errors import SandlotError
-from sandlot.jobs.settlement import Ending
+from sandlot.jobs.settlement import Encoded, Ending
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
 from worker.execution import Execution
@@ -35,6 +35,8 @@ class Finished:
     outcome: Outcome
     claimed_s: float
     done_s: float
+    encoded: Encoded | None = None
+    """Of a large result, which is encoded before it waits for a step."""
 
     def ending(self, queue: WorkerQueue, now_s: float) -> Ending:
         """Signed, as a step takes it; `settle` is how long it waited for that step."""
@@ -47,7 +49,7 @@ class Finished:
             settle=round((now_s - self.done_s) * 1000, 3),
             total=round(queued_ms + (now_s - self.claimed_s) * 1000, 3),
         )
-        return queue.ending(self.claim, self.function, self.version, self.outcome, timings)
+        return queue.ending(self.claim, self.function, self.version, self.outcome, timings, self.encoded)
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from sandlot.jobs.wire import BACKOFFS_S, Reply
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Outcome, OutcomeKind
 from worker.engine.ahead import PATIENCE_S, Ahead
+from worker.engine.encoding import Encoding
 from worker.engine.executor import Executor
 from worker.engine.records import Batch, Finished, Running, Tally, refusal
 from worker.engine.releases import Releases
@@ -56,6 +57,7 @@ class Steps:
         self._parked = False
         self._scheduled = False
         self._releases = Releases(queue, self._check_quiet)
+        self._encoding = Encoding(self._encoded)
         self._ahead = Ahead()
         self._patience: asyncio.TimerHandle | None = None
         self.draining = False
@@ -71,7 +73,7 @@ class Steps:
     @property
     def leases(self) -> list[str]:
         """Every attempt whose right must be renewed: what runs, and what has run but is not recorded."""
-        waiting = [*self._finished, *(self._batch.finished if self._batch else ())]
+        waiting = [*self._encoding.records, *self._finished, *(self._batch.finished if self._batch else ())]
         return [record.claim.lease for record in (*self._running.values(), *waiting)]
 
     @property
@@ -183,6 +185,10 @@ class Steps:
         else:
             self.tally.failures += 1
         self.quiet.clear()
+        if not self._encoding.take(finished):
+            self._encoded(finished)
+
+    def _encoded(self, finished: Finished) -> None:
         self._finished.append(finished)
         self._kick()
 
@@ -299,6 +305,7 @@ class Steps:
     def _check_quiet(self) -> None:
         if (
             not self._running
+            and not self._encoding.records
             and not self._finished
             and self._batch is None
             and not self._hungry

@@ -15,11 +15,12 @@ from typing import Final
 
 import msgspec
 
+from sandlot.aside import ASIDE_BYTES
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from worker.execution import Execution, VersionSpec
 from worker.pool import stack, verdict
 from worker.pool.verdict import MIB, Verdict
-from worker.sandbox.channel import INIT, REQUEST, RESULT_LIMIT_BYTES, Channel, Fault, Faulty
+from worker.sandbox.channel import INIT, REQUEST, RESULT, RESULT_LIMIT_BYTES, Channel, Fault, Faulty
 from worker.sandbox.log_pipe import LogPipe
 from worker.sandbox.policy import End
 from worker.sandbox.sandbox import Sandbox
@@ -77,11 +78,13 @@ class Resident:
         self._importing = False
         self._died_alone = False
         self._logs_taken = b""
+        self._weighing: asyncio.Task[None] | None = None
+        self._killed = False
 
     @property
     def usable(self) -> bool:
         """Imported, idle, and nothing is known against it."""
-        return self._channel.usable and self._ending is None
+        return self._channel.usable and self._ending is None and self._weighing is None
 
     def start_import(self, limit_s: float, imported: Imported) -> None:
         """Send `I`; `imported` gets None once the function is there, else how that failed."""
@@ -95,12 +98,14 @@ class Resident:
         self._begin(limit_s, None)
         if not self._channel.exchange(REQUEST, _head_of(execution), execution.event, limit_s, self._answered):
             return False
+        execution.event = b""  # on its way: it need not be kept while the sandbox works
         self._settled = settled
         self.calls += 1
         return True
 
     def kill(self, settled: Settled | None) -> None:
         """End it in the middle of whatever it does. With `settled`, that is told of a cancellation; without, nobody is told anything."""
+        self._killed = True
         self._settled = settled
         self._channel.close()
         self._conclude(lambda end: verdict.of_cancel(end))
@@ -120,6 +125,8 @@ class Resident:
         """Kill, wait until everything is dead, close the descriptors."""
         self._channel.close()
         self.sandbox.kill()
+        if self._weighing is not None:
+            await self._weighing
         if self._ending is not None:
             await self._ending
         await self._wait_for_end(None)
@@ -144,6 +151,9 @@ class Resident:
 
     def _answered(self, kind: bytes, body: bytes) -> None:
         ran_s = monotonic() - self._began_s
+        if kind == RESULT and len(body) > ASIDE_BYTES:
+            self._weigh(body, ran_s)
+            return
         decided = verdict.of_answer(kind, body)
         if decided.kind is OutcomeKind.MEMORY:
             # Its heap is full: the process has no future, and the kernel's figures are worth the wait.
@@ -154,6 +164,19 @@ class Resident:
         self.sandbox.rest()
         settled, self._settled = self._settled, None
         if settled is not None:
+            settled(self, decided, ran_s, logs)
+
+    def _weigh(self, body: bytes, ran_s: float) -> None:
+        """A large answer is checked in a thread. It counts as it came: what the process does meanwhile can only end the process."""
+        logs = self._logs.take()
+        self.sandbox.rest()
+        settled, self._settled = self._settled, None
+        self._weighing = self._loop.create_task(self._decide_aside(body, ran_s, logs, settled))
+
+    async def _decide_aside(self, body: bytes, ran_s: float, logs: bytes, settled: Settled | None) -> None:
+        decided = await asyncio.to_thread(verdict.of_answer, RESULT, body)
+        self._weighing = None
+        if settled is not None and not self._killed:
             settled(self, decided, ran_s, logs)
 
     def _faulty(self, faulty: Faulty) -> None:

@@ -1,0 +1,52 @@
+"""Imported by every Python of a platform that is started with this folder on its PYTHONPATH: says how late the event loop is.
+
+Knows: uvloop.run, timers. Does not know: what the loop does. A process that runs no loop, or for which no file is named, is left alone.
+Each line of `$SANDLOT_BENCH_LAG/<pid>` is a moment (CLOCK_MONOTONIC, s) and by how many ms a timer was late then, if more than `NOTED_MS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from time import monotonic
+from typing import TypeVar
+
+T = TypeVar("T")
+INTERVAL_S = 0.002
+NOTED_MS = 3.0
+
+
+async def _watch(path: str) -> None:
+    loop = asyncio.get_running_loop()
+    with open(path, "a", buffering=1) as file:  # noqa: ASYNC230  # a line now and then, into a file on tmpfs or page cache
+        while True:
+            due_s = monotonic() + INTERVAL_S
+            turn: asyncio.Future[None] = loop.create_future()
+            loop.call_later(INTERVAL_S, turn.set_result, None)
+            await turn
+            late_ms = (monotonic() - due_s) * 1000
+            if late_ms > NOTED_MS:
+                file.write(f"{monotonic():.4f} {late_ms:.2f}\n")
+
+
+def _install(folder: str) -> None:
+    import uvloop
+
+    run = uvloop.run
+
+    def watched_run(main: Coroutine[object, object, T], **options: bool) -> T:
+        async def both() -> T:
+            watch = asyncio.create_task(_watch(f"{folder}/{os.getpid()}"))
+            try:
+                return await main
+            finally:
+                watch.cancel()
+
+        return run(both(), **options)
+
+    uvloop.run = watched_run
+
+
+if folder := os.environ.get("SANDLOT_BENCH_LAG"):
+    _install(folder)

@@ -1,0 +1,185 @@
+"""What a call with an event and a result of 6 MiB does to everybody else: how long the loops of API and worker are held up, and what it takes in memory.
+
+    python -m benchmarks.large [--calls 20] [--mib 6]
+
+Knows: `sandlot up`, the watch of `benchmarks/lag`, /proc. Does not know: how Sandlot moves the bytes. Lateness contains what the machine itself is late by,
+which is what "at rest" shows: calls of `hello` alone, in turns with the large ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks import hosting, process_tree
+from benchmarks.servers import clean_environment
+from benchmarks.stages import role_of
+
+FUNCTIONS: Final = Path(__file__).with_name("functions")
+LAG: Final = Path(__file__).with_name("lag")
+ROLES: Final = ("API", "worker")
+START_LIMIT_S: Final = 60.0
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A `sandlot up` whose loops are watched. `pids` by role."""
+
+    port: int
+    lag_dir: Path
+    pids: dict[str, int]
+
+    def ask(self, function: str, event: str) -> bytes:
+        status, body = hosting.ask(self.port, f"/v1/functions/{function}/invoke", event, {})
+        if status != 200:
+            raise SystemExit(f"{function} answered {status}: {body[:300]!r}")
+        return body
+
+    def latest_ms(self, role: str, began_s: float, ended_s: float) -> float:
+        """By how much the role's loop was late at most in this time."""
+        path = self.lag_dir / str(self.pids[role])
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        moments = [(float(at), float(late)) for at, late in (line.split() for line in lines)]
+        return max((late for at, late in moments if began_s <= at <= ended_s + 0.05), default=0.0)
+
+
+@contextmanager
+def platform() -> Iterator[Platform]:
+    with tempfile.TemporaryDirectory(prefix="large-") as folder:
+        lag_dir = Path(folder, "lag")
+        lag_dir.mkdir()
+        port = hosting.free_port()
+        command = [
+            sys.executable,
+            "-m",
+            "sandlot",
+            "up",
+            "--port",
+            str(port),
+            "--data",
+            f"{folder}/data",
+            "--functions",
+            str(FUNCTIONS),
+        ]
+        watched = {"SANDLOT_BENCH_LAG": str(lag_dir), "PYTHONPATH": str(LAG), "SANDLOT_SANDBOX": "strict"}
+        up = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=clean_environment() | watched,
+            cwd=FUNCTIONS.parent.parent,
+        )
+        try:
+            _wait_until(lambda: _answers(port), up)
+            yield Platform(port, lag_dir, _pids(up.pid))
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.wait(START_LIMIT_S)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return all(hosting.ask(port, f"/v1/functions/{name}/invoke", "{}", {})[0] == 200 for name in ("hello", "echo"))
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _wait_until(condition: Callable[[], bool], up: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + START_LIMIT_S
+    while not condition():
+        if up.poll() is not None or time.monotonic() > deadline_s:
+            raise SystemExit("sandlot up did not start; run it by hand to see why")
+        time.sleep(0.1)
+
+
+def _pids(root: int) -> dict[str, int]:
+    found = {}
+    for pid in process_tree.descendants(process_tree.snapshot(), root):
+        argv = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
+        found.setdefault(role_of(argv), pid)
+    return {role: found[role] for role in ROLES}
+
+
+def document(size_bytes: int) -> str:
+    """JSON of many small values, the dearest kind to check, of about this size."""
+    records = [{"id": number, "name": f"n{number}", "value": number / 7, "ok": True} for number in range(100_000)]
+    text = json.dumps(records)
+    return json.dumps(records[: int(len(records) * size_bytes / len(text))])
+
+
+def _memory_bytes(pid: int, field: str) -> int:
+    """VmRSS or VmHWM of proc_pid_status(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024
+
+
+def measure(calls: int, size_bytes: int) -> None:
+    event = document(size_bytes)
+    with platform() as here:
+        rest: dict[str, list[float]] = {role: [] for role in ROLES}
+        large: dict[str, list[float]] = {role: [] for role in ROLES}
+        copies: dict[str, list[float]] = {role: [] for role in ROLES}
+        took_ms = []
+        idle = {role: _memory_bytes(here.pids[role], "VmRSS") for role in ROLES}
+        here.ask("echo", event)
+        for _ in range(calls):
+            began_s = time.monotonic()
+            for _ in range(20):
+                here.ask("hello", "{}")
+            _note(here, rest, began_s)
+            for role in ROLES:
+                _reset_peak(here.pids[role])
+            began_s = time.monotonic()
+            answer = here.ask("echo", event)
+            took_ms.append((time.monotonic() - began_s) * 1000)
+            _note(here, large, began_s)
+            for role in ROLES:
+                copies[role].append((_memory_bytes(here.pids[role], "VmHWM") - idle[role]) / len(event))
+            if len(answer) < size_bytes // 2:
+                raise SystemExit(f"echo answered {len(answer)} bytes to {len(event)}")
+    print(f"event and result of {len(event) / MIB:.1f} MiB, {calls} calls, median {median(took_ms):.0f} ms each")
+    print(
+        "|  | loop late by at most, ms: median / worst | beside it, `hello` alone | peak memory beyond a process that has seen no large call, in copies |\n|---|---|---|---|"
+    )
+    for role in ROLES:
+        print(
+            f"| {role} | {median(large[role]):.1f} / {max(large[role]):.1f} | {median(rest[role]):.1f} / {max(rest[role]):.1f} | {median(copies[role]):.1f} |"
+        )
+
+
+def _note(here: Platform, into: dict[str, list[float]], began_s: float) -> None:
+    ended_s = time.monotonic()
+    time.sleep(0.02)  # the watch writes when its timer has fired
+    for role in ROLES:
+        into[role].append(here.latest_ms(role, began_s, ended_s))
+
+
+def _reset_peak(pid: int) -> None:
+    """Make VmHWM start anew (proc_pid_clear_refs(5))."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--mib", type=float, default=5.9, help="of the event; the limit is 6")
+    options = parser.parse_args()
+    process_tree.adopt_orphans()
+    measure(options.calls, round(options.mib * MIB))
+
+
+if __name__ == "__main__":
+    main()

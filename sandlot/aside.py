@@ -1,0 +1,33 @@
+"""The one door through which work on many bytes leaves the event loop.
+
+Knows: how many bytes are many. Does not know: what is done with them.
+C code holds Python's lock while it works and gives it up only between two calls: what is done here goes piece by piece, or the loop waits all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Final, ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+ASIDE_BYTES: Final = 128 * 1024
+"""Less is checked, hashed or encoded in under half a millisecond; a thread costs a tenth of that and more when the machine is busy."""
+PIECE_BYTES: Final = 768 * 1024
+"""The dearest single call (base64 into bytes) takes 2 to 6 ms over so many. A multiple of 3 and of 4, so that base64 can be cut there."""
+
+
+async def aside(size_bytes: int, call: Callable[Given, Result], *given: Given.args, **more: Given.kwargs) -> Result:
+    """What `call` returns, worked out in a thread if it is about more than `ASIDE_BYTES`, else at once."""
+    if size_bytes <= ASIDE_BYTES:
+        return call(*given, **more)
+    return await asyncio.to_thread(call, *given, **more)
+
+
+def pieces(data: bytes, overlap_bytes: int = 0) -> Iterator[memoryview]:
+    """`data` in pieces, none of it copied; each but the last goes on for `overlap_bytes` into the next."""
+    view = memoryview(data)
+    for start in range(0, len(data), PIECE_BYTES):
+        yield view[start : start + PIECE_BYTES + overlap_bytes]
