@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import argparse
 import gc
-import ipaddress
 import logging
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvloop
 
 from api.main import open_api
+from api.peers import Peers
 from api.processes import CANNOT_START, Processes
 from api.server import Server, listen, url_of
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.logs import configure_logging
+from sandlot.metrics.token import is_loopback
 from sandlot.settings import Settings, load_settings
 
 _log = logging.getLogger("sandlot.api")
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, settings.log_level)
         if given.listen_fd is not None:
             with socket.socket(fileno=given.listen_fd) as listening:
-                uvloop.run(serve(settings, listening, given.alive_fd))
+                uvloop.run(serve(settings, listening, given.alive_fd, peers=given.peers, number=given.number))
             return 0
         with listen(settings) as listening:
             if settings.api_processes == 1:
@@ -45,14 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def serve(settings: Settings, listening: socket.socket, alive_fd: int | None) -> None:
+async def serve(
+    settings: Settings, listening: socket.socket, alive_fd: int | None, *, peers: Path | None = None, number: str = ""
+) -> None:
     """Serve until a signal says stop, or the end of the pipe `alive_fd`: whoever started this process is gone.
+
+    Args:
+        peers: where processes that share the socket find each other, this one under its `number`.
 
     Raises:
         OperatorError, QueueUnavailable: it cannot start.
     """
     async with open_api(settings) as api:
-        if not _is_loopback(settings.host) and not await api.keys.list():
+        if not is_loopback(settings.host) and not await api.keys.list():
             raise InvalidSettings(
                 f"listening on {settings.host} without a single API key would open this to the network; set SANDLOT_KEY, or listen on 127.0.0.1"
             )
@@ -60,7 +67,9 @@ async def serve(settings: Settings, listening: socket.socket, alive_fd: int | No
         gc.collect()
         gc.freeze()
         _log.info("listening", extra={"url": url_of(listening)})
-        await Server(api, settings, alive_fd).serve(sockets=[listening])
+        api.metrics.peers = Peers(peers, number, api.metrics.own)
+        async with api.metrics.peers.open():
+            await Server(api, settings, alive_fd).serve(sockets=[listening])
     _log.info("stopped")
 
 
@@ -74,16 +83,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # given by Processes to each of its own
     parser.add_argument("--alive-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--peers", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--number", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

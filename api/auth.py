@@ -17,9 +17,11 @@ from sandlot.errors import FunctionNotFound, JobNotFound, Unauthenticated, Versi
 from sandlot.functions import Registry, Version
 from sandlot.jobs import JobRecord
 from sandlot.keys import Key, KeyStore, Scope
+from sandlot.metrics.token import may_read
 
 _BEARER: Final = b"bearer sk_"
 _KEY: Final = "sandlot.key"
+METRICS: Final = "/metrics"
 
 
 class Access(StrEnum):
@@ -38,6 +40,7 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
     {
         ("GET", "/healthz"): Access.OPEN,
         ("GET", "/readyz"): Access.OPEN,
+        ("GET", METRICS): Access.READ,
         ("GET", "/openapi.json"): Access.OPEN,
         ("GET", "/docs"): Access.OPEN,
         ("GET", "/v1/functions"): Access.READ,
@@ -70,8 +73,10 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
 class Door:
     """Every request passes one of the three `admit` methods before anything is done for it."""
 
-    def __init__(self, keys: KeyStore, registry: Registry) -> None:
+    def __init__(self, keys: KeyStore, registry: Registry, metrics_token: str = "") -> None:
+        """`metrics_token`: reads /metrics, and nothing else; empty for none."""
         self._keys = keys
+        self._metrics_token = metrics_token
         self._registry = registry
 
     async def admit(self, scope: AsgiScope) -> None:
@@ -82,8 +87,9 @@ class Door:
         Raises:
             Unauthenticated, Forbidden: not admitted.
         """
-        access = ACCESS[scope["method"], scope["route"].path]
-        if access is Access.OPEN:
+        path = scope["route"].path
+        access = ACCESS[scope["method"], path]
+        if access is Access.OPEN or (path == METRICS and self._has_metrics_token(scope)):
             return
         key = await self._authenticate(dict(scope["headers"]))
         scope[_KEY] = key
@@ -92,6 +98,10 @@ class Door:
         if key is None:
             raise _needs_a_key()
         key.require(Scope(access.value), scope["path_params"].get("name"))
+
+    def _has_metrics_token(self, scope: AsgiScope) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        return may_read(given.decode("latin-1"), self._metrics_token)
 
     async def admit_call(self, headers: Mapping[bytes, bytes], name: str, qualifier: str) -> tuple[str, Version]:
         """The owner of a new job (empty without a key) and the version to run.

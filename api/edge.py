@@ -10,10 +10,12 @@ import itertools
 import logging
 import re
 import secrets
+from time import monotonic as monotonic_s
 from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.counts import FUNCTION, ApiCounts
 from api.errors import problem, problem_of, send_reply
 from api.replies import Reply
 from sandlot.errors import ShuttingDown
@@ -23,6 +25,10 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _FUNCTIONS: Final = "/v1/functions/"
 _INVOKE: Final = "/invoke"
 _GATEWAY: Final = "/fn/"
+INVOKE_ROUTE: Final = "/v1/functions/{name}/invoke"
+GATEWAY_ROUTE: Final = "/fn/{name}"
+BARE_ROUTE: Final = "/{name}"
+NO_ROUTE: Final = "none"
 
 
 class Hot(Protocol):
@@ -39,8 +45,9 @@ class Edge:
     their place in routing.
     """
 
-    def __init__(self, app: ASGIApp, invoke: Hot, gateway: Hot) -> None:
+    def __init__(self, app: ASGIApp, invoke: Hot, gateway: Hot, counts: ApiCounts) -> None:
         self._app = app
+        self._counts = counts
         self._invoke = invoke
         self._gateway = gateway
         self._prefix = secrets.token_hex(8).encode()
@@ -50,10 +57,11 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began_s = monotonic_s()
         request_id = self._request_id(scope)
         hot = self._hot(scope)
         if hot is None:
-            await self._pass_on(scope, receive, send, request_id)
+            await self._pass_on(scope, receive, send, request_id, began_s)
             return
         try:
             reply = await hot.answer(scope, receive)
@@ -66,14 +74,19 @@ class Edge:
             status, headers, body = reply
             headers.append((b"x-request-id", request_id))
             await send_reply(send, status, headers, body)
+            self._note(scope, INVOKE_ROUTE if hot is self._invoke else GATEWAY_ROUTE, status, began_s)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
+    def _note(self, scope: Scope, route: str, status: int, began_s: float) -> None:
+        self._counts.answered(route, scope["method"], status, scope.get(FUNCTION), monotonic_s() - began_s)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes, began_s: float) -> None:
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self._note(scope, _route_of(scope), message["status"], began_s)
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
@@ -107,6 +120,13 @@ class Edge:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return bytes(value)
         return b"%s-%x" % (self._prefix, next(self._count))
+
+
+def _route_of(scope: Scope) -> str:
+    """As it stands in the table of routes; a path that anybody may make up is no label."""
+    if "route" in scope:
+        return str(scope["route"].path)
+    return BARE_ROUTE if FUNCTION in scope else NO_ROUTE
 
 
 def _stopped(scope: Scope) -> Reply:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth import Door
 from api.body import ClientGone, read_body
 from api.calls import Calls, Pending
+from api.counts import FUNCTION
 from api.errors import problem, problem_of, send_problem, send_reply
 from api.gateway_event import url_event
 from api.gateway_response import BadFunctionResponse, response_of_result
@@ -65,6 +66,7 @@ class Gateway:
     async def _reply(self, name: str, path: str, scope: Scope, receive: Receive) -> Reply:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         owner, version = await self._door.admit_call(headers, name, LATEST)
+        scope[FUNCTION] = version.function
         wish = read_wish(scope, headers, _NO_QUERY, self._wait_cap_s)
         body = await read_body(scope, receive, headers, self._limit_bytes)
         job_id = new_job_id()

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth import Door
 from api.body import ClientGone, read_body
 from api.calls import Calls, Pending
+from api.counts import FUNCTION
 from api.errors import problem_of, send_reply
 from api.replies import Reply, failure_reply, pending_reply, value_reply
 from api.wishes import read_query, read_wish
@@ -58,6 +59,7 @@ class Invoke:
         owner, version = await self._door.admit_call(
             headers, scope["path_params"]["name"], query.get("version", LATEST)
         )
+        scope[FUNCTION] = version.function
         wish = read_wish(scope, headers, query, self._wait_cap_s)
         event = await read_body(scope, receive, headers, self._limit_bytes)
         event = await aside(len(event), _checked, event)

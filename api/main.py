@@ -17,9 +17,10 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api import functions, health, jobs, openapi, versions
+from api import functions, health, jobs, metrics, openapi, versions
 from api.auth import Door, admitted
 from api.calls import Calls
+from api.counts import ApiCounts
 from api.edge import Edge
 from api.errors import problem_of
 from api.gateway import Gateway
@@ -41,12 +42,14 @@ class Api(msgspec.Struct, frozen=True):
     app: FastAPI
     calls: Calls
     keys: KeyStore
+    metrics: metrics.Metrics
 
 
 def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeyStore, vault: Vault) -> Api:
     """Put the parts together; they are open, and whoever opened them closes them."""
-    door = Door(keys, registry)
+    door = Door(keys, registry, settings.read_metrics_token())
     calls = Calls(queue, settings)
+    counts = ApiCounts(settings.metrics_functions)
     invoke = Invoke(door, calls, settings)
     gateway = Gateway(door, calls, settings)
     app = FastAPI(
@@ -67,12 +70,14 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     versions.add_routes(app.router, registry)
     add_secret_routes(app.router, vault)
     health.add_routes(app.router, queue)
+    measured = metrics.Metrics(queue, calls, counts)
+    metrics.add_routes(app.router, measured)
     openapi.add_routes(app.router, app.version)
     app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))
     app.router.routes.append(Route("/fn/{name}/{path:path}", gateway, name="gateway_path"))
     app.router.default = gateway.bare
     _answer_with_problems(app)
-    return Api(Edge(app, invoke, gateway), app, calls, keys)
+    return Api(Edge(app, invoke, gateway, counts), app, calls, keys, measured)
 
 
 @asynccontextmanager

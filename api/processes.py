@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from typing import Final
 
 from sandlot.errors import OperatorError
@@ -36,6 +37,7 @@ class Processes:
         self._listening = listening
         self._stopping = asyncio.Event()
         self._cannot_start = False
+        self._peers = ""
 
     async def run(self) -> None:
         """
@@ -43,24 +45,26 @@ class Processes:
             OperatorError: a process could not start; it has said why.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stopping.set)
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(stop, self._stopping.set)
         # Whoever reads from the pipe sees its end when we are gone, however we went: no process outlives us.
         read_end, write_end = os.pipe()
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._count):
-                    group.create_task(self._keep(read_end))
+            # Where they find each other for a scrape; nobody else may look in.
+            with tempfile.TemporaryDirectory(prefix="sandlot-api-") as self._peers:
+                async with asyncio.TaskGroup() as group:
+                    for number in range(self._count):
+                        group.create_task(self._keep(read_end, number))
         finally:
             os.close(read_end)
             os.close(write_end)
         if self._cannot_start:
             raise OperatorError("an API process could not start; its own line says why")
 
-    async def _keep(self, alive_fd: int) -> None:
-        """One process after another."""
+    async def _keep(self, alive_fd: int, number: int) -> None:
+        """One process after another, under the same number."""
         while not self._stopping.is_set():
-            process = await self._start(alive_fd)
+            process = await self._start(alive_fd, number)
             ended = asyncio.ensure_future(process.wait())
             stopping = asyncio.ensure_future(self._stopping.wait())
             await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,11 +80,12 @@ class Processes:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _PAUSE_S)
 
-    async def _start(self, alive_fd: int) -> asyncio.subprocess.Process:
+    async def _start(self, alive_fd: int, number: int) -> asyncio.subprocess.Process:
         listen_fd = self._listening.fileno()
         flags = ["-P"] if sys.flags.safe_path else []  # the folder we were started in is not to be imported from
         return await asyncio.create_subprocess_exec(
             sys.executable, *flags, "-m", "api", "--listen-fd", str(listen_fd), "--alive-fd", str(alive_fd),
+            "--peers", self._peers, "--number", str(number),
             pass_fds=(listen_fd, alive_fd),
             start_new_session=True,  # Ctrl+C is for us; they are told by us, once
         )  # fmt: skip

@@ -61,6 +61,18 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 60.0
     fault: str = Field("", description="for tests: where this worker kills or freezes itself, see sandlot/faults.py")
 
+    # Metrics.
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None,
+        description="where a worker serves /metrics; not set: nowhere, 0: a free port. The API serves it on its own port",
+    )
+    metrics_host: str = Field("127.0.0.1", description="address a worker serves /metrics on")
+    metrics_token: SecretStr = Field(SecretStr(""), description="reads /metrics, and nothing else, on API and workers")
+    metrics_token_file: Path | None = Field(None, description="file to read that token from")
+    metrics_functions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        100, description="functions that have labels of their own in /metrics; the rest are counted as other"
+    )
+
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -90,6 +102,16 @@ class Settings(BaseSettings):
                 f"the signing key from {origin} has {len(text)} characters; it must have at least 32. Make one with: openssl rand -hex 32"
             )
         return text.encode()
+
+    def read_metrics_token(self) -> str:
+        """The token that reads /metrics; empty if there is none.
+
+        Raises:
+            InvalidSettings: its file cannot be read.
+        """
+        if self.metrics_token.get_secret_value() or self.metrics_token_file is None:
+            return self.metrics_token.get_secret_value()
+        return read_secret_file(self.metrics_token_file, "metrics token", "SANDLOT_METRICS_TOKEN")
 
     def read_key(self) -> str:
         """The API key to use or to enrol: the setting, else its file, else what `sandlot up` keeps beside its data; empty if there is none.

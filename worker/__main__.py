@@ -11,8 +11,8 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from sandlot.jobs.connection import connect_blocking
 from sandlot.jobs.keys import SECRETS_CHANGED
 from sandlot.jobs.worker_queue import WorkerQueue
 from sandlot.logs import configure_logging
+from sandlot.metrics.meters import Family
 from sandlot.placement import placements
 from sandlot.settings import Settings, cpu_count, load_settings
 from sandlot.vault import Vault
@@ -37,6 +38,7 @@ from worker.engine.executor import Executor
 from worker.engine.registration import worker_name
 from worker.fail_points import FailingPool, open_failing_queue
 from worker.masking import MaskingPool
+from worker.metrics.counts import WorkerCounts
 from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
@@ -105,7 +107,10 @@ async def serve(settings: Settings) -> None:
         stack.callback(connection.close)
         masking = MaskingPool(pool, bundles.revealed)
         executor: Executor = masking if points is None else FailingPool(masking, points)
-        engine = Engine(connection, queue, executor, drain_s=settings.drain_s)
+        counts = WorkerCounts(settings.metrics_functions)
+        if settings.metrics_port is not None:
+            await stack.enter_async_context(_metrics(settings, lambda: counts.families(pool, queue.round_trips)))
+        engine = Engine(connection, queue, executor, counts, drain_s=settings.drain_s)
         # What is alive now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -113,6 +118,13 @@ async def serve(settings: Settings) -> None:
             "sandbox", extra={"level": host.level, "runtimes": ",".join(sorted(host.runtimes)), "slots": pool.slots}
         )
         await engine.run()
+
+
+def _metrics(settings: Settings, families: Callable[[], Sequence[Family]]) -> AbstractAsyncContextManager[None]:
+    from worker.metrics.listener import open_listener  # a worker that is not asked for metrics needs no HTTP server
+
+    assert settings.metrics_port is not None  # noqa: S101 - the caller has looked
+    return open_listener(settings.metrics_host, settings.metrics_port, settings.read_metrics_token(), families)
 
 
 async def _open_queue(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from api.operations.form import TRY_AGAIN, Answer, Operation
+from api.operations.form import NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation
 
 HEALTH: Final = (
     Operation(
@@ -32,6 +32,22 @@ HEALTH: Final = (
             TRY_AGAIN,
         ),
         curl="curl localhost:8000/readyz",
+    ),
+    Operation(
+        method="GET",
+        path="/metrics",
+        tag="health",
+        summary="What was counted, for Prometheus",
+        description=(
+            "Replies by route, calls by function, the queue and its workers, in Prometheus's text format; of all processes that share the port, "
+            "each under its own `process`. For the scope `read` on all functions, or for `SANDLOT_METRICS_TOKEN`, which reads nothing else."
+        ),
+        answers=(
+            Answer(200, "the text", 'sandlot_queue_depth{function="hello"} 3.0\n', "text/plain"),
+            NO_KEY,
+            NO_SCOPE,
+        ),
+        curl='curl -H "Authorization: Bearer $KEY" localhost:8000/metrics',
     ),
     Operation(
         method="GET",

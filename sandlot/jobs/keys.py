@@ -49,7 +49,7 @@ BEATS: Final = "sandlot:beats:"
 """`+ placement`: zset worker -> its last beat, in ms."""
 PLACEMENTS: Final = "sandlot:placements"
 WORKER: Final = "sandlot:worker:"
-"""hash: placements; `alive`, until it is buried; `given`, how many jobs were handed to it; `step` and `claims`, the last step and what it claimed."""
+"""hash: placements; `slots` and `busy` as of its last beat; `alive`, until it is buried; `given`, how many jobs were handed to it; `step` and `claims`, the last step and what it claimed."""
 CANCELS: Final = "sandlot:cancels:"
 """`+ worker`: set of its jobs that a caller wants ended."""
 

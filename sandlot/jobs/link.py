@@ -19,6 +19,7 @@ from sandlot.errors import QueueUnavailable
 from sandlot.jobs.connection import CALL_TIMEOUT_S, Address, parse_address
 from sandlot.jobs.lua import Script
 from sandlot.jobs.wire import BACKOFFS_S, Argument, Reply, Wire, greeting, open_wire
+from sandlot.metrics.meters import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Refused(QueueUnavailable):
 class Call:
     """A call in flight."""
 
-    __slots__ = ("arguments", "deadline", "future", "script")
+    __slots__ = ("arguments", "deadline", "future", "script", "sent_s")
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Call:
         self.deadline = deadline
         self.script = script
         self.arguments = arguments
+        self.sent_s = time.monotonic()  # not the loop's, which counts whole milliseconds
 
 
 class Link:
@@ -82,6 +84,8 @@ class Link:
         self._lost = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.round_trips = Histogram()
+        """From a call to its answer; a script that is one for many jobs counts once."""
 
     @classmethod
     async def open(cls, url: str, *, patience_s: float = CALL_TIMEOUT_S) -> Link:
@@ -173,6 +177,7 @@ class Link:
 
     def _on_reply(self, reply: Reply) -> None:
         call = self._in_flight.popleft()
+        self.round_trips.observe(time.monotonic() - call.sent_s)
         future = call.future
         if not isinstance(reply, hiredis.ReplyError):
             if future is not None and not future.done():

@@ -29,6 +29,7 @@ from sandlot.errors import (
 from sandlot.jobs import keys
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
 from sandlot.jobs.link import Link, Refused, Unreachable
+from sandlot.jobs.load import LIVE_MS, Load, read_load
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
 from sandlot.jobs.schema import agree
@@ -36,6 +37,7 @@ from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_st
 from sandlot.jobs.submits import Submits
 from sandlot.jobs.waiters import Waiters
 from sandlot.jobs.wire import Argument, Reply
+from sandlot.metrics.meters import Histogram
 from sandlot.models import Invocation, JobStatus
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,6 @@ CALL_PATIENCE_S: Final = 3.0
 """How long an idempotent call is repeated while Redis is away: a restart passes unnoticed, an outage is reported soon."""
 POSITION_LIMIT: Final = 10_000
 """Behind this many others, a job's position is not counted (LPOS walks the list)."""
-LIVE_MS: Final = 3000
-"""A worker that has missed three beats is not counted as live."""
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -314,6 +314,19 @@ class Queue:
             queued=int(cast("bytes | None", await depth) or 0),
             running=cast(int, await running),
         )
+
+    async def load(self) -> Load:
+        """How much work waits, and who works on it.
+
+        Raises:
+            QueueUnavailable
+        """
+        return await read_load(self._call)
+
+    @property
+    def round_trips(self) -> Histogram:
+        """To Redis, of every call."""
+        return self._link.round_trips
 
     async def close(self) -> None:
         """Who still waits gets a cancelled future."""

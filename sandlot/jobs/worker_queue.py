@@ -23,6 +23,7 @@ from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Encoded, Ending, seal_end
 from sandlot.jobs.subscription import Subscription
 from sandlot.jobs.wire import Argument, Reply
+from sandlot.metrics.meters import Histogram
 from sandlot.models import Outcome, Timings
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Pulse:
     registration_ttl_s: int
     free: int
     leases: Sequence[str]
+    slots: int = 0
+    busy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,11 @@ class WorkerQueue:
         await self._subscription.open()
 
     @property
+    def round_trips(self) -> Histogram:
+        """To Redis, of every call."""
+        return self._link.round_trips
+
+    @property
     def connected(self) -> bool:
         return self._link.connected
 
@@ -197,6 +205,7 @@ class WorkerQueue:
         """
         arguments: tuple[Argument, ...] = (
             self.name, pulse.state, pulse.successes, pulse.failures, f"{pulse.working_s:.3f}", pulse.registration_ttl_s, pulse.free,
+            pulse.slots, pulse.busy,
             len(self.placements), *self.placements, *pulse.leases,
         )  # fmt: skip
         lost, cancels, should_step, gone = cast(

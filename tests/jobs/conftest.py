@@ -18,6 +18,7 @@ from sandlot.models import Invocation, Outcome, OutcomeKind, Timings
 from tests.jobs.inline_pool import InlinePool
 from worker.engine import Engine
 from worker.engine.registration import worker_name
+from worker.metrics.counts import WorkerCounts
 
 KEY = b"k" * 32
 
@@ -153,7 +154,7 @@ class RunningEngine:
     async def start(cls, url: str, pool: InlinePool, drain_s: float = 5.0, through: str = "") -> RunningEngine:
         """`through`: the URL of a proxy for the engine's own connections."""
         queue = await WorkerQueue.open(through or url, KEY, worker_name(), ["python"])
-        engine = Engine(connect_blocking(url), queue, pool, drain_s=drain_s)
+        engine = Engine(connect_blocking(url), queue, pool, WorkerCounts(100), drain_s=drain_s)
         return cls(engine, pool, queue, asyncio.create_task(engine.run()))
 
     async def stop(self) -> None:

@@ -17,6 +17,7 @@ from sandlot.jobs.worker_queue import WorkerQueue
 from tests.jobs.inline_pool import OK, InlinePool
 from worker.engine import Engine
 from worker.engine.registration import worker_name
+from worker.metrics.counts import WorkerCounts
 
 
 async def main(url: str, key: str, seconds: float) -> None:
@@ -29,7 +30,7 @@ async def main(url: str, key: str, seconds: float) -> None:
 
     pool = InlinePool(4, behave)
     queue = await WorkerQueue.open(url, key.encode(), worker_name(), ["python"])
-    await Engine(connect_blocking(url), queue, pool, drain_s=30).run()
+    await Engine(connect_blocking(url), queue, pool, WorkerCounts(100), drain_s=30).run()
     await queue.close()
 
 

@@ -22,6 +22,7 @@ from sandlot.jobs.worker_queue import LEASE_S, Pulse, WorkerQueue
 from worker.engine.executor import Executor
 from worker.engine.registration import REGISTRATION_TTL_S, Registration
 from worker.engine.steps import Steps
+from worker.metrics.counts import WorkerCounts
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ LAST_WORDS_S: Final = 5.0
 class Engine(Registration):
     """An RQ worker. `run` it once."""
 
-    def __init__(self, connection: redis.Redis, queue: WorkerQueue, pool: Executor, *, drain_s: float) -> None:
+    def __init__(
+        self, connection: redis.Redis, queue: WorkerQueue, pool: Executor, counts: WorkerCounts, *, drain_s: float
+    ) -> None:
         """
         Args:
             connection: blocking, for RQ's own registration; used at birth and death only, in a thread.
@@ -46,7 +49,8 @@ class Engine(Registration):
         """
         super().__init__(connection, queue.name, queue.placements)
         self._queue = queue
-        self._steps = Steps(queue, pool)
+        self._counts = counts
+        self._steps = Steps(queue, pool, counts)
         self._drain_s = drain_s
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -115,6 +119,8 @@ class Engine(Registration):
             registration_ttl_s=REGISTRATION_TTL_S,
             free=0 if steps.draining else steps.free,
             leases=steps.leases,
+            slots=steps.slots,
+            busy=steps.running,
         )
 
     async def _beat_for_ever(self) -> None:
@@ -165,6 +171,8 @@ class Engine(Registration):
             QueueUnavailable
         """
         reaped = await self._queue.reap()
+        self._counts.queued_again += reaped.again
+        self._counts.given_up += reaped.lost
         if reaped.again or reaped.lost:
             log.warning("leases ran out", extra={"queued_again": reaped.again, "lost": reaped.lost})
         if reaped.next_ms >= 0:

@@ -6,12 +6,15 @@ Knows: claims, executions, outcomes, the moments between them. Does not know: wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from sandlot.errors import SandlotError
 from sandlot.jobs.settlement import Encoded, Ending
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
 from worker.execution import Execution
+
+NOTHING_TIMED: Final = Timings()
 
 
 @dataclass(slots=True)
@@ -37,11 +40,13 @@ class Finished:
     done_s: float
     encoded: Encoded | None = None
     """Of a large result, which is encoded before it waits for a step."""
+    timings: Timings = NOTHING_TIMED
+    """Complete once `ending` has been asked for."""
 
     def ending(self, queue: WorkerQueue, now_s: float) -> Ending:
         """Signed, as a step takes it; `settle` is how long it waited for that step."""
         inner, queued_ms = self.outcome.timings, self.claim.queued_ms
-        timings = Timings(
+        self.timings = Timings(
             queued=queued_ms,
             boot=inner.boot,
             import_=inner.import_,
@@ -49,7 +54,7 @@ class Finished:
             settle=round((now_s - self.done_s) * 1000, 3),
             total=round(queued_ms + (now_s - self.claimed_s) * 1000, 3),
         )
-        return queue.ending(self.claim, self.function, self.version, self.outcome, timings, self.encoded)
+        return queue.ending(self.claim, self.function, self.version, self.outcome, self.timings, self.encoded)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from sandlot.errors import QueueUnavailable
 from sandlot.jobs.worker_queue import WorkerQueue
+from worker.metrics.counts import WorkerCounts
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +19,9 @@ log = logging.getLogger(__name__)
 class Releases:
     """Gives leases back in the background; `on_done` is called after each."""
 
-    def __init__(self, queue: WorkerQueue, on_done: Callable[[], None]) -> None:
+    def __init__(self, queue: WorkerQueue, counts: WorkerCounts, on_done: Callable[[], None]) -> None:
         self._queue = queue
+        self._counts = counts
         self._on_done = on_done
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -30,6 +32,7 @@ class Releases:
     def give(self, leases: list[str], *, delay_ms: int) -> None:
         """Their jobs may be claimed again after `delay_ms`; their attempts do not count."""
         if leases:
+            self._counts.given_back += len(leases)
             task = asyncio.get_running_loop().create_task(self._give(leases, delay_ms), name="release")
             self._tasks.add(task)
             task.add_done_callback(self._given)

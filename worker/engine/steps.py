@@ -29,6 +29,7 @@ from worker.engine.executor import Executor
 from worker.engine.records import Batch, Finished, Running, Tally, refusal
 from worker.engine.releases import Releases
 from worker.execution import Execution
+from worker.metrics.counts import WorkerCounts
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,10 @@ PLATFORM_PAUSE_MS: Final = 1000
 class Steps:
     """One per engine. `quiet` is set while nothing runs and nothing waits to be recorded."""
 
-    def __init__(self, queue: WorkerQueue, pool: Executor) -> None:
+    def __init__(self, queue: WorkerQueue, pool: Executor, counts: WorkerCounts) -> None:
         self._queue = queue
         self._pool = pool
+        self._counts = counts
         self._loop = asyncio.get_running_loop()
         self._running: dict[str, Running] = {}
         self._overflow: deque[Running] = deque()
@@ -56,7 +58,7 @@ class Steps:
         self._hungry = False
         self._parked = False
         self._scheduled = False
-        self._releases = Releases(queue, self._check_quiet)
+        self._releases = Releases(queue, counts, self._check_quiet)
         self._encoding = Encoding(self._encoded)
         self._ahead = Ahead()
         self._patience: asyncio.TimerHandle | None = None
@@ -69,6 +71,10 @@ class Steps:
     def free(self) -> int:
         """Slots without work."""
         return max(0, self._pool.slots - len(self._running))
+
+    @property
+    def slots(self) -> int:
+        return self._pool.slots
 
     @property
     def leases(self) -> list[str]:
@@ -118,6 +124,7 @@ class Steps:
             job_id = lease.rpartition(":")[0]
             running = self._running.get(job_id)
             if running is not None and running.claim.lease == lease:
+                self._counts.leases_lost += 1
                 log.warning("lease lost", extra={"job_id": job_id, "attempt": running.claim.attempt})
                 self._forget(running)
         self._after_change()
@@ -276,7 +283,10 @@ class Steps:
             self._seen = 0
         stepped = self._queue.parse_step(reply.result())
         for record, answer in zip(batch.finished, stepped.answers, strict=True):
-            if answer == "stale":
+            if answer == "ok":
+                self._counts.ended(record.function, record.version, record.outcome, record.timings)
+            elif answer == "stale":
+                self._counts.stale_ends += 1
                 log.warning(
                     "outcome came too late", extra={"job_id": record.claim.job_id, "attempt": record.claim.attempt}
                 )

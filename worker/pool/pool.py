@@ -80,6 +80,8 @@ class Pool:
         self._newest: dict[str, int] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self.evictions = {"memory": 0, "limit": 0, "idle": 0}
+        """Idle residents ended: for want of memory, beyond the limit, or because nobody called for long."""
 
     @property
     def busy(self) -> int:
@@ -293,7 +295,7 @@ class Pool:
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         if len(self._shelf) > self._idle_limit:
-            self._evict_oldest()
+            self._evict_oldest("limit")
 
     def _make_room(self, spec: VersionSpec) -> None:
         """Before a boot: idle residents of older versions go, and if memory is short, those that were idle longest."""
@@ -304,18 +306,22 @@ class Pool:
                 if resident.spec.function == spec.function and resident.spec.version < spec.version:
                     self._retire(resident)
         if len(self._shelf) and available_memory_mib() < MEMORY_RESERVE_MIB + spec.memory_limit_mib:
-            self._evict_oldest()
+            self._evict_oldest("memory")
 
-    def _evict_oldest(self) -> None:
+    def _evict_oldest(self, reason: str) -> None:
         oldest = self._shelf.oldest()
         if oldest is not None:
+            self.evictions[reason] += 1
             self._retire(oldest)
 
     def _sweep(self) -> None:
         """Retire who has been idle for too long, or is not idle at all. Runs every second while there is somebody to look at."""
         before_s = monotonic() - self._idle_ttl_s
         for resident in self._shelf:
-            if resident.idle_since_s < before_s or not resident.clean(thorough=True) or resident.grown():
+            if resident.idle_since_s < before_s:
+                self.evictions["idle"] += 1
+                self._retire(resident)
+            elif not resident.clean(thorough=True) or resident.grown():
                 self._retire(resident)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if len(self._shelf) else None
 

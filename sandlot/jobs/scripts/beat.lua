@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- A worker says that it is alive: renews all its leases at once, its RQ registration and its placements.
--- ARGV: worker, state, successes, failures, working seconds, registration's TTL in s, free slots, number of placements, placements…,
+-- ARGV: worker, state, successes, failures, working seconds, registration's TTL in s, free slots, slots, busy slots, number of placements, placements…,
 --       then the leases it believes to hold, `<job>:<attempt>`
 -- -> { leases that are not its own any more, jobs to cancel, 1 if it should step, 1 if RQ's registration is gone }
-local worker, free, count = ARGV[1], tonumber(ARGV[7]), tonumber(ARGV[8])
+local worker, free, count = ARGV[1], tonumber(ARGV[7]), tonumber(ARGV[10])
 local registration = RQ_WORKER .. worker
 local gone = redis.call('EXISTS', registration) == 0
 if not gone then
@@ -14,7 +14,7 @@ end
 
 local placements, should_step = {}, 0
 for i = 1, count do
-  local placement = ARGV[8 + i]
+  local placement = ARGV[10 + i]
   placements[i] = placement
   redis.call('SADD', PLACEMENTS, placement)
   redis.call('ZADD', BEATS .. placement, ms(now_ms), worker)
@@ -23,11 +23,11 @@ for i = 1, count do
     should_step = 1
   end
 end
-redis.call('HSET', WORKER .. worker, 'placements', table.concat(placements, ' '), 'alive', 1)
+redis.call('HSET', WORKER .. worker, 'placements', table.concat(placements, ' '), 'alive', 1, 'slots', ARGV[8], 'busy', ARGV[9])
 redis.call('EXPIRE', WORKER .. worker, ARGV[6])
 
 -- One command for all: XX changes only what is still there, CH counts what changed (a later score always is a change).
-local lost, first = {}, 9 + count
+local lost, first = {}, 11 + count
 for from = first, #ARGV, 1000 do
   local renewed, last = {}, math.min(from + 999, #ARGV)
   for i = from, last do

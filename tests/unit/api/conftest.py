@@ -13,11 +13,21 @@ import httpx
 import pytest
 
 from api.main import Api, create_app
-from sandlot.errors import FunctionNotFound, IdempotencyConflict, JobFinal, JobNotFound, SandlotError, VersionNotFound
+from sandlot.errors import (
+    FunctionNotFound,
+    IdempotencyConflict,
+    JobFinal,
+    JobNotFound,
+    QueueUnavailable,
+    SandlotError,
+    VersionNotFound,
+)
 from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
 from sandlot.functions.registry import Page
 from sandlot.jobs import JobRecord, QueueStatus, Settled, Submitted
+from sandlot.jobs.load import Load
 from sandlot.keys import KeyStore, Scope
+from sandlot.metrics.meters import Histogram
 from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, OutcomeKind, Timings, status_of
 from sandlot.settings import Settings
 from sandlot.vault import Vault
@@ -59,6 +69,14 @@ class FakeQueue:
     cancelled: list[str] = field(default_factory=list)
     printed: dict[str, bytes] = field(default_factory=dict)
     live: QueueStatus = field(default_factory=lambda: QueueStatus(reachable=True, workers={"python": 1}))
+
+    load_now: Load | None = None
+    round_trips: Histogram = field(default_factory=Histogram)
+
+    async def load(self) -> Load:
+        if self.load_now is None:
+            raise QueueUnavailable("Redis does not answer")
+        return self.load_now
 
     async def submit(self, invocation: Invocation, *, reply: bool) -> Submitted:
         if self.refusal is not None:

@@ -1,0 +1,119 @@
+"""How much work waits and who works on it: what is shown to people, and what decides whether machines are added.
+
+Knows: which keys say it. Does not know: how a job is executed, who asks.
+Only asked when somebody looks (a scrape, `sandlot status`); it costs four round trips, and three short commands for each function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, cast
+
+import msgspec
+
+from sandlot.jobs import keys
+from sandlot.jobs.wire import Reply
+
+LIVE_MS: Final = 3000
+"""A worker that has missed three beats is not counted as live."""
+QUEUES_LIMIT: Final = 1000
+"""That are looked at: first those with work that nobody has claimed yet."""
+
+Call = Callable[..., Awaitable[Reply]]
+
+
+class QueueLoad(msgspec.Struct, frozen=True):
+    """One function's queue on one placement. `oldest_wait_s`: since the first in the queue was queued."""
+
+    function: str
+    placement: str
+    queued: int
+    running: int
+    oldest_wait_s: float
+
+
+class WorkerLoad(msgspec.Struct, frozen=True):
+    """One live worker, as of its last beat."""
+
+    name: str
+    placements: list[str]
+    slots: int
+    busy: int
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How things stand. `queues`: those with work or with a running job; a worker stands once in `workers`, whatever it serves."""
+
+    queued: int
+    running: int
+    scheduled: int
+    ended: int
+    placements: list[str]
+    queues: list[QueueLoad]
+    workers: list[WorkerLoad]
+
+
+async def read_load(call: Call) -> Load:
+    """
+    Raises:
+        QueueUnavailable
+    """
+    clock, depth, running, scheduled, ended, names, known, capped = await asyncio.gather(
+        call("TIME"),
+        call("GET", keys.DEPTH),
+        call("ZCARD", keys.LEASES),
+        call("ZCARD", keys.DUE),
+        call("GET", keys.ENDED),
+        call("SMEMBERS", keys.PLACEMENTS),
+        call("SMEMBERS", keys.QUEUES),
+        call("SMEMBERS", keys.CAPPED),
+    )
+    seconds, microseconds = cast("list[bytes]", clock)
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    placements = sorted(_texts(names))
+    rings = await asyncio.gather(*(call("ZRANGE", keys.RING + name, 0, QUEUES_LIMIT - 1) for name in placements))
+    waiting = {*_texts(capped), *(queue for ring in rings for queue in _texts(ring))}
+    idle = sorted({queue.removeprefix(keys.QUEUE) for queue in _texts(known)} - waiting)
+    looked_at = [*sorted(waiting), *idle][:QUEUES_LIMIT]
+    queues = await asyncio.gather(*(_queue(call, name, now_ms) for name in looked_at))
+    workers = await _workers(call, placements, now_ms)
+    return Load(
+        queued=_number(depth),
+        running=cast(int, running),
+        scheduled=cast(int, scheduled),
+        ended=_number(ended),
+        placements=placements,
+        queues=[queue for queue in queues if queue.queued or queue.running],
+        workers=workers,
+    )
+
+
+async def _queue(call: Call, name: str, now_ms: int) -> QueueLoad:
+    depth, started, head = await asyncio.gather(
+        call("LLEN", keys.QUEUE + name), call("ZCARD", keys.STARTED + name), call("LINDEX", keys.QUEUE + name, 0)
+    )
+    # One of those in front of it may have been given back, but then it was queued earlier still.
+    queued_ms = _number(await call("HGET", keys.JOB + cast(bytes, head).decode(), keys.QUEUED_MS)) if head else 0
+    function, _, placement = name.partition("@")
+    wait_s = max(0, now_ms - queued_ms) / 1000 if queued_ms else 0.0
+    return QueueLoad(function, placement, cast(int, depth), cast(int, started), wait_s)
+
+
+async def _workers(call: Call, placements: Sequence[str], now_ms: int) -> list[WorkerLoad]:
+    since = now_ms - LIVE_MS
+    live = await asyncio.gather(*(call("ZRANGEBYSCORE", keys.BEATS + name, since, "+inf") for name in placements))
+    names = sorted({worker for workers in live for worker in _texts(workers)})
+    fields = await asyncio.gather(*(call("HMGET", keys.WORKER + name, "placements", "slots", "busy") for name in names))
+    return [
+        WorkerLoad(name, (serves or b"").decode().split(), _number(slots), _number(busy))
+        for name, (serves, slots, busy) in zip(names, cast("list[list[bytes | None]]", fields), strict=True)
+    ]
+
+
+def _texts(reply: object) -> list[str]:
+    return [text.decode() for text in cast("list[bytes]", reply)]
+
+
+def _number(text: object) -> int:
+    return int(cast("bytes | None", text) or 0)

@@ -1,0 +1,1 @@
+"""Counting, and saying what was counted to whoever asks. See `meters.py`."""

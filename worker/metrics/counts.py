@@ -1,0 +1,132 @@
+"""What a worker counts: how invocations ended and how long each stage took, and what went wrong between it and Redis.
+
+Knows: names and labels of the worker's metrics, how many a function may have. Does not know: who asks, how it is written.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from sandlot.metrics.meters import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
+from sandlot.models import Outcome, OutcomeKind, Timings
+
+VERSIONS_LIMIT: Final = 8
+"""Of a function that have labels of their own: the highest numbers. What lower ones had counted moves to `other`."""
+
+
+class PoolFacts(Protocol):
+    """What a scrape asks of the pool."""
+
+    slots: int
+
+    @property
+    def busy(self) -> int: ...
+    @property
+    def idle(self) -> int: ...
+    @property
+    def evictions(self) -> dict[str, int]: ...
+
+
+class FunctionCounts:
+    """Of one function, over all of its versions but for the ends."""
+
+    __slots__ = ("boot", "cold_starts", "ends", "import_", "queued", "run", "total", "versions")
+
+    def __init__(self) -> None:
+        self.ends: dict[tuple[str, OutcomeKind], int] = {}
+        self.versions: set[int] = set()
+        self.cold_starts = 0
+        self.queued = Histogram()
+        self.boot = Histogram()
+        self.import_ = Histogram()
+        self.run = Histogram()
+        self.total = Histogram()
+
+    def count(self, version: int, outcome: Outcome, timings: Timings) -> None:
+        if version not in self.versions:
+            self._admit(version)
+        key = (str(version) if version in self.versions else OTHER, outcome.kind)
+        self.ends[key] = self.ends.get(key, 0) + 1
+        self.queued.observe(timings.queued / 1000)
+        self.run.observe(timings.run / 1000)
+        self.total.observe(timings.total / 1000)
+        if outcome.cold:
+            self.cold_starts += 1
+            self.boot.observe(timings.boot / 1000)
+            self.import_.observe(timings.import_ / 1000)
+
+    def _admit(self, version: int) -> None:
+        if len(self.versions) < VERSIONS_LIMIT:
+            self.versions.add(version)
+        elif version > (lowest := min(self.versions)):
+            self.versions.add(version)
+            self.versions.discard(lowest)
+            for number, kind in [key for key in self.ends if key[0] == str(lowest)]:
+                self.ends[OTHER, kind] = self.ends.get((OTHER, kind), 0) + self.ends.pop((number, kind))
+
+
+class WorkerCounts:
+    """One per worker; the engine tells it what happens, and a scrape asks it."""
+
+    def __init__(self, functions_limit: int) -> None:
+        self._functions = ByFunction(FunctionCounts, functions_limit)
+        self.leases_lost = 0
+        self.stale_ends = 0
+        self.queued_again = 0
+        self.given_up = 0
+        self.given_back = 0
+
+    def ended(self, function: str, version: int, outcome: Outcome, timings: Timings) -> None:
+        """An outcome was recorded. Called once per invocation: 2 µs at most."""
+        self._functions.of(function).count(version, outcome, timings)
+
+    def families(self, pool: PoolFacts, round_trips: Histogram) -> list[Family]:
+        return [*self._of_functions(), *self._of_pool(pool), *self._of_queue(round_trips)]
+
+    def _of_functions(self) -> list[Family]:
+        functions = list(self._functions)
+        ends = [
+            Sample((function, version, kind.value), count)
+            for function, counts in functions
+            for (version, kind), count in counts.ends.items()
+        ]
+        stages = [
+            histogram(f"sandlot_{stage}_seconds", text, ("function",), [
+                getattr(counts, slot).sample(function) for function, counts in functions
+            ])
+            for stage, slot, text in _STAGES
+        ]  # fmt: skip
+        cold = [Sample((function,), counts.cold_starts) for function, counts in functions]
+        return [
+            counter("sandlot_invocations", "Recorded ends of invocations.", ("function", "version", "outcome"), ends),
+            counter("sandlot_cold_starts", "Invocations that had to wait for a sandbox.", ("function",), cold),
+            *stages,
+        ]
+
+    def _of_pool(self, pool: PoolFacts) -> list[Family]:
+        evictions = [Sample((reason,), count) for reason, count in pool.evictions.items()]
+        return [
+            gauge("sandlot_slots", "Invocations that this worker runs at once.", (), single(pool.slots)),
+            gauge("sandlot_busy_slots", "Invocations that run now.", (), single(pool.busy)),
+            gauge("sandlot_warm_sandboxes", "Idle sandboxes that hold a version.", (), single(pool.idle)),
+            counter("sandlot_evictions", "Warm sandboxes ended before their time, by reason.", ("reason",), evictions),
+        ]
+
+    def _of_queue(self, round_trips: Histogram) -> list[Family]:
+        return [
+            counter("sandlot_leases_lost", "Attempts whose right ran out while they ran here.", (), single(self.leases_lost)),
+            counter("sandlot_stale_settles", "Outcomes that came after the right to them had gone.", (), single(self.stale_ends)),
+            counter("sandlot_requeues", "Jobs of silent workers that this worker queued again.", (), single(self.queued_again)),
+            counter("sandlot_jobs_given_up", "Jobs that this worker ended as worker_lost after their last attempt.", (), single(self.given_up)),
+            counter("sandlot_jobs_given_back", "Claimed jobs that this worker released unfinished.", (), single(self.given_back)),
+            histogram("sandlot_redis_round_trip_seconds", "From a call to Redis to its answer.", (), [round_trips.sample()]),
+        ]  # fmt: skip
+
+
+_STAGES: Final = (
+    ("queue_wait", "queued", "From the submit to the claim."),
+    ("boot", "boot", "Giving a version a sandbox; of cold starts only."),
+    ("import", "import_", "Importing the function; of cold starts only."),
+    ("run", "run", "The handler's own time."),
+    ("invocation", "total", "From the submit to the outcome."),
+)

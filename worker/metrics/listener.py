@@ -1,0 +1,108 @@
+"""A worker's /metrics: a small HTTP server of its own, for Prometheus.
+
+Knows: one path and who may read it. Does not know: what is counted.
+It runs on the worker's own event loop, so a scrape sees one moment; the text is written in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Final
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from sandlot.errors import InvalidSettings, PortTaken
+from sandlot.metrics.meters import Family
+from sandlot.metrics.token import is_loopback, may_read
+
+_log: Final = logging.getLogger(__name__)
+_KEEP_ALIVE_S: Final = 75
+"""Longer than any usual scrape interval, so that Prometheus keeps its connection."""
+
+
+@contextlib.asynccontextmanager
+async def open_listener(
+    host: str, port: int, token: str, families: Callable[[], Sequence[Family]]
+) -> AsyncIterator[None]:
+    """Serve until the end of the block; port 0 takes a free one.
+
+    Raises:
+        PortTaken, InvalidSettings: it cannot listen there, or would be open to a network.
+    """
+    if not token and not is_loopback(host):
+        raise InvalidSettings(
+            f"metrics on {host} without a token would open the names of functions to the network; set SANDLOT_METRICS_TOKEN,"
+            " or listen on 127.0.0.1 (SANDLOT_METRICS_HOST)"
+        )
+    with _listen(host, port) as listening:
+        server = _Server(
+            uvicorn.Config(
+                _Metrics(token, families),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listening]), name="metrics")
+        _log.info("metrics", extra={"url": "http://{}:{}/metrics".format(*listening.getsockname()[:2])})
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are the engine's."""
+        yield
+
+
+class _Metrics:
+    """The ASGI application."""
+
+    def __init__(self, token: str, families: Callable[[], Sequence[Family]]) -> None:
+        self._token = token
+        self._families = families
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (await self._answer(Request(scope)))(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.url.path != "/metrics":
+            return PlainTextResponse("there is only /metrics here\n", 404)
+        if request.method not in ("GET", "HEAD"):
+            return PlainTextResponse("/metrics takes GET\n", 405, {"allow": "GET, HEAD"})
+        if self._token and not may_read(request.headers.get("authorization", ""), self._token):
+            needed = "this needs Authorization: Bearer and the worker's SANDLOT_METRICS_TOKEN\n"
+            return PlainTextResponse(needed, 401, {"www-authenticate": 'Bearer realm="sandlot"'})
+        # Imported here: it takes 60 ms, which a worker that nobody asks need not spend.
+        from sandlot.metrics.exposition import CONTENT_TYPE, write
+
+        text = await asyncio.to_thread(write, self._families())
+        return Response(text, media_type=CONTENT_TYPE)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        raise PortTaken(
+            f"cannot serve metrics on {host}:{port}: {error.strerror or error}. Every worker of a machine needs a port of its own"
+            " (SANDLOT_METRICS_PORT, SANDLOT_METRICS_HOST)"
+        ) from error
