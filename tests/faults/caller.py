@@ -11,8 +11,7 @@ import random
 import time
 from typing import Final
 
-import httpx
-
+from tests.faults.connections import Answer, Connections, Unanswered
 from tests.faults.history import Acknowledgement, History
 from tests.faults.rig import FUNCTION, Rig
 
@@ -34,7 +33,6 @@ class Callers:
         with_keys: bool = True,
     ) -> None:
         """Without idempotency keys whoever tries again makes another job, and it is the platform's own tries that must not."""
-        self._rig = rig
         self._history = history
         self._dice = dice
         self._rate_hz = rate_hz
@@ -42,13 +40,7 @@ class Callers:
         self._with_keys = with_keys
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
-        self._client = httpx.AsyncClient(
-            base_url=rig.url,
-            timeout=httpx.Timeout(60, connect=5),
-            trust_env=False,
-            limits=httpx.Limits(max_connections=300, max_keepalive_connections=50),
-            headers={"authorization": f"Bearer {rig.key}"},
-        )
+        self._connections = Connections(rig.api_port, {"authorization": f"Bearer {rig.key}"})
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -75,12 +67,12 @@ class Callers:
         headers = {} if sync else {"prefer": "respond-async"}
         if self._with_keys:
             headers["idempotency-key"] = f"request-{number}"
-        body = json.dumps({"s": round(work_s, 3), "n": number})
+        body = json.dumps({"s": round(work_s, 3), "n": number}).encode()
         while time.monotonic() < ends_s:
             try:
-                reply = await self._client.post(f"/v1/functions/{FUNCTION}/invoke", content=body, headers=headers)
-            except httpx.TransportError as error:
-                self._history.refused[type(error).__name__] += 1
+                reply = await self._connections.send("POST", f"/v1/functions/{FUNCTION}/invoke", headers, body)
+            except Unanswered as error:
+                self._history.refused[str(error)] += 1
             else:
                 if self._acknowledged(number, reply):
                     return
@@ -89,33 +81,33 @@ class Callers:
                 self._history.requests += 1
         self._history.broke.append(f"request {number} was not acknowledged within {PATIENCE_S} s")
 
-    def _acknowledged(self, number: int, reply: httpx.Response) -> bool:
+    def _acknowledged(self, number: int, reply: Answer) -> bool:
         now_ms = time.time() * 1000
-        if reply.status_code == 202:
+        if reply.status == 202:
             self._history.acknowledged.append(Acknowledgement(number, reply.json()["id"], now_ms))
             return True
         outcome = reply.headers.get("x-sandlot-outcome", "")
-        if reply.status_code == 200:
+        if reply.status == 200:
             job_id, attempt = reply.json()
-            assert job_id == reply.headers["x-job-id"], reply.text
+            assert job_id == reply.headers["x-job-id"], reply.body
             self._history.acknowledged.append(Acknowledgement(number, job_id, now_ms, outcome, attempt))
             return True
         if outcome and "x-job-id" in reply.headers:
             self._history.acknowledged.append(Acknowledgement(number, reply.headers["x-job-id"], now_ms, outcome))
             return True
-        code = str(reply.json().get("code", reply.status_code))
+        code = str(reply.json().get("code", reply.status))
         if code == "wait_timeout":  # the wait is over, the job is not: its address is an acknowledgement
             job_id = reply.headers["location"].rpartition("/")[2]
             self._history.acknowledged.append(Acknowledgement(number, job_id, now_ms))
             return True
         self._history.refused[code] += 1
-        assert reply.status_code in (429, 503, 504), f"{reply.status_code} {reply.text}"
+        assert reply.status in (429, 503, 504), f"{reply.status} {reply.body!r}"
         return False
 
     async def cancel(self, job_id: str) -> None:
         """202: it will not run on; 409: it had ended."""
-        reply = await self._client.delete(f"/v1/jobs/{job_id}")
-        assert reply.status_code in (202, 409, 503), f"{reply.status_code} {reply.text}"
+        reply = await self._connections.send("DELETE", f"/v1/jobs/{job_id}", {})
+        assert reply.status in (202, 409, 503), f"{reply.status} {reply.body!r}"
 
     async def finish(self) -> None:
         """No new requests; wait until each of the others is acknowledged.
@@ -137,4 +129,4 @@ class Callers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.aclose()
+        await self._connections.close()

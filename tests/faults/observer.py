@@ -24,7 +24,7 @@ SETTLE_DEADLINE_S: Final = 90.0
 QUEUE: Final = keys.queue_name(FUNCTION, "python")
 REGISTRIES: Final = {"finished": keys.FINISHED, "failed": keys.FAILED, "canceled": keys.CANCELED}
 FIELDS: Final = (keys.KIND, keys.ATTEMPT, keys.END, keys.QUEUED_MS, keys.ENDED_MS, keys.RELEASED)
-LOOKS_BACK: Final = 200
+LOOKS_BACK: Final = 100
 """How many finished jobs are looked at again with each look; all of them are at the end."""
 
 
