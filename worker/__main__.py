@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -118,6 +119,8 @@ async def serve(settings: Settings) -> None:
             "sandbox", extra={"level": host.level, "runtimes": ",".join(sorted(host.runtimes)), "slots": pool.slots}
         )
         await engine.run()
+    # It has stopped as it should; one more signal must not make a failure of it while the interpreter ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 def _metrics(settings: Settings, families: Callable[[], Sequence[Family]]) -> AbstractAsyncContextManager[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import os
 import secrets
@@ -121,18 +122,21 @@ def _row(plan: Plan, history: History, judgement: Judgement, left: int, verdict:
 def _reap_orphans() -> int:
     """Processes that outlived their worker; none may. Those that end soon are given the time, the others are killed and counted."""
     ends_s = time.monotonic() + ORPHANS_DEADLINE_S
-    while time.monotonic() < ends_s:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return 0
-        if pid == 0:
-            time.sleep(0.02)
-    left = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    while (left := _orphans()) and time.monotonic() < ends_s:
+        time.sleep(0.02)
     for pid in left:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
     return len(left)
+
+
+def _orphans() -> list[int]:
+    """Our children that live, but for the two that `multiprocessing` keeps for the next plan; the dead are reaped."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in children if b"from multiprocessing." not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 if __name__ == "__main__":

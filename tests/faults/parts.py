@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 LAUNCH: Final = Path(__file__).with_name("launch.py")
 
@@ -28,42 +28,56 @@ async def until(condition: Callable[[], object], deadline_s: float, reason: Call
         await asyncio.sleep(0.01)
 
 
-class Part:
-    """Start it with the constructor; `stop` or `kill` it. Its log is a file, so that what it wrote before a SIGKILL is there."""
+class Process(Protocol):
+    """What is used of `subprocess.Popen`."""
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        log: Path,
-        network: Path | None = None,
-        cwd: Path | None = None,
-        image: tuple[Path, Path] | None = None,
-    ) -> None:
-        """`network`: the file of a network namespace to run in. `image`: of a disk, and where it is to be mounted, for it alone."""
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+def launch(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    network: Path | None = None,
+    cwd: Path | None = None,
+    image: tuple[Path, Path] | None = None,
+) -> Process:
+    """Started, with its output at the end of `log`; it dies with us.
+
+    Args:
+        network: the file of a network namespace to run in.
+        image: of a disk, and where it is to be mounted, for it alone.
+    """
+    launcher = [sys.executable, "-IS", str(LAUNCH), str(os.getpid()), str(network or ""), *map(str, image or ("", ""))]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*launcher, *command],
+            env=dict(environment),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+class Part:
+    """`stop` or `kill` it. Its log is a file, so that what it wrote before a SIGKILL is there."""
+
+    def __init__(self, name: str, process: Process, log: Path) -> None:
         self.name = name
+        self.process = process
         self.log = log
         self.expected_to_end = False
         """Whether the plan has ended it; a part that ends otherwise has broken a promise."""
-        launch = [
-            sys.executable,
-            "-IS",
-            str(LAUNCH),
-            str(os.getpid()),
-            str(network or ""),
-            *map(str, image or ("", "")),
-        ]
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*launch, *command],
-                env=dict(environment),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
 
     @property
     def pid(self) -> int:

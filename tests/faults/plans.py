@@ -24,6 +24,7 @@ PLANS: Final = (
     Plan("worker killed", worker_faults.kill_workers, 12, bound_s=1.0),
     Plan("worker killed, unseen", worker_faults.kill_workers_unseen, 12, bound_s=5.0),
     Plan("workers rolled", worker_faults.roll_workers, 12, may_repeat=False),
+    Plan("500 SIGTERMs", worker_faults.terminate_workers, 50, may_spend=False, rate_hz=60),
     Plan("host unplugged", host_faults.unplug_host, 20, bound_s=5.0, hosts=3),
     Plan("host drops", host_faults.drop_host, 20, bound_s=5.0, hosts=3),
     Plan("host rejects", host_faults.reject_host, 20, bound_s=5.0, hosts=3),

@@ -26,7 +26,7 @@ from sandlot.jobs import Queue, keys
 from sandlot.keys import new_token
 from tests.faults.disks import CuttableDisk, Disk
 from tests.faults.hosts import Host
-from tests.faults.parts import Part, until
+from tests.faults.parts import Part, launch, until
 from tests.faults.proxy import Proxy
 
 ROOT: Final = Path(__file__).parents[2]
@@ -89,15 +89,10 @@ class Rig:
     ) -> Part:
         data = self.folder / (host.name if host is not None else "here")
         data.mkdir(exist_ok=True)
-        part = Part(
-            name,
-            command,
-            self._environment | {"SANDLOT_DATA": str(data)} | settings,
-            self.folder / f"{name}.log",
-            network=host.network if host is not None else None,
-            cwd=ROOT,
-            image=image,
-        )
+        log = self.folder / f"{name}.log"
+        environment = self._environment | {"SANDLOT_DATA": str(data)} | settings
+        network = host.network if host is not None else None
+        part = Part(name, launch(command, environment, log, network, ROOT, image), log)
         self.parts.append(part)
         return part
 

@@ -5,13 +5,17 @@ Knows: which worker, when, and which jobs that hits. Does not know: what is judg
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from typing import Final
 
+from tests.faults.engines import Engines
 from tests.faults.scene import Scene
 
 WINDOWS: Final = ("handed", "claimed", "started", "ran", "kept", "settling", "settled", "beaten", "reaping")
+TERMINATED_AT_ONCE: Final = 8
+TERMINATIONS_PER_S: Final = 10
 
 
 async def kill_workers(scene: Scene, *, supervised: bool = True) -> None:
@@ -45,6 +49,29 @@ async def roll_workers(scene: Scene) -> None:
         status = await victim.stop()
         if status != 0:
             scene.history.broke.append(f"{victim.name} ended with {status} after SIGTERM: {victim.tail()}")
+
+
+async def terminate_workers(scene: Scene) -> None:
+    """SIGTERM for engines in their first second, eight at a time, a quarter of them twice: ten a second, as long as it lasts."""
+    engines = Engines(scene.rig)
+    turns = iter(range(round(scene.length_s * TERMINATIONS_PER_S)))
+
+    async def one_after_the_other() -> None:
+        for _ in turns:
+            victim = await engines.start()
+            await scene.pause(0.05, 0.5)
+            victim.expected_to_end = True
+            victim.signal(signal.SIGTERM)
+            if scene.dice.random() < 0.25:
+                await scene.pause(0.0, 0.05)
+                victim.signal(signal.SIGTERM)
+            status = await victim.gone()
+            if status != 0:
+                scene.history.broke.append(f"{victim.name} ended with {status} after SIGTERM: {victim.tail()}")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(TERMINATED_AT_ONCE):
+            group.create_task(one_after_the_other())
 
 
 async def freeze_worker(scene: Scene) -> None:

@@ -70,8 +70,7 @@ class Engine(Registration):
             QueueUnavailable: Redis went away before work began.
         """
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         try:
             await self._begin()
@@ -84,8 +83,7 @@ class Engine(Registration):
                 with contextlib.suppress(asyncio.CancelledError):
                     await beats
         finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+            # The handlers stay: whoever asks again while we close must not end us half-way. The loop takes them with it.
             await self._say_goodbye()
 
     async def _begin(self) -> None:
