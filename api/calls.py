@@ -22,7 +22,7 @@ from api.wishes import Wish
 from sandlot.errors import JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
 from sandlot.jobs import JobRecord, Queue, Settled, Submitted, new_job_id
-from sandlot.models import Invocation, JobStatus
+from sandlot.models import BY_DEFAULT, Invocation, JobStatus
 from sandlot.settings import Settings
 
 JOBS_PATH: Final = "/v1/jobs/"
@@ -68,6 +68,7 @@ class Calls:
             event=event,
             wall_limit_ms=round(manifest.timeout_s * 1000),
             result_ttl_s=round(manifest.result_ttl_s) if manifest.result_ttl_s else self._result_ttl_s,
+            retry=manifest.retry.policy if manifest.retry is not None else BY_DEFAULT,
             concurrency=manifest.concurrency,
             delay_ms=wish.delay_ms,
             not_after_ms=time.time_ns() // 1_000_000 + wish.expires_ms if wish.expires_ms else 0,

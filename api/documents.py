@@ -12,7 +12,7 @@ import msgspec
 
 from api.calls import JOBS_PATH, Pending
 from sandlot.functions import Alias, Version
-from sandlot.jobs import JobRecord, Settled
+from sandlot.jobs import End, JobRecord, Settled
 from sandlot.models import Invocation, OutcomeKind, status_of
 
 Document = dict[str, Any]
@@ -32,6 +32,10 @@ def job_document(record: JobRecord, result: bytes | None) -> Document:
         "ended_at": iso(record.ended_ms),
         "outcome": record.kind,
     }
+    if record.failure is not None:
+        document["last_failure"] = failure_document(record.failure)
+        if not record.status.final and record.failure.error is not None:
+            document["error"] = record.failure.error
     if result is not None:
         document["result"] = msgspec.Raw(result)
     for name, value in (
@@ -46,6 +50,15 @@ def job_document(record: JobRecord, result: bytes | None) -> Document:
     if record.receipt and record.status.final:
         document["sandbox"] = msgspec.Raw(record.receipt)
     return document | {"timings": record.timings, "links": _links(record.id)}
+
+
+def failure_document(failure: End) -> Document:
+    """How an attempt ended that was followed by another."""
+    document: Document = {"attempt": failure.attempt, "outcome": failure.kind}
+    for name, value in (("error", failure.error), ("evidence", failure.evidence)):
+        if value is not None:
+            document[name] = value
+    return document
 
 
 def pending_document(invocation: Invocation, pending: Pending) -> Document:

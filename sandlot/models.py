@@ -48,6 +48,11 @@ class OutcomeKind(StrEnum):
     WORKER_LOST = "worker_lost"
 
 
+CRASHES: Final = frozenset({OutcomeKind.MEMORY, OutcomeKind.PROCESSES, OutcomeKind.EXIT, OutcomeKind.SIGNAL})
+"""Ends that cost a sandbox and blame nobody but the function: those that its breaker counts. An exception is an answer; a time limit
+may be a slow neighbour's fault; a lost worker is ours."""
+
+
 class JobStatus(StrEnum):
     """What a caller sees of a job. The first three can still change; the others never do."""
 
@@ -143,6 +148,26 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     cold: bool = False
 
 
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """After which ends a job is run again, how often and when. `attempts` counts the first run as well."""
+
+    attempts: int = 3
+    on: tuple[OutcomeKind, ...] = (OutcomeKind.WORKER_LOST,)
+    backoff_ms: int = 1000
+    """Before the second run; doubled before each further one, and half of it by chance."""
+    max_age_ms: int = 0
+    """Counted from the moment it was queued, or due; later than this it is not run again. 0: however old it is."""
+
+    @property
+    def attempts_if_lost(self) -> int:
+        """How often a job runs whose workers die."""
+        return self.attempts if OutcomeKind.WORKER_LOST in self.on else 1
+
+
+BY_DEFAULT: Final = RetryPolicy()
+"""What is promised of every job: a lost worker is not its function's fault."""
+
+
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """One call of one version with one event, ready to be queued.
 
@@ -158,7 +183,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     event: bytes
     wall_limit_ms: int
     result_ttl_s: int
-    max_attempts: int = 3
+    retry: RetryPolicy = BY_DEFAULT
     concurrency: int = 0
     delay_ms: int = 0
     not_after_ms: int = 0

@@ -13,7 +13,7 @@ from sandlot.errors import SandlotError
 from sandlot.faults import FailPoints
 from sandlot.jobs.settlement import Ending
 from sandlot.jobs.wire import Reply
-from sandlot.jobs.worker_queue import Beaten, Claim, Pulse, Reaped, WorkerQueue
+from sandlot.jobs.worker_queue import Beaten, Claim, Judgement, Pulse, Reaped, WorkerQueue
 from sandlot.models import Outcome
 from worker.engine.executor import Done, Executor
 from worker.execution import Execution
@@ -82,6 +82,12 @@ class FailingQueue(WorkerQueue):
     def _reach_all(self, point: str, endings: Sequence[Ending]) -> None:
         for job_id, attempt, *_ in endings:
             self.points.reach(point, job_id, attempt)
+
+    def judge(self, ending: Ending, judgement: Judgement) -> asyncio.Future[Reply]:
+        self._reach_all("settling", [ending])
+        reply = super().judge(ending, judgement)
+        reply.add_done_callback(lambda _: self._reach_all("settled", [ending]))
+        return reply
 
     async def beat(self, pulse: Pulse) -> Beaten:
         self.points.reach("beating")

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from sandlot.functions.hosts import check_hosts
+from sandlot.functions.retry import Retry
 from sandlot.functions.units import format_duration, format_size, parse_duration, parse_size
 from sandlot.models import Isolation, Runtime
 from sandlot.placement import check_tags
@@ -93,6 +94,14 @@ class Manifest(BaseModel):
     dependencies: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     """What a worker must have been started with (`--tag gpu`) to run it."""
+
+    retry: Retry | None = None
+    """When a job is run again; `None` is the platform's default."""
+
+    @field_validator("retry")
+    @classmethod
+    def _has_one_spelling(cls, retry: Retry | None) -> Retry | None:
+        return retry if retry is not None and retry.written() else None
 
     @field_validator("handler")
     @classmethod
@@ -193,6 +202,7 @@ class Manifest(BaseModel):
             **({"tags": list(self.tags)} if self.tags else {}),
             **({"walls": list(self.walls)} if self.walls else {}),
             **({"secrets": list(self.secrets)} if self.secrets else {}),
+            **({"retry": self.retry.written()} if self.retry is not None else {}),
         }
 
     def canonical(self) -> bytes:
@@ -233,6 +243,6 @@ def _first(error: ValidationError) -> Unwritable:
     if isinstance(cause, Unwritable):
         return cause
     path = [str(part) for part in details["loc"] if not str(part).startswith(("function-", "tuple[", "literal["))]
-    key = path[0] if path else ""
+    key = path[1 if path[0] == "retry" and len(path) > 1 else 0] if path else ""
     reason = str(cause) if cause is not None else f"{details['msg']} (it is {details['input']!r})"
     return Unwritable(key, f"{'.'.join(path)}: {reason}" if path else reason)

@@ -7,6 +7,6 @@ from sandlot.jobs.connection import connect
 from sandlot.jobs.envelope import new_job_id
 from sandlot.jobs.queue import Queue, QueueStatus, Submitted
 from sandlot.jobs.record import JobRecord
-from sandlot.jobs.settlement import Settled
+from sandlot.jobs.settlement import End, Settled
 
-__all__ = ["JobRecord", "Queue", "QueueStatus", "Settled", "Submitted", "connect", "new_job_id"]
+__all__ = ["End", "JobRecord", "Queue", "QueueStatus", "Settled", "Submitted", "connect", "new_job_id"]

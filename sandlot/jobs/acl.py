@@ -48,7 +48,7 @@ _WORKERS_ONLY_READ: Final = {keys.FUNCTIONS, keys.FUNCTION, keys.BUNDLE, keys.BU
 _METRICS_READ: Final = {
     keys.QUEUE, keys.QUEUES, keys.STARTED, keys.FINISHED, keys.FAILED, keys.CANCELED, keys.SCHEDULED, keys.RQ_WORKER, keys.RQ_WORKERS,
     keys.RING, keys.CAPS, keys.CAPPED, keys.DEPTH, keys.ENDED, keys.LEASES, keys.DUE, keys.PARKED, keys.BEATS, keys.PLACEMENTS, keys.WORKER,
-    keys.FUNCTIONS,
+    keys.FUNCTIONS, keys.BREAKERS, keys.DEAD_LETTERS, keys.REQUEUES,
 }  # fmt: skip
 """Counts and names: no event, no result, no log, no code, no secret."""
 

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from sandlot.errors import UnsafeRecord
-from sandlot.models import Invocation
+from sandlot.models import BY_DEFAULT, Invocation, RetryPolicy
 
 DATA_PREFIX: Final = b'["sandlot.jobs.invoke",null,['
 DATA_SUFFIX: Final = b"],{}]"
@@ -34,6 +34,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int
     digest: str
     wall_limit_ms: int
+    retry: RetryPolicy = BY_DEFAULT
+    """Stands here, before anything a caller chooses, because take_back (transitions.lua) looks for its `max_age_ms`."""
     traceparent: str = ""
     owner: str = ""
     request: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -79,18 +81,19 @@ _OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def seal(key: bytes, invocation: Invocation) -> bytes:
-    """`<signature>|<max attempts>|<not after, ms>|<json>`: what the scripts have to read stands in front of the JSON."""
+    """`<signature>|<attempts, if workers are lost>|<not after, ms>|<json>`: what the scripts have to read stands in front of the JSON."""
     envelope = Envelope(
         job_id=invocation.job_id,
         function=invocation.function,
         version=invocation.version,
         digest=invocation.digest,
         wall_limit_ms=invocation.wall_limit_ms,
+        retry=invocation.retry,
         traceparent=invocation.traceparent,
         owner=invocation.owner,
         request=msgspec.Raw(invocation.request) if invocation.request else msgspec.UNSET,
     )
-    text = b"%d|%d|%b" % (invocation.max_attempts, invocation.not_after_ms, _encoder.encode(envelope))
+    text = b"%d|%d|%b" % (invocation.retry.attempts_if_lost, invocation.not_after_ms, _encoder.encode(envelope))
     return mac(key, b"envelope", text, invocation.event) + b"|" + text
 
 

@@ -13,11 +13,11 @@ import msgspec
 
 from sandlot.jobs import keys
 from sandlot.jobs.envelope import open_envelope
-from sandlot.jobs.settlement import read_end
+from sandlot.jobs.settlement import End, read_end
 from sandlot.models import Evidence, FunctionError, JobStatus, OutcomeKind, Timings, status_of
 
 FIELDS: Final = (
-    "status", "created_at", keys.ENVELOPE, keys.ATTEMPT, keys.STARTED_MS, keys.ENDED_MS, keys.KIND, keys.END, "origin",
+    "status", "created_at", keys.ENVELOPE, keys.ATTEMPT, keys.STARTED_MS, keys.ENDED_MS, keys.KIND, keys.END, keys.FAILURE, "origin",
 )  # fmt: skip
 
 LOGS_TAIL_BYTES: Final = 4096
@@ -43,6 +43,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int | None = None
     ended_ms: int | None = None
     kind: OutcomeKind | None = None
+    failure: End | None = None
+    """How the last attempt ended that was followed by another."""
     error: FunctionError | None = None
     evidence: Evidence | None = None
     timings: Timings = Timings()
@@ -62,7 +64,7 @@ def record_from(
     Raises:
         UnsafeRecord: it was tampered with.
     """
-    status, created_at, sealed, attempt, started_ms, ended_ms, kind, end_text, _ = fields
+    status, created_at, sealed, attempt, started_ms, ended_ms, kind, end_text, failure_text, _ = fields
     if status is None or sealed is None or created_at is None:
         return None
     envelope = open_envelope(sealed)
@@ -78,6 +80,7 @@ def record_from(
         started_ms=int(started_ms) if started_ms else None,
         ended_ms=int(ended_ms) if ended_ms else None,
         kind=end.kind if end else None,
+        failure=read_end(key, job_id, failure_text) if failure_text else None,
         error=end.error if end else None,
         evidence=end.evidence if end else None,
         timings=end.timings if end else Timings(),

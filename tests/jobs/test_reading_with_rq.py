@@ -87,7 +87,7 @@ async def test_a_failed_job_and_its_text(queue: Queue, worker: Any, make: Any, r
 
 
 async def test_a_lost_job_and_its_text(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
-    job = make(max_attempts=1)
+    job = make(attempts=1)
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
     raw.zadd("sandlot:leases", {claim.lease: 1})

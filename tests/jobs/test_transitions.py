@@ -192,7 +192,7 @@ async def test_a_step_sent_twice_claims_once_and_answers_the_same(queue: Queue, 
 async def test_after_the_last_attempt_a_lost_job_is_reported_lost(
     queue: Queue, worker: Any, make: Any, raw: Any
 ) -> None:
-    job = make(max_attempts=2)
+    job = make(attempts=2)
     future = queue.expect(job.job_id)
     await queue.submit(job, reply=True)
     for _ in range(2):
@@ -215,7 +215,7 @@ async def test_a_reaped_job_goes_to_the_front(queue: Queue, worker: Any, make: A
 
 
 async def test_released_jobs_keep_their_order_and_their_attempt(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
-    jobs = [make(max_attempts=1) for _ in range(3)]
+    jobs = [make(attempts=1) for _ in range(3)]
     for job in jobs:
         await queue.submit(job, reply=False)
     claims = (await worker.step(2)).claims

@@ -9,6 +9,7 @@ import pytest
 
 from sandlot.functions import read_path, read_source
 from sandlot.functions.manifest import KEYS, Manifest
+from sandlot.functions.retry import SETTINGS as RETRY_SETTINGS
 from sandlot.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -23,9 +24,15 @@ def test_every_environment_variable_is_documented_and_none_that_is_not_one() -> 
     assert documented == {f"SANDLOT_{name.upper()}" for name in Settings.model_fields}
 
 
+def table(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE))
+
+
 def test_every_setting_of_a_function_is_documented_with_its_default() -> None:
     text = (REPOSITORY / "docs" / "functions.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE))
+    settings, retries = text.split("### Retries\n")
+    assert set(table(retries)) == set(RETRY_SETTINGS)
+    rows = table(settings)
     assert set(rows) == set(KEYS)
     written = Manifest(runtime="python", handler="main.handler").written()
     for key in ("timeout", "memory", "visibility", "isolation", "log_limit", "network"):
@@ -54,7 +61,7 @@ def functions_blocks(language: str) -> list[str]:
 def test_the_settings_shown_for_each_kind_of_file_are_the_same_and_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (python,), (javascript,), (toml,) = map(functions_blocks, ("python", "js", "toml"))
+    (python, retrying), (javascript,), (toml,) = map(functions_blocks, ("python", "js", "toml"))
     folder = tmp_path / "greet"
     folder.mkdir()
     (folder / "function.toml").write_text(toml)
@@ -67,3 +74,6 @@ def test_the_settings_shown_for_each_kind_of_file_are_the_same_and_are_read(
     ]
     for manifest in manifests:
         assert (manifest.timeout_s, dict(manifest.environment)) == (2.0, {"GREETING": "Hello"})
+    retry = read_source("retrying", "retrying.py", retrying)[1].retry
+    assert retry is not None
+    assert (retry.attempts, retry.backoff_s, retry.max_age_s) == (5, 2.0, 3600.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sandlot.functions.manifest import Manifest, Unwritable, parse_manifest
-from sandlot.models import Isolation, Runtime
+from sandlot.models import Isolation, OutcomeKind, Runtime
 
 PYTHON = {"runtime": "python", "handler": "main.handler"}
 NODE = {"runtime": "node", "handler": "index.handler"}
@@ -139,3 +139,35 @@ def test_equal_manifests_have_equal_bytes_however_they_were_written() -> None:
     one = parse_manifest({"environment": {"B": "2", "A": "1"}, "timeout": "2s"}, PYTHON)
     other = Manifest(runtime=Runtime.PYTHON, handler="main.handler", timeout_s=2.0, environment={"A": "1", "B": "2"})
     assert one.canonical() == other.canonical()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "reason"),
+    [
+        ({"attempts": 0}, "attempts", "greater than or equal to 1"),
+        ({"attempts": 11}, "attempts", "less than or equal to 10"),
+        ({"attemps": 2}, "retry", 'did you mean "attempts"'),
+        ({"on": []}, "on", "write attempts = 1"),
+        ({"on": ["exit"]}, "on", "'worker_lost', 'error', 'timeout' or 'memory'"),
+        ({"on": ["error"], "backoff": 5}, "backoff", "needs a unit"),
+        ({"on": ["error"], "backoff": "2h"}, "backoff", "less than or equal to 3600"),
+        ({"backoff": "5s"}, "retry", "backoff has no effect with on"),
+        ({"attempts": 1, "on": ["error"]}, "retry", "on has no effect with attempts = 1"),
+        ({"attempts": 1, "max_age": "1h"}, "retry", "max_age has no effect with attempts = 1"),
+    ],
+)
+def test_what_retry_cannot_say_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
+    with pytest.raises(Unwritable) as refused:
+        parse_manifest({"retry": table}, PYTHON)
+    assert refused.value.key == key
+    assert reason in str(refused.value)
+
+
+def test_retries_are_written_as_far_as_they_differ_from_the_default() -> None:
+    assert parse_manifest({"retry": {"attempts": 3}}, PYTHON) == parse_manifest({}, PYTHON)
+    manifest = parse_manifest({"retry": {"on": ["worker_lost", "error"], "backoff": "250ms"}}, PYTHON)
+    assert manifest.retry is not None
+    assert manifest.retry.policy.on == (OutcomeKind.ERROR, OutcomeKind.WORKER_LOST)
+    assert manifest.written()["retry"] == {"on": ["error", "worker_lost"], "backoff": "250ms"}
+    assert Manifest.model_validate_json(manifest.canonical()) == manifest
+    assert parse_manifest({"retry": {"on": ["error"]}}, PYTHON).retry.policy.attempts_if_lost == 1  # type: ignore[union-attr]

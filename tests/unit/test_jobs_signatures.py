@@ -68,7 +68,7 @@ def test_an_envelope_is_refused_with_another_key_job_or_event(key: bytes, job_id
 
 def test_every_changed_byte_of_an_envelope_is_noticed() -> None:
     """The fields that the scripts read stand in front of the JSON and are signed as well."""
-    sealed = seal(KEY, invocation(max_attempts=3, not_after_ms=77))
+    sealed = seal(KEY, invocation(not_after_ms=77))
     for at in range(len(sealed)):
         forged = sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :]
         with pytest.raises(UnsafeRecord):

@@ -11,7 +11,7 @@ from typing import Final
 from sandlot.errors import SandlotError
 from sandlot.jobs.settlement import Encoded, Ending
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
-from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
+from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, RetryPolicy, Timings
 from worker.execution import Execution
 
 NOTHING_TIMED: Final = Timings()
@@ -26,6 +26,7 @@ class Running:
     version: int
     execution: Execution
     claimed_s: float
+    retry: RetryPolicy
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class Finished:
     outcome: Outcome
     claimed_s: float
     done_s: float
+    retry: RetryPolicy | None = None
+    """Nothing for what would end in the same way however often it were tried."""
     encoded: Encoded | None = None
     """Of a large result, which is encoded before it waits for a step."""
     timings: Timings = NOTHING_TIMED

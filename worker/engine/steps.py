@@ -22,10 +22,11 @@ from sandlot.errors import CallerError, QueueUnavailable, SandlotError, UnsafeRe
 from sandlot.jobs.settlement import Ending
 from sandlot.jobs.wire import BACKOFFS_S, Reply
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
-from sandlot.models import Outcome, OutcomeKind
+from sandlot.models import Outcome, OutcomeKind, RetryPolicy
 from worker.engine.ahead import PATIENCE_S, Ahead
 from worker.engine.encoding import Encoding
 from worker.engine.executor import Executor
+from worker.engine.judgements import Judgements
 from worker.engine.records import Batch, Finished, Running, Tally, refusal
 from worker.engine.releases import Releases
 from worker.execution import Execution
@@ -59,6 +60,7 @@ class Steps:
         self._parked = False
         self._scheduled = False
         self._releases = Releases(queue, counts, self._check_quiet)
+        self._judgements = Judgements(queue, counts, self._judged)
         self._encoding = Encoding(self._encoded)
         self._ahead = Ahead()
         self._patience: asyncio.TimerHandle | None = None
@@ -80,7 +82,8 @@ class Steps:
     def leases(self) -> list[str]:
         """Every attempt whose right must be renewed: what runs, and what has run but is not recorded."""
         waiting = [*self._encoding.records, *self._finished, *(self._batch.finished if self._batch else ())]
-        return [record.claim.lease for record in (*self._running.values(), *waiting)]
+        held = [record.claim.lease for record in (*self._running.values(), *waiting)]
+        return held + self._judgements.leases
 
     @property
     def running(self) -> int:
@@ -157,7 +160,7 @@ class Steps:
         )
         # The event is the execution's now; a claim of 6 MiB need not be kept a second time.
         claim.data = b""
-        running = Running(claim, envelope.function, envelope.version, execution, now_s)
+        running = Running(claim, envelope.function, envelope.version, execution, now_s, envelope.retry)
         self.quiet.clear()
         self._running[claim.job_id] = running
         if len(self._running) > self._pool.slots:
@@ -174,17 +177,18 @@ class Steps:
         del self._running[execution.job_id]
         if self._overflow:
             self._pool.start(self._overflow.popleft().execution, self._done)
+        retry: RetryPolicy | None = running.retry
         if isinstance(ended, SandlotError):
             if not isinstance(ended, CallerError | UnsafeRecord):
                 log.error("could not be executed", extra={"job_id": execution.job_id, "error": ended.message})
                 self._releases.give([running.claim.lease], delay_ms=PLATFORM_PAUSE_MS)
                 self._after_change()
                 return
-            ended = refusal(ended)
+            ended, retry = refusal(ended), None
         self._ahead.note(ended.timings.run)
         now_s = monotonic_s()
         self.tally.working_s += now_s - running.claimed_s
-        self._end(Finished(running.claim, running.function, running.version, ended, running.claimed_s, now_s))
+        self._end(Finished(running.claim, running.function, running.version, ended, running.claimed_s, now_s, retry))
 
     def _end(self, finished: Finished) -> None:
         if finished.outcome.kind is OutcomeKind.OK:
@@ -196,6 +200,8 @@ class Steps:
             self._encoded(finished)
 
     def _encoded(self, finished: Finished) -> None:
+        if (finished.outcome.kind is not OutcomeKind.OK or finished.claim.probe) and self._judgements.take(finished):
+            return
         self._finished.append(finished)
         self._kick()
 
@@ -223,6 +229,10 @@ class Steps:
             del self._running[running.claim.job_id]
         self._ahead.note_waited()
         self._releases.give([running.claim.lease for running in waiting], delay_ms=0)
+
+    def _judged(self) -> None:
+        self.hungry()
+        self._check_quiet()
 
     def _after_change(self) -> None:
         """A slot came free without an ending to carry the news."""
@@ -320,6 +330,7 @@ class Steps:
             and self._batch is None
             and not self._hungry
             and not self._releases.busy
+            and not self._judgements.busy
         ):
             self.quiet.set()
 

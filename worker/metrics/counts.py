@@ -73,6 +73,7 @@ class WorkerCounts:
         self.leases_lost = 0
         self.stale_ends = 0
         self.queued_again = 0
+        self.retried = 0
         self.given_up = 0
         self.given_back = 0
 
@@ -117,6 +118,7 @@ class WorkerCounts:
             counter("sandlot_leases_lost", "Attempts whose right ran out while they ran here.", (), single(self.leases_lost)),
             counter("sandlot_stale_settles", "Outcomes that came after the right to them had gone.", (), single(self.stale_ends)),
             counter("sandlot_requeues", "Jobs of silent workers that this worker queued again.", (), single(self.queued_again)),
+            counter("sandlot_retries", "Runs on this worker that failed and whose jobs run again.", (), single(self.retried)),
             counter("sandlot_jobs_given_up", "Jobs that this worker ended as worker_lost after their last attempt.", (), single(self.given_up)),
             counter("sandlot_jobs_given_back", "Claimed jobs that this worker released unfinished.", (), single(self.given_back)),
             histogram("sandlot_redis_round_trip_seconds", "From a call to Redis to its answer.", (), [round_trips.sample()]),

@@ -11,6 +11,8 @@ local GRACE_MS = 30000
 local LEASE_MS = 4000
 -- Beyond any cleanup of RQ's StartedJobRegistry, which would fail or requeue a job of ours: the year 2100.
 local NEVER_S = 4102444800
+-- A dead letter is kept for a week: long enough to be found on Monday.
+local LETTER_TTL_S = 604800
 -- Results and events above this are not published: a subscriber's output buffer is bounded (client-output-buffer-limit pubsub 32mb).
 local PUBLISH_LIMIT_BYTES = 262144
 
@@ -103,14 +105,29 @@ local function finish(id, e)
   end
 end
 
+-- Whether a job will be older in `pause_ms` than its function wants it to be run again at.
+local function too_old(queued_ms, max_age_ms, pause_ms)
+  return max_age_ms > 0 and now_ms + pause_ms - (tonumber(queued_ms) or now_ms) > max_age_ms
+end
+
+-- A job that was to be run again and will not be: listed, and kept for as long as somebody may want to look. -> its time to live in s
+local function keep_letter(id, ttl)
+  redis.call('ZADD', DEAD_LETTERS, NOW_MS, id)
+  return math.max(ttl, LETTER_TTL_S)
+end
+
 -- An end that no worker witnessed. It has no signature and can carry no result.
 local function finish_unseen(id, queue, kind, attempt, detail)
   local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl')
   local status, ttl = kind == 'cancelled' and 'canceled' or 'failed', tonumber(fields[2]) or 3600
+  if kind == 'worker_lost' then ttl = keep_letter(id, ttl) end
   finish(id, { status = status, kind = kind, reply = fields[1], ttl = ttl,
     text = '- ' .. cjson.encode({ kind = kind, attempt = attempt, evidence = { detail = detail } }) })
   redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)
 end
+
+-- In an envelope: all that stands before it is Sandlot's own, so that nothing a caller chose can be taken for it.
+local MAX_AGE = '^[^{]*{"job_id":"[^"]*","function":"[^"]*","version":%d+,"digest":"[^"]*","wall_limit_ms":%d+,"retry":{[^}]*"max_age_ms":(%d+)'
 
 -- An attempt whose holder is gone: the job goes to the front of its queue, or ends after its last attempt.
 -- lost_text: the result-stream text of a lost job. -> 'again' | 'lost' | nil, placement
@@ -118,7 +135,7 @@ local function take_back(member, lost_text)
   local id, attempt = string.match(member, '^(.*):(%d+)$')
   redis.call('ZREM', LEASES, member)
   if not id then return nil end
-  local job = redis.call('HMGET', JOB .. id, 'status', 'origin', ATTEMPT, RELEASED, ENVELOPE, CANCEL, 'worker_name', STARTED_MS)
+  local job = redis.call('HMGET', JOB .. id, 'status', 'origin', ATTEMPT, RELEASED, ENVELOPE, CANCEL, 'worker_name', QUEUED_MS)
   if job[2] then redis.call('ZREM', STARTED .. job[2], member) end
   if job[1] ~= 'started' or job[3] ~= attempt then return nil end
   local queue = job[2]
@@ -131,14 +148,16 @@ local function take_back(member, lost_text)
     finish_unseen(id, queue, 'cancelled', tonumber(attempt), 'cancelled; its worker was lost')
     return 'cancelled', placement_of(queue)
   end
-  if used >= allowed then
+  if used >= allowed or too_old(job[8], tonumber(string.match(job[5] or '', MAX_AGE) or 0), 0) then
     redis.call('XADD', RESULTS .. id, '*', 'type', 2, 'worker_name', job[7] or '', 'execution_id', attempt, 'exc_string', lost_text)
-    redis.call('EXPIRE', RESULTS .. id, redis.call('HGET', JOB .. id, 'result_ttl') or 3600)
+    redis.call('EXPIRE', RESULTS .. id, LETTER_TTL_S)
     finish_unseen(id, queue, 'worker_lost', tonumber(attempt),
       'the worker that ran it stopped answering, on attempt ' .. used .. ' of ' .. allowed)
     return 'lost', placement_of(queue)
   end
-  redis.call('HSET', JOB .. id, 'status', 'queued')
+  redis.call('HSET', JOB .. id, 'status', 'queued', FAILURE,
+    '- ' .. cjson.encode({ kind = 'worker_lost', attempt = tonumber(attempt), evidence = { detail = 'the worker that ran it stopped answering' } }))
+  redis.call('HINCRBY', REQUEUES, 'worker_lost', 1)
   push(id, queue, true)
   return 'again', placement_of(queue)
 end

@@ -49,6 +49,7 @@ SOURCES = {
     "promises": "const f = () => Promise.resolve().then(f)\nexports.handler = () => f()\n",
     "hoards": "def handler(event, context):\n    hoard = []\n    while True:\n        hoard.append(bytearray(1 << 24))\n",
     "responds": "def handler(event, context):\n    return event['body'] and __import__('json').loads(event['body'])\n",
+    "shaky": "def handler(event, context):\n    print('try', context.attempt)\n    return context.attempt if context.attempt > event else 1 // 0\n",
     "private": "def handler(event, context):\n    return 'secret'\n",
 }
 LIMITS = {
@@ -57,6 +58,7 @@ LIMITS = {
     "promises": {"timeout": "500ms", "memory": "2GiB"},
     "hoards": {"memory": "64MiB", "timeout": "20s"},
     "sleeps": {"timeout": "20s"},
+    "shaky": {"retry": {"attempts": 2, "on": ["error", "worker_lost"], "backoff": "2s"}},
     "prints": {"timeout": "20s"},
 }
 NODE = {"greet", "fails-node", "undefined", "bigint", "promises"}

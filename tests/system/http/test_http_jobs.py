@@ -183,3 +183,21 @@ def test_a_function_is_deployed_called_redeployed_and_removed(stack: Any) -> Non
         client.delete("short-lived")
         with pytest.raises(FunctionNotFound):
             client.invoke("short-lived")
+
+
+def test_a_failure_that_its_function_wants_retried_runs_again_and_shows_why(anyone: httpx.Client) -> None:
+    location = submit(anyone, "shaky", 1).headers["location"]
+    seen = anyone.get(location).json()
+    while seen["status"] in ("queued", "running"):
+        seen = anyone.get(location).json()
+    assert (seen["status"], seen["attempt"], seen["error"]["errorType"]) == ("scheduled", 1, "ZeroDivisionError")
+    job = anyone.get(location + "?wait=20").json()
+    assert (job["status"], job["attempt"], job["result"]) == ("succeeded", 2, 2)
+    assert "error" not in job
+    assert job["last_failure"]["attempt"] == 1
+    assert anyone.get(location + "/logs").text == "try 2\n"
+
+
+def test_who_waits_for_a_call_waits_through_its_retries(anyone: httpx.Client) -> None:
+    reply = anyone.post("/v1/functions/shaky/invoke", content=b"2")
+    assert (reply.status_code, reply.json()["code"], reply.json()["job"]["attempt"]) == (502, "function_error", 2)

@@ -1,0 +1,58 @@
+#!lua flags=allow-oom
+-- How a run ended that is more than a record: its job may run again, it counts against its function, or its function is on probation.
+-- A success of a function in good standing never comes here, nor does any other end that nothing follows from (step.lua).
+-- ARGV: worker, id, attempt, RQ status, kind, signed end, result-stream value, raw result, logs,
+--       attempts allowed after such an end (0: it is not run again), pause before the second in ms, thousandths of the pause's second half,
+--       greatest age in ms (0: any), 1 if it crashed, 1 if it was a probe
+-- -> 'ok' (recorded) | 'again' (it will run again) | 'already' | 'stale'
+local worker, id, attempt, status, kind, text = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local attempts, backoff_ms, jitter, max_age_ms = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local crashed, probe = ARGV[14] == '1', ARGV[15] == '1'
+local TYPES = { finished = 1, failed = 2, canceled = 3 }
+local PAUSE_LIMIT_MS = 3600000
+
+local member = id .. ':' .. attempt
+local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, RELEASED, ENVELOPE, QUEUED_MS, FAILURE)
+local queue = job[1]
+if redis.call('ZREM', LEASES, member) == 0 or not queue then
+  if string.match(job[11] or '', '^%S+ {"kind":"[^"]*","attempt":(%d+)') == attempt then return 'again' end
+  return job[6] and job[7] == attempt and 'already' or 'stale'
+end
+redis.call('ZREM', STARTED .. queue, member)
+if job[4] then redis.call('SREM', CANCELS .. worker, id) end
+
+-- In how many ms it is to run again, or nil. Attempts that a worker gave back unused do not count.
+local function pause()
+  local used = tonumber(attempt) - (tonumber(job[8]) or 0)
+  if used >= attempts or job[4] then return nil end
+  local longest = math.min(backoff_ms * 2 ^ (used - 1), PAUSE_LIMIT_MS)
+  local pause_ms = math.floor(longest / 2 + longest / 2 * jitter / 1000)
+  local not_after = tonumber(string.match(job[9] or '', '^[^|]*|%d+|(%d+)|') or 0)
+  if not_after > 0 and now_ms + pause_ms >= not_after then return nil end
+  if too_old(job[10], max_age_ms, pause_ms) then return nil end
+  return pause_ms
+end
+
+local function run_again(pause_ms)
+  redis.call('HSET', JOB .. id, 'status', 'scheduled', FAILURE, text)
+  redis.call('ZADD', SCHEDULED .. queue, math.floor((now_ms + pause_ms) / 1000), id)
+  redis.call('ZADD', DUE, ms(now_ms + pause_ms), id)
+  redis.call('HINCRBY', REQUEUES, kind, 1)
+  local ttl = tonumber(job[2]) or 3600
+  if ARGV[9] ~= '' then redis.call('SET', LOGS .. id, ARGV[9], 'EX', ttl + math.ceil(pause_ms / 1000)) end
+end
+
+local function record()
+  local ttl = tonumber(job[2]) or 3600
+  if attempts > 0 and not job[4] then ttl = keep_letter(id, ttl) end
+  finish(id, { status = status, kind = kind, text = text, reply = job[3], ttl = ttl, result = ARGV[8], logs = ARGV[9], type = TYPES[status],
+    field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[7], worker = worker, attempt = attempt,
+    started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
+  redis.call('INCR', ENDED)
+  redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)
+end
+
+local pause_ms = pause()
+if pause_ms then run_again(pause_ms) else record() end
+if make_room(queue) then wake(placement_of(queue)) end
+return pause_ms and 'again' or 'ok'
