@@ -21,8 +21,7 @@ from api.processes import CANNOT_START, Processes
 from api.server import Server, listen, url_of
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.logs import configure_logging
-from sandlot.metrics.token import is_loopback
-from sandlot.settings import Settings, load_settings
+from sandlot.settings import Settings, is_loopback, load_settings
 
 _log = logging.getLogger("sandlot.api")
 

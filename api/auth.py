@@ -5,12 +5,13 @@ Knows: routes, scopes, what makes a function or a job open to strangers. Does no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from starlette.requests import Request
+from starlette.routing import BaseRoute, Route
 from starlette.types import Scope as AsgiScope
 
 from sandlot.errors import FunctionNotFound, JobNotFound, Unauthenticated, VersionNotFound
@@ -68,6 +69,21 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("ANY", "/{name}"): Access.CALL,
     }
 )
+
+
+def check_table(routes: Iterable[BaseRoute]) -> None:
+    """Whoever adds a route says in `ACCESS` who may use it, or nothing starts.
+
+    Raises:
+        RuntimeError: a route is not in the table.
+        TypeError: it is of a kind that the table cannot name.
+    """
+    for route in routes:
+        if not isinstance(route, Route):
+            raise TypeError(f"{route!r} has no methods and path by which ACCESS (api/auth.py) could say who may use it")
+        for method in route.methods or ("ANY",):
+            if (method, route.path) not in ACCESS:
+                raise RuntimeError(f"{method} {route.path} has no policy: say in ACCESS (api/auth.py) who may use it")
 
 
 class Door:

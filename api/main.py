@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from api import functions, health, jobs, metrics, openapi, versions
-from api.auth import Door, admitted
+from api.auth import Door, admitted, check_table
 from api.calls import Calls
 from api.counts import ApiCounts
 from api.edge import Edge
@@ -76,6 +76,7 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))
     app.router.routes.append(Route("/fn/{name}/{path:path}", gateway, name="gateway_path"))
     app.router.default = gateway.bare
+    check_table(app.router.routes)
     _answer_with_problems(app)
     return Api(Edge(app, invoke, gateway, counts), app, calls, keys, measured)
 

@@ -5,6 +5,7 @@ Knows: every environment name (`SANDLOT_…`), its type, its default and its bou
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -158,6 +159,16 @@ def load_settings(**overrides: object) -> Settings:
         return settings
     url = read_secret_file(settings.redis_url_file, "Redis URL", "SANDLOT_REDIS_URL")
     return settings.model_copy(update={"redis_url": SecretStr(url)})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine is reached there, or reaches what listens there; of names, only `localhost` is believed to be."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def cpu_count() -> int:

@@ -6,8 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sandlot.metrics.exposition import write, write_processes
 from sandlot.metrics.meters import BOUNDS_S, ByFunction, Family, Histogram, Sample, counter, gauge, histogram
-from sandlot.metrics.token import is_loopback, may_read
+from sandlot.metrics.token import may_read
 from sandlot.models import Outcome, OutcomeKind, Timings
+from sandlot.settings import is_loopback
 from worker.metrics.counts import VERSIONS_LIMIT, WorkerCounts
 
 

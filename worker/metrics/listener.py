@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from sandlot.errors import InvalidSettings, PortTaken
 from sandlot.metrics.meters import Family
-from sandlot.metrics.token import is_loopback, may_read
+from sandlot.metrics.token import may_read
+from sandlot.settings import is_loopback
 
 _log: Final = logging.getLogger(__name__)
 _KEEP_ALIVE_S: Final = 75

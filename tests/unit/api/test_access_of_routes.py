@@ -1,0 +1,188 @@
+"""Every route of the application, asked by every kind of stranger: nothing opens by being forgotten."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from api.auth import ACCESS, Access, check_table
+from api.main import Api
+from sandlot.jobs import new_job_id
+from sandlot.keys import KeyStore, Scope, new_token
+from sandlot.models import Invocation
+from sandlot.vault import Vault
+
+BARE = ("ANY", "/{name}")
+"""What no route takes is a function's name: the router's default, and no route itself."""
+HIDDEN = "hidden"
+"""A function, a job of it and a secret for it: what nobody here may know of."""
+WRONG = {
+    Access.CALL: {Scope.READ, Scope.DEPLOY},
+    Access.JOB: {Scope.DEPLOY},
+    Access.READ: {Scope.INVOKE, Scope.DEPLOY},
+    Access.DEPLOY: {Scope.INVOKE, Scope.READ},
+}
+"""Scopes that do not open it, although there are two of them."""
+
+
+@pytest.fixture(autouse=True)
+def something_to_find(registry: Any) -> None:
+    registry.add(HIDDEN)
+
+
+def walk(api: Api) -> Iterator[tuple[str, str, Access]]:
+    """Each route the application has, and its policy; a route without one fails here."""
+    for route in api.app.router.routes:
+        assert isinstance(route, Route), f"{route!r} is not walked: teach the walk what it is"
+        for method in route.methods or ("ANY",):
+            yield method, route.path, ACCESS[method, route.path]
+    yield *BARE, ACCESS[BARE]
+
+
+def concrete(path: str, *, job_id: str) -> str:
+    for name, value in (("{name}", HIDDEN), ("{job_id}", job_id), ("{path:path}", "a/b"), ("{version}", "1")):
+        path = path.replace(name, value)
+    return re.sub(r"\{[^}]*\}", "x", path)
+
+
+async def queued_job(queue: Any, owner: str) -> str:
+    queue.ending = lambda invocation: None
+    job_id = new_job_id()
+    await queue.submit(
+        Invocation(
+            job_id=job_id, function=HIDDEN, version=1, digest="d", placement="python", event=b"1",
+            wall_limit_ms=1000, result_ttl_s=60, owner=owner,
+        ),
+        reply=False,
+    )  # fmt: skip
+    return job_id
+
+
+async def ask(client: httpx.AsyncClient, method: str, path: str, token: str, job_id: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return await client.request("POST" if method == "ANY" else method, concrete(path, job_id=job_id), headers=headers)
+
+
+def test_a_route_without_a_policy_keeps_the_api_from_starting(api: Api) -> None:
+    check_table(api.app.router.routes)
+    api.app.router.routes.append(Route("/v1/new", lambda request: None, methods=["POST"]))
+    with pytest.raises(RuntimeError, match=r"POST /v1/new"):
+        check_table(api.app.router.routes)
+
+
+def test_a_policy_without_a_route_is_a_route_that_was_renamed(api: Api) -> None:
+    assert {(method, path) for method, path, _ in walk(api)} == set(ACCESS)
+
+
+async def test_without_a_key_only_what_is_open_answers(api: Api, anyone: httpx.AsyncClient, queue: Any) -> None:
+    job_id = await queued_job(queue, "somebody")
+    for method, path, access in walk(api):
+        reply = await ask(anyone, method, path, "", job_id)
+        expected = {Access.OPEN: 200, Access.JOB: 404}.get(access, 401)
+        assert reply.status_code == expected, (method, path, reply.text)
+        assert expected != 401 or reply.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("kind", ["not a key", "unknown", "another secret", "expired", "revoked"])
+async def test_a_key_that_is_not_valid_opens_nothing_not_even_what_is_public(
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, kind: str
+) -> None:
+    token, key = await keys.create({Scope.ADMIN}, owner="us", lifetime_s=-1 if kind == "expired" else 0)
+    if kind == "revoked":
+        await keys.revoke(key.id)
+    made_up = {"not a key": "sk_nonsense", "unknown": new_token()}
+    made_up["another secret"] = f"{token.split('.')[0]}.{new_token().split('.')[1]}"
+    details = set()
+    for method, path, access in walk(api):
+        reply = await ask(anyone, method, path, made_up.get(kind, token), await queued_job(queue, "us"))
+        if access is not Access.OPEN:
+            assert (reply.status_code, reply.json()["code"]) == (401, "unauthenticated"), (method, path)
+            details.add(reply.json()["detail"])
+    assert details == {"this API key is not valid: unknown, expired or revoked"}  # which of these is not told
+
+
+async def test_a_valid_key_with_the_wrong_scope_opens_nothing(
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+) -> None:
+    for method, path, access in walk(api):
+        if access is not Access.OPEN:
+            token, _ = await keys.create(WRONG[access], owner="us")
+            reply = await ask(anyone, method, path, token, await queued_job(queue, "us"))
+            assert (reply.status_code, reply.json()["code"]) == (403, "forbidden"), (method, path, reply.text)
+
+
+async def test_the_scope_that_a_route_names_opens_it(
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+) -> None:
+    needed = {Access.CALL: Scope.INVOKE, Access.JOB: Scope.INVOKE, Access.READ: Scope.READ, Access.DEPLOY: Scope.DEPLOY}
+    for method, path, access in walk(api):
+        if access is not Access.OPEN:
+            token, _ = await keys.create({needed[access]}, owner="us")
+            queue.ending = lambda invocation: None
+            address = path if access is not Access.CALL else path + "?async=true"
+            reply = await ask(anyone, method, address, token, await queued_job(queue, "us"))
+            assert reply.status_code not in (401, 403), (method, path, reply.text)
+
+
+async def test_a_key_for_other_functions_opens_nothing_of_this_one(
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+) -> None:
+    token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, prefix="other", owner="us")
+    for method, path, access in walk(api):
+        if access is not Access.OPEN and ("{name}" in path or "{job_id}" in path):
+            reply = await ask(anyone, method, path, token, await queued_job(queue, "us"))
+            assert (reply.status_code, reply.json()["code"]) == (403, "forbidden"), (method, path, reply.text)
+
+
+async def test_what_concerns_no_single_function_shows_nothing_of_functions_the_key_is_not_for(
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, vault: Vault
+) -> None:
+    token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, prefix="other", owner="us")
+    await vault.put("FOUND", "value", HIDDEN)
+    job_id = await queued_job(queue, "us")
+    for method, path, access in walk(api):
+        if method == "GET" and access is not Access.OPEN and "{" not in path:
+            reply = await ask(anyone, method, path, token, job_id)
+            assert not re.search(rf"{HIDDEN}|FOUND|{job_id}", reply.text), (method, path, reply.text)
+
+
+async def test_a_job_of_another_owner_is_a_job_that_never_was(
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+) -> None:
+    token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, owner="else")
+    for method, path, access in walk(api):
+        if access is Access.JOB:
+            ids = (await queued_job(queue, "us"), new_job_id())
+            replies = [await ask(anyone, method, path, token, job_id) for job_id in ids]
+            assert [reply.status_code for reply in replies] == [404, 404], (method, path)
+            texts = {reply.text.replace(job_id, "ID") for reply, job_id in zip(replies, ids, strict=True)}
+            assert len(texts) == 1, (method, path, texts)
+
+
+@pytest.mark.parametrize(("owner", "admin"), [("somebody", True), ("", False)])
+async def test_jobs_are_open_to_an_admin_and_those_without_an_owner_to_who_knows_the_id(
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, owner: str, admin: bool
+) -> None:
+    token = (await keys.create({Scope.ADMIN}, owner="else"))[0] if admin else ""
+    for method, path, access in walk(api):
+        if access is Access.JOB:
+            reply = await ask(anyone, method, path, token, await queued_job(queue, owner))
+            assert reply.status_code in (200, 202) or reply.json()["code"] == "job_unfinished", (method, path)
+
+
+async def test_a_method_that_a_path_does_not_take_is_refused_with_those_it_takes(
+    api: Api, anyone: httpx.AsyncClient
+) -> None:
+    takes: dict[str, set[str]] = {}
+    for method, path, _ in walk(api):
+        takes.setdefault(path, set()).add(method)
+    for path, methods in takes.items():
+        for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"} - methods if "ANY" not in methods else ():
+            reply = await ask(anyone, method, path, "", "nobody")
+            assert reply.status_code == 405, (method, path)
+            assert set(reply.headers["allow"].split(", ")) == methods
