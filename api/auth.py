@@ -22,7 +22,8 @@ from sandlot.metrics.token import may_read
 
 _BEARER: Final = b"bearer sk_"
 _KEY: Final = "sandlot.key"
-METRICS: Final = "/metrics"
+MEASUREMENTS: Final = frozenset({"/metrics", "/v1/status"})
+"""What the token for measurements opens."""
 
 
 class Access(StrEnum):
@@ -41,7 +42,8 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
     {
         ("GET", "/healthz"): Access.OPEN,
         ("GET", "/readyz"): Access.OPEN,
-        ("GET", METRICS): Access.READ,
+        ("GET", "/metrics"): Access.READ,
+        ("GET", "/v1/status"): Access.READ,
         ("GET", "/openapi.json"): Access.OPEN,
         ("GET", "/docs"): Access.OPEN,
         ("GET", "/v1/functions"): Access.READ,
@@ -90,7 +92,7 @@ class Door:
     """Every request passes one of the three `admit` methods before anything is done for it."""
 
     def __init__(self, keys: KeyStore, registry: Registry, metrics_token: str = "") -> None:
-        """`metrics_token`: reads /metrics, and nothing else; empty for none."""
+        """`metrics_token`: reads `MEASUREMENTS` and nothing else; empty for none."""
         self._keys = keys
         self._metrics_token = metrics_token
         self._registry = registry
@@ -105,7 +107,7 @@ class Door:
         """
         path = scope["route"].path
         access = ACCESS[scope["method"], path]
-        if access is Access.OPEN or (path == METRICS and self._has_metrics_token(scope)):
+        if access is Access.OPEN or (path in MEASUREMENTS and self._has_metrics_token(scope)):
             return
         key = await self._authenticate(dict(scope["headers"]))
         scope[_KEY] = key

@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api import functions, health, jobs, metrics, openapi, versions
+from api import functions, health, jobs, metrics, openapi, status, versions
 from api.auth import Door, admitted, check_table
 from api.calls import Calls
 from api.counts import ApiCounts
@@ -71,6 +71,7 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     add_secret_routes(app.router, vault)
     health.add_routes(app.router, queue)
     measured = metrics.Metrics(queue, calls, counts)
+    status.add_routes(app.router, queue)
     metrics.add_routes(app.router, measured)
     openapi.add_routes(app.router, app.version)
     app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))

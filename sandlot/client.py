@@ -136,6 +136,10 @@ class Client:
             "POST", _invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
         )
 
+    def status(self) -> dict[str, Json]:
+        """The queue, its workers, and what they have done since they started; two of these give rates."""
+        return self._json("GET", "/v1/status")
+
     def job(self, job_id: str, *, wait_s: float | None = None) -> dict[str, Json]:
         """The job as it is now, or as soon as it has ended, after `wait_s` at the latest."""
         return self._json("GET", _job_path(job_id), headers=_optional({"prefer": _wait(wait_s)}))

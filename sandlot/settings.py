@@ -10,13 +10,37 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sandlot.errors import InvalidSettings
 from sandlot.placement import check_tags
 
 MIB: Final = 1024 * 1024
+
+
+SLOTS_LIMIT: Final = 1024
+
+
+def _checked_slots(text: str) -> str:
+    parse_slots(text)
+    return text
+
+
+def parse_slots(text: str) -> tuple[int, int]:
+    """The fewest and the most slots that `8`, `4..16` or `0` (for: from the CPUs) allow; (0, 0) for the last.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    least, dots, most = text.strip().partition("..")
+    if least.isascii() and least.isdigit() and (not dots or (most.isascii() and most.isdigit())):
+        bounds = int(least), int(most or least)
+        if bounds == (0, 0) or 1 <= bounds[0] <= bounds[1] <= SLOTS_LIMIT:
+            return bounds
+    raise ValueError(
+        f"slots are a number up to {SLOTS_LIMIT} (8), a range (4..16), or 0 for as many as the CPUs can use"
+    )
 
 
 class Settings(BaseSettings):
@@ -52,7 +76,9 @@ class Settings(BaseSettings):
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
 
     # The worker.
-    slots: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="0: from the CPUs of this machine")
+    slots: Annotated[str, AfterValidator(_checked_slots)] = Field(
+        "0", description="invocations at once; 0: from the CPUs of this machine, 4..16: as many as the queue needs"
+    )
     cache_limit_mib: Annotated[int, Field(ge=256)] = Field(
         4096, description="unpacked functions on this machine's disk"
     )
@@ -68,7 +94,7 @@ class Settings(BaseSettings):
         description="where a worker serves /metrics; not set: nowhere, 0: a free port. The API serves it on its own port",
     )
     metrics_host: str = Field("127.0.0.1", description="address a worker serves /metrics on")
-    metrics_token: SecretStr = Field(SecretStr(""), description="reads /metrics, and nothing else, on API and workers")
+    metrics_token: SecretStr = Field(SecretStr(""), description="reads /metrics and /v1/status, and nothing else")
     metrics_token_file: Path | None = Field(None, description="file to read that token from")
     metrics_functions: Annotated[int, Field(ge=1, le=10_000)] = Field(
         100, description="functions that have labels of their own in /metrics; the rest are counted as other"

@@ -31,16 +31,19 @@ from sandlot.jobs.worker_queue import WorkerQueue
 from sandlot.logs import configure_logging
 from sandlot.metrics.meters import Family
 from sandlot.placement import placements
-from sandlot.settings import Settings, cpu_count, load_settings
+from sandlot.settings import Settings, cpu_count, load_settings, parse_slots
 from sandlot.vault import Vault
 from worker.bundles import BundleCache
 from worker.engine import Engine
 from worker.engine.executor import Executor
 from worker.engine.registration import worker_name
+from worker.engine.scaling import Scaling
 from worker.fail_points import FailingPool, open_failing_queue
 from worker.masking import MaskingPool
 from worker.metrics.counts import WorkerCounts
 from worker.pool import Pool
+from worker.pool.memory import available_memory_mib
+from worker.pool.pool import MEMORY_RESERVE_MIB
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
 
@@ -97,7 +100,8 @@ async def serve(settings: Settings) -> None:
         bundles = BundleCache(registry, Vault(client, signing_key), settings.data / "cache", settings.cache_limit_mib)
         await bundles.open()
         stack.push_async_callback(bundles.close)
-        pool = Pool(host, bundles.spec, slots(settings))
+        least, most = slots(settings)
+        pool = Pool(host, bundles.spec, least)
         await pool.open()
         bundles.keep(lambda: pool.digests)
         changes = Push(client, SECRETS_CHANGED, pool.renew)
@@ -109,9 +113,12 @@ async def serve(settings: Settings) -> None:
         masking = MaskingPool(pool, bundles.revealed)
         executor: Executor = masking if points is None else FailingPool(masking, points)
         counts = WorkerCounts(settings.metrics_functions)
+        scaling = Scaling(least, most, lambda: available_memory_mib() > MEMORY_RESERVE_MIB) if least < most else None
+        engine = Engine(connection, queue, executor, counts, drain_s=settings.drain_s, scaling=scaling)
         if settings.metrics_port is not None:
-            await stack.enter_async_context(_metrics(settings, lambda: counts.families(pool, queue.round_trips)))
-        engine = Engine(connection, queue, executor, counts, drain_s=settings.drain_s)
+            await stack.enter_async_context(
+                _metrics(settings, lambda: counts.families(pool, engine.slots, queue.round_trips))
+            )
         # What is alive now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -144,8 +151,11 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def slots(settings: Settings) -> int:
-    return settings.slots or max(SLOTS_MINIMUM, SLOTS_PER_CPU * cpu_count())
+def slots(settings: Settings) -> tuple[int, int]:
+    """The fewest and the most that this worker may have."""
+    least, most = parse_slots(settings.slots)
+    usual = max(SLOTS_MINIMUM, SLOTS_PER_CPU * cpu_count())
+    return least or usual, most or usual
 
 
 def runtime_commands(settings: Settings) -> list[RuntimeCommand]:

@@ -35,6 +35,51 @@ HEALTH: Final = (
     ),
     Operation(
         method="GET",
+        path="/v1/status",
+        tag="health",
+        summary="The queue, its workers, and what they have done",
+        description=(
+            "What waits and for how long, slots and busy slots by placement: the signal for whatever adds machines. Counts are since each worker "
+            "started, so two replies give rates; `buckets` says how many took up to each of `bounds_s`, and in the end how many took longer. "
+            "For the scope `read` on all functions."
+        ),
+        answers=(
+            Answer(
+                200,
+                "as of the workers' last beats",
+                {
+                    "queued": 3,
+                    "running": 8,
+                    "scheduled": 0,
+                    "ended": 1204,
+                    "placements": [
+                        {"placement": "python", "queued": 3, "oldest_wait_s": 0.2, "workers": 1, "slots": 8, "busy": 8}
+                    ],
+                    "functions": [
+                        {
+                            "function": "hello",
+                            "queued": 3,
+                            "running": 8,
+                            "oldest_wait_s": 0.2,
+                            "ok": 1190,
+                            "failed": 14,
+                            "buckets": [0, 1100, 90, 0, 14],
+                        }
+                    ],
+                    "workers": [
+                        {"name": "host.4711.0a1b2c3d", "placements": ["node", "python"], "slots": 8, "busy": 8}
+                    ],
+                    "bounds_s": [0.0005, 0.001, 0.0025, 0.005],
+                },
+            ),
+            NO_KEY,
+            NO_SCOPE,
+            TRY_AGAIN,
+        ),
+        curl='curl -H "Authorization: Bearer $KEY" localhost:8000/v1/status',
+    ),
+    Operation(
+        method="GET",
         path="/metrics",
         tag="health",
         summary="What was counted, for Prometheus",

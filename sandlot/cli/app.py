@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sandlot.cli.commands import functions, jobs, operate, run
+from sandlot.cli.commands import functions, jobs, operate, run, watch
 from sandlot.errors import SandlotError
 
 _ABOUT = """
@@ -70,5 +70,5 @@ def root(
 
 
 # In the order in which a newcomer needs them.
-for _group in (run, functions, jobs, operate):
+for _group in (run, functions, jobs, watch, operate):
     app.add_typer(_group.commands)

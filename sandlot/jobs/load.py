@@ -7,6 +7,7 @@ Only asked when somebody looks (a scrape, `sandlot status`); it costs four round
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast
 
@@ -15,10 +16,14 @@ import msgspec
 from sandlot.jobs import keys
 from sandlot.jobs.wire import Reply
 
+log = logging.getLogger(__name__)
+
 LIVE_MS: Final = 3000
 """A worker that has missed three beats is not counted as live."""
 QUEUES_LIMIT: Final = 1000
 """That are looked at: first those with work that nobody has claimed yet."""
+
+_FIELDS: Final = ("placements", "slots", "busy", keys.STATS)
 
 Call = Callable[..., Awaitable[Reply]]
 
@@ -33,6 +38,15 @@ class QueueLoad(msgspec.Struct, frozen=True):
     oldest_wait_s: float
 
 
+class FunctionStats(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker has counted of one function since it started: ends by kind, and how long they took from submit to outcome
+    (`sandlot.metrics.meters.BOUNDS_S`)."""
+
+    ok: int
+    failed: int
+    buckets: list[int]
+
+
 class WorkerLoad(msgspec.Struct, frozen=True):
     """One live worker, as of its last beat."""
 
@@ -40,6 +54,7 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     placements: list[str]
     slots: int
     busy: int
+    functions: dict[str, FunctionStats] = {}
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -52,6 +67,9 @@ class Load(msgspec.Struct, frozen=True):
     placements: list[str]
     queues: list[QueueLoad]
     workers: list[WorkerLoad]
+
+
+_decoder: Final = msgspec.json.Decoder(dict[str, FunctionStats])
 
 
 async def read_load(call: Call) -> Load:
@@ -104,11 +122,24 @@ async def _workers(call: Call, placements: Sequence[str], now_ms: int) -> list[W
     since = now_ms - LIVE_MS
     live = await asyncio.gather(*(call("ZRANGEBYSCORE", keys.BEATS + name, since, "+inf") for name in placements))
     names = sorted({worker for workers in live for worker in _texts(workers)})
-    fields = await asyncio.gather(*(call("HMGET", keys.WORKER + name, "placements", "slots", "busy") for name in names))
+    fields = await asyncio.gather(*(call("HMGET", keys.WORKER + name, *_FIELDS) for name in names))
     return [
-        WorkerLoad(name, (serves or b"").decode().split(), _number(slots), _number(busy))
-        for name, (serves, slots, busy) in zip(names, cast("list[list[bytes | None]]", fields), strict=True)
+        WorkerLoad(name, (serves or b"").decode().split(), _number(slots), _number(busy), _read_stats(name, stats))
+        for name, (serves, slots, busy, stats) in zip(names, cast("list[list[bytes | None]]", fields), strict=True)
     ]
+
+
+def write_stats(functions: dict[str, FunctionStats]) -> bytes:
+    return msgspec.json.encode(functions)
+
+
+def _read_stats(worker: str, text: bytes | None) -> dict[str, FunctionStats]:
+    """Nothing for what cannot be read: it is shown to people and decides nothing."""
+    try:
+        return _decoder.decode(text or b"{}")
+    except msgspec.DecodeError as error:
+        log.warning("unreadable stats", extra={"worker": worker, "error": str(error)})
+        return {}
 
 
 def _texts(reply: object) -> list[str]:

@@ -92,12 +92,14 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Beaten:
-    """`lost`: leases that are another's now. `cancels`: jobs to kill. `registered`: RQ still knows this worker."""
+    """`lost`: leases that are another's now. `cancels`: jobs to kill. `registered`: RQ still knows this worker.
+    `work_waits`: there is a job that this worker could claim, had it a slot for it."""
 
     lost: list[str]
     cancels: list[str]
     should_step: bool
     registered: bool
+    work_waits: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +238,20 @@ class WorkerQueue:
             pulse.slots, pulse.busy,
             len(self.placements), *self.placements, *pulse.leases,
         )  # fmt: skip
-        lost, cancels, should_step, gone = cast(
-            "tuple[list[bytes], list[bytes], int, int]", await _answer(self._link.run(script("beat"), *arguments))
+        lost, cancels, should_step, gone, waits = cast(
+            "tuple[list[bytes], list[bytes], int, int, int]", await _answer(self._link.run(script("beat"), *arguments))
         )
         return Beaten(
-            [member.decode() for member in lost], [job_id.decode() for job_id in cancels], should_step == 1, gone == 0
+            [member.decode() for member in lost],
+            [job_id.decode() for job_id in cancels],
+            should_step == 1,
+            gone == 0,
+            waits == 1,
         )
+
+    def report(self, stats: bytes) -> None:
+        """Leave what this worker has counted where `Queue.load` finds it; gone with the worker. Nobody waits for it: the next replaces it."""
+        self._link.call("HSET", keys.WORKER + self.name, keys.STATS, stats).add_done_callback(_ignore_unreachable)
 
     async def reap(self) -> Reaped:
         """
@@ -293,6 +303,12 @@ class WorkerQueue:
         if self._subscription is not None:
             await self._subscription.close()
         await self._link.close()
+
+
+def _ignore_unreachable(reply: asyncio.Future[Reply]) -> None:
+    """The beat beside it has the same fate and says so."""
+    if not reply.cancelled():
+        reply.exception()
 
 
 async def _answer(future: asyncio.Future[Reply]) -> Reply:

@@ -18,6 +18,7 @@ from sandlot.models import Invocation, Outcome, OutcomeKind, RetryPolicy, Timing
 from tests.jobs.inline_pool import InlinePool
 from worker.engine import Engine
 from worker.engine.registration import worker_name
+from worker.engine.scaling import Scaling
 from worker.metrics.counts import WorkerCounts
 
 KEY = b"k" * 32
@@ -152,10 +153,12 @@ class RunningEngine:
         self.task = task
 
     @classmethod
-    async def start(cls, url: str, pool: InlinePool, drain_s: float = 5.0, through: str = "") -> RunningEngine:
+    async def start(
+        cls, url: str, pool: InlinePool, drain_s: float = 5.0, through: str = "", scaling: Scaling | None = None
+    ) -> RunningEngine:
         """`through`: the URL of a proxy for the engine's own connections."""
         queue = await WorkerQueue.open(through or url, KEY, worker_name(), ["python"])
-        engine = Engine(connect_blocking(url), queue, pool, WorkerCounts(100), drain_s=drain_s)
+        engine = Engine(connect_blocking(url), queue, pool, WorkerCounts(100), drain_s=drain_s, scaling=scaling)
         return cls(engine, pool, queue, asyncio.create_task(engine.run()))
 
     async def stop(self) -> None:

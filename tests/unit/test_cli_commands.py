@@ -38,6 +38,8 @@ COMMANDS = [
     "invoke",
     "job",
     "logs",
+    "status",
+    "top",
     "doctor",
     "new",
     "key",

@@ -67,7 +67,7 @@ def test_functions_beyond_the_limit_are_counted_together() -> None:
 
 
 class Pool:
-    slots, busy, idle = 8, 3, 2
+    busy, idle = 3, 2
 
     def __init__(self) -> None:
         self.evictions = {"memory": 1}
@@ -79,7 +79,7 @@ def test_a_worker_counts_ends_by_version_and_keeps_the_newest_versions_apart() -
     for version in [*range(1, newest + 1), 1]:
         counts.ended("f", version, Outcome(kind=OutcomeKind.OK), Timings(run=2.0))
     counts.ended("f", newest, Outcome(kind=OutcomeKind.TIMEOUT, cold=True), Timings(boot=4.0))
-    found = read(write(counts.families(Pool(), Histogram())))
+    found = read(write(counts.families(Pool(), 8, Histogram())))
     ends = {
         (dict(labels)["version"], dict(labels)["outcome"]): value
         for (name, labels), value in found.items()

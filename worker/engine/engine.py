@@ -21,6 +21,7 @@ from sandlot.errors import QueueUnavailable
 from sandlot.jobs.worker_queue import LEASE_S, Pulse, WorkerQueue
 from worker.engine.executor import Executor
 from worker.engine.registration import REGISTRATION_TTL_S, Registration
+from worker.engine.scaling import Scaling
 from worker.engine.steps import Steps
 from worker.metrics.counts import WorkerCounts
 
@@ -40,16 +41,26 @@ class Engine(Registration):
     """An RQ worker. `run` it once."""
 
     def __init__(
-        self, connection: redis.Redis, queue: WorkerQueue, pool: Executor, counts: WorkerCounts, *, drain_s: float
+        self,
+        connection: redis.Redis,
+        queue: WorkerQueue,
+        pool: Executor,
+        counts: WorkerCounts,
+        *,
+        drain_s: float,
+        scaling: Scaling | None = None,
     ) -> None:
         """
         Args:
             connection: blocking, for RQ's own registration; used at birth and death only, in a thread.
             drain_s: after the first SIGTERM or SIGINT, how long what runs may go on.
+            scaling: decides how many slots there are; without it, always those of the pool.
         """
         super().__init__(connection, queue.name, queue.placements)
         self._queue = queue
         self._counts = counts
+        self._scaling = scaling
+        self._reported = 0
         self._steps = Steps(queue, pool, counts)
         self._drain_s = drain_s
         self._stop = asyncio.Event()
@@ -156,12 +167,28 @@ class Engine(Registration):
             steps.cancel(job_id)
         if beaten.should_step:
             steps.hungry()
+        if self._scaling is not None and not steps.draining:
+            self._resize(self._scaling.slots_after(steps.slots, steps.running, beaten.work_waits))
+        if self._counts.ends != self._reported:
+            self._reported = self._counts.ends
+            self._queue.report(self._counts.stats())
         if not beaten.registered:
             await self._in_thread(self._register_again)
         if self._contact_since_s is None:
             self._contact_since_s = now_s
         if now_s - self._contact_since_s >= CONTACT_BEFORE_REAPING_S:
             await self._reap()
+
+    def _resize(self, slots: int) -> None:
+        steps = self._steps
+        if slots != steps.slots:
+            log.info("slots", extra={"worker": self.name, "slots": slots, "before": steps.slots})
+            steps.resize(slots)
+
+    @property
+    def slots(self) -> int:
+        """As many as there are now."""
+        return self._steps.slots
 
     async def _reap(self) -> None:
         """

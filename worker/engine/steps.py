@@ -48,6 +48,7 @@ class Steps:
         self._queue = queue
         self._pool = pool
         self._counts = counts
+        self.slots = pool.slots
         self._loop = asyncio.get_running_loop()
         self._running: dict[str, Running] = {}
         self._overflow: deque[Running] = deque()
@@ -72,11 +73,7 @@ class Steps:
     @property
     def free(self) -> int:
         """Slots without work."""
-        return max(0, self._pool.slots - len(self._running))
-
-    @property
-    def slots(self) -> int:
-        return self._pool.slots
+        return max(0, self.slots - len(self._running))
 
     @property
     def leases(self) -> list[str]:
@@ -95,6 +92,11 @@ class Steps:
         """There may be work, or our idle slots may not be known: step."""
         self._hungry = True
         self._kick()
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on; what runs beyond them runs on."""
+        self.slots = slots
+        self.hungry()
 
     def handed(self, claim: Claim, number: int) -> None:
         """A submit gave us this job; it is already ours."""
@@ -163,7 +165,7 @@ class Steps:
         running = Running(claim, envelope.function, envelope.version, execution, now_s, envelope.retry)
         self.quiet.clear()
         self._running[claim.job_id] = running
-        if len(self._running) > self._pool.slots:
+        if len(self._running) > self.slots:
             self._overflow.append(running)
             if self._patience is None:
                 self._patience = self._loop.call_later(PATIENCE_S, self._lose_patience)
@@ -257,7 +259,7 @@ class Steps:
         finished, endings = self._take_finished()
         self._number += 1
         free = 0 if self.draining else self.free
-        held = self._ahead.allowance(self._pool.slots) - max(0, len(self._running) - self._pool.slots)
+        held = self._ahead.allowance(self.slots) - max(0, len(self._running) - self.slots)
         ahead = 0 if self.draining else max(0, held)
         self._batch = Batch(self._number, free, ahead, self._seen, finished, endings)
         self._send()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from sandlot.jobs.load import FunctionStats, write_stats
 from sandlot.metrics.meters import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
 from sandlot.models import Outcome, OutcomeKind, Timings
 
@@ -16,8 +17,6 @@ VERSIONS_LIMIT: Final = 8
 
 class PoolFacts(Protocol):
     """What a scrape asks of the pool."""
-
-    slots: int
 
     @property
     def busy(self) -> int: ...
@@ -55,6 +54,10 @@ class FunctionCounts:
             self.boot.observe(timings.boot / 1000)
             self.import_.observe(timings.import_ / 1000)
 
+    def stats(self) -> FunctionStats:
+        ok = sum(count for (_, kind), count in self.ends.items() if kind is OutcomeKind.OK)
+        return FunctionStats(ok, sum(self.ends.values()) - ok, self.total.buckets)
+
     def _admit(self, version: int) -> None:
         if len(self.versions) < VERSIONS_LIMIT:
             self.versions.add(version)
@@ -70,6 +73,7 @@ class WorkerCounts:
 
     def __init__(self, functions_limit: int) -> None:
         self._functions = ByFunction(FunctionCounts, functions_limit)
+        self.ends = 0
         self.leases_lost = 0
         self.stale_ends = 0
         self.queued_again = 0
@@ -79,10 +83,15 @@ class WorkerCounts:
 
     def ended(self, function: str, version: int, outcome: Outcome, timings: Timings) -> None:
         """An outcome was recorded. Called once per invocation: 2 µs at most."""
+        self.ends += 1
         self._functions.of(function).count(version, outcome, timings)
 
-    def families(self, pool: PoolFacts, round_trips: Histogram) -> list[Family]:
-        return [*self._of_functions(), *self._of_pool(pool), *self._of_queue(round_trips)]
+    def stats(self) -> bytes:
+        """By function, for whoever has no Prometheus: see `FunctionStats`."""
+        return write_stats({name: counts.stats() for name, counts in self._functions})
+
+    def families(self, pool: PoolFacts, slots: int, round_trips: Histogram) -> list[Family]:
+        return [*self._of_functions(), *self._of_pool(pool, slots), *self._of_queue(round_trips)]
 
     def _of_functions(self) -> list[Family]:
         functions = list(self._functions)
@@ -104,10 +113,10 @@ class WorkerCounts:
             *stages,
         ]
 
-    def _of_pool(self, pool: PoolFacts) -> list[Family]:
+    def _of_pool(self, pool: PoolFacts, slots: int) -> list[Family]:
         evictions = [Sample((reason,), count) for reason, count in pool.evictions.items()]
         return [
-            gauge("sandlot_slots", "Invocations that this worker runs at once.", (), single(pool.slots)),
+            gauge("sandlot_slots", "Invocations that this worker runs at once.", (), single(slots)),
             gauge("sandlot_busy_slots", "Invocations that run now.", (), single(pool.busy)),
             gauge("sandlot_warm_sandboxes", "Idle sandboxes that hold a version.", (), single(pool.idle)),
             counter("sandlot_evictions", "Warm sandboxes ended before their time, by reason.", ("reason",), evictions),

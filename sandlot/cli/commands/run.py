@@ -27,7 +27,8 @@ def up(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     slots: Annotated[
-        int | None, typer.Option(min=0, max=1024, help="Invocations at once, per worker (default: from the CPUs).")
+        str | None,
+        typer.Option(metavar="N|MIN..MAX", help="Invocations at once, per worker (default: from the CPUs)."),
     ] = None,
     api_processes: Annotated[
         int | None, typer.Option(min=1, max=64, help="Processes that share the API's port (default 1).")
@@ -86,7 +87,10 @@ def api(
 @commands.command(rich_help_panel="Run")
 def worker(
     slots: Annotated[
-        int | None, typer.Option(min=0, max=1024, help="Invocations at once (default: from the CPUs).")
+        str | None,
+        typer.Option(
+            metavar="N|MIN..MAX", help="Invocations at once (default: from the CPUs); a range grows with the queue."
+        ),
     ] = None,
     tags: Annotated[
         list[str] | None,

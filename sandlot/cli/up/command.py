@@ -28,7 +28,7 @@ def up(
     host: str | None,
     port: int | None,
     workers: int,
-    slots: int | None,
+    slots: str | None,
     api_processes: int | None,
     durability: str | None,
     verbose: bool,

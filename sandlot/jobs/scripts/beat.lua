@@ -2,7 +2,7 @@
 -- A worker says that it is alive: renews all its leases at once, its RQ registration and its placements.
 -- ARGV: worker, state, successes, failures, working seconds, registration's TTL in s, free slots, slots, busy slots, number of placements, placements…,
 --       then the leases it believes to hold, `<job>:<attempt>`
--- -> { leases that are not its own any more, jobs to cancel, 1 if it should step, 1 if RQ's registration is gone }
+-- -> { leases that are not its own any more, jobs to cancel, 1 if it should step, 1 if RQ's registration is gone, 1 if work waits for somebody }
 local worker, free, count = ARGV[1], tonumber(ARGV[7]), tonumber(ARGV[10])
 local registration = RQ_WORKER .. worker
 local gone = redis.call('EXISTS', registration) == 0
@@ -12,14 +12,16 @@ if not gone then
   redis.call('EXPIRE', registration, ARGV[6])
 end
 
-local placements, should_step = {}, 0
+local placements, should_step, waits = {}, 0, 0
 for i = 1, count do
   local placement = ARGV[10 + i]
   placements[i] = placement
   redis.call('SADD', PLACEMENTS, placement)
   redis.call('ZADD', BEATS .. placement, ms(now_ms), worker)
   -- Nothing but this second look would find that the parked slots are gone (a restart of Redis, a reaper that took us for dead).
-  if free > 0 and (redis.call('EXISTS', RING .. placement) == 1 or not redis.call('ZSCORE', PARKED .. placement, worker)) then
+  local work = redis.call('EXISTS', RING .. placement) == 1
+  if work then waits = 1 end
+  if free > 0 and (work or not redis.call('ZSCORE', PARKED .. placement, worker)) then
     should_step = 1
   end
 end
@@ -40,4 +42,4 @@ for from = first, #ARGV, 1000 do
     if not scores[i - from + 1] then lost[#lost + 1] = ARGV[i] end
   end
 end
-return { lost, redis.call('SMEMBERS', CANCELS .. worker), should_step, gone and 1 or 0 }
+return { lost, redis.call('SMEMBERS', CANCELS .. worker), should_step, gone and 1 or 0, waits }

@@ -46,8 +46,10 @@ async def scrape(client: httpx.AsyncClient) -> dict[str, list[tuple[dict[str, st
     return found
 
 
-async def test_the_token_reads_metrics_and_nothing_else(prometheus: httpx.AsyncClient) -> None:
+async def test_the_token_reads_metrics_and_nothing_else(queue: Any, prometheus: httpx.AsyncClient) -> None:
+    queue.load_now = Load(0, 0, 0, 0, [], [], [])
     assert (await prometheus.get("/metrics")).status_code == 200
+    assert (await prometheus.get("/v1/status")).status_code == 200
     assert (await prometheus.get("/v1/functions")).status_code == 401
     assert (await prometheus.post("/v1/functions/secret/invoke")).status_code == 401
 
@@ -58,12 +60,14 @@ async def test_another_token_reads_nothing(anyone: httpx.AsyncClient, authorizat
 
 
 async def test_a_key_for_some_functions_does_not_see_the_names_of_all(
-    anyone: httpx.AsyncClient, keys: KeyStore
+    anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
 ) -> None:
+    queue.load_now = Load(0, 0, 0, 0, [], [], [])
     for prefix, status in (("", 200), ("hel", 403)):
         token, _ = await keys.create({Scope.READ}, prefix=prefix)
-        reply = await anyone.get("/metrics", headers={"authorization": f"Bearer {token}"})
-        assert reply.status_code == status
+        for path in ("/metrics", "/v1/status"):
+            reply = await anyone.get(path, headers={"authorization": f"Bearer {token}"})
+            assert reply.status_code == status
 
 
 async def test_calls_are_counted_by_function_and_status_and_under_the_names_of_openfaas(
