@@ -13,7 +13,7 @@ import msgspec
 from api.calls import JOBS_PATH, Pending
 from sandlot.functions import Alias, Version
 from sandlot.jobs import End, JobRecord, Settled
-from sandlot.models import Invocation, OutcomeKind, status_of
+from sandlot.models import Invocation, status_of
 
 Document = dict[str, Any]
 
@@ -113,30 +113,6 @@ def iso(epoch_ms: int | None) -> str | None:
     if not epoch_ms:
         return None
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def detail_of(settled: Settled) -> str:
-    """One sentence about a call that did not end well, for people."""
-    if settled.error is not None:
-        return f"{settled.error.error_type}: {settled.error.error_message}"
-    limits = settled.evidence.limit if settled.evidence is not None else {}
-    limit = ", ".join(f"{name}={value:g}" for name, value in limits.items())
-    return _DETAILS.get(settled.kind, f"the function ended as {settled.kind}") + (f" (limit: {limit})" if limit else "")
-
-
-_DETAILS = {
-    OutcomeKind.TIMEOUT: "the function ran longer than its time limit and was killed",
-    OutcomeKind.MEMORY: "the function used more memory than its limit and was killed",
-    OutcomeKind.CPU: "the function used more CPU than its limit and was killed",
-    OutcomeKind.PROCESSES: "the function started more processes than its limit and was killed",
-    OutcomeKind.OUTPUT: "the function wrote more than its limit and was killed",
-    OutcomeKind.EXIT: "the function ended its process instead of returning",
-    OutcomeKind.SIGNAL: "the function's process was killed by a signal",
-    OutcomeKind.BAD_RESULT: "the function returned something that is not JSON",
-    OutcomeKind.CANCELLED: "the job was cancelled",
-    OutcomeKind.EXPIRED: "the job was not started in the time it was given, and was not run",
-    OutcomeKind.WORKER_LOST: "every worker that ran the function was lost before it ended",
-}
 
 
 def _links(job_id: str) -> dict[str, str]:

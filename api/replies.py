@@ -11,9 +11,10 @@ import msgspec
 from starlette.responses import Response
 
 from api.calls import JOBS_PATH, Pending
-from api.documents import detail_of, pending_document, settled_document
+from api.documents import pending_document, settled_document
 from api.errors import CODE_OF_OUTCOME, Headers, problem
 from api.wishes import Wish
+from sandlot.ends import detail_of
 from sandlot.jobs import Settled
 from sandlot.models import Invocation, OutcomeKind
 
@@ -52,7 +53,11 @@ def failure_reply(settled: Settled, instance: str, wish: Wish) -> Reply:
     if wish.applied:
         headers.append((b"preference-applied", wish.applied))
     return problem(
-        CODE_OF_OUTCOME[settled.kind], detail_of(settled), instance=instance, members=members, headers=headers
+        CODE_OF_OUTCOME[settled.kind],
+        detail_of(settled.kind, settled.error, settled.evidence),
+        instance=instance,
+        members=members,
+        headers=headers,
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from sandlot.errors import ApiUnreachable, CallerError, SandlotError, TryAgain
+from sandlot.errors import ApiUnreachable, CallerError, SandlotError, TryAgain, by_code
 from sandlot.models import JobStatus, OutcomeKind
 
 Json = Any
@@ -253,22 +253,12 @@ def problem_of(reply: httpx.Response) -> SandlotError:
         }
     fields = {name: value for name, value in document.items() if name not in ("detail", "retry_after_s")}
     message = str(document.get("detail") or document.get("title") or f"status {reply.status_code}")
-    kind = _by_code().get(str(document.get("code")), CallerError if reply.is_client_error else SandlotError)
+    kind = by_code().get(str(document.get("code")), CallerError if reply.is_client_error else SandlotError)
     if issubclass(kind, TryAgain):
         return kind(message, retry_after_s=_seconds(reply.headers.get("retry-after", "")), **fields)
     error = kind(message, **fields)
     error.code = str(document.get("code") or kind.code)
     return error
-
-
-def _by_code() -> dict[str, type[SandlotError]]:
-    found: dict[str, type[SandlotError]] = {}
-    waiting: list[type[SandlotError]] = [SandlotError]
-    while waiting:
-        kind = waiting.pop()
-        found[kind.code] = kind
-        waiting += kind.__subclasses__()
-    return found
 
 
 def _read_server_timing(header: str) -> dict[str, float]:

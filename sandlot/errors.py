@@ -19,6 +19,17 @@ class SandlotError(Exception):
         """Extra members of the problem document: JSON values only, never a secret."""
 
 
+def by_code() -> dict[str, type[SandlotError]]:
+    """Every class by its code, which is all that a reply carries of it."""
+    found: dict[str, type[SandlotError]] = {}
+    waiting: list[type[SandlotError]] = [SandlotError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.code] = kind
+        waiting += kind.__subclasses__()
+    return found
+
+
 # The caller can fix it: the same request fails again.
 
 

@@ -120,7 +120,7 @@ class BundleCache:
             bundle = await self._registry.bundle(digest)
             await asyncio.to_thread(self._unpack, bundle, target)
             await asyncio.to_thread(self._evict)
-        return _spec(version, target)
+        return spec_of(version, target)
 
     def _unpack(self, bundle: Bundle, target: Path) -> None:
         with _locked(self._folder / f".{target.name}.lock"):
@@ -128,7 +128,7 @@ class BundleCache:
                 return
             beside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
             try:
-                _write(bundle, beside)
+                write_bundle(bundle, beside)
                 size_bytes = sum(-(-len(content) // _BLOCK_BYTES) * _BLOCK_BYTES for content in bundle.files.values())
                 (self._folder / f".{target.name}.lock").write_text(str(size_bytes))
                 beside.rename(target)
@@ -174,7 +174,8 @@ class BundleCache:
                 _remove(path)
 
 
-def _spec(version: Version, bundle_dir: Path) -> VersionSpec:
+def spec_of(version: Version, bundle_dir: Path) -> VersionSpec:
+    """The version as a sandbox needs it, its files in `bundle_dir`; its secrets by name only."""
     manifest = version.manifest
     return VersionSpec(
         function=version.function,
@@ -193,7 +194,7 @@ def _spec(version: Version, bundle_dir: Path) -> VersionSpec:
     )
 
 
-def _write(bundle: Bundle, folder: Path) -> None:
+def write_bundle(bundle: Bundle, folder: Path) -> None:
     """Bundle's paths were checked when it was built; files and folders end up readable by all and writable by nobody."""
     for name, content in bundle.files.items():
         path = folder / name

@@ -16,7 +16,7 @@ from typing import Literal
 import sandlot
 from sandlot.errors import InvalidSettings
 
-Program = Literal["api", "worker", "worker.doctor"]
+Program = Literal["api", "worker", "worker.doctor", "worker.local"]
 
 
 def server_root() -> Path:
@@ -38,6 +38,11 @@ def command(program: Program) -> list[str]:
     `-P` keeps the current folder off the module path: a user's `api/` or `json.py` there must not become ours.
     """
     return [sys.executable, "-P", "-m", program]
+
+
+def command_line() -> list[str]:
+    """The `sandlot` command of this installation, to be given its arguments."""
+    return [sys.executable, "-P", "-m", "sandlot"]
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:

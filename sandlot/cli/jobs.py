@@ -6,7 +6,6 @@ Knows: what is asked of the API for them, and which exit code an ended job has. 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,15 +14,14 @@ import typer
 from sandlot.cli.access import open_client
 from sandlot.cli.output import FUNCTION_FAILED, note, print_failure, print_job, print_json, print_value
 from sandlot.client import Client, InvokeResult
-from sandlot.errors import InvalidJson
 from sandlot.models import JobStatus
 
 
 def call(
-    name: str, event: str, wait_s: float | None, version: str | None, logs: bool, url: str | None, as_json: bool
+    name: str, event: bytes, wait_s: float | None, version: str | None, logs: bool, url: str | None, as_json: bool
 ) -> None:
     with open_client(url) as client:
-        result = client.invoke(name, _event(event), version=version, wait_s=wait_s)
+        result = client.invoke(name, event, version=version, wait_s=wait_s)
         printed = client.logs(result.job_id) if logs and result.job_id else ""
     if as_json:
         print_json(_document(result, printed if logs else None))
@@ -33,9 +31,9 @@ def call(
         raise typer.Exit(FUNCTION_FAILED)
 
 
-def queue(name: str, event: str, version: str | None, url: str | None, as_json: bool) -> None:
+def queue(name: str, event: bytes, version: str | None, url: str | None, as_json: bool) -> None:
     with open_client(url) as client:
-        job = client.submit(name, _event(event), version=version)
+        job = client.submit(name, event, version=version)
     if as_json:
         print_json(job)
     else:
@@ -73,25 +71,6 @@ def _print_result(client: Client, job_id: str) -> None:
         note(f"it has not ended yet; wait for it with: sandlot job {job_id} --wait --result")
         raise typer.Exit(3)
     print_value(value)
-
-
-def _event(text: str) -> bytes:
-    """The event's JSON text from the argument, a file (`@FILE`) or stdin (`-`).
-
-    Raises:
-        InvalidJson: there is no such file, or it is not JSON.
-    """
-    try:
-        if text == "-":
-            content = sys.stdin.buffer.read()
-        else:
-            content = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
-        msgspec.json.decode(content)
-    except OSError as error:
-        raise InvalidJson(f"cannot read the event from {text[1:]}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise InvalidJson(f'the event is not JSON: {error}. In a shell, quote it: \'{{"name": "Ada"}}\'') from error
-    return content
 
 
 def _show(result: InvokeResult, printed: str) -> None:

@@ -17,3 +17,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Folder for keys, logs and data (default: .sandlot).")
 ]
+Event = Annotated[
+    str | None, typer.Argument(help="The event: JSON, @FILE to read it from a file, - to read it from stdin.")
+]
+EventSource = Annotated[
+    str | None, typer.Option("--event", metavar="FILE", help="Read the event from this file; - is stdin.")
+]

@@ -1,10 +1,13 @@
-"""A first version of a function, for `sandlot new` and for an empty folder.
+"""A first version of a function and of its test, for `sandlot new` and for an empty folder.
 
 Knows: what a newcomer should see in a first file. Does not know: how functions are deployed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import keyword
+import os
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +44,51 @@ export const handler = async (event, context) => {{
   return {{ message: `Hello, ${{name}}!` }};
 }};
 """
+
+
+_TEST: Final = '''"""{title}, as its callers see it: python -m pytest
+
+The fixture `sandlot` is a platform of the tests' own; the function runs in the sandbox that it will have.
+"""
+
+from pathlib import Path
+
+FUNCTION = Path(__file__).parents[1] / "{folder}" / "{file}"
+
+
+def test_greets_by_name(sandlot):
+    {word} = sandlot.deploy(FUNCTION)
+    assert {word}({{"name": "Ada"}}) == {{"message": "Hello, Ada!"}}
+
+
+def test_greets_the_world_without_a_name(sandlot):
+    {word} = sandlot.deploy(FUNCTION)
+    job = {word}.submit()
+    assert job.wait()["result"] == {{"message": "Hello, world!"}}
+    assert job.logs() == "greeting world\\n"
+'''
+
+
+def write_test(function: Path, name: str) -> Path:
+    """Write a test of the function in this file into `tests/` beside its folder, unless there is one; where it is.
+
+    Raises:
+        InvalidManifest: the folder cannot be written.
+    """
+    word = name.replace("-", "_")
+    folder = function.absolute().parent
+    path = Path(os.path.relpath(folder.parent / "tests" / f"test_{word}.py"))
+    title = name.replace("-", " ").capitalize()
+    text = _TEST.format(
+        title=title, folder=folder.name, file=function.name, word=f"{word}_" if keyword.iskeyword(word) else word
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InvalidManifest(f"{path} cannot be written: {error.strerror}") from error
+    return path
 
 
 def write_function(folder: Path, name: str, runtime: Runtime, *, public: bool = False) -> Path:

@@ -42,6 +42,7 @@ COMMANDS = [
     "top",
     "doctor",
     "new",
+    "run",
     "key",
     "secret",
     "redis-acl",
@@ -151,10 +152,25 @@ def test_a_scaffold_is_a_function_at_once(runtime: Runtime, tmp_path: Path, monk
     made = CliRunner().invoke(app, ["new", "word-count", "--runtime", runtime.value])
     assert made.exit_code == 0, made.output
     path = next((tmp_path / "functions").iterdir())
+    test = (tmp_path / "tests" / "test_word_count.py").read_text()
+    assert ast.parse(test)
+    assert f'"functions" / "{path.name}"' in test
     name, bundle, manifest = read_path(path)
     assert (name, manifest.runtime, manifest.timeout_s, manifest.visibility) == ("word-count", runtime, 5.0, "private")
     if runtime is Runtime.PYTHON:
         ast.parse(bundle.files["word_count.py"])
+
+
+def test_a_scaffold_goes_where_it_is_told_and_leaves_a_test_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "app" / "tests").mkdir(parents=True)
+    (tmp_path / "app" / "tests" / "test_import.py").write_text("mine")
+    assert CliRunner().invoke(app, ["new", "import", "--functions", "app/lambdas"]).exit_code == 0
+    assert (tmp_path / "app" / "tests" / "test_import.py").read_text() == "mine"
+    assert CliRunner().invoke(app, ["new", "class", "--functions", "app/lambdas"]).exit_code == 0
+    test = (tmp_path / "app" / "tests" / "test_class.py").read_text()
+    assert "class_ = sandlot.deploy(FUNCTION)" in test
+    assert '"lambdas" / "class.py"' in test
+    ast.parse(test)
 
 
 def test_a_scaffold_never_writes_over_a_file(

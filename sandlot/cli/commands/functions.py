@@ -1,4 +1,4 @@
-"""The commands of the help's panel "Functions": new, deploy, functions, rollback, download, invoke.
+"""The commands of the help's panel "Functions": new, run, deploy, functions, rollback, download, invoke.
 
 Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sandlot.cli.options import AsJson, Url
+from sandlot.cli.options import AsJson, Event, EventSource, Url
 from sandlot.models import Runtime
 
 commands = typer.Typer(rich_markup_mode="rich")
@@ -24,14 +24,37 @@ def new(
         "functions"
     ),
 ) -> None:
-    """Write a first version of a function.
+    """Write a first version of a function, and a test of it into tests/ beside its folder.
 
     [bold]Example:[/] sandlot new resize --runtime node
     """
-    from sandlot.cli.scaffold import write_function
+    from sandlot.cli.scaffold import write_function, write_test
 
     path = write_function(functions, name, runtime)
-    print(f"wrote {path}; `sandlot up` deploys it when it is saved, `sandlot deploy {path}` now")
+    test = write_test(path, name)
+    print(f"wrote {path} and {test}")
+    print(f"`sandlot run {path}` runs it here, `sandlot up` deploys it when it is saved, `python -m pytest` tests it")
+
+
+@commands.command(rich_help_panel="Functions")
+def run(
+    path: Annotated[Path, typer.Argument(help="Its file, or its folder.")],
+    event: Event = None,
+    source: EventSource = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a function that is not deployed: once, on this machine, in the sandbox it will have, with no server.
+
+    Its answer is on stdout, what it prints and how it went on stderr. Secrets that it names are taken from the environment.
+
+    [bold]Examples:[/]
+      sandlot run functions/greet.py '{"name": "Ada"}'
+      sandlot run functions/csv_report.py --event table.json
+    """
+    from sandlot.cli.events import read_event
+    from sandlot.cli.local import run_once
+
+    run_once(path, read_event(event, source), as_json)
 
 
 @commands.command(rich_help_panel="Functions")
@@ -113,9 +136,8 @@ def download(
 @commands.command(rich_help_panel="Functions")
 def invoke(
     name: Annotated[str, typer.Argument(help="The function.")],
-    event: Annotated[
-        str, typer.Argument(help="The event: JSON, @FILE to read it from a file, - to read it from stdin.")
-    ] = "null",
+    event: Event = None,
+    source: EventSource = None,
     respond_async: Annotated[bool, typer.Option("--async", help="Queue it and print the job's id.")] = False,
     wait: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="Wait at most so long; the job goes on.")
@@ -130,12 +152,14 @@ def invoke(
     [bold]Examples:[/]
       sandlot invoke hello
       sandlot invoke markdown '{"markdown": "# Hi"}' | jq -r .html
-      sandlot invoke csv-report @table.json --logs
+      sandlot invoke csv-report --event table.json --logs
       sandlot invoke slow --async
     """
+    from sandlot.cli.events import read_event
     from sandlot.cli.jobs import call, queue
 
+    text = read_event(event, source)
     if respond_async:
-        queue(name, event, version, url, as_json)
+        queue(name, text, version, url, as_json)
     else:
-        call(name, event, wait, version, logs, url, as_json)
+        call(name, text, wait, version, logs, url, as_json)

@@ -78,7 +78,7 @@ async def start(program: Program) -> Child:
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT if output else None,
                 start_new_session=True,
-                preexec_fn=_dies_with(os.getpid(), program.orphan_signal),
+                preexec_fn=dies_with(os.getpid(), program.orphan_signal),
             )
         except OSError as error:
             raise ChildEnded(f"{program.name} cannot be started ({program.command[0]}): {error.strerror}") from error
@@ -142,8 +142,11 @@ def _signal(child: Child, number: signal.Signals) -> None:
             child.process.send_signal(number)
 
 
-def _dies_with(parent: int, number: signal.Signals) -> Callable[[], None]:
-    """Run in the child between fork and exec: two system calls, nothing that takes a lock."""
+def dies_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+    """For `preexec_fn`: the child gets this signal when the thread that started it ends, however that comes about.
+
+    Two system calls between fork and exec, nothing that takes a lock.
+    """
 
     def ask_kernel() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

@@ -123,10 +123,10 @@ async def test_the_documentation_shows_every_route_with_an_example(anyone: httpx
 
 def test_every_error_has_a_status_and_a_title() -> None:
     from api.errors import CODE_OF_OUTCOME, STATUS, TITLE
-    from sandlot.client import _by_code
+    from sandlot.errors import by_code
     from sandlot.models import OutcomeKind
 
-    assert set(_by_code()) <= set(STATUS)
+    assert set(by_code()) <= set(STATUS)
     assert set(CODE_OF_OUTCOME.values()) <= set(STATUS) & set(TITLE)
     assert set(CODE_OF_OUTCOME) == set(OutcomeKind) - {OutcomeKind.OK}
 
