@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, settings.log_level)
         if given.listen_fd is not None:
             with socket.socket(fileno=given.listen_fd) as listening:
-                uvloop.run(serve(settings, listening, given.alive_fd, peers=given.peers, number=given.number))
+                uvloop.run(
+                    serve(
+                        settings,
+                        listening,
+                        given.alive_fd,
+                        ready_fd=given.ready_fd,
+                        peers=given.peers,
+                        number=given.number,
+                    )
+                )
             return 0
         with listen(settings) as listening:
             if settings.api_processes == 1:
@@ -47,11 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def serve(
-    settings: Settings, listening: socket.socket, alive_fd: int | None, *, peers: Path | None = None, number: str = ""
+    settings: Settings,
+    listening: socket.socket,
+    alive_fd: int | None,
+    *,
+    ready_fd: int | None = None,
+    peers: Path | None = None,
+    number: str = "",
 ) -> None:
     """Serve until a signal says stop, or the end of the pipe `alive_fd`: whoever started this process is gone.
 
     Args:
+        ready_fd: a pipe on which to say that we serve.
         peers: where processes that share the socket find each other, this one under its `number`.
 
     Raises:
@@ -68,6 +85,9 @@ async def serve(
         _log.info("listening", extra={"url": url_of(listening)})
         api.metrics.peers = Peers(peers, number, api.metrics.own)
         async with api.metrics.peers.open():
+            if ready_fd is not None:
+                os.write(ready_fd, b"1")
+                os.close(ready_fd)
             await Server(api, settings, alive_fd).serve(sockets=[listening])
     _log.info("stopped")
 
@@ -82,6 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # given by Processes to each of its own
     parser.add_argument("--alive-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--peers", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--number", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

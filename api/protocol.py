@@ -21,6 +21,10 @@ HEAD_DEADLINE_S: Final = 10.0
 """From the first byte of a request (or the start of the connection) to the last of its head; an idle kept-alive connection has its own."""
 
 
+LAST_REQUEST_S: Final = 0.5
+"""How long a stopping server still waits on an idle connection for a request that may be on its way."""
+
+
 class HeadTooLargeError(Exception):
     """Ends the parsing; the parser turns it into a call of `send_400_response`."""
 
@@ -36,6 +40,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._idle_since_s: float | None = None
         self._idle_check: asyncio.TimerHandle | None = None
         self._refusal = "bad_request"
+        self._stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -86,7 +91,7 @@ class EdgeProtocol(HttpToolsProtocol):
                 default_headers=self.server_state.default_headers,
                 message_event=asyncio.Event(),
                 expect_100_continue=self.expect_100_continue,
-                keep_alive=http_version != "1.0" and self.parser.should_keep_alive(),
+                keep_alive=http_version != "1.0" and self.parser.should_keep_alive() and not self._stopping,
                 on_response=self.on_response_complete,
             ),
         )
@@ -117,6 +122,22 @@ class EdgeProtocol(HttpToolsProtocol):
         self._idle_since_s = self.loop.time()
         if self._idle_check is None:
             self._idle_check = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def shutdown(self) -> None:
+        """uvicorn's closes what is idle at once, and a request that is on its way just then finds a reset instead of an answer. Here it is answered."""
+        self._stopping = True
+        if self._idle:
+            self.loop.call_later(LAST_REQUEST_S, self._close_if_still_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def _close_if_still_idle(self) -> None:
+        if self._idle and not self._in_head:
+            self.transport.close()
 
     def _unset_keepalive_if_required(self) -> None:
         self._idle_since_s = None

@@ -63,14 +63,15 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """uvicorn would raise the signal again after the stop, before our connections are closed; a second one ends the grace."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # SIGHUP asks a process that has no successor to make room for one; whoever supervises it starts that.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop)
         if self._alive_fd is not None:
             loop.add_reader(self._alive_fd, self._stop_alone, self._alive_fd)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     def _stop_alone(self, alive_fd: int) -> None:

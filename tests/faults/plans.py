@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.faults import api_faults, disk_faults, host_faults, reply_faults, valkey_faults, worker_faults
+from tests.faults import (
+    api_faults,
+    disk_faults,
+    host_faults,
+    reply_faults,
+    upgrade_faults,
+    valkey_faults,
+    worker_faults,
+)
 from tests.faults.scene import Plan
 
 SCRIPTS_OF_API: Final = ("submit", "cancel")
@@ -94,6 +102,16 @@ PLANS: Final = (
     Plan("workers cut off by proxy", host_faults.cut_worker, 8, bound_s=5.0, measured_from="heal", through_proxy=True),
     Plan("API killed", api_faults.kill_api, 10),
     Plan("API rolled", api_faults.roll_api, 10),
+    Plan(
+        "everything replaced",
+        upgrade_faults.replace_everything,
+        20,
+        api_processes=2,
+        may_repeat=False,
+        may_spend=False,
+        rate_hz=150,
+        work_s=(0.005, 0.05),
+    ),
     Plan("Valkey full", valkey_faults.fill_valkey, 6),
     Plan(
         "disk full, always", disk_faults.fill_disk, 8, measured_from="heal", bound_s=5.0, may_repeat=False, disk="small"

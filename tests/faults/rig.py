@@ -130,13 +130,14 @@ class Rig:
 
     # API and workers.
 
-    async def start_api(self, *, through_proxy: bool = False) -> Part:
+    async def start_api(self, *, through_proxy: bool = False, processes: int = 1) -> Part:
         port = self.to_api.port if through_proxy else self.redis_port
         self.api = self._start(
             f"api-{next(self._numbers)}",
             [sys.executable, "-m", "api"],
             SANDLOT_REDIS_URL=f"redis://127.0.0.1:{port}/0",
             SANDLOT_PORT=str(self.api_port),
+            SANDLOT_API_PROCESSES=str(processes),
         )
         await self.api.said("listening", START_DEADLINE_S)
         return self.api
@@ -223,6 +224,7 @@ async def open_rig(
     workers: int = 2,
     hosts: Sequence[Host] = (),
     through_proxy: bool = False,
+    api_processes: int = 1,
     disk: Disk | None = None,
     fsync: str = "always",
 ) -> AsyncIterator[Rig]:
@@ -232,7 +234,7 @@ async def open_rig(
         await rig.to_api.open()
         await rig.to_workers.open()
         await rig.start_valkey()
-        await rig.start_api(through_proxy=through_proxy)
+        await rig.start_api(through_proxy=through_proxy, processes=api_processes)
         places: list[Host | None] = list(hosts) or [None] * workers
         started = [rig.spawn_worker(place, through_proxy=through_proxy) for place in places]
         for worker in started:

@@ -67,7 +67,13 @@ async def _run(
 ) -> tuple[History, Judgement]:
     history = History()
     async with open_rig(
-        folder, workers=plan.workers, hosts=on, through_proxy=plan.through_proxy, disk=mounted, fsync=plan.fsync
+        folder,
+        workers=plan.workers,
+        hosts=on,
+        through_proxy=plan.through_proxy,
+        api_processes=plan.api_processes,
+        disk=mounted,
+        fsync=plan.fsync,
     ) as rig:
         observer = Observer(rig, history)
         callers = Callers(rig, history, dice, rate_hz=rate_hz, work_s=plan.work_s, with_keys=plan.with_keys)

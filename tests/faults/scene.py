@@ -54,6 +54,7 @@ class Plan:
     workers: int = 2
     hosts: int = 0
     through_proxy: bool = False
+    api_processes: int = 1
     may_repeat: bool = True
     """Whether a job may need a second attempt; false where every process lives and finished work has only to wait."""
     with_keys: bool = True

@@ -189,6 +189,48 @@ def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Any, w
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Any, wait_until: Any) -> None:
+    api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
+    wait_until(lambda: len(processes_of(url)) == 2)
+    before = set(children_of(api.process.pid))
+    api.process.send_signal(signal.SIGHUP)
+
+    def renewed() -> bool:
+        assert httpx.get(url + "/healthz").status_code == 200
+        now = set(children_of(api.process.pid))
+        return len(now) == 2 and not now & before
+
+    wait_until(renewed)
+    assert len(processes_of(url)) == 2
+    assert api.stop() == 0
+
+
+def test_a_request_that_meets_the_stop_on_a_kept_connection_is_answered(stack: Any) -> None:
+    api, url = stack.start_api()
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read()
+    connection.sock.sendall(b"GET /healthz HTTP/1.1\r\n")
+    api.process.terminate()
+    wait_for_the_end_of_listening(url)
+    connection.sock.sendall(b"host: a\r\n\r\n")
+    reply = http.client.HTTPResponse(connection.sock)
+    reply.begin()
+    assert (reply.status, reply.getheader("connection")) == (200, "close")
+    connection.close()
+    assert api.stop() == 0
+
+
+def wait_for_the_end_of_listening(url: str) -> None:
+    """Then the server has spoken to its connections."""
+    host, _, port = urlsplit(url).netloc.partition(":")
+    deadline_s = time.monotonic() + 10
+    with contextlib.suppress(ConnectionRefusedError):
+        while time.monotonic() < deadline_s:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            time.sleep(0.01)
+
+
 def test_no_process_outlives_the_one_that_started_it(stack: Any, wait_until: Any) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     wait_until(lambda: len(processes_of(url)) == 2)
