@@ -48,6 +48,7 @@ STATUS: Final[Mapping[str, int]] = {
     "try_again": 503,
     "queue_unavailable": 503,
     "no_worker": 503,
+    "function_crash_loop": 503,
     "shutting_down": 503,
     "wait_timeout": 504,
     # How a function ended. The platform did what it promised, so none of these is a 500.
@@ -100,6 +101,7 @@ TITLE: Final[Mapping[str, str]] = {
     "queue_full": "The queue is full",
     "queue_unavailable": "The queue does not answer",
     "no_worker": "No worker can run this function",
+    "function_crash_loop": "The function crashes too often",
     "shutting_down": "This server is stopping",
     "wait_timeout": "The wait is over, the function is not",
     "function_error": "The function failed",

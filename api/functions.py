@@ -75,6 +75,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
             # In a thread: Node files are checked by a node process, archives are unpacked.
             bundle, manifest = await asyncio.to_thread(read, name, body)
             deployed = await registry.deploy(name, bundle, manifest, revision=revision)
+        await queue.mend(name)
         document = version_document(deployed.version) | {"changed": deployed.changed}
         warnings = await _warnings(deployed.version, queue, vault)
         if warnings:
@@ -87,6 +88,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         """Remove a function with all its versions; what is queued ends without running."""
         read_query(request.scope, _NOTHING)
         await registry.delete(name)
+        await queue.mend(name)
         return response_of((204, [], b""))
 
 

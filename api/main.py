@@ -67,7 +67,7 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
     jobs.add_routes(app.router, queue, calls, door, settings)
     functions.add_routes(app.router, registry, queue, vault, settings)
-    versions.add_routes(app.router, registry)
+    versions.add_routes(app.router, registry, queue)
     add_secret_routes(app.router, vault)
     health.add_routes(app.router, queue)
     measured = metrics.Metrics(queue, calls, counts)

@@ -19,13 +19,14 @@ from api.revisions import etag, read_if_match
 from api.wishes import read_query
 from sandlot.errors import CallerError, InvalidJson, VersionNotFound
 from sandlot.functions import Alias, Registry, write_version
+from sandlot.jobs import Queue
 from sandlot.json_text import check_json
 
 _ALIAS_LIMIT_BYTES: Final = 16 * 1024
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
-def add_routes(routes: APIRouter, registry: Registry) -> None:
+def add_routes(routes: APIRouter, registry: Registry, queue: Queue) -> None:
     @routes.get("/v1/functions/{name}/versions")
     async def list_versions(
         name: str,
@@ -79,6 +80,7 @@ def add_routes(routes: APIRouter, registry: Registry) -> None:
         headers = dict(request.scope["headers"])
         target = _read_alias(await read_body(request.scope, request.receive, headers, _ALIAS_LIMIT_BYTES))
         revision = await registry.move_alias(name, alias, target, revision=read_if_match(headers))
+        await queue.mend(name)
         return response_of(json_reply(200, {"alias": alias} | alias_document(target), etag(revision)))
 
     @routes.delete("/v1/functions/{name}/aliases/{alias}")

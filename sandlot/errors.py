@@ -190,6 +190,12 @@ class NoWorker(TryAgain):
     code = "no_worker"
 
 
+class FunctionCrashLoop(TryAgain):
+    """The function has crashed too often of late and is given a rest, so that it does not use up the sandboxes of others."""
+
+    code = "function_crash_loop"
+
+
 class ShuttingDown(TryAgain):
     """This process is stopping; another one, or the next, will answer."""
 

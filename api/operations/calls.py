@@ -80,6 +80,12 @@ CALL_ANSWERS: Final = (
         },
         job={"id": JOB_ID, "function": "hello", "version": 3, "status": "failed", "attempt": 1, "links": LINKS},
     ),
+    not_ok(
+        "the function crashes too often and is given a rest",
+        "function_crash_loop",
+        "'hello' has crashed again and again, and is not started for a while",
+        retry_after_s=9,
+    ),
     TRY_AGAIN,
     not_ok(
         "the function passed its limit (function_timeout), or the wait is over and it runs on (wait_timeout)",

@@ -67,6 +67,9 @@ class Load(msgspec.Struct, frozen=True):
     placements: list[str]
     queues: list[QueueLoad]
     workers: list[WorkerLoad]
+    dead_letters: int = 0
+    breakers: list[str] = []
+    """Functions whose breaker is not closed."""
 
 
 _decoder: Final = msgspec.json.Decoder(dict[str, FunctionStats])
@@ -77,7 +80,7 @@ async def read_load(call: Call) -> Load:
     Raises:
         QueueUnavailable
     """
-    clock, depth, running, scheduled, ended, names, known, capped = await asyncio.gather(
+    clock, depth, running, scheduled, ended, names, known, capped, letters, broken = await asyncio.gather(
         call("TIME"),
         call("GET", keys.DEPTH),
         call("ZCARD", keys.LEASES),
@@ -86,6 +89,8 @@ async def read_load(call: Call) -> Load:
         call("SMEMBERS", keys.PLACEMENTS),
         call("SMEMBERS", keys.QUEUES),
         call("SMEMBERS", keys.CAPPED),
+        call("ZCARD", keys.DEAD_LETTERS),
+        call("HKEYS", keys.BREAKERS),
     )
     seconds, microseconds = cast("list[bytes]", clock)
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
@@ -104,6 +109,8 @@ async def read_load(call: Call) -> Load:
         placements=placements,
         queues=[queue for queue in queues if queue.queued or queue.running],
         workers=workers,
+        dead_letters=cast(int, letters),
+        breakers=sorted({name.partition("@")[0] for name in _texts(broken)}),
     )
 
 

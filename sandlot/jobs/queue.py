@@ -18,6 +18,7 @@ import msgspec
 
 from sandlot.aside import aside
 from sandlot.errors import (
+    FunctionCrashLoop,
     IdempotencyConflict,
     JobFinal,
     JobNotFound,
@@ -27,6 +28,7 @@ from sandlot.errors import (
     SandlotError,
 )
 from sandlot.jobs import keys
+from sandlot.jobs.breakers import Breakers
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.load import LIVE_MS, Load, read_load
@@ -76,7 +78,8 @@ class Queue:
         self._key = signing_key
         self._channel = secrets.token_hex(8)
         self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled)
-        self._submits = Submits(link, queue_limit_per_function, queue_limit)
+        self._breakers = Breakers(url, self.broken)
+        self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
         self._ended: tuple[int, int] | None = None
 
     @classmethod
@@ -91,6 +94,7 @@ class Queue:
         try:
             await agree(link.call)
             await queue._waiters.open()
+            await queue._breakers.open()
         except SandlotError:
             await link.close()
             raise
@@ -100,7 +104,7 @@ class Queue:
         """Queue one invocation, or hand it straight to an idle worker. Repeated by itself while Redis is away: it is idempotent.
 
         Raises:
-            QueueFull, NoWorker, IdempotencyConflict: it was not queued.
+            QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict: it was not queued.
             QueueUnavailable: nothing was acknowledged; the message says whether it may have been queued all the same.
         """
         arguments = await aside(len(invocation.event), self._arguments, invocation, reply)
@@ -113,6 +117,8 @@ class Queue:
             return Submitted(job_id, existing, known_status(answer[2], answer[3]))
         if code == b"full":
             raise self._full(invocation, answer)
+        if code == b"broken":
+            raise _crash_loop(invocation, int(answer[1]))
         if code == b"conflict":
             raise IdempotencyConflict("this idempotency key was used before, for another function or another payload")
         raise NoWorker(
@@ -292,6 +298,22 @@ class Queue:
         dead = [name.removeprefix(keys.RQ_WORKER) for name in names if name.startswith(prefix)]
         return sum([cast(int, await self._run(script("bury"), LOST_TEXT, name)) for name in dead])
 
+    async def mend(self, function: str) -> None:
+        """It has been deployed anew, or means another version: what it did before is no reason to hold it back.
+
+        Raises:
+            QueueUnavailable
+        """
+        await self._run(script("mend"), function)
+
+    async def broken(self) -> list[str]:
+        """The queues whose function crashes too often.
+
+        Raises:
+            QueueUnavailable
+        """
+        return [name.decode() for name in cast("list[bytes]", await self._call("HKEYS", keys.BREAKERS))]
+
     async def status(self) -> QueueStatus:
         """Never raises: a queue that cannot be reached is a status."""
         try:
@@ -330,8 +352,17 @@ class Queue:
 
     async def close(self) -> None:
         """Who still waits gets a cancelled future."""
+        await self._breakers.close()
         await self._waiters.close()
         await self._link.close()
+
+
+def _crash_loop(invocation: Invocation, retry_after_ms: int) -> FunctionCrashLoop:
+    return FunctionCrashLoop(
+        f"{invocation.function!r} has crashed again and again, and is not started for a while; then one call at a time is tried."
+        " Its last jobs say how it ended; deploying it again lets calls through at once",
+        retry_after_s=retry_after_ms / 1000,
+    )
 
 
 def _idempotency(invocation: Invocation) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, cast
 
+from sandlot.jobs.breakers import Breakers
 from sandlot.jobs.link import Link
 from sandlot.jobs.lua import script
 from sandlot.jobs.wire import Argument, Reply
@@ -26,7 +27,8 @@ _DATA: Final = 4
 class Submits:
     """One per link."""
 
-    def __init__(self, link: Link, queue_limit_per_function: int, queue_limit: int) -> None:
+    def __init__(self, link: Link, breakers: Breakers, queue_limit_per_function: int, queue_limit: int) -> None:
+        self._breakers = breakers
         self._link = link
         self._limits = (queue_limit_per_function, queue_limit)
         self._script = script("submit")
@@ -57,7 +59,9 @@ class Submits:
         self._run(batch, futures)
 
     def _run(self, batch: list[Argument], futures: list[asyncio.Future[Reply]]) -> None:
-        self._link.run_now(self._script, *self._limits, *batch).add_done_callback(lambda reply: _tell(reply, futures))
+        self._link.run_now(self._script, *self._limits, self._breakers.suspects, *batch).add_done_callback(
+            lambda reply: _tell(reply, futures)
+        )
 
 
 def _tell(reply: asyncio.Future[Reply], futures: list[asyncio.Future[Reply]]) -> None:

@@ -52,6 +52,37 @@ local function record()
   redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)
 end
 
+-- The breaker. Crashes are counted whichever version crashed; a deploy closes it (mend.lua).
+local CRASH_LIMIT, CRASH_WINDOW_MS, FIRST_REST_MS, LONGEST_REST_MS = 5, 60000, 10000, 300000
+
+local function open_breaker(times)
+  local rest_ms = math.min(FIRST_REST_MS * 2 ^ (times - 1), LONGEST_REST_MS)
+  redis.call('HSET', BREAKERS, queue, ms(now_ms + rest_ms) .. ' ' .. times)
+  redis.call('HSET', CAPS, '!' .. queue, 0)
+  redis.call('DEL', CRASHES .. queue)
+  redis.call('PUBLISH', BREAKERS_CHANGED, '+ ' .. queue)
+end
+
+local function count_crash()
+  local until_ms, times = string.match(redis.call('HGET', BREAKERS, queue) or '', '^(%d+) (%d+)$')
+  if until_ms then
+    -- What was running already when it opened says nothing new.
+    if tonumber(until_ms) <= now_ms then open_breaker(tonumber(times) + 1) end
+    return
+  end
+  local count = redis.call('LPUSH', CRASHES .. queue, NOW_MS)
+  redis.call('PEXPIRE', CRASHES .. queue, CRASH_WINDOW_MS)
+  if count < CRASH_LIMIT then return end
+  redis.call('LTRIM', CRASHES .. queue, 0, CRASH_LIMIT - 1)
+  if now_ms - tonumber(redis.call('LINDEX', CRASHES .. queue, -1)) <= CRASH_WINDOW_MS then open_breaker(1) end
+end
+
+if crashed then
+  count_crash()
+elseif probe and kind ~= 'cancelled' then
+  close_breaker(queue)
+end
+
 local pause_ms = pause()
 if pause_ms then run_again(pause_ms) else record() end
 if make_room(queue) then wake(placement_of(queue)) end

@@ -30,6 +30,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, 0, ms(now_ms), 'LIMIT', 0, 
     due = due + 1
   end
 end
+-- Functions that crashed too often and have been left alone for long enough. (Mostly there are none.)
+local breakers = redis.call('HGETALL', BREAKERS)
+for i = 1, #breakers, 2 do
+  if tonumber(string.match(breakers[i + 1], '^%d+') or 0) <= now_ms then probation(breakers[i]) end
+end
+
 -- Workers that fell silent. One whose channel nobody listens on has lost its connection as well: its process is dead, or cut off.
 -- Its leases need not be waited for. (A frozen process keeps its connection, and its leases run out.)
 for _, placement in ipairs(redis.call('SMEMBERS', PLACEMENTS)) do

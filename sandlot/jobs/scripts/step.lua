@@ -2,7 +2,7 @@
 -- One worker's turn: record how its executions ended, then claim as many jobs as it has free slots, and park what stays idle.
 -- ARGV: worker, step number, free slots, jobs it may claim beyond these (both 0: claim nothing and unpark), hand-offs seen (-1: count anew), number of placements,
 --       placements…, then per execution: id, attempt, RQ status, kind, signed end, result-stream value, raw result, logs
--- -> { { 'ok' | 'already' | 'stale', … }, { { id, attempt, envelope, data, queued_ms, has a waiter }, … }, 1 if its idle slots are parked }
+-- -> { { 'ok' | 'already' | 'stale', … }, { { id, attempt, envelope, data, queued_ms, 1 if it has a waiter + 2 if it is a probe }, … }, 1 if its idle slots are parked }
 -- A step sent again (its reply was lost) settles nothing twice and returns the same claims.
 local worker, step, free, ahead, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local placements, at = {}, 7
@@ -94,7 +94,7 @@ local answers = settle_all()
 
 local claims, ids, bytes = {}, {}, 0
 
-local function claim(id, queue)
+local function claim(id, queue, probe)
   local job = redis.call('HMGET', JOB .. id, 'status', ENVELOPE, 'data', QUEUED_MS, REPLY, ATTEMPT)
   if job[1] ~= 'queued' then return nil end
   -- The envelope's signature is the worker's to check; a damaged one is claimed, so that the worker can say so.
@@ -106,13 +106,16 @@ local function claim(id, queue)
   local attempt = (tonumber(job[6]) or 0) + 1
   redis.call('HSET', JOB .. id, 'status', 'started', ATTEMPT, attempt, 'started_at', stamp(), STARTED_MS, NOW_MS, 'worker_name', worker)
   bytes = bytes + #(job[3] or '')
-  claims[#claims + 1] = { id, attempt, job[2] or '', job[3] or '', math.max(0, now_ms - (tonumber(job[4]) or now_ms)), job[5] and 1 or 0 }
+  claims[#claims + 1] = { id, attempt, job[2] or '', job[3] or '', math.max(0, now_ms - (tonumber(job[4]) or now_ms)),
+    (job[5] and 1 or 0) + (probe and 2 or 0) }
   ids[#ids + 1] = id .. ':' .. attempt
   return id .. ':' .. attempt
 end
 
 -- Up to `share` jobs of one queue. Returns true when the queue keeps its place in the ring.
-local function claim_from(queue, share, cap)
+-- breaker: '0' while its function may not run, '1' while it may run once at a time, and how that ends decides
+local function claim_from(queue, share, cap, breaker)
+  if breaker then cap = math.min(cap or 1, tonumber(breaker)) end
   local allowed = share
   if cap then
     allowed = math.min(share, cap - redis.call('ZCARD', STARTED .. queue))
@@ -127,7 +130,7 @@ local function claim_from(queue, share, cap)
   for _, id in ipairs(popped) do
     if bytes > CLAIM_LIMIT_BYTES then break end
     taken = taken + 1
-    local member = claim(id, queue)
+    local member = claim(id, queue, breaker == '1')
     if member then
       started[#started + 1] = NEVER_S
       started[#started + 1] = member
@@ -154,11 +157,15 @@ local function claim_round(want)
   local due = due_queues(want)
   if #due == 0 then return false end
   local share = math.max(1, math.floor(want / #due))
-  local names = {}
-  for i = 1, math.min(#due, want) do names[i] = due[i][1] end
+  local names, count = {}, math.min(#due, want)
+  for i = 1, count do
+    names[i] = due[i][1]
+    names[count + i] = '!' .. due[i][1]
+  end
   local caps = redis.call('HMGET', CAPS, unpack(names))
-  for i, queue in ipairs(names) do
-    if claim_from(queue, share, caps[i] and tonumber(caps[i])) then
+  for i = 1, count do
+    local queue = names[i]
+    if claim_from(queue, share, caps[i] and tonumber(caps[i]), caps[count + i]) then
       redis.call('ZADD', RING .. due[i][3], redis.call('INCR', TURN), queue)
     else
       redis.call('ZREM', RING .. due[i][3], queue)
@@ -171,9 +178,10 @@ end
 local function claims_again()
   for id, attempt in string.gmatch(known[2] or '', '(%S+):(%d+)') do
     if redis.call('ZSCORE', LEASES, id .. ':' .. attempt) then
-      local job = redis.call('HMGET', JOB .. id, ENVELOPE, 'data', QUEUED_MS, REPLY, STARTED_MS)
+      local job = redis.call('HMGET', JOB .. id, ENVELOPE, 'data', QUEUED_MS, REPLY, STARTED_MS, 'origin')
+      local probe = redis.call('HGET', CAPS, '!' .. (job[6] or '')) == '1'
       claims[#claims + 1] = { id, tonumber(attempt), job[1] or '', job[2] or '',
-        math.max(0, (tonumber(job[5]) or now_ms) - (tonumber(job[3]) or now_ms)), job[4] and 1 or 0 }
+        math.max(0, (tonumber(job[5]) or now_ms) - (tonumber(job[3]) or now_ms)), (job[4] and 1 or 0) + (probe and 2 or 0) }
     end
   end
 end

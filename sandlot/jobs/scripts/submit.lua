@@ -1,14 +1,25 @@
 #!lua
 -- Queue jobs, or hand them straight to workers with an idle slot. Each is idempotent by job id and by idempotency key, and each has its
 -- own answer: those that came in together share the looks at queues and workers, nothing else.
--- ARGV: limit of a queue, limit of all queues, then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
+-- ARGV: limit of a queue, limit of all queues, queues whose breaker may not be closed (' a b ', '*' for any, '' for none), then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
 --       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none)
 -- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'no_worker' }
---    | { 'full', 'function' | 'total', depth, jobs ever ended, now in ms }
-local queue_limit, total_limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+--    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs ever ended, now in ms }
+local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local ARGUMENTS = 13
 local total = tonumber(redis.call('GET', DEPTH) or 0)
 local lease_until = ms(now_ms + LEASE_MS)
+
+-- A function that crashed too often: nothing of it until then; afterwards one job at a time, and whoever waits already comes first.
+local function look_at_breaker(name, queue)
+  local until_ms = tonumber(string.match(redis.call('HGET', BREAKERS, name) or '', '^%d+'))
+  if not until_ms then return end
+  queue.closed_ms = math.max(0, until_ms - now_ms)
+  if queue.closed_ms == 0 then
+    probation(name)
+    queue.busy = redis.call('ZCARD', STARTED .. name) > 0
+  end
+end
 
 -- What this call knows by now of each queue: its depth, its cap, what is to be pushed at the end.
 local queues = {}
@@ -17,6 +28,7 @@ local function queue_of(name, placement, concurrency)
   if not queue then
     queue = { depth = redis.call('LLEN', QUEUE .. name), placement = placement, ids = {}, started = {} }
     queues[name] = queue
+    if broken ~= '' and (broken == '*' or string.find(broken, ' ' .. name .. ' ', 1, true)) then look_at_breaker(name, queue) end
   end
   if queue.cap ~= concurrency then
     queue.cap = concurrency
@@ -74,7 +86,7 @@ end
 -- Hand-off: the job starts here, with its attempt and its lease, and travels to the worker on its channel. If it never arrives,
 -- the lease runs out and reap queues it again. Only when nobody of this function is waiting, so that order is kept.
 local function hand_over(id, queue, name, envelope, data, reply)
-  if queue.depth > 0 or #data > PUBLISH_LIMIT_BYTES then return nil end
+  if queue.depth > 0 or queue.closed_ms or #data > PUBLISH_LIMIT_BYTES then return nil end
   if queue.cap > 0 and redis.call('ZCARD', STARTED .. name) + #queue.started >= queue.cap then return nil end
   while true do
     local worker = choose(queue.placement)
@@ -121,6 +133,9 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
   end
   if not is_served(placement) then return { 'no_worker' } end
   local queue = queue_of(name, placement, concurrency)
+  if queue.closed_ms and (queue.closed_ms > 0 or queue.busy or queue.depth > 0) then
+    return { 'broken', math.max(1000, queue.closed_ms) }
+  end
   if queue.depth >= queue_limit then return full('function', queue.depth) end
   if total >= total_limit then return full('total', total) end
 
@@ -180,7 +195,7 @@ local function enter(queue, name)
 end
 
 local answers = {}
-for at = 3, #ARGV, ARGUMENTS do
+for at = 4, #ARGV, ARGUMENTS do
   answers[#answers + 1] = submit(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6],
     ARGV[at + 7], tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11], ARGV[at + 12])
 end

@@ -79,6 +79,20 @@ local function make_room(queue)
   return false
 end
 
+-- The breaker of a function that crashed too often: from now on one of its jobs at a time.
+local function probation(queue)
+  redis.call('HSET', CAPS, '!' .. queue, 1)
+  if make_room(queue) then wake(placement_of(queue)) end
+end
+
+-- Its function may run as it likes again.
+local function close_breaker(queue)
+  redis.call('HDEL', BREAKERS, queue)
+  redis.call('HDEL', CAPS, '!' .. queue)
+  redis.call('PUBLISH', BREAKERS_CHANGED, '- ' .. queue)
+  if make_room(queue) then wake(placement_of(queue)) end
+end
+
 local REGISTRY = { finished = FINISHED, failed = FAILED, canceled = CANCELED }
 
 -- Write how a job ended, except in its queue's registry. Called once per job: the caller has just taken away what gave the right to

@@ -73,6 +73,11 @@ class FakeQueue:
     load_now: Load | None = None
     round_trips: Histogram = field(default_factory=Histogram)
 
+    mended: list[str] = field(default_factory=list)
+
+    async def mend(self, function: str) -> None:
+        self.mended.append(function)
+
     async def load(self) -> Load:
         if self.load_now is None:
             raise QueueUnavailable("Redis does not answer")
