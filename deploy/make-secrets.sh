@@ -5,6 +5,8 @@
 #
 #   signing.key   signs what is in Redis: the same on every API and worker, never in Redis
 #   api.key       the first API key, with every right; make narrower ones with `sandlot key create`
+#   metrics.token     reads /metrics of API and workers, and nothing else: for Prometheus
+#   grafana.password  of Grafana's user `admin`
 #   redis-api.url, redis-worker.url        where Valkey is, with a user and password for each role; for workers elsewhere, a copy with
 #                                          rediss:// and the public name
 #   redis-admin.url, redis-metrics.url     the same for whoever looks after it (sandlot doctor, sandlot key) and for monitoring
@@ -33,6 +35,9 @@ keep api.key || put api.key "sk_$(random_hex 8).$(od -An -vN 32 -tu1 /dev/urando
     BEGIN { alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" }
     NF { bits = bits * 256 + $1; count += 8; while (count >= 6) { count -= 6; unit = 2 ^ count; digit = int(bits / unit); bits -= digit * unit; printf "%s", substr(alphabet, digit + 1, 1) } }
     END { printf "%s", substr(alphabet, bits * 2 ^ (6 - count) + 1, 1) }')"
+
+keep metrics.token || put metrics.token "$(random_hex 32)"
+keep grafana.password || put grafana.password "$(random_hex 16)"
 
 # Each role's keys, channels and commands: what `sandlot redis-acl` prints, and a test holds the two together.
 rules() {

@@ -25,9 +25,15 @@ REMOTE = read("compose.worker.yaml")
 SERVICES = [(f"{name} of {file}", service) for file, document in (("compose.yaml", COMPOSE), ("compose.worker.yaml", REMOTE)) for name, service in document["services"].items()]  # fmt: skip
 
 
+def image_of(service: dict[str, Any]) -> str:
+    """The publisher of the image that is used by default."""
+    return re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", service["image"]).partition("/")[0]
+
+
 @pytest.mark.parametrize("service", [service for _, service in SERVICES], ids=[name for name, _ in SERVICES])
 def test_every_container_is_hardened_and_bounded(service: dict[str, Any]) -> None:
-    assert service["user"] == "10001:10001"
+    # Those that are not ours run as the user of their image, who is not root either.
+    assert service["user"] == {"prom": "65534:65534", "grafana": "472:0"}.get(image_of(service), "10001:10001")
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges=true" in service["security_opt"]
@@ -41,14 +47,22 @@ def test_every_container_is_hardened_and_bounded(service: dict[str, Any]) -> Non
 
 def test_only_the_api_is_published_and_only_on_loopback() -> None:
     published = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert published.pop("prometheus") == ["${SANDLOT_PROMETHEUS_LISTEN:-127.0.0.1:9090}:9090"]
+    assert published.pop("grafana") == ["${SANDLOT_GRAFANA_LISTEN:-127.0.0.1:3000}:3000"]
     assert published == {"api": ["${SANDLOT_LISTEN:-127.0.0.1:8000}:8000"]}
     assert "ports" not in REMOTE["services"]["worker"]
 
 
 def test_each_container_is_on_the_networks_it_needs_and_valkey_on_the_internal_one_alone() -> None:
-    assert COMPOSE["networks"]["queue"] == {"internal": True}
+    assert COMPOSE["networks"]["queue"] == COMPOSE["networks"]["metrics"] == {"internal": True}
     networks = {name: set(service["networks"]) for name, service in COMPOSE["services"].items()}
-    assert networks == {"valkey": {"queue"}, "api": {"front", "queue"}, "worker": {"queue", "out"}}
+    assert networks == {
+        "valkey": {"queue"},
+        "api": {"front", "queue", "metrics"},
+        "worker": {"queue", "out", "metrics"},
+        "prometheus": {"front", "metrics"},
+        "grafana": {"front", "metrics"},
+    }
 
 
 def test_workers_insist_on_strict_sandboxes_and_on_our_profile() -> None:
@@ -64,18 +78,18 @@ def test_no_secret_is_in_an_environment_and_every_one_is_a_file() -> None:
         for service in document["services"].values():
             assert set(service.get("secrets", ())) <= set(document["secrets"])
             for name in service.get("environment", {}):
-                assert not re.search(r"KEY$|URL$|PASSWORD|TOKEN", name), name
+                assert not re.search(r"KEY$|URL$|PASSWORD$|TOKEN$", name), name
 
 
 def test_a_worker_has_no_api_key_and_a_user_of_its_own() -> None:
-    assert set(COMPOSE["services"]["worker"]["secrets"]) == {"redis_worker_url", "signing_key"}
+    assert set(COMPOSE["services"]["worker"]["secrets"]) == {"redis_worker_url", "signing_key", "metrics_token"}
     assert COMPOSE["services"]["valkey"]["secrets"] == ["valkey_acl"]
 
 
 def test_every_setting_in_an_environment_exists() -> None:
     known = {f"SANDLOT_{name.upper()}" for name in Settings.model_fields}
     for _, service in SERVICES:
-        assert set(service.get("environment", {})) <= known
+        assert {name for name in service.get("environment", {}) if not name.startswith("GF_")} <= known
 
 
 def test_containers_outlive_the_drain_they_are_given() -> None:
@@ -87,7 +101,10 @@ def test_a_worker_elsewhere_is_the_same_worker() -> None:
     """The second file repeats the service, since `extends` would drag the local Valkey along."""
     here, there = COMPOSE["services"]["worker"], dict(REMOTE["services"]["worker"])
     assert there.pop("build") == "."
-    assert (there.pop("networks"), there.pop("secrets")) == (["out"], ["redis_worker_url", "signing_key", "redis_ca"])
+    assert (there.pop("networks"), there.pop("secrets")) == (
+        ["out"],
+        [*here["secrets"], "redis_ca"],
+    )
     assert there == {name: value for name, value in here.items() if name not in ("networks", "secrets", "depends_on")}
 
 

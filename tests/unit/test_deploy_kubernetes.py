@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from api.auth import ACCESS
+from api.status import status_document
 from sandlot.jobs.acl import Role
+from sandlot.jobs.load import Load, QueueLoad
+from sandlot.models import Runtime
 from sandlot.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -67,7 +72,7 @@ def test_every_mount_has_its_volume_and_every_secret_is_one_that_the_script_make
 
 def test_a_worker_has_no_api_key() -> None:
     (secret,) = [volume["secret"] for volume in PODS["sandlot-worker"]["volumes"] if "secret" in volume]
-    assert {item["key"] for item in secret["items"]} == {"redis-worker.url", "signing.key"}
+    assert {item["key"] for item in secret["items"]} == {"redis-worker.url", "signing.key", "metrics.token"}
 
 
 def test_pods_outlive_the_drain_they_are_given() -> None:
@@ -87,6 +92,26 @@ def test_the_list_of_resources_is_complete_but_for_what_needs_an_operator() -> N
 
 
 def test_the_scaler_scales_a_deployment_that_exists() -> None:
-    (scaler,) = DOCUMENTS["keda.yaml"]
+    authentication, scaler = DOCUMENTS["keda.yaml"]
     assert scaler["spec"]["scaleTargetRef"]["name"] in PODS
     assert scaler["spec"]["minReplicaCount"] >= 1
+    (secret,) = authentication["spec"]["secretTargetRef"]
+    assert (secret["parameter"], secret["key"]) == ("token", "metrics.token")
+    for trigger in scaler["spec"]["triggers"]:
+        assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_the_scaler_reads_a_number_that_the_api_tells(runtime: Runtime) -> None:
+    """GJSON's `list.#(key=="value").field` is the field of the first that has it."""
+    load = Load(3, 0, 0, 0, [*Runtime], [QueueLoad("f", runtime, 3, 0, 1.0)], [])
+    read = []
+    for trigger in DOCUMENTS["keda.yaml"][1]["spec"]["triggers"]:
+        url, path = trigger["metadata"]["url"], trigger["metadata"]["valueLocation"]
+        assert ("GET", "/" + url.split("/", 3)[3]) in ACCESS
+        found = re.fullmatch(r'(\w+)\.#\((\w+)=="([\w,]+)"\)\.(\w+)', path)
+        assert found is not None
+        many, key, value, field = found.groups()
+        items: Any = status_document(load)[many]
+        read.append((value, next(item for item in items if item[key] == value)[field]))
+    assert dict(read) == {name.value: 3 if name is runtime else 0 for name in Runtime}
