@@ -21,6 +21,7 @@ from api.peers import Peers
 from api.processes import CANNOT_START, Processes
 from api.server import Server, listen, url_of
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
+from sandlot.exposure import require_safe_listening
 from sandlot.logs import configure_logging
 from sandlot.settings import Settings, is_loopback, load_settings
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
+        require_safe_listening(settings)
         if given.listen_fd is not None:
             with socket.socket(fileno=given.listen_fd) as listening:
                 uvloop.run(
@@ -82,7 +84,7 @@ async def serve(
         # What is alive now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        _log.info("listening", extra={"url": url_of(listening)})
+        _log.info("listening", extra={"url": url_of(listening, tls=settings.tls_cert is not None)})
         api.metrics.peers = Peers(peers, number, api.metrics.own)
         async with api.metrics.peers.open():
             if ready_fd is not None:

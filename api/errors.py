@@ -50,6 +50,7 @@ STATUS: Final[Mapping[str, int]] = {
     "no_worker": 503,
     "function_crash_loop": 503,
     "shutting_down": 503,
+    "too_many_connections": 503,
     "wait_timeout": 504,
     # How a function ended. The platform did what it promised, so none of these is a 500.
     "function_error": 502,
@@ -103,6 +104,7 @@ TITLE: Final[Mapping[str, str]] = {
     "no_worker": "No worker can run this function",
     "function_crash_loop": "The function crashes too often",
     "shutting_down": "This server is stopping",
+    "too_many_connections": "There are too many connections",
     "wait_timeout": "The wait is over, the function is not",
     "function_error": "The function failed",
     "function_killed": "The function was killed at a limit",

@@ -28,6 +28,7 @@ from api.invoke import Invoke
 from api.replies import response_of
 from api.vault import add_routes as add_secret_routes
 from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
+from sandlot.exposure import require_safe_redis
 from sandlot.functions import Registry
 from sandlot.jobs import Queue, connect
 from sandlot.keys import KeyStore
@@ -88,9 +89,9 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
 
     Raises:
         QueueUnavailable: Redis does not answer.
-        InvalidSettings: the signing key or the API key cannot be read.
+        InvalidSettings: the signing key or the API key cannot be read, or Redis would be spoken to in the clear.
     """
-    url = settings.redis_url.get_secret_value()
+    url = require_safe_redis(settings)
     if not url:
         raise InvalidSettings(
             "SANDLOT_REDIS_URL is not set: say where Redis or Valkey is (redis://host:6379/0), or use sandlot up, which brings one"

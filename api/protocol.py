@@ -12,7 +12,8 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from api.errors import problem
+from api.connections import Connections
+from api.errors import Headers, problem
 from api.exchange import Exchange
 
 HEAD_LIMIT_BYTES: Final = 64 * 1024
@@ -32,8 +33,10 @@ class HeadTooLargeError(Exception):
 class EdgeProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
+    def __init__(self, connections: Connections, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*arguments, **options)
+        self._connections = connections
+        self._address = ""
         self._in_head = False
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -44,15 +47,23 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        refusal = self._connections.enter(self._address)
+        if refusal:
+            self._refuse("too_many_connections", refusal, [(b"retry-after", b"1")])
+            return
         self._deadline = self.loop.call_later(HEAD_DEADLINE_S, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.leave(self._address)
         self._clear_deadline()
         if self._idle_check is not None:
             self._idle_check.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head:
@@ -154,8 +165,10 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """A problem document like any other, and the end of the connection: after this, nobody knows where a request begins."""
-        detail = _DETAILS.get(self._refusal, msg)
-        status, headers, body = problem(self._refusal, detail, instance="")
+        self._refuse(self._refusal, _DETAILS.get(self._refusal, msg), [])
+
+    def _refuse(self, code: str, detail: str, extra: Headers) -> None:
+        status, headers, body = problem(code, detail, instance="", headers=extra)
         head = [
             STATUS_LINE[status],
             *(b"%s: %s\r\n" % header for header in [*self.server_state.default_headers, *headers]),

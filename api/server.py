@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import signal
 import socket
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from typing import Any, Final
 
 import uvicorn
 
+from api.connections import Connections
 from api.main import Api
 from api.protocol import EdgeProtocol
+from api.tls import Tls
 from sandlot.errors import InvalidSettings, PortTaken
 from sandlot.settings import Settings
 
@@ -27,14 +30,16 @@ _KEEP_ALIVE_S: Final = 30
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with two changes: waiting callers are released when it stops, and a stop by signal is an exit like any other."""
+    """uvicorn's server with three changes: waiting callers are released when it stops, a stop by signal is an exit like any other, and SIGHUP
+    is an answer to a certificate that was renewed."""
 
     def __init__(self, api: Api, settings: Settings, alive_fd: int | None = None) -> None:
         """`alive_fd`: the read end of a pipe whose end means stop."""
+        self._tls = tls = Tls.of(settings)
         super().__init__(
             uvicorn.Config(
                 api.asgi,
-                http=EdgeProtocol,
+                http=functools.partial(EdgeProtocol, Connections(settings)),  # type: ignore[arg-type]  # anything that makes protocols
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -43,6 +48,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,
+                ssl_context_factory=None if tls is None else lambda config, default: tls.context,
                 # uvicorn only passes it to wait_for, which takes fractions; its annotation says int.
                 timeout_graceful_shutdown=settings.shutdown_grace_s,  # type: ignore[arg-type]
             )
@@ -63,9 +69,11 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """uvicorn would raise the signal again after the stop, before our connections are closed; a second one ends the grace."""
         loop = asyncio.get_running_loop()
-        # SIGHUP asks a process that has no successor to make room for one; whoever supervises it starts that.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        # SIGHUP asks a process that has no successor to read its certificate again, and one that has none to make room for a successor;
+        # whoever supervises it starts that.
+        loop.add_signal_handler(signal.SIGHUP, self._stop if self._tls is None else self._tls.renew)
         if self._alive_fd is not None:
             loop.add_reader(self._alive_fd, self._stop_alone, self._alive_fd)
         try:
@@ -108,7 +116,7 @@ def listen(settings: Settings) -> socket.socket:
         ) from error
 
 
-def url_of(listening: socket.socket) -> str:
+def url_of(listening: socket.socket, *, tls: bool = False) -> str:
     address: Any = listening.getsockname()
     host = f"[{address[0]}]" if listening.family == socket.AF_INET6 else address[0]
-    return f"http://{host}:{address[1]}"
+    return f"{'https' if tls else 'http'}://{host}:{address[1]}"

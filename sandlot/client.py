@@ -7,8 +7,10 @@ class that the API raised (`sandlot.errors`), found by its `code`.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, cast
 from urllib.parse import quote
@@ -16,7 +18,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from sandlot.errors import ApiUnreachable, CallerError, SandlotError, TryAgain, by_code
+from sandlot.errors import ApiUnreachable, CallerError, InvalidSettings, SandlotError, TryAgain, by_code
 from sandlot.models import JobStatus, OutcomeKind
 
 Json = Any
@@ -52,6 +54,13 @@ class InvokeResult:
         return msgspec.json.decode(self.value)
 
 
+def _believing(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidSettings(f"cannot use {ca_file} as a certificate authority: {error} (SANDLOT_CA_FILE)") from error
+
+
 class Client:
     """One connection pool to one API; not safe to share between threads while it is being closed.
 
@@ -59,14 +68,32 @@ class Client:
     """
 
     def __init__(
-        self, url: str, key: str = "", timeout_s: float = 330.0, *, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        key: str = "",
+        timeout_s: float = 330.0,
+        *,
+        ca_file: Path | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`timeout_s` bounds one answer and should exceed the API's own cap on waiting (300 s by default)."""
+        """
+        Args:
+            timeout_s: bounds one answer and should exceed the API's own cap on waiting (300 s by default).
+            ca_file: the authority (PEM) that vouches for an https API, instead of the public ones.
+
+        Raises:
+            InvalidSettings: that file cannot be used.
+        """
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=timeout, transport=transport, trust_env=False
+            base_url=self.url,
+            headers=headers,
+            timeout=timeout,
+            transport=transport,
+            trust_env=False,
+            verify=True if ca_file is None else _believing(ca_file),
         )
 
     def __enter__(self) -> Self:

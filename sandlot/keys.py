@@ -27,6 +27,7 @@ CACHE_S: Final = 1.0
 """How long a key that was revoked elsewhere can still be used here."""
 _CACHE_LIMIT: Final = 10_000
 _TOKEN: Final = re.compile(r"sk_([0-9a-f]{16})\.([A-Za-z0-9_-]{43})", re.ASCII)
+_OWNER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SECRET_BYTES: Final = 32
 DEFAULT_OWNER: Final = "default"
 
@@ -90,10 +91,12 @@ class KeyStore:
             lifetime_s: 0 for a key that does not expire.
 
         Raises:
-            CallerError: there are no scopes, or the prefix could not begin a function's name.
+            CallerError: there are no scopes, the prefix could not begin a function's name, or the owner is no name.
         """
         if not scopes:
             raise CallerError(f"a key needs at least one scope: {', '.join(Scope)}")
+        if not _OWNER.fullmatch(owner):
+            raise CallerError(f"{owner[:80]!r} cannot be an owner: 1 to 64 of letters, digits, dot, dash, underscore")
         if prefix and not FUNCTION_NAME.match(prefix):
             raise CallerError(f"{prefix[:80]!r} cannot be the beginning of a function's name")
         token = new_token()
@@ -148,11 +151,36 @@ class KeyStore:
         """
         key = await self._read(key_id)
         if key is None:
-            raise CallerError(f"there is no key {key_id[:80]!r}; sandlot key list shows them")
+            raise _no_key(key_id)
         if not key.revoked_ms:
             key = msgspec.structs.replace(key, revoked_ms=_now_ms())
             await self._write(key, replace=True)
         return key
+
+    async def rotate(self, key_id: str, overlap_s: int) -> tuple[str, Key]:
+        """A new key in the place of this one, and its token: same owner, scopes, prefix, note and lifetime. The old one is refused in
+        `overlap_s` (0: at once), unless it expires before.
+
+        Raises:
+            CallerError: there is no such key, or it is no longer valid.
+        """
+        old = await self._read(key_id)
+        if old is None:
+            raise _no_key(key_id)
+        now_ms = _now_ms()
+        if old.revoked_ms or 0 < old.expires_ms <= now_ms:
+            raise CallerError(
+                f"key {key_id} is {'revoked' if old.revoked_ms else 'expired'}; make a new one: sandlot key create"
+            )
+        lifetime_s = (old.expires_ms - old.created_ms) // 1000 if old.expires_ms else 0
+        token, new = await self.create(
+            old.scopes, owner=old.owner, prefix=old.prefix, lifetime_s=lifetime_s, note=old.note
+        )
+        ends_ms = now_ms + overlap_s * 1000
+        await self._write(
+            msgspec.structs.replace(old, expires_ms=min(ends_ms, old.expires_ms or ends_ms)), replace=True
+        )
+        return token, new
 
     async def authenticate(self, token: str) -> Key:
         """The key that this token proves.
@@ -220,6 +248,10 @@ def _decode(record: bytes | str) -> Key:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _no_key(key_id: str) -> CallerError:
+    return CallerError(f"there is no key {key_id[:80]!r}; sandlot key list shows them")
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:

@@ -58,9 +58,22 @@ class Settings(BaseSettings):
     key_file: Path | None = Field(None, description="file to read that API key from")
     url: str = Field("http://127.0.0.1:8000", description="where the client and the CLI find the API")
 
+    ca_file: Path | None = Field(
+        None, description="the authority (PEM) that vouches for that API, if no public one does"
+    )
+
     # The API.
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    tls_cert: Path | None = Field(None, description="certificate (chain) in PEM; with it the API speaks HTTPS")
+    tls_key: Path | None = Field(None, description="its private key in PEM")
+    proxies: str = Field("", description="addresses of proxies that speak for callers: 10.0.0.7,192.168.1.0/24")
+    insecure: bool = Field(False, description="the API may listen to a network without TLS")
+    insecure_redis: bool = Field(False, description="Redis may be reached over a network without TLS")
+    connections_limit: Annotated[int, Field(ge=1, le=1_000_000)] = Field(10_000, description="per API process")
+    connections_limit_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        256, description="per API process; not for this machine and proxies"
+    )
     api_processes: Annotated[int, Field(ge=1, le=64)] = 1
     payload_limit_bytes: Annotated[int, Field(ge=1024, le=512 * MIB)] = 6 * MIB
     wait_cap_s: Annotated[float, Field(gt=0, le=3600)] = 300.0

@@ -21,6 +21,7 @@ import redis
 import uvloop
 
 from sandlot.errors import OperatorError, QueueUnavailable
+from sandlot.exposure import require_safe_redis
 from sandlot.faults import FailPoints
 from sandlot.functions import Registry, find_node
 from sandlot.functions.push import Push
@@ -77,7 +78,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         OperatorError, QueueUnavailable: it cannot start.
     """
-    url, signing_key = settings.redis_url.get_secret_value(), settings.read_signing_key()
+    url, signing_key = require_safe_redis(settings), settings.read_signing_key()
     if not url:
         raise OperatorError(
             "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"

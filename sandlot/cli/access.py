@@ -26,7 +26,7 @@ def open_client(url: str | None) -> Client:
     running = home.running()
     if url is None and "SANDLOT_URL" not in os.environ and running is not None:
         return Client(running.url, _key(settings, home))
-    return Client(settings.url, _key(settings, home))
+    return Client(settings.url, _key(settings, home), ca_file=settings.ca_file)
 
 
 def data_dir(settings: Settings) -> DataDir:

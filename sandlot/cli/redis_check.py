@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from sandlot.cli.access import data_dir
 from sandlot.cli.check import Check
 from sandlot.errors import SandlotError, SchemaMismatch
-from sandlot.jobs.connection import connect, is_this_machine, shown_url
+from sandlot.exposure import is_this_machine
+from sandlot.jobs.connection import connect, shown_url
 from sandlot.jobs.schema import SCHEMA, agree
 from sandlot.settings import Settings
 

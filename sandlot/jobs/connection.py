@@ -19,7 +19,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry as SyncRetry
 
 from sandlot.errors import InvalidSettings
-from sandlot.settings import is_loopback
 
 CONNECT_TIMEOUT_S: Final = 3.0
 """A server that does not accept within this is as good as down; a start-up must fail in about as long."""
@@ -72,12 +71,6 @@ def shown_url(url: str) -> str:
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def is_this_machine(url: str) -> bool:
-    """Whether nothing leaves this machine: a Unix socket or the loopback device."""
-    parts = urlsplit(url)
-    return parts.scheme == "unix" or is_loopback(parts.hostname or "localhost")
 
 
 def tls_context(fields: dict[str, Any]) -> ssl.SSLContext:

@@ -57,7 +57,7 @@ def test_one_container_alone_is_a_whole_platform(engine: Engine) -> None:
 
 
 ALONE = """
-sandlot up --host 0.0.0.0 >/tmp/up 2>&1 &
+sandlot up --host 0.0.0.0 --insecure >/tmp/up 2>&1 &
 for attempt in $(seq 300); do sandlot-health api 2>/dev/null && break; done
 cd /tmp && printf 'def handler(event, context):\\n    return "it works!"\\n' > fine.py
 sandlot deploy fine.py >/dev/null && sandlot invoke fine '{}' | tr -d '"'

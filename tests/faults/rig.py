@@ -153,6 +153,7 @@ class Rig:
             [sys.executable, "-m", "worker"],
             host,
             SANDLOT_REDIS_URL=f"redis://{address}/0",
+            SANDLOT_INSECURE_REDIS="1",
             SANDLOT_FAULT=",".join(filter(None, ["started:note", fault])),
         )
         self.workers.append(worker)

@@ -83,6 +83,7 @@ class Platform:
             "SANDLOT_REDIS_URL": f"redis://sandlot-api:{self.passwords['api']}@{FIRST}:6379/0",
             "SANDLOT_SIGNING_KEY_FILE": ".sandlot/signing.key",
             "SANDLOT_KEY_FILE": ".sandlot/key",
+            "SANDLOT_INSECURE_REDIS": "1",
         }
         self._start(
             self.lan.first,
@@ -94,6 +95,7 @@ class Platform:
             "api",
             "--host",
             "0.0.0.0",
+            "--insecure",
             **environment,
         )
         until(lambda: "listening" in self.log("api"), 60, lambda: self.log("api"))
@@ -102,7 +104,7 @@ class Platform:
         """So many more machines, and the README's three commands on each; with the process ids of their workers."""
         (_, script) = [block.content for block in blocks() if "10.0.0.5" in block.content]
         assert len(script.splitlines()) == 3
-        script = with_passwords(script, self._shown).replace("sandlot worker", "exec sandlot worker --slots 1")
+        script = with_passwords(script, self._shown).replace("sandlot worker --", "exec sandlot worker --slots 1 --")
         started = []
         for machine in [self.lan.join() for _ in range(count)]:
             folder = self.home / machine.name

@@ -96,12 +96,13 @@ def test_a_worker_on_another_machine_needs_redis_and_the_signing_key(
     tools = stand_ins(tmp_path / "bin")
     with ValkeyServer(data_dir=tmp_path / "valkey") as server:
         address = f"127.0.0.1:{server.port}"
-        make_users, export, start = first_block.splitlines()
+        make_users, export, insecure, start = first_block.splitlines()
         made = bash(make_users.replace("-h 10.0.0.5", f"-h 127.0.0.1 -p {server.port}"), first, **tools)
         assert made.stdout.split() == ["OK"] * 4, made.stdout + made.stderr
         assert start == "make up"
         (url,) = re.findall(r"SANDLOT_REDIS_URL=(\S+)", with_passwords(export, made.stderr, address))
-        up = start_up(env={"SANDLOT_REDIS_URL": url}, folder=first).ready()
+        (word,) = re.findall(r"export SANDLOT_INSECURE_REDIS=(\S+)", insecure)
+        up = start_up(env={"SANDLOT_REDIS_URL": url, "SANDLOT_INSECURE_REDIS": word}, folder=first).ready()
         assert "Redis at SANDLOT_REDIS_URL" in up.output
         script = with_passwords(second_block, made.stderr, address).replace("sandlot worker", "exec sandlot worker")
         environment = clean_environment() | {"PATH": f"{SCRIPTS}{os.pathsep}{tools['PATH']}"}

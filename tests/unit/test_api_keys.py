@@ -88,3 +88,31 @@ def test_a_refusal_names_what_is_needed_and_what_there_is() -> None:
     key.require(Scope.READ, "app-one")
     with pytest.raises(Forbidden):
         key.require(Scope.READ, "other")
+
+
+async def test_a_rotated_key_is_replaced_by_its_like_and_works_as_long_as_it_was_given(keys: KeyStore) -> None:
+    token, old = await keys.create({Scope.INVOKE}, owner="shop", prefix="shop-", lifetime_s=3600, note="web")
+    new_one, new = await keys.rotate(old.id, 60)
+    assert (new.owner, new.scopes, new.prefix, new.note) == ("shop", old.scopes, "shop-", "web")
+    assert new.expires_ms - new.created_ms == 3_600_000
+    assert (await keys.authenticate(token)).expires_ms < old.expires_ms
+    assert (await keys.authenticate(new_one)).id == new.id
+    await keys.rotate(new.id, 0)
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(new_one)
+    with pytest.raises(CallerError, match="expired"):
+        await keys.rotate(new.id, 0)
+    with pytest.raises(CallerError, match="no key"):
+        await keys.rotate("0" * 16, 0)
+
+
+async def test_a_rotation_never_gives_a_key_more_time(keys: KeyStore) -> None:
+    _, old = await keys.create({Scope.INVOKE}, lifetime_s=60)
+    await keys.rotate(old.id, 86_400)
+    assert min(key.expires_ms for key in await keys.list() if key.id == old.id) == old.expires_ms
+
+
+async def test_an_owner_is_a_name(keys: KeyStore) -> None:
+    for owner in ("", "a b", "x" * 65, "a/b"):
+        with pytest.raises(CallerError, match="cannot be an owner"):
+            await keys.create({Scope.READ}, owner=owner)

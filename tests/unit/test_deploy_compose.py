@@ -101,11 +101,11 @@ def test_a_worker_elsewhere_is_the_same_worker() -> None:
     """The second file repeats the service, since `extends` would drag the local Valkey along."""
     here, there = COMPOSE["services"]["worker"], dict(REMOTE["services"]["worker"])
     assert there.pop("build") == "."
-    assert (there.pop("networks"), there.pop("secrets")) == (
-        ["out"],
-        [*here["secrets"], "redis_ca"],
-    )
-    assert there == {name: value for name, value in here.items() if name not in ("networks", "secrets", "depends_on")}
+    assert (there.pop("networks"), there.pop("secrets")) == (["out"], [*here["secrets"], "redis_ca"])
+    own = dict(here["environment"])
+    assert own.pop("SANDLOT_INSECURE_REDIS") == "1", "here on a network of their own, there over TLS or not at all"
+    same = {name: value for name, value in here.items() if name not in ("networks", "secrets", "depends_on")}
+    assert there == same | {"environment": own}
 
 
 def test_valkey_keeps_what_it_accepted() -> None:

@@ -13,7 +13,7 @@ import typer
 from sandlot.cli.options import AsJson, Url
 
 commands = typer.Typer(rich_markup_mode="rich")
-keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode="rich")
+keys = typer.Typer(help="Make, rotate, list and revoke API keys.", no_args_is_help=True, rich_markup_mode="rich")
 secrets = typer.Typer(help="Set, list and delete secrets.", no_args_is_help=True, rich_markup_mode="rich")
 
 
@@ -54,6 +54,9 @@ def redis_acl(
 def create_key(
     scope: Annotated[list[str], typer.Option(help="deploy, invoke, read or admin; may be given more than once.")],
     prefix: Annotated[str, typer.Option(help="Only for functions whose names begin so.")] = "",
+    owner: Annotated[
+        str, typer.Option(help="Whose jobs it sees: keys of one owner share theirs, those of another never see them.")
+    ] = "",
     note: Annotated[str, typer.Option(help="Who or what it is for.")] = "",
     days: Annotated[int, typer.Option(min=0, help="Days until it expires (0: never).")] = 0,
 ) -> None:
@@ -63,7 +66,21 @@ def create_key(
     """
     from sandlot.cli.api_keys import create
 
-    create(scope, prefix, note, days)
+    create(scope, prefix, owner, note, days)
+
+
+@keys.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The 16 digits after sk_.")],
+    overlap: Annotated[int, typer.Option(min=0, metavar="HOURS", help="How long the old key still works.")] = 24,
+) -> None:
+    """Make a key that replaces another: the same scopes, prefix and owner. The old one goes on working for a while.
+
+    [bold]Example:[/] sandlot key rotate f325692e45eb4db2 --overlap 1
+    """
+    from sandlot.cli.api_keys import rotate
+
+    rotate(key_id, overlap)
 
 
 @keys.command("list")

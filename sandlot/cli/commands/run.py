@@ -37,6 +37,12 @@ def up(
         Literal["everysec", "always"] | None,
         typer.Option(help="When the embedded Valkey's log is synced to disk (default everysec)."),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen to a network without TLS or a declared proxy.")
+    ] = False,
+    insecure_redis: Annotated[
+        bool, typer.Option("--insecure-redis", help="Reach Redis over a network without TLS.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of API and workers here.")] = False,
 ) -> None:
     """Start everything on this machine, deploy functions/ and watch it. Ctrl+C stops it all.
@@ -57,6 +63,8 @@ def up(
         slots=slots,
         api_processes=api_processes,
         durability=durability,
+        insecure=insecure,
+        insecure_redis=insecure_redis,
         verbose=verbose,
     )
 
@@ -71,6 +79,16 @@ def api(
     redis_url: Annotated[
         str | None, typer.Option("--redis-url", metavar="URL", help="Redis or Valkey (default: SANDLOT_REDIS_URL).")
     ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate in PEM: speak HTTPS; SIGHUP reads it again.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key in PEM.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen to a network without TLS or a declared proxy.")
+    ] = False,
+    insecure_redis: Annotated[
+        bool, typer.Option("--insecure-redis", help="Reach Redis over a network without TLS.")
+    ] = False,
     data: DataOption = None,
 ) -> None:
     """Run an API process, on any machine that reaches your Redis.
@@ -81,7 +99,9 @@ def api(
     from sandlot.cli.servers import replace_with
 
     settings = {"SANDLOT_PORT": port, "SANDLOT_HOST": host, "SANDLOT_API_PROCESSES": workers}
-    replace_with("api", {**settings, "SANDLOT_REDIS_URL": redis_url, "SANDLOT_DATA": data})
+    tls = {"SANDLOT_TLS_CERT": tls_cert, "SANDLOT_TLS_KEY": tls_key, "SANDLOT_INSECURE": insecure or None}
+    queue = {"SANDLOT_REDIS_URL": redis_url, "SANDLOT_INSECURE_REDIS": insecure_redis or None}
+    replace_with("api", {**settings, **tls, **queue, "SANDLOT_DATA": data})
 
 
 @commands.command(rich_help_panel="Run")
@@ -99,6 +119,9 @@ def worker(
     redis_url: Annotated[
         str | None, typer.Option("--redis-url", metavar="URL", help="Redis or Valkey (default: SANDLOT_REDIS_URL).")
     ] = None,
+    insecure_redis: Annotated[
+        bool, typer.Option("--insecure-redis", help="Reach Redis over a network without TLS.")
+    ] = False,
     data: DataOption = None,
 ) -> None:
     """Run a worker, on any machine that reaches your Redis. It fetches the functions by itself.

@@ -17,6 +17,7 @@ from sandlot.cli.scaffold import write_function
 from sandlot.cli.up.run import Everything, Plan, everything, free_port, look_after, stop_signals
 from sandlot.cli.up.screen import Screen, Summary
 from sandlot.errors import InvalidSettings
+from sandlot.exposure import require_safe_listening, require_safe_redis
 from sandlot.models import Runtime
 from sandlot.settings import load_settings
 
@@ -31,6 +32,8 @@ def up(
     slots: str | None,
     api_processes: int | None,
     durability: str | None,
+    insecure: bool,
+    insecure_redis: bool,
     verbose: bool,
 ) -> None:
     """Run until told to stop.
@@ -39,8 +42,18 @@ def up(
         SandlotError: it cannot be started; nothing is left running.
     """
     settings = load_settings(
-        data=data, host=host, port=port, slots=slots, api_processes=api_processes, durability=durability
+        data=data,
+        host=host,
+        port=port,
+        slots=slots,
+        api_processes=api_processes,
+        durability=durability,
+        insecure=insecure or None,
+        insecure_redis=insecure_redis or None,
     )
+    if settings.tls_cert is not None or settings.tls_key is not None:
+        raise InvalidSettings("sandlot up speaks no TLS; sandlot api does. Unset SANDLOT_TLS_CERT and SANDLOT_TLS_KEY")
+    require_safe_listening(settings)
     screen = Screen(Console())
     folder = _functions_folder(functions, screen)
     home = DataDir(settings.data)
@@ -52,7 +65,7 @@ def up(
             host=settings.host,
             port=free_port(settings.host, settings.port),
             workers=workers,
-            redis_url=settings.redis_url.get_secret_value(),
+            redis_url=require_safe_redis(settings),
             verbose=verbose,
             settings=settings,
         )

@@ -222,6 +222,8 @@ def _programs(plan: Plan, redis_url: str, news: News) -> Sequence[Program]:
             "SANDLOT_HOST": plan.host,
             "SANDLOT_PORT": str(plan.port),
             "SANDLOT_API_PROCESSES": str(plan.settings.api_processes),
+            "SANDLOT_INSECURE": str(plan.settings.insecure),
+            "SANDLOT_INSECURE_REDIS": str(plan.settings.insecure_redis),
             "SANDLOT_SLOTS": str(plan.settings.slots),
             "SANDLOT_KEY_FILE": str(plan.data.key_file),
             "SANDLOT_SIGNING_KEY_FILE": str(plan.data.signing_key_file),

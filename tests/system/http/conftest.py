@@ -220,3 +220,16 @@ def admin(stack: Stack) -> Iterator[httpx.Client]:
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], object]], None]:
     return lambda condition: until(condition, 20.0, lambda: "it did not come true in time")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Any]:
+    """A platform of one's own, with nothing started; `own.valkey` can be stopped."""
+    valkey = ValkeyServer(port=0, unix_socket_path=tmp_path / "s", data_dir=tmp_path)
+    valkey.start()
+    mine = Stack(tmp_path, f"unix://{valkey.unix_socket_path}")
+    mine.valkey = valkey  # type: ignore[attr-defined]
+    yield mine
+    mine.close()
+    if valkey.is_running():
+        valkey.stop()

