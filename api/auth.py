@@ -66,6 +66,10 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("GET", "/v1/jobs/{job_id}/logs"): Access.JOB,
         ("DELETE", "/v1/jobs/{job_id}"): Access.JOB,
         ("POST", "/v1/jobs/{job_id}/retry"): Access.JOB,
+        ("GET", "/v1/dead-letters"): Access.READ,
+        ("GET", "/v1/dead-letters/{job_id}"): Access.JOB,
+        ("POST", "/v1/dead-letters/{job_id}/redrive"): Access.JOB,
+        ("DELETE", "/v1/dead-letters/{job_id}"): Access.JOB,
         ("ANY", "/fn/{name}"): Access.CALL,
         ("ANY", "/fn/{name}/{path:path}"): Access.CALL,
         ("ANY", "/{name}"): Access.CALL,
@@ -162,6 +166,12 @@ class Door:
         if not key.allows(Scope.INVOKE, record.function):
             key.require(need, record.function)
         return record
+
+    def sees(self, key: Key | None, record: JobRecord) -> bool:
+        """Whether a list of jobs shows this one to the key it was asked with."""
+        if key is None or not record.function.startswith(key.prefix):
+            return False
+        return record.owner in ("", key.owner) or Scope.ADMIN in key.scopes
 
     async def _authenticate(self, headers: Mapping[bytes, bytes]) -> Key | None:
         """The caller's key; `None` if there is no credential of ours (another scheme may be meant for the function)."""

@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api import functions, health, jobs, metrics, openapi, status, versions
+from api import dead_letters, functions, health, jobs, metrics, openapi, status, versions
 from api.auth import Door, admitted, check_table
 from api.calls import Calls
 from api.counts import ApiCounts
@@ -67,6 +67,7 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     app.state.door = door
     app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
     jobs.add_routes(app.router, queue, calls, door, settings)
+    dead_letters.add_routes(app.router, queue, calls, door)
     functions.add_routes(app.router, registry, queue, vault, settings)
     versions.add_routes(app.router, registry, queue)
     add_secret_routes(app.router, vault)

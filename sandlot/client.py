@@ -197,6 +197,30 @@ class Client:
         """A new job with the event and the version of one that has ended."""
         return self._json("POST", _job_path(job_id) + "/retry")
 
+    def dead_letters(self, function: str = "") -> list[dict[str, Json]]:
+        """Jobs that were tried in vain, newest first: all that this key may see, or one function's."""
+        letters: list[dict[str, Json]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._json(
+                "GET", "/v1/dead-letters", params=_optional({"function": function, "limit": 200, "cursor": cursor})
+            )
+            letters += page["dead_letters"]
+            cursor = page["next"]
+        return letters
+
+    def dead_letter(self, job_id: str) -> dict[str, Json]:
+        """One of them, with its `event` unless that is large."""
+        return self._json("GET", _letter_path(job_id))
+
+    def redrive(self, job_id: str) -> dict[str, Json]:
+        """A new job in its place; asked for twice, it is one."""
+        return self._json("POST", _letter_path(job_id) + "/redrive")
+
+    def purge(self, job_id: str) -> None:
+        """It is no longer listed."""
+        self._checked("DELETE", _letter_path(job_id))
+
     def functions(self) -> list[dict[str, Json]]:
         """Every deployed function, by name."""
         functions: list[dict[str, Json]] = []
@@ -324,6 +348,10 @@ def _secret_path(name: str) -> str:
 
 def _invoke_path(name: str) -> str:
     return _function_path(name) + "/invoke"
+
+
+def _letter_path(job_id: str) -> str:
+    return f"/v1/dead-letters/{quote(job_id, safe='')}"
 
 
 def _job_path(job_id: str) -> str:

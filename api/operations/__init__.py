@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from api.operations.calls import CALLS
+from api.operations.dead_letters import DEAD_LETTERS
 from api.operations.form import Answer, Operation, Parameter
 from api.operations.functions import FUNCTIONS
 from api.operations.health import HEALTH
@@ -15,6 +16,6 @@ from api.operations.jobs import JOBS
 from api.operations.vault import SECRETS
 from api.operations.versions import VERSIONS
 
-OPERATIONS: Final = (*CALLS, *JOBS, *FUNCTIONS, *VERSIONS, *SECRETS, *HEALTH)
+OPERATIONS: Final = (*CALLS, *JOBS, *DEAD_LETTERS, *FUNCTIONS, *VERSIONS, *SECRETS, *HEALTH)
 
 __all__ = ["OPERATIONS", "Answer", "Operation", "Parameter"]

@@ -76,6 +76,18 @@ def print_functions(functions: Sequence[Mapping[str, Any]]) -> None:
     Console().print(table)
 
 
+def print_letters(letters: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("ID", "FUNCTION", "OUTCOME", "ATTEMPT", "ENDED", "ERROR"):
+        table.add_column(heading, no_wrap=heading == "ID")
+    for letter in letters:
+        error = letter.get("error") or {}
+        said = f"{error.get('errorType')}: {error.get('errorMessage')}" if error else ""
+        words = [letter[key] for key in ("id", "function", "outcome", "attempt", "ended_at")]
+        table.add_row(*(escape(str(word)) for word in words), escape(said))
+    Console().print(table)
+
+
 def print_job(job: Mapping[str, Any]) -> None:
     """A job as a short list of facts, then its result or its error."""
     console = Console()

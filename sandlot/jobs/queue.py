@@ -29,6 +29,7 @@ from sandlot.errors import (
 )
 from sandlot.jobs import keys
 from sandlot.jobs.breakers import Breakers
+from sandlot.jobs.dead_letters import DeadLetters
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.load import LIVE_MS, Load, read_load
@@ -80,6 +81,7 @@ class Queue:
         self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled)
         self._breakers = Breakers(url, self.broken)
         self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
+        self.letters = DeadLetters(self._call, signing_key)
         self._ended: tuple[int, int] | None = None
 
     @classmethod

@@ -183,3 +183,24 @@ def test_the_list_can_be_cut_short_by_its_reader(platform: Up, sandlot: Sandlot)
         ["bash", "-c", script], cwd=platform.folder, capture_output=True, text=True, timeout=30, check=False
     )
     assert (shown.stdout.split()[:2], shown.stderr) == (["NAME", "VERSION"], "")
+
+
+def test_dead_letters_are_listed_taken_up_and_let_go(sandlot: Sandlot, platform: Up) -> None:
+    source = platform.folder / "in_vain.py"
+    source.write_text(
+        '# /// script\n# [tool.sandlot.retry]\n# attempts = 2\n# on = ["error"]\n# backoff = "10ms"\n# ///\n'
+        "def handler(event, context):\n    return 1 // event\n"
+    )
+    assert sandlot("deploy", str(source)).returncode == 0
+    job_id = sandlot("invoke", "in-vain", "0", "--async").stdout.strip()
+    assert sandlot("job", job_id, "--wait").returncode == 1
+    listed = sandlot("dead-letters", "--function", "in-vain")
+    assert re.search(rf"{job_id}\s+in-vain\s+error\s+2\s", listed.stdout), listed.stdout
+    assert json.loads(sandlot("dead-letters", job_id, "--json").stdout)["event"] == 0
+    assert sandlot("dead-letters", "--redrive").returncode == 2, "of which?"
+    taken = sandlot("dead-letters", "--function", "in-vain", "--redrive")
+    successor = re.search(rf"{job_id} taken up as (\S+)", taken.stdout)
+    assert successor is not None
+    sandlot("job", successor[1], "--wait")
+    assert sandlot("dead-letters", successor[1], "--purge").stdout == f"{successor[1]} purged\n"
+    assert json.loads(sandlot("dead-letters", "--function", "in-vain", "--json").stdout) == []

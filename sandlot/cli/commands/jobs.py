@@ -1,4 +1,4 @@
-"""The commands of the help's panel "Jobs": job, logs.
+"""The commands of the help's panel "Jobs": job, logs, dead-letters.
 
 Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
 """
@@ -39,3 +39,22 @@ def logs(job_id: Annotated[str, typer.Argument(metavar="ID", help="The job.")], 
     from sandlot.cli.jobs import print_logs
 
     print_logs(job_id, url)
+
+
+@commands.command("dead-letters", rich_help_panel="Jobs")
+def dead_letters(
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One of them, with its event.")] = None,
+    function: Annotated[str, typer.Option("--function", "-f", metavar="NAME", help="Only this function's.")] = "",
+    redrive: Annotated[bool, typer.Option("--redrive", help="Run it again, as a new job in its place.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Let it go.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Redrive or purge all of them.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs that were tried in vain; look at one, run it again, let it go.
+
+    [bold]Example:[/] sandlot dead-letters --function hello --redrive
+    """
+    from sandlot.cli.dead_letters import letters
+
+    letters(job_id, function=function, redrive=redrive, purge=purge, every=every, url=url, as_json=as_json)

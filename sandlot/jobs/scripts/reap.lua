@@ -4,6 +4,7 @@
 -- ARGV: the result-stream text of a lost job
 -- -> { how many were queued again, how many lost, how many became due, in how many ms the next one is to be taken or to be due (-1: none) }
 local LIMIT = 200
+local LETTERS_LIMIT = 10000
 -- A beat is due every second.
 local MISSED_MS = 1200
 local counts, due = { again = 0, lost = 0, cancelled = 0 }, 0
@@ -34,6 +35,15 @@ end
 local breakers = redis.call('HGETALL', BREAKERS)
 for i = 1, #breakers, 2 do
   if tonumber(string.match(breakers[i + 1], '^%d+') or 0) <= now_ms then probation(breakers[i]) end
+end
+
+-- Dead letters that nobody wanted for a week, and of too many the oldest.
+redis.call('ZREMRANGEBYSCORE', DEAD_LETTERS, 0, ms(now_ms - 1000 * LETTER_TTL_S))
+local surplus = math.min(redis.call('ZCARD', DEAD_LETTERS) - LETTERS_LIMIT, LIMIT)
+local dropped = surplus > 0 and redis.call('ZPOPMIN', DEAD_LETTERS, surplus) or {}
+for i = 1, #dropped, 2 do
+  redis.call('EXPIRE', JOB .. dropped[i], 3600)
+  redis.call('EXPIRE', RESULTS .. dropped[i], 3600)
 end
 
 -- Workers that fell silent. One whose channel nobody listens on has lost its connection as well: its process is dead, or cut off.

@@ -201,3 +201,25 @@ def test_a_failure_that_its_function_wants_retried_runs_again_and_shows_why(anyo
 def test_who_waits_for_a_call_waits_through_its_retries(anyone: httpx.Client) -> None:
     reply = anyone.post("/v1/functions/shaky/invoke", content=b"2")
     assert (reply.status_code, reply.json()["code"], reply.json()["job"]["attempt"]) == (502, "function_error", 2)
+
+
+def test_what_was_tried_in_vain_can_be_found_looked_at_taken_up_and_let_go(
+    admin: httpx.Client, anyone: httpx.Client
+) -> None:
+    job_id = submit(admin, "shaky", 9).headers["location"].rpartition("/")[2]
+    assert admin.get(f"/v1/jobs/{job_id}?wait=20").json()["status"] == "failed"
+    assert job_id in {letter["id"] for letter in admin.get("/v1/dead-letters?function=shaky").json()["dead_letters"]}
+    assert admin.get("/v1/dead-letters?function=echo").json() == {"dead_letters": [], "next": None}
+    path = f"/v1/dead-letters/{job_id}"
+    letter = admin.get(path).json()
+    assert (letter["event"], letter["attempt"], letter["last_failure"]["attempt"]) == (9, 2, 1)
+    assert [
+        anyone.request(*call).status_code for call in (("GET", path), ("DELETE", path), ("POST", path + "/redrive"))
+    ] == [404] * 3
+    assert anyone.get("/v1/dead-letters").status_code == 401
+    again = admin.post(path + "/redrive")
+    assert (again.status_code, admin.get(path).status_code) == (202, 404)
+    successor = again.json()["id"]
+    assert admin.get(f"/v1/jobs/{successor}?wait=20").json()["attempt"] == 2
+    assert admin.delete(f"/v1/dead-letters/{successor}").status_code == 204
+    assert admin.delete(f"/v1/dead-letters/{successor}").status_code == 404

@@ -25,6 +25,8 @@ from sandlot.errors import (
 from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
 from sandlot.functions.registry import Page
 from sandlot.jobs import JobRecord, QueueStatus, Settled, Submitted
+from sandlot.jobs.dead_letters import LetterPage
+from sandlot.jobs.envelope import Envelope, open_envelope, seal
 from sandlot.jobs.load import Load
 from sandlot.keys import KeyStore, Scope
 from sandlot.metrics.meters import Histogram
@@ -57,6 +59,30 @@ def never(invocation: Invocation) -> None:
 
 
 @dataclass
+class FakeLetters:
+    """Every job is one."""
+
+    queue: FakeQueue
+
+    async def page(self, sees: Callable[[JobRecord], bool], *, limit: int, cursor: str) -> LetterPage:
+        records = [await self.queue.job(job_id) for job_id in self.queue.invocations]
+        return LetterPage([record for record in records if record is not None and sees(record)][:limit], None)
+
+    async def letter(self, job_id: str) -> JobRecord | None:
+        return await self.queue.job(job_id)
+
+    async def reopen(self, job_id: str) -> tuple[Envelope, bytes] | None:
+        known = self.queue.invocations.get(job_id)
+        return known and (open_envelope(seal(b"k", known)), known.event)
+
+    async def remove(self, job_id: str) -> bool:
+        return True
+
+    def successor(self, job_id: str) -> str:
+        return job_id[::-1]
+
+
+@dataclass
 class FakeQueue:
     """Ends each job as `ending` says, on the next turn of the loop (at once if nobody waits); `None` leaves it queued until `finish`."""
 
@@ -72,6 +98,10 @@ class FakeQueue:
 
     load_now: Load | None = None
     round_trips: Histogram = field(default_factory=Histogram)
+
+    @property
+    def letters(self) -> FakeLetters:
+        return FakeLetters(self)
 
     mended: list[str] = field(default_factory=list)
 

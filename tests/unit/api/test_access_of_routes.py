@@ -169,10 +169,12 @@ async def test_jobs_are_open_to_an_admin_and_those_without_an_owner_to_who_knows
     api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, owner: str, admin: bool
 ) -> None:
     token = (await keys.create({Scope.ADMIN}, owner="else"))[0] if admin else ""
+    # Admitted, and then told what is in the way; without a key a private function cannot be called, by no route.
+    met = ("job_unfinished", "version_not_found", *(() if admin else ("unauthenticated",)))
     for method, path, access in walk(api):
         if access is Access.JOB:
             reply = await ask(anyone, method, path, token, await queued_job(queue, owner))
-            assert reply.status_code in (200, 202) or reply.json()["code"] == "job_unfinished", (method, path)
+            assert reply.status_code in (200, 202, 204) or reply.json()["code"] in met, (method, path)
 
 
 async def test_a_method_that_a_path_does_not_take_is_refused_with_those_it_takes(

@@ -1,0 +1,72 @@
+"""Dead letters, as the documentation shows them.
+
+Knows: their words, parameters, answers. Does not know: how it is done.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.operations.examples import JOB, JOB_ID, QUEUED, SUCCEEDED
+from api.operations.form import NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+
+_ERROR: Final = {"errorType": "ValueError", "errorMessage": "no name", "stackTrace": []}
+_LETTER: Final = {name: value for name, value in SUCCEEDED.items() if name != "result"} | {
+    "status": "failed",
+    "attempt": 3,
+    "outcome": "error",
+    "error": _ERROR,
+    "last_failure": {"attempt": 2, "outcome": "error", "error": _ERROR},
+}
+
+DEAD_LETTERS: Final = (
+    Operation(
+        method="GET",
+        path="/v1/dead-letters",
+        tag="dead letters",
+        summary="Jobs that were tried in vain",
+        description="Newest first: those whose attempts were used up, or that were too old to be tried again. They are kept for a week.",
+        parameters=(
+            Parameter("function", "query", "only this function's", "hello"),
+            Parameter("limit", "query", "at most so many on a page, 1 to 200", 50),
+            Parameter("cursor", "query", "next of the page before", f"1795406400000-{JOB_ID}"),
+        ),
+        answers=(Answer(200, "a page", {"dead_letters": [_LETTER], "next": None}), NO_KEY, NO_SCOPE, TRY_AGAIN),
+        curl="curl 'localhost:8000/v1/dead-letters?function=hello'",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/dead-letters/{job_id}",
+        tag="dead letters",
+        summary="One of them, with its event",
+        description="An event above 64 KiB is left out.",
+        parameters=(JOB,),
+        answers=(Answer(200, "the job and its event", _LETTER | {"event": {"name": None}}), NO_KEY, NO_JOB, TRY_AGAIN),
+        curl=f"curl localhost:8000/v1/dead-letters/{JOB_ID}",
+    ),
+    Operation(
+        method="POST",
+        path="/v1/dead-letters/{job_id}/redrive",
+        tag="dead letters",
+        summary="Take one up again",
+        description="A new job of the same owner, with the event and the version of the old one and all its attempts.",
+        parameters=(JOB,),
+        answers=(
+            Answer(202, "the new job", QUEUED),
+            NO_KEY,
+            NO_JOB,
+            not_ok("its event is no longer kept", "job_gone", "the event is no longer kept"),
+            TRY_AGAIN,
+        ),
+        curl=f"curl -X POST localhost:8000/v1/dead-letters/{JOB_ID}/redrive",
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/dead-letters/{job_id}",
+        tag="dead letters",
+        summary="Let one go",
+        parameters=(JOB,),
+        answers=(Answer(204, "it is no longer listed"), NO_KEY, NO_JOB, TRY_AGAIN),
+        curl=f"curl -X DELETE localhost:8000/v1/dead-letters/{JOB_ID}",
+    ),
+)
