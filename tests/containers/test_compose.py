@@ -78,7 +78,8 @@ def test_every_process_in_a_container_is_nobody_and_can_write_nothing_of_the_ima
 
 def test_no_secret_is_in_the_environment_or_the_arguments_of_a_container(stack: Stack, secrets: Path) -> None:
     values = {
-        (secrets / name).read_text().strip() for name in ("signing.key", "api.key", "redis-api.url", "redis-worker.url")
+        (secrets / name).read_text().strip()
+        for name in ("signing.key", "api.key", "metrics.token", "redis-api.url", "redis-worker.url")
     }
     for service in ("valkey", "api", "worker"):
         (name,) = stack.containers(service)
@@ -95,6 +96,38 @@ def test_valkey_answers_nobody_without_a_password_and_cannot_reach_the_world(sta
 
 
 ASK_VALKEY = r"exec 3<>/dev/tcp/127.0.0.1/6379; printf 'KEYS *\r\n' >&3; read -t 3 -r answer <&3; echo $answer"
+
+
+SCRAPE = """
+import socket, sys, urllib.error, urllib.request
+token = open("/run/secrets/metrics_token").read().strip()
+for address in sorted({found[4][0] for found in socket.getaddrinfo("worker", 9100, socket.AF_INET)}):
+    request = urllib.request.Request(f"http://{address}:9100/metrics", headers={"authorization": f"Bearer {token}"})
+    text = urllib.request.urlopen(request, timeout=10).read().decode()
+    try:
+        urllib.request.urlopen(f"http://{address}:9100/metrics", timeout=10)
+    except urllib.error.HTTPError as refused:
+        print(refused.code, "sandlot_slots" in text)
+"""
+
+
+def test_every_worker_is_scraped_by_its_services_name_with_the_token_alone(stack: Stack) -> None:
+    """As Prometheus does it, whose image cannot be had where these tests run."""
+    (api,) = stack.containers("api")
+    told = stack.engine.run("exec", api, "python", "-c", SCRAPE).stdout.splitlines()
+    assert set(told) == {"401 True"}
+    assert len(told) >= len(stack.containers("worker"))  # two networks in common: at most two addresses each
+    token = (stack.secrets / "metrics.token").read_text().strip()
+    reply = stack.http.get("/metrics", headers={"authorization": f"Bearer {token}"})
+    assert reply.status_code == 200
+    assert 'sandlot_placement_workers{placement="python"}' in reply.text
+
+
+def test_the_profile_with_prometheus_and_grafana_is_read(engine: Engine, secrets: Path) -> None:
+    """Only read: no registry of images is asked for them here."""
+    text = Stack(engine, "sandlot-test-config", "compose.yaml", secrets).compose("--profile", "monitoring", "config")
+    assert "prom/prometheus:v" in text
+    assert "grafana/grafana:" in text
 
 
 def test_a_workers_own_attack_on_its_sandboxes_finds_every_wall(stack: Stack) -> None:

@@ -38,7 +38,8 @@ def there(here: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
     folder = tmp_path_factory.mktemp("there")
     folder.chmod(0o777)  # the container's user writes the certificate
     here.engine.once("--volume", f"{folder}:/made", "--entrypoint", "bash", IMAGE, "-c", CERTIFICATE)
-    shutil.copy(here.secrets / "signing.key", folder)
+    for name in ("signing.key", "metrics.token"):
+        shutil.copy(here.secrets / name, folder)
     url = (here.secrets / "redis-worker.url").read_text().strip().replace("redis://", "rediss://")
     url = url.replace("@valkey:6379", f"@{NAME}:6380") + "?ssl_ca_certs=/run/secrets/redis_ca"
     (folder / "redis-worker.url").write_text(url + "\n")
@@ -77,6 +78,7 @@ def test_it_joins_over_tls_and_runs_what_was_deployed_here(here: Stack, there: S
 def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:
     (worker,) = there.containers("worker")
     assert there.engine.run("exec", worker, "ls", "/run/secrets").stdout.split() == [
+        "metrics_token",
         "redis_ca",
         "redis_worker_url",
         "signing_key",

@@ -60,8 +60,8 @@ def test_each_container_is_on_the_networks_it_needs_and_valkey_on_the_internal_o
         "valkey": {"queue"},
         "api": {"front", "queue", "metrics"},
         "worker": {"queue", "out", "metrics"},
-        "prometheus": {"front", "metrics"},
-        "grafana": {"front", "metrics"},
+        "prometheus": {"monitoring", "metrics"},
+        "grafana": {"monitoring"},
     }
 
 

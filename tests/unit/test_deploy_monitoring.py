@@ -49,6 +49,12 @@ def test_prometheus_scrapes_the_services_where_they_listen_with_the_token() -> N
     assert "metrics_token" in PROFILE["prometheus"]["secrets"]
 
 
+def test_prometheus_sees_each_container_once() -> None:
+    """With two networks in common a name may have two addresses, and all would be counted twice."""
+    for service in ("api", "worker"):
+        assert {*PROFILE["prometheus"]["networks"]} & {*SERVICES[service]["networks"]} == {"metrics"}
+
+
 def test_prometheus_cannot_reach_valkey() -> None:
     assert not {*PROFILE["prometheus"]["networks"]} & {*SERVICES["valkey"]["networks"]}
 
