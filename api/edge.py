@@ -16,11 +16,13 @@ from typing import Final, Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.counts import FUNCTION, ApiCounts
-from api.errors import problem, problem_of, send_reply
+from api.errors import CLIENT_GONE, Headers, problem, problem_of, send_reply
 from api.replies import Reply
+from api.traces import RequestTraces
 from sandlot.errors import ShuttingDown
 
 _log = logging.getLogger("sandlot.api")
+_access = logging.getLogger("sandlot.access")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _FUNCTIONS: Final = "/v1/functions/"
 _INVOKE: Final = "/invoke"
@@ -45,8 +47,20 @@ class Edge:
     their place in routing.
     """
 
-    def __init__(self, app: ASGIApp, invoke: Hot, gateway: Hot, counts: ApiCounts) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        invoke: Hot,
+        gateway: Hot,
+        counts: ApiCounts,
+        traces: RequestTraces | None = None,
+        *,
+        access_log: bool = False,
+    ) -> None:
+        """`access_log`: a line for every reply."""
         self._app = app
+        self._traces = traces
+        self._access_log = access_log
         self._counts = counts
         self._invoke = invoke
         self._gateway = gateway
@@ -58,6 +72,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began_s = monotonic_s()
+        if self._traces is not None:
+            self._traces.begin(scope)
         request_id = self._request_id(scope)
         hot = self._hot(scope)
         if hot is None:
@@ -74,10 +90,21 @@ class Edge:
             status, headers, body = reply
             headers.append((b"x-request-id", request_id))
             await send_reply(send, status, headers, body)
-            self._note(scope, INVOKE_ROUTE if hot is self._invoke else GATEWAY_ROUTE, status, began_s)
+            self._note(scope, self._route_of(hot), status, headers, began_s)
+        elif self._traces is not None:
+            self._traces.end(scope, self._route_of(hot), CLIENT_GONE, "")
 
-    def _note(self, scope: Scope, route: str, status: int, began_s: float) -> None:
-        self._counts.answered(route, scope["method"], status, scope.get(FUNCTION), monotonic_s() - began_s)
+    def _route_of(self, hot: Hot) -> str:
+        return INVOKE_ROUTE if hot is self._invoke else GATEWAY_ROUTE
+
+    def _note(self, scope: Scope, route: str, status: int, headers: Headers, began_s: float) -> None:
+        """A reply was sent, or its head was."""
+        function, took_s = scope.get(FUNCTION), monotonic_s() - began_s
+        self._counts.answered(route, scope["method"], status, function, took_s)
+        if self._access_log:
+            _log_access(scope, status, headers, function, took_s)
+        if self._traces is not None:
+            self._traces.end(scope, route, status, _header(headers, b"x-job-id"))
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes, began_s: float) -> None:
         started = False
@@ -86,8 +113,8 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                self._note(scope, _route_of(scope), message["status"], began_s)
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                self._note(scope, _route_of(scope), message["status"], message["headers"], began_s)
             await send(message)
 
         try:
@@ -120,6 +147,28 @@ class Edge:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return bytes(value)
         return b"%s-%x" % (self._prefix, next(self._count))
+
+
+def _log_access(scope: Scope, status: int, headers: Headers, function: str | None, took_s: float) -> None:
+    """One line per reply; the query is left out, since people put secrets there."""
+    client = scope.get("client")
+    line: dict[str, object] = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "took_ms": round(took_s * 1000, 3),
+        "client": client[0] if client else "",
+        "request_id": _header(headers, b"x-request-id"),
+    }
+    if function is not None:
+        line["function"] = function
+    if job_id := _header(headers, b"x-job-id"):
+        line["job_id"] = job_id
+    _access.info("request", extra=line)
+
+
+def _header(headers: Headers, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in headers if key == name), "")
 
 
 def _route_of(scope: Scope) -> str:

@@ -133,6 +133,9 @@ CODE_OF_OUTCOME: Final[Mapping[OutcomeKind, str]] = {
     OutcomeKind.WORKER_LOST: "worker_lost",
 }
 
+CLIENT_GONE: Final = 499
+"""Never sent: what a span says when nobody was left to be answered, as nginx writes it in its log."""
+
 PROBLEM_TYPE: Final = (b"content-type", b"application/problem+json")
 
 

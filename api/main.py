@@ -5,6 +5,7 @@ Knows: every part by name. Does not know: settings' origin, sockets, processes (
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from api.errors import problem_of
 from api.gateway import Gateway
 from api.invoke import Invoke
 from api.replies import response_of
+from api.traces import RequestTraces
 from api.vault import add_routes as add_secret_routes
 from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
 from sandlot.exposure import require_safe_redis
@@ -33,6 +35,7 @@ from sandlot.functions import Registry
 from sandlot.jobs import Queue, connect
 from sandlot.keys import KeyStore
 from sandlot.settings import Settings
+from sandlot.tracing import open_tracing
 from sandlot.vault import Vault
 
 
@@ -46,7 +49,14 @@ class Api(msgspec.Struct, frozen=True):
     metrics: metrics.Metrics
 
 
-def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeyStore, vault: Vault) -> Api:
+def create_app(
+    settings: Settings,
+    queue: Queue,
+    registry: Registry,
+    keys: KeyStore,
+    vault: Vault,
+    traces: RequestTraces | None = None,
+) -> Api:
     """Put the parts together; they are open, and whoever opened them closes them."""
     door = Door(keys, registry, settings.read_metrics_token())
     calls = Calls(queue, settings)
@@ -81,7 +91,7 @@ def create_app(settings: Settings, queue: Queue, registry: Registry, keys: KeySt
     app.router.default = gateway.bare
     check_table(app.router.routes)
     _answer_with_problems(app)
-    return Api(Edge(app, invoke, gateway, counts), app, calls, keys, measured)
+    return Api(Edge(app, invoke, gateway, counts, traces, access_log=settings.access_log), app, calls, keys, measured)
 
 
 @asynccontextmanager
@@ -111,7 +121,11 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         registry = await stack.enter_async_context(Registry(redis, signing_key, versions_kept=settings.versions_kept))
         keys = KeyStore(redis)
         await _enrol_key(settings, keys)
-        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key))
+        tracing = open_tracing(settings, "api")
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+        traces = None if tracing is None else RequestTraces(tracing)
+        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key), traces)
 
 
 async def _enrol_key(settings: Settings, keys: KeyStore) -> None:

@@ -113,6 +113,14 @@ class Settings(BaseSettings):
         100, description="functions that have labels of their own in /metrics; the rest are counted as other"
     )
 
+    # Traces and logs.
+    otlp_url: str = Field(
+        "", description="OTLP/HTTP collector that spans are sent to (http://127.0.0.1:4318); empty: none"
+    )
+    trace_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="of the calls that come without a decision of their caller's, how many are traced"
+    )
+    access_log: bool = Field(False, description="a log line for every request that the API answers")
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -33,6 +33,7 @@ from sandlot.logs import configure_logging
 from sandlot.metrics.meters import Family
 from sandlot.placement import placements
 from sandlot.settings import Settings, cpu_count, load_settings, parse_slots
+from sandlot.tracing import open_tracing
 from sandlot.vault import Vault
 from worker.bundles import BundleCache
 from worker.engine import Engine
@@ -47,6 +48,7 @@ from worker.pool.memory import available_memory_mib
 from worker.pool.pool import MEMORY_RESERVE_MIB
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
+from worker.tracing_pool import TracingPool
 
 _log = logging.getLogger("worker")
 
@@ -111,8 +113,12 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(pool.close)
         connection = await asyncio.to_thread(connect_blocking, url)
         stack.callback(connection.close)
+        tracing = open_tracing(settings, "worker")
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         masking = MaskingPool(pool, bundles.revealed)
-        executor: Executor = masking if points is None else FailingPool(masking, points)
+        executor: Executor = masking if tracing is None else TracingPool(masking, tracing)
+        executor = executor if points is None else FailingPool(executor, points)
         counts = WorkerCounts(settings.metrics_functions)
         scaling = Scaling(least, most, lambda: available_memory_mib() > MEMORY_RESERVE_MIB) if least < most else None
         engine = Engine(connection, queue, executor, counts, drain_s=settings.drain_s, scaling=scaling)

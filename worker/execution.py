@@ -47,4 +47,5 @@ class Execution:
     event: bytes
     wall_limit_ms: int
     traceparent: str = ""
+    queued_ms: float = 0.0
     request: bytes = b""

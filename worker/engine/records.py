@@ -59,6 +59,18 @@ class Finished:
         )
         return queue.ending(self.claim, self.function, self.version, self.outcome, self.timings, self.encoded)
 
+    def facts(self) -> dict[str, object]:
+        """For a log line."""
+        return {
+            "job_id": self.claim.job_id,
+            "attempt": self.claim.attempt,
+            "function": self.function,
+            "version": self.version,
+            "outcome": self.outcome.kind.value,
+            "run_ms": self.timings.run,
+            "total_ms": self.timings.total,
+        }
+
 
 @dataclass(slots=True)
 class Tally:

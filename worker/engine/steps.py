@@ -158,6 +158,7 @@ class Steps:
             event=event,
             wall_limit_ms=envelope.wall_limit_ms,
             traceparent=envelope.traceparent,
+            queued_ms=claim.queued_ms,
             request=b"" if envelope.request is msgspec.UNSET else bytes(envelope.request),
         )
         # The event is the execution's now; a claim of 6 MiB need not be kept a second time.
@@ -297,6 +298,8 @@ class Steps:
         for record, answer in zip(batch.finished, stepped.answers, strict=True):
             if answer == "ok":
                 self._counts.ended(record.function, record.version, record.outcome, record.timings)
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("job ended", extra=record.facts())
             elif answer == "stale":
                 self._counts.stale_ends += 1
                 log.warning(
