@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from enum import Enum, auto
 from functools import partial
 from typing import Final
@@ -71,7 +70,7 @@ class Calls:
             retry=manifest.retry.policy if manifest.retry is not None else BY_DEFAULT,
             concurrency=manifest.concurrency,
             delay_ms=wish.delay_ms,
-            not_after_ms=time.time_ns() // 1_000_000 + wish.expires_ms if wish.expires_ms else 0,
+            not_after_ms=self._queue.now_ms() + wish.expires_ms if wish.expires_ms else 0,
             idempotency_key=wish.idempotency_key,
             traceparent=wish.traceparent,
             owner=owner,

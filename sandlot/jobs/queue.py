@@ -29,6 +29,7 @@ from sandlot.errors import (
 )
 from sandlot.jobs import keys
 from sandlot.jobs.breakers import Breakers
+from sandlot.jobs.clock import RedisClock
 from sandlot.jobs.dead_letters import DeadLetters
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
 from sandlot.jobs.link import Link, Refused, Unreachable
@@ -83,6 +84,9 @@ class Queue:
         self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
         self.letters = DeadLetters(self._call, signing_key)
         self._ended: tuple[int, int] | None = None
+        self._clock = RedisClock(link)
+        self.now_ms = self._clock.now_ms
+        """The clock by which jobs expire."""
 
     @classmethod
     async def open(cls, url: str, signing_key: bytes, *, queue_limit: int, queue_limit_per_function: int) -> Queue:
@@ -95,6 +99,7 @@ class Queue:
         queue = cls(url, link, signing_key, queue_limit, queue_limit_per_function)
         try:
             await agree(link.call)
+            await queue._clock.look()
             await queue._waiters.open()
             await queue._breakers.open()
         except SandlotError:

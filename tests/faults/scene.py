@@ -55,6 +55,8 @@ class Plan:
     hosts: int = 0
     through_proxy: bool = False
     api_processes: int = 1
+    wrong_clocks: tuple[str, ...] = ()
+    """By how many seconds the clocks of the API and then of each worker are off."""
     may_repeat: bool = True
     """Whether a job may need a second attempt; false where every process lives and finished work has only to wait."""
     with_keys: bool = True

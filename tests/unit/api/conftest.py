@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,6 +142,9 @@ class FakeQueue:
 
     def expect(self, job_id: str) -> asyncio.Future[Settled]:
         return self.futures.setdefault(job_id, asyncio.get_running_loop().create_future())
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
 
     def forget(self, job_id: str) -> None:
         self.futures.pop(job_id, None)
