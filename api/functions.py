@@ -57,6 +57,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         aliases = {alias: alias_document(target) for alias, target in described.aliases.items()}
         document = version_document(version) | {
             "latest": described.latest.number,
+            "revision": described.revision,
             "versions": versions,
             "aliases": aliases,
         }
@@ -85,9 +86,10 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
 
     @routes.delete("/v1/functions/{name}")
     async def delete_function(request: Request, name: str) -> Response:
-        """Remove a function with all its versions; what is queued ends without running."""
+        """Remove a function with all its versions; what is queued ends as cancelled, what runs goes on."""
         read_query(request.scope, _NOTHING)
-        await registry.delete(name)
+        await registry.delete(name, revision=read_if_match(dict(request.scope["headers"])))
+        await queue.withdraw(name)
         await queue.mend(name)
         return response_of((204, [], b""))
 

@@ -235,22 +235,37 @@ class Client:
         return self._json("GET", _function_path(name), params=_optional({"version": version}))
 
     def deploy(
-        self, name: str, *, source: str, filename: str | None = None, manifest: Mapping[str, Json] | None = None
+        self,
+        name: str,
+        *,
+        source: str,
+        filename: str | None = None,
+        manifest: Mapping[str, Json] | None = None,
+        revision: str = "",
     ) -> dict[str, Json]:
-        """Deploy one source file; without a `filename` it is Python. The same source again is the same version."""
-        body = {"source": source} | _optional({"filename": filename, "manifest": manifest})
-        return self._json("PUT", _function_path(name), json=body)
+        """Deploy one source file; without a `filename` it is Python. The same source again is the same version.
 
-    def deploy_archive(self, name: str, archive: bytes) -> dict[str, Json]:
-        """Deploy a folder, sent as a zip archive."""
-        return self._json("PUT", _function_path(name), content=archive, headers={"content-type": "application/zip"})
+        Args:
+            revision: of the function as it was described; nothing is done if it is at another by now.
+
+        Raises:
+            VersionConflict: it is.
+        """
+        body = {"source": source} | _optional({"filename": filename, "manifest": manifest})
+        return self._json("PUT", _function_path(name), json=body, headers=_if_match(revision))
+
+    def deploy_archive(self, name: str, archive: bytes, *, revision: str = "") -> dict[str, Json]:
+        """Deploy a folder, sent as a zip archive; `revision` as for `deploy`."""
+        headers = {"content-type": "application/zip"} | _if_match(revision)
+        return self._json("PUT", _function_path(name), content=archive, headers=headers)
 
     def move_alias(
-        self, name: str, alias: str, version: int, *, weights: Mapping[int, float] | None = None
+        self, name: str, alias: str, version: int, *, weights: Mapping[int, float] | None = None, revision: str = ""
     ) -> dict[str, Json]:
-        """Let an alias, or `$LATEST`, mean this version from now on; `weights` send shares of the calls to others."""
+        """Let an alias, or `$LATEST`, mean this version from now on; `weights` send shares of the calls to others. `revision` as for `deploy`."""
         body = {"version": version} | _optional({"weights": weights})
-        return self._json("PUT", f"{_function_path(name)}/aliases/{quote(alias, safe='')}", content=_encode(body))
+        path = f"{_function_path(name)}/aliases/{quote(alias, safe='')}"
+        return self._json("PUT", path, content=_encode(body), headers=_if_match(revision))
 
     def download(self, name: str, version: str) -> bytes:
         """A version's code as a zip."""
@@ -336,6 +351,10 @@ def _optional(values: Mapping[str, Json]) -> dict[str, Json]:
 
 def _wait(wait_s: float | None) -> str | None:
     return None if wait_s is None else f"wait={wait_s:g}"
+
+
+def _if_match(revision: str) -> dict[str, str]:
+    return {"if-match": f'"{revision}"'} if revision else {}
 
 
 def _function_path(name: str) -> str:

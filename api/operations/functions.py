@@ -50,7 +50,12 @@ FUNCTIONS: Final = (
                 200,
                 "a version, and the numbers of all",
                 FUNCTION
-                | {"latest": 3, "versions": [{"version": 3, "digest": DIGEST}], "aliases": {"prod": {"version": 3}}},
+                | {
+                    "latest": 3,
+                    "revision": "1795406400000000",
+                    "versions": [{"version": 3, "digest": DIGEST}],
+                    "aliases": {"prod": {"version": 3}},
+                },
             ),
             NO_KEY,
             NO_SCOPE,
@@ -100,8 +105,9 @@ FUNCTIONS: Final = (
         path="/v1/functions/{name}",
         tag="functions",
         summary="Remove a function",
-        parameters=(NAME,),
-        answers=(Answer(204, "removed, with all its versions"), NO_KEY, NO_SCOPE, NO_FUNCTION, TRY_AGAIN),
+        description="With all its versions. What waits ends as cancelled; what runs goes on.",
+        parameters=(NAME, IF_MATCH),
+        answers=(Answer(204, "removed, with all its versions"), NO_KEY, NO_SCOPE, NO_FUNCTION, CHANGED, TRY_AGAIN),
         curl='curl -X DELETE -H "Authorization: Bearer $(cat .sandlot/key)" localhost:8000/v1/functions/hello',
     ),
 )

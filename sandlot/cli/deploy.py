@@ -14,8 +14,13 @@ from sandlot.functions import function_name, read_archive, read_path, write_arch
 from sandlot.functions.source import folder_files
 
 
-def deploy_path(client: Client, path: Path, *, name: str | None = None, node: Path | None = None) -> dict[str, Any]:
+def deploy_path(
+    client: Client, path: Path, *, name: str | None = None, node: Path | None = None, revision: str = ""
+) -> dict[str, Any]:
     """Deploy what is at this path, after checking it here, where file and line are known; the API's answer.
+
+    Args:
+        revision: of the function as it was looked at; nothing is deployed if it is at another by now.
 
     Raises:
         InvalidManifest: it cannot be a function; file and line are named.
@@ -26,9 +31,10 @@ def deploy_path(client: Client, path: Path, *, name: str | None = None, node: Pa
     if path.suffix == ".zip" and path.is_file():
         archive = path.read_bytes()
         read_archive(archive, node=node)
-        return client.deploy_archive(name or function_name(path.with_suffix("")), archive)
+        return client.deploy_archive(name or function_name(path.with_suffix("")), archive, revision=revision)
     read_path(path, node=node)
     target = name or function_name(path)
     if path.is_dir():
-        return client.deploy_archive(target, write_archive(folder_files(path)))
-    return client.deploy(target, source=path.read_bytes().decode("utf-8-sig"), filename=path.name)
+        return client.deploy_archive(target, write_archive(folder_files(path)), revision=revision)
+    source = path.read_bytes().decode("utf-8-sig")
+    return client.deploy(target, source=source, filename=path.name, revision=revision)

@@ -16,20 +16,20 @@ from sandlot.errors import CallerError, SandlotError
 from sandlot.models import LATEST
 
 
-def deploy_all(paths: Sequence[Path], name: str | None, url: str | None, as_json: bool) -> None:
+def deploy_all(paths: Sequence[Path], name: str | None, revision: str, url: str | None, as_json: bool) -> None:
     """Deploy each; the first failure decides the exit code, the others are deployed all the same."""
     # Here, because it brings redis along, which the other commands do without.
     from sandlot.cli.deploy import deploy_path
 
     chosen = [found for path in paths for found in _functions_at(path)]
-    if name is not None and len(chosen) != 1:
-        raise typer.BadParameter("--name is for a single path")
+    if (name is not None or revision) and len(chosen) != 1:
+        raise typer.BadParameter("--name and --if-match are for a single path")
     failed = 0
     deployed = []
     with open_client(url) as client:
         for path in chosen:
             try:
-                answer = deploy_path(client, path, name=name)
+                answer = deploy_path(client, path, name=name, revision=revision)
             except SandlotError as error:
                 print_error(error.message)
                 failed = failed or exit_code(error)
@@ -69,14 +69,15 @@ def show(name: str, url: str | None, as_json: bool) -> None:
         note(
             f"version {version['version']}  {version['digest'][:12]}{'  latest' if version['version'] == function.get('latest') else ''}"
         )
+    note(f"revision {function['revision']}, for --if-match")
     for alias, target in function.get("aliases", {}).items():
         shares = "".join(f", {share:.0%} to version {number}" for number, share in target.get("weights", {}).items())
         note(f"{alias} is version {target['version']}{shares}")
 
 
-def roll_back(name: str, version: int, alias: str, url: str | None) -> None:
+def roll_back(name: str, version: int, alias: str, revision: str, url: str | None) -> None:
     with open_client(url) as client:
-        client.move_alias(name, alias, version)
+        client.move_alias(name, alias, version, revision=revision)
     print(f"{name} {'is' if alias == LATEST else alias + ' is'} version {version} from now on")
 
 

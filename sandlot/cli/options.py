@@ -23,3 +23,9 @@ Event = Annotated[
 EventSource = Annotated[
     str | None, typer.Option("--event", metavar="FILE", help="Read the event from this file; - is stdin.")
 ]
+IfMatch = Annotated[
+    str,
+    typer.Option(
+        metavar="REVISION", help="Only if nobody has changed it since: the revision that sandlot functions NAME shows."
+    ),
+]

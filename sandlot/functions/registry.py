@@ -262,15 +262,18 @@ class Registry:
                 functions.append(await self.resolve(name))
         return Page(functions=tuple(functions), next=names[limit - 1] if len(names) > limit else None)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str, *, revision: str = "") -> None:
         """Remove a function with all its versions.
 
         Raises:
             FunctionNotFound: there is none of that name.
+            VersionConflict: it is at another revision than the one given.
         """
-        existed = await self._store.undeploy(name)
+        answer = await self._store.undeploy(name, revision)
         self._forget(name)
-        if not existed:
+        if answer < 0:
+            raise _changed_meanwhile(name)
+        if not answer:
             raise _no_function(name)
 
     async def _read(self, name: str, qualifier: str) -> Version | Shared:

@@ -63,7 +63,7 @@ class Store:
         self._deploy = redis.register_script(_script("revision") + _script("deploy"))
         self._alias = redis.register_script(_script("revision") + _script("alias"))
         self._prune = redis.register_script(_script("prune"))
-        self._undeploy = redis.register_script(_script("undeploy"))
+        self._undeploy = redis.register_script(_script("revision") + _script("undeploy"))
 
     async def last_number(self, name: str) -> int:
         async with _answering():
@@ -147,14 +147,14 @@ class Store:
             retired, forgotten = await self._prune(keys=[keys.FUNCTION + name], args=[name, kept, *ours, *queue])
         return int(retired), int(forgotten)
 
-    async def undeploy(self, name: str) -> bool:
-        """Whether there was such a function."""
+    async def undeploy(self, name: str, revision: str) -> int:
+        """What undeploy.lua answers."""
         prefixes = [keys.BUNDLE, keys.BUNDLE_USERS]
         async with _answering():
-            return bool(
+            return int(
                 await self._undeploy(
                     keys=[keys.FUNCTIONS, keys.FUNCTION + name],
-                    args=[name, *prefixes, UNUSED_TTL_S, keys.FUNCTIONS_CHANGED],
+                    args=[name, *prefixes, UNUSED_TTL_S, keys.FUNCTIONS_CHANGED, revision],
                 )
             )
 

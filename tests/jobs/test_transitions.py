@@ -146,6 +146,41 @@ async def test_nobody_to_run_it(queue: Queue, worker: Any, make: Any) -> None:
         await queue.submit(make(placement="node"), reply=False)
 
 
+async def test_a_worker_that_is_away_for_a_moment_is_waited_for(
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    """A single worker that is being restarted: what is submitted meanwhile is queued, for 30 s and not for ever."""
+    seconds, microseconds = raw.time()
+    now_ms = seconds * 1000 + microseconds // 1000
+    for ago_ms, accepted in ((25_000, True), (31_000, False)):
+        raw.zadd("sandlot:beats:python", {worker.queue.name: now_ms - ago_ms})
+        if accepted:
+            assert (await queue.submit(make(), reply=False)).status is JobStatus.QUEUED
+        else:
+            with pytest.raises(NoWorker, match="python"):
+                await queue.submit(make(), reply=False)
+
+
+async def test_what_waits_of_a_function_that_is_removed_ends_and_what_runs_goes_on(
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    jobs = [make(function="gone") for _ in range(1203)] + [make(function="gone", delay_ms=60_000) for _ in range(3)]
+    others = [make(function="gone-too"), make(function="gone-too", delay_ms=60_000)]
+    for job in (*jobs, *others):
+        await queue.submit(job, reply=False)
+    (running,) = (await worker.step(1)).claims
+    await queue.cancel(jobs[700].job_id)  # in a list this long its id stays
+    assert await queue.withdraw("gone") == 1205
+    states = [(await queue.job(job.job_id)).status for job in jobs]
+    assert states == [JobStatus.RUNNING] + [JobStatus.CANCELLED] * 1205
+    assert [(await queue.job(job.job_id)).status for job in others] == [JobStatus.QUEUED, JobStatus.SCHEDULED]
+    assert (raw.get("sandlot:depth"), raw.zcard("sandlot:due"), raw.llen("rq:queue:gone@python")) == (b"1", 1, 0)
+    settled = await worker.step(10, worker.ending(running))
+    assert [worker.queue.unseal(claim)[0].function for claim in settled.claims] == ["gone-too"]
+    assert (await queue.job(jobs[0].job_id)).status is JobStatus.SUCCEEDED
+    assert await queue.withdraw("gone") == 0
+
+
 async def test_depth_limits_hold_per_function_and_in_total(url: str, worker: Any, make: Any) -> None:
     small = await Queue.open(url, b"k" * 32, queue_limit=3, queue_limit_per_function=2)
     try:

@@ -94,8 +94,12 @@ def test_a_job_is_queued_followed_and_its_result_fetched(sandlot: Sandlot) -> No
     assert (job["id"], job["status"], job["sandbox"]["level"]) == (job_id, "succeeded", job["sandbox"]["level"])
 
 
-def test_a_job_is_cancelled(sandlot: Sandlot) -> None:
-    job_id = sandlot("invoke", "side-by-side", '{"long": 4}', "--async").stdout.strip()
+def test_a_job_is_cancelled(sandlot: Sandlot, tmp_path: Path) -> None:
+    (tmp_path / "naps.py").write_text(
+        "# /// script\n# [tool.sandlot]\n# timeout = '5m'\n# ///\nimport time\n\ndef handler(event, context):\n    time.sleep(240)\n"
+    )
+    sandlot("deploy", str(tmp_path / "naps.py"))
+    job_id = sandlot("invoke", "naps", "--async").stdout.strip()
     assert sandlot("job", job_id, "--cancel").returncode == 0
     ended = sandlot("job", job_id, "--wait", "--json")
     assert json.loads(ended.stdout)["status"] == "cancelled"
@@ -103,7 +107,8 @@ def test_a_job_is_cancelled(sandlot: Sandlot) -> None:
     assert "has ended and cannot be cancelled" in sandlot("job", job_id, "--cancel").stderr
     again = json.loads(sandlot("job", job_id, "--retry", "--json").stdout)
     assert again["id"] != job_id
-    sandlot("job", again["id"], "--cancel")  # or it has ended already
+    assert sandlot("job", again["id"], "--cancel").returncode == 0
+    assert sandlot("functions", "naps", "--delete").returncode == 0
 
 
 def test_a_wait_that_is_over_leaves_the_job_running(sandlot: Sandlot) -> None:

@@ -61,6 +61,18 @@ def test_a_hostile_zip_is_refused_by_the_name_of_its_entry(sandlot: Sandlot, fol
     assert (shown.returncode, "'../../outside.py'" in shown.stderr) == (2, True), shown.stderr
 
 
+def test_of_two_who_looked_at_the_same_time_the_second_is_told(sandlot: Sandlot, folder: Path) -> None:
+    sandlot("deploy", str(write(folder, 1)))
+    revision = json.loads(sandlot("functions", "trial", "--json").stdout)["revision"]
+    assert f"revision {revision}" in sandlot("functions", "trial").stderr
+    won = sandlot("deploy", str(write(folder, 2)), "--if-match", revision)
+    assert (won.returncode, won.stdout) == (0, "trial version 2\n")
+    for words in (("deploy", str(write(folder, 3))), ("rollback", "trial", "1")):
+        lost = sandlot(*words, "--if-match", revision)
+        assert (lost.returncode, "has changed since you looked" in lost.stderr) == (2, True), lost.stderr
+    assert json.loads(sandlot("invoke", "trial").stdout) == 2
+
+
 def test_going_back_to_what_never_was_is_said_in_a_line(sandlot: Sandlot, folder: Path) -> None:
     sandlot("deploy", str(write(folder, 1)))
     shown = sandlot("rollback", "trial", "9")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sandlot.cli.options import AsJson, Event, EventSource, Url
+from sandlot.cli.options import AsJson, Event, EventSource, IfMatch, Url
 from sandlot.models import Runtime
 
 commands = typer.Typer(rich_markup_mode="rich")
@@ -66,6 +66,7 @@ def deploy(
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Its name, for a single path (default: that of the file).")] = None,
+    if_match: IfMatch = "",
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +76,7 @@ def deploy(
     """
     from sandlot.cli.functions import deploy_all
 
-    deploy_all(paths, name, url, as_json)
+    deploy_all(paths, name, if_match, url, as_json)
 
 
 @commands.command(rich_help_panel="Functions")
@@ -106,6 +107,7 @@ def rollback(
     name: Annotated[str, typer.Argument(help="The function.")],
     version: Annotated[int, typer.Argument(help="The version to go back (or forward) to.", min=1)],
     alias: Annotated[str, typer.Option(help="Move this alias instead; it is made if there is none.")] = "$LATEST",
+    if_match: IfMatch = "",
     url: Url = None,
 ) -> None:
     """Let a function, or one of its aliases, mean another version from now on.
@@ -114,7 +116,7 @@ def rollback(
     """
     from sandlot.cli.functions import roll_back
 
-    roll_back(name, version, alias, url)
+    roll_back(name, version, alias, if_match, url)
 
 
 @commands.command(rich_help_panel="Functions")

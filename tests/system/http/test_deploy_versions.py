@@ -81,6 +81,34 @@ def test_of_two_who_deploy_at_once_one_wins_and_one_is_told(admin: httpx.Client,
     assert (moved.status_code, moved.json()["code"]) == (412, "version_conflict")
 
 
+def test_nothing_is_removed_that_has_changed_since_it_was_looked_at(admin: httpx.Client, function: str) -> None:
+    etag = admin.get(function).headers["etag"]
+    assert admin.get(function).json()["revision"] == etag.strip('"')
+    admin.put(function, json=source(3)).raise_for_status()
+    refused = admin.delete(function, headers={"if-match": etag})
+    assert (refused.status_code, refused.json()["code"]) == (412, "version_conflict")
+    assert ran(admin.post(f"{function}/invoke")) == (3, "3")
+    assert admin.delete(function, headers={"if-match": admin.get(function).headers["etag"]}).status_code == 204
+    for gone in (admin.delete(function), admin.get(function), admin.delete(function, headers={"if-match": etag})):
+        assert (gone.status_code, gone.json()["code"]) == (404, "function_not_found")
+
+
+def test_what_waits_of_a_removed_function_is_cancelled_and_its_cap_is_kept_until_then(admin: httpx.Client) -> None:
+    """One at a time, so the second waits while the first runs."""
+    code = "import time\n\ndef handler(event, context):\n    time.sleep(1)\n    return event\n"
+    admin.put("/v1/functions/single", json={"source": code, "manifest": {"concurrency": 1}}).raise_for_status()
+    locations = [
+        admin.post("/v1/functions/single/invoke?async=true", content=b"1").headers["location"] for _ in range(4)
+    ]
+    first, second = (admin.get(location + "?wait=20").json() for location in locations[:2])
+    assert first["status"] == second["status"] == "succeeded"
+    assert second["started_at"] >= first["ended_at"]
+    assert admin.delete("/v1/functions/single").status_code == 204
+    statuses = [admin.get(location + "?wait=20").json()["status"] for location in locations[2:]]
+    assert statuses[-1] == "cancelled"
+    assert statuses[0] in ("succeeded", "cancelled")  # it may have run already
+
+
 def test_versions_are_listed_in_pages(admin: httpx.Client, function: str) -> None:
     first = admin.get(f"{function}/versions?limit=1").json()
     assert ([version["version"] for version in first["versions"]], first["next"]) == ([2], 2)

@@ -94,6 +94,7 @@ class FakeQueue:
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     futures: dict[str, asyncio.Future[Settled]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
     printed: dict[str, bytes] = field(default_factory=dict)
     live: QueueStatus = field(default_factory=lambda: QueueStatus(reachable=True, workers={"python": 1}))
 
@@ -193,6 +194,10 @@ class FakeQueue:
             raise JobNotFound(f"there is no job {job_id}")
         return record
 
+    async def withdraw(self, function: str) -> int:
+        self.withdrawn.append(function)
+        return 0
+
     async def status(self) -> QueueStatus:
         return self.live
 
@@ -251,7 +256,7 @@ class FakeRegistry:
     async def remove_alias(self, name: str, alias: str, *, revision: str = "") -> str:
         raise VersionNotFound(f"{name!r} has no alias {alias!r}")
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str, *, revision: str = "") -> None:
         await self.resolve(name)
         del self.versions[name]
 
