@@ -183,6 +183,7 @@ SENDERS: Final = {
     "prune": Sender("api", _deploy, of_registry=True),
     "alias": Sender("api", _alias, of_registry=True),
     "undeploy": Sender("api", _undeploy, of_registry=True),
+    "withdraw": Sender("api", _undeploy),
 }
 """Every script there is: `tests/unit/test_faults_scripts.py` sees to it."""
 FRAGMENTS: Final = {"transitions", "revision"}
