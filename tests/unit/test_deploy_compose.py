@@ -77,7 +77,7 @@ def test_no_secret_is_in_an_environment_and_every_one_is_a_file() -> None:
         assert all(set(secret) == {"file"} for secret in document["secrets"].values())
         for service in document["services"].values():
             assert set(service.get("secrets", ())) <= set(document["secrets"])
-            for name in service.get("environment", {}):
+            for name in {*service.get("environment", {})} - {"SANDLOT_OTLP_URL"}:  # a place without a password
                 assert not re.search(r"KEY$|URL$|PASSWORD$|TOKEN$", name), name
 
 
