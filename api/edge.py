@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.audit import REFUSALS, Audit
 from api.counts import FUNCTION, ApiCounts
 from api.errors import CLIENT_GONE, Headers, problem, problem_of, send_reply
 from api.replies import Reply
@@ -53,12 +54,14 @@ class Edge:
         invoke: Hot,
         gateway: Hot,
         counts: ApiCounts,
+        audit: Audit,
         traces: RequestTraces | None = None,
         *,
         access_log: bool = False,
     ) -> None:
         """`access_log`: a line for every reply."""
         self._app = app
+        self._audit = audit
         self._traces = traces
         self._access_log = access_log
         self._counts = counts
@@ -91,6 +94,8 @@ class Edge:
             headers.append((b"x-request-id", request_id))
             await send_reply(send, status, headers, body)
             self._note(scope, self._route_of(hot), status, headers, began_s)
+            if status in REFUSALS or self._audit.calls:
+                self._audit.saw(scope, status, request_id, body)
         elif self._traces is not None:
             self._traces.end(scope, self._route_of(hot), CLIENT_GONE, "")
 
@@ -108,11 +113,16 @@ class Edge:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes, began_s: float) -> None:
         started = False
+        status = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
+            if message["type"] == "http.response.body" and status:
+                self._audit.saw(scope, status, request_id, message.get("body", b""))
+                status = 0
             if message["type"] == "http.response.start":
                 started = True
+                status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
                 self._note(scope, _route_of(scope), message["status"], message["headers"], began_s)
             await send(message)

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from api.audit import DIGEST
 from api.auth import key_of
 from api.body import read_body
 from api.deploys import DEPLOY_LIMIT_BYTES, reader_of
@@ -77,6 +78,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
             bundle, manifest = await asyncio.to_thread(read, name, body)
             deployed = await registry.deploy(name, bundle, manifest, revision=revision)
         await queue.mend(name)
+        request.scope[DIGEST] = deployed.version.digest
         document = version_document(deployed.version) | {"changed": deployed.changed}
         warnings = await _warnings(deployed.version, queue, vault)
         if warnings:

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from api import dead_letters, functions, health, jobs, metrics, openapi, status, versions
+from api.audit import Audit
 from api.auth import Door, admitted, check_table
 from api.calls import Calls
 from api.counts import ApiCounts
@@ -29,6 +30,7 @@ from api.invoke import Invoke
 from api.replies import response_of
 from api.traces import RequestTraces
 from api.vault import add_routes as add_secret_routes
+from sandlot.audit import AuditLog
 from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
 from sandlot.exposure import require_safe_redis
 from sandlot.functions import Registry
@@ -56,6 +58,7 @@ def create_app(
     keys: KeyStore,
     vault: Vault,
     traces: RequestTraces | None = None,
+    audit: AuditLog | None = None,
 ) -> Api:
     """Put the parts together; they are open, and whoever opened them closes them."""
     door = Door(keys, registry, settings.read_metrics_token())
@@ -91,7 +94,13 @@ def create_app(
     app.router.default = gateway.bare
     check_table(app.router.routes)
     _answer_with_problems(app)
-    return Api(Edge(app, invoke, gateway, counts, traces, access_log=settings.access_log), app, calls, keys, measured)
+    return Api(
+        Edge(app, invoke, gateway, counts, Audit(audit, settings), traces, access_log=settings.access_log),
+        app,
+        calls,
+        keys,
+        measured,
+    )
 
 
 @asynccontextmanager
@@ -119,13 +128,17 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
         registry = await stack.enter_async_context(Registry(redis, signing_key, versions_kept=settings.versions_kept))
-        keys = KeyStore(redis)
+        keys = KeyStore(redis, signing_key)
         await _enrol_key(settings, keys)
         tracing = open_tracing(settings, "api")
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
         traces = None if tracing is None else RequestTraces(tracing)
-        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key), traces)
+        audit = None
+        if settings.audit_file is not None:
+            audit = AuditLog(settings.audit_file)
+            stack.callback(audit.close)
+        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key), traces, audit)
 
 
 async def _enrol_key(settings: Settings, keys: KeyStore) -> None:

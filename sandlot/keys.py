@@ -1,25 +1,27 @@
 """API keys: who may do what to which functions.
 
-Knows: what a key looks like, how it is stored (SHA-256 of the secret, never the secret) and checked. Does not know: HTTP, which route
-needs which scope.
+Knows: what a key looks like, how it is stored (SHA-256 of the secret, never the secret; signed, so that whoever can write to Redis cannot
+make himself one) and checked. Does not know: HTTP, which route needs which scope.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
 from collections.abc import Collection
 from enum import StrEnum
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from sandlot.errors import CallerError, Forbidden, QueueUnavailable, Unauthenticated
+from sandlot.jobs.envelope import mac
 from sandlot.jobs.keys import API_KEYS
 from sandlot.models import FUNCTION_NAME
 
@@ -30,6 +32,10 @@ _TOKEN: Final = re.compile(r"sk_([0-9a-f]{16})\.([A-Za-z0-9_-]{43})", re.ASCII)
 _OWNER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SECRET_BYTES: Final = 32
 DEFAULT_OWNER: Final = "default"
+
+
+_PURPOSE: Final = b"api-key"
+_log = logging.getLogger(__name__)
 
 
 class Scope(StrEnum):
@@ -72,8 +78,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 class KeyStore:
     """Every method raises QueueUnavailable when Redis does not answer."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
+        self._signing_key = signing_key
         self._known: dict[str, tuple[Key | None, float]] = {}
 
     async def create(
@@ -136,12 +143,13 @@ class KeyStore:
         await self._write(key, replace=False)
 
     async def list(self) -> list[Key]:
-        """Every key, oldest first, revoked and expired ones too."""
+        """Every key, oldest first, revoked and expired ones too; what is not signed is none."""
         try:
-            records = await self._redis.hgetall(API_KEYS)
+            records = cast("dict[bytes, bytes]", await self._redis.hgetall(API_KEYS))
         except RedisError as error:
             raise _unavailable(error) from error
-        return sorted((_decode(record) for record in records.values()), key=lambda key: key.created_ms)
+        read = (self._open(key_id.decode(), record) for key_id, record in records.items())
+        return sorted((key for key in read if key is not None), key=lambda key: key.created_ms)
 
     async def revoke(self, key_id: str) -> Key:
         """Refuse this key from now on: here at once, elsewhere within `CACHE_S`.
@@ -211,13 +219,21 @@ class KeyStore:
 
     async def _read(self, key_id: str) -> Key | None:
         try:
-            record = await self._redis.hget(API_KEYS, key_id)
+            record = cast("bytes | None", await self._redis.hget(API_KEYS, key_id))
         except RedisError as error:
             raise _unavailable(error) from error
-        return None if record is None else _decode(record)
+        return None if record is None else self._open(key_id, record)
+
+    def _open(self, key_id: str, record: bytes) -> Key | None:
+        signature, _, text = record.partition(b"|")
+        if not hmac.compare_digest(signature, mac(self._signing_key, _PURPOSE, key_id.encode(), text)):
+            _log.warning("API key is not signed", extra={"key": key_id[:80]})
+            return None
+        return msgspec.json.decode(text, type=Key)
 
     async def _write(self, key: Key, *, replace: bool) -> None:
-        record = msgspec.json.encode(key)
+        text = msgspec.json.encode(key)
+        record = mac(self._signing_key, _PURPOSE, key.id.encode(), text) + b"|" + text
         try:
             if replace:
                 await self._redis.hset(API_KEYS, key.id, record)
@@ -240,10 +256,6 @@ def _parse(token: str) -> tuple[str, str]:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _decode(record: bytes | str) -> Key:
-    return msgspec.json.decode(record, type=Key)
 
 
 def _now_ms() -> int:

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     proxies: str = Field("", description="addresses of proxies that speak for callers: 10.0.0.7,192.168.1.0/24")
     insecure: bool = Field(False, description="the API may listen to a network without TLS")
     insecure_redis: bool = Field(False, description="Redis may be reached over a network without TLS")
+    audit: str = Field("", description="file of the audit log; empty: audit.jsonl in the data folder; off: none")
+    audit_invoke: bool = Field(False, description="record every call of a function there, too")
     connections_limit: Annotated[int, Field(ge=1, le=1_000_000)] = Field(10_000, description="per API process")
     connections_limit_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         256, description="per API process; not for this machine and proxies"
@@ -133,6 +135,13 @@ class Settings(BaseSettings):
             return check_tags(tag.strip() for tag in self.tags.split(",") if tag.strip())
         except ValueError as error:
             raise InvalidSettings(f"SANDLOT_TAGS={self.tags!r}: {error}") from error
+
+    @property
+    def audit_file(self) -> Path | None:
+        """Where the audit log is; None if there is to be none."""
+        if self.audit == "off":
+            return None
+        return Path(self.audit) if self.audit else self.data / "audit.jsonl"
 
     def read_signing_key(self) -> bytes:
         """The signing key, from the setting or the file, at least 32 bytes.

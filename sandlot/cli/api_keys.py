@@ -6,6 +6,7 @@ Knows: how the commands reach the key store. Does not know: what a key looks lik
 from __future__ import annotations
 
 import asyncio
+import getpass
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -14,6 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from sandlot.audit import AuditLog, Entry
 from sandlot.cli.access import data_dir
 from sandlot.cli.output import note, print_json
 from sandlot.errors import CallerError, InvalidSettings
@@ -36,14 +38,18 @@ def create(scopes: Sequence[str], prefix: str, owner: str, note_text: str, days:
     token, key = _with_store(
         lambda store: store.create(
             chosen, owner=owner or DEFAULT_OWNER, prefix=prefix, lifetime_s=days * _DAY_S, note=note_text
-        )
+        ),
+        lambda made: _entry("key-create", made[1]),
     )
     print(token)
     _told(key)
 
 
 def rotate(key_id: str, overlap_h: int) -> None:
-    token, key = _with_store(lambda store: store.rotate(key_id.removeprefix("sk_"), overlap_h * _HOUR_S))
+    token, key = _with_store(
+        lambda store: store.rotate(key_id.removeprefix("sk_"), overlap_h * _HOUR_S),
+        lambda made: _entry("key-rotate", made[1], replaces=key_id),
+    )
     print(token)
     _told(key)
     when = f"in {overlap_h} hour{'s' if overlap_h > 1 else ''}" if overlap_h else "from now on"
@@ -67,26 +73,46 @@ def print_all(as_json: bool) -> None:
 
 
 def revoke(key_id: str) -> None:
-    key = _with_store(lambda store: store.revoke(key_id.removeprefix("sk_")))
+    key = _with_store(lambda store: store.revoke(key_id.removeprefix("sk_")), lambda key: _entry("key-revoke", key))
     print(f"key {key.id} is revoked")
+
+
+def _entry(action: str, key: Key, replaces: str = "") -> Entry:
+    target = f"{key.id} for {replaces}" if replaces else key.id
+    return Entry(action=action, outcome="ok", who=getpass.getuser(), target=target, source="command")
 
 
 def _told(key: Key) -> None:
     note(f"key {key.id}: {', '.join(sorted(key.scopes))}; it is shown this once and stored nowhere")
 
 
-def _with_store(use: Callable[[KeyStore], Awaitable[_Answer]]) -> _Answer:
+def _with_store(
+    use: Callable[[KeyStore], Awaitable[_Answer]], entry: Callable[[_Answer], Entry] | None = None
+) -> _Answer:
+    """
+    Args:
+        entry: what the audit log is to say of it.
+    """
     settings = load_settings()
-    running = data_dir(settings).running()
+    home = data_dir(settings)
+    # Where the nearest data folder is, whatever it is called in the settings.
+    settings = settings.model_copy(update={"data": home.path})
+    running = home.running()
     url = require_safe_redis(settings) or (running.redis_url if running else "")
     if not url:
         raise InvalidSettings("no Redis to keep keys in: set SANDLOT_REDIS_URL, or start sandlot up in this folder")
+
+    signing_key = settings.read_signing_key()
+    audit = None if settings.audit_file is None else AuditLog(settings.audit_file)
 
     async def run() -> _Answer:
         client = connect(url)
         try:
             await agree(client.execute_command)
-            return await use(KeyStore(client))
+            answer = await use(KeyStore(client, signing_key))
+            if audit is not None and entry is not None:
+                audit.write(entry(answer))
+            return answer
         finally:
             await client.aclose()
 

@@ -9,6 +9,8 @@ from sandlot.errors import CallerError, Forbidden, Unauthenticated
 from sandlot.jobs.keys import API_KEYS
 from sandlot.keys import DEFAULT_OWNER, Key, KeyStore, Scope, new_token
 
+SIGNING_KEY = b"k" * 32
+
 
 @pytest.fixture
 async def redis() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
@@ -18,7 +20,7 @@ async def redis() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
 
 @pytest.fixture
 def keys(redis: fakeredis.FakeAsyncRedis) -> KeyStore:
-    return KeyStore(redis)
+    return KeyStore(redis, SIGNING_KEY)
 
 
 async def test_a_token_proves_its_key(keys: KeyStore) -> None:
@@ -51,7 +53,7 @@ async def test_what_is_believed_is_believed_for_a_second_only(
 ) -> None:
     token, key = await keys.create({Scope.ADMIN})
     await keys.authenticate(token)
-    await KeyStore(redis).revoke(key.id)  # on another machine
+    await KeyStore(redis, SIGNING_KEY).revoke(key.id)  # on another machine
     assert (await keys.authenticate(token)).id == key.id
     for name, (known, until) in list(keys._known.items()):
         keys._known[name] = (known, until - 1.0)
@@ -116,3 +118,18 @@ async def test_an_owner_is_a_name(keys: KeyStore) -> None:
     for owner in ("", "a b", "x" * 65, "a/b"):
         with pytest.raises(CallerError, match="cannot be an owner"):
             await keys.create({Scope.READ}, owner=owner)
+
+
+async def test_whoever_can_write_to_redis_makes_himself_no_key(keys: KeyStore, redis: fakeredis.FakeAsyncRedis) -> None:
+    token, mine = await keys.create({Scope.INVOKE})
+    forged, key = await KeyStore(redis, b"a guess" * 8).create({Scope.ADMIN})
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(forged)
+    record = await redis.hget(API_KEYS, mine.id)
+    await redis.hset(API_KEYS, mine.id, record.replace(b'"invoke"', b'"admin"'))
+    with pytest.raises(Unauthenticated):
+        await KeyStore(redis, SIGNING_KEY).authenticate(token)
+    await redis.hset(API_KEYS, key.id, record)  # another key's record, under this id
+    with pytest.raises(Unauthenticated):
+        await KeyStore(redis, SIGNING_KEY).authenticate(forged)
+    assert await keys.list() == []

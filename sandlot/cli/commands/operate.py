@@ -1,4 +1,4 @@
-"""The commands of the help's panel "Operate": doctor, keys, secrets.
+"""The commands of the help's panel "Operate": doctor, keys, secrets, the audit log.
 
 Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
 """
@@ -6,6 +6,7 @@ Knows: their options and their help. Does not know: what they do; each is in a f
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from sandlot.cli.options import AsJson, Url
 
 commands = typer.Typer(rich_markup_mode="rich")
 keys = typer.Typer(help="Make, rotate, list and revoke API keys.", no_args_is_help=True, rich_markup_mode="rich")
+audits = typer.Typer(help="Judge the audit log.", no_args_is_help=True, rich_markup_mode="rich")
 secrets = typer.Typer(help="Set, list and delete secrets.", no_args_is_help=True, rich_markup_mode="rich")
 
 
@@ -48,6 +50,22 @@ def redis_acl(
     from sandlot.cli.redis_acl import print_users
 
     print_users(aclfile, passwords)
+
+
+@audits.command("verify")
+def verify_audit(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE...", help="Oldest first. By default: the log of these settings."),
+    ] = None,
+) -> None:
+    """Judge whether records of the audit log were changed, removed or put in; prints the hash of the last, to be kept elsewhere.
+
+    [bold]Example:[/] sandlot audit verify audit.jsonl.1 audit.jsonl
+    """
+    from sandlot.cli.audit import print_judgement
+
+    print_judgement(files or [])
 
 
 @keys.command("create")
@@ -132,3 +150,4 @@ def delete_secret(name: Annotated[str, typer.Argument(help="Its name.")], url: U
 
 commands.add_typer(secrets, name="secret", rich_help_panel="Operate")
 commands.add_typer(keys, name="key", rich_help_panel="Operate")
+commands.add_typer(audits, name="audit", rich_help_panel="Operate")

@@ -284,7 +284,7 @@ def settings() -> Settings:
 @pytest.fixture
 async def keys() -> AsyncIterator[KeyStore]:
     async with fakeredis.FakeAsyncRedis() as redis:
-        yield KeyStore(redis)
+        yield KeyStore(redis, b"k" * 32)
 
 
 @pytest.fixture

@@ -1,0 +1,117 @@
+"""Which requests leave a record, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from api.audit import ACTIONS, REFUSALS_PER_S
+from api.auth import ACCESS, Access
+from api.main import create_app
+from sandlot.audit import AuditLog, verify
+from sandlot.keys import KeyStore, Scope
+from sandlot.settings import Settings
+
+Open = Callable[..., httpx.AsyncClient]
+SOURCE = {"source": "def handler(event, context):\n    return event\n"}
+
+
+@pytest.fixture
+async def open_audited(queue: Any, registry: Any, keys: KeyStore, vault: Any, tmp_path: Path) -> AsyncIterator[Open]:
+    log = AuditLog(tmp_path / "audit.jsonl")
+
+    def open_client(token: str, **settings: Any) -> httpx.AsyncClient:
+        given = Settings(_env_file=None, **settings)
+        asgi = create_app(given, queue, registry, keys, vault, audit=log).asgi
+        transport = httpx.ASGITransport(asgi, client=("10.0.0.7", 1))
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx.AsyncClient(transport=transport, base_url="http://sandlot.test", headers=headers)
+
+    yield open_client
+    log.close()
+    verify([tmp_path / "audit.jsonl"])
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in (folder / "audit.jsonl").read_bytes().splitlines()]
+
+
+def test_every_route_that_changes_something_is_audited() -> None:
+    changing = {
+        (method, path) for (method, path), access in ACCESS.items() if method not in ("GET", "ANY") and access is not Access.CALL
+    }  # fmt: skip
+    assert set(ACTIONS) == changing
+
+
+async def test_a_deploy_says_who_what_and_from_where(open_audited: Open, keys: KeyStore, tmp_path: Path) -> None:
+    token, key = await keys.create({Scope.DEPLOY, Scope.READ}, owner="ci")
+    async with open_audited(token) as client:
+        reply = await client.put("/v1/functions/fresh", json=SOURCE, headers={"x-request-id": "mine"})
+        assert reply.status_code == 201
+        assert (await client.put("/v1/functions/fresh", json={"source": "nonsense ("})).status_code == 422
+        await client.delete("/v1/functions/fresh")
+        await client.get("/v1/functions")
+    deployed, refused, deleted = records(tmp_path)
+    assert {name: deployed[name] for name in ("action", "outcome", "who", "key", "function", "digest", "source", "request")} == {
+        "action": "deploy", "outcome": "ok", "who": "ci", "key": key.id, "function": "fresh", "digest": reply.json()["digest"],
+        "source": "10.0.0.7", "request": "mine",
+    }  # fmt: skip
+    assert (refused["action"], refused["outcome"]) == ("deploy", "invalid_manifest")
+    assert (deleted["action"], deleted["outcome"]) == ("delete", "ok")
+    assert token.split(".")[1] not in (tmp_path / "audit.jsonl").read_text()
+
+
+async def test_secrets_and_aliases_are_named_and_no_value_is_told(
+    open_audited: Open, keys: KeyStore, tmp_path: Path
+) -> None:
+    token, _ = await keys.create({Scope.ADMIN})
+    async with open_audited(token) as client:
+        assert (await client.put("/v1/secrets/PASSWORD", json={"value": "hunter2"})).status_code == 200
+        assert (await client.put("/v1/functions/hello/aliases/live", json={"version": 1})).status_code == 200
+    assert [(line["action"], line["target"]) for line in records(tmp_path)] == [
+        ("secret", "PASSWORD"),
+        ("alias", "live"),
+    ]
+    assert "hunter2" not in (tmp_path / "audit.jsonl").read_text()
+
+
+async def test_whoever_is_refused_is_recorded_on_every_route(open_audited: Open, tmp_path: Path) -> None:
+    async with open_audited("") as client:
+        for method, path in (("POST", "/v1/functions/secret/invoke"), ("GET", "/fn/secret"), ("GET", "/v1/functions"), ("GET", "/secret")):  # fmt: skip
+            assert (await client.request(method, path)).status_code == 401
+    seen = [(line["action"], line["outcome"], line["target"]) for line in records(tmp_path)]
+    assert seen[0] == ("refused", "unauthenticated", "POST /v1/functions/secret/invoke")
+    assert len(seen) == 4
+
+
+async def test_who_knocks_too_often_is_counted_instead_of_recorded(
+    open_audited: Open, keys: KeyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.audit.time.monotonic", lambda: 7.0)
+    token, _ = await keys.create({Scope.ADMIN})
+    async with open_audited("") as client:
+        for _ in range(REFUSALS_PER_S + 3):
+            await client.get("/v1/functions")
+        assert len(records(tmp_path)) == REFUSALS_PER_S
+        await client.delete("/v1/functions/hello", headers={"authorization": f"Bearer {token}"})
+    assert [line["action"] for line in records(tmp_path)[-2:]] == ["delete", "refused"]
+    assert (records(tmp_path)[-1]["outcome"], records(tmp_path)[-1]["target"]) == ("left_out", "3")
+
+
+async def test_calls_are_recorded_if_asked_for_and_a_declared_proxy_is_believed(
+    open_audited: Open, tmp_path: Path
+) -> None:
+    spoken_for = {"x-forwarded-for": "1.2.3.4, 192.0.2.9"}
+    async with open_audited("", audit_invoke=True, proxies="10.0.0.0/8") as client:
+        await client.post("/v1/functions/hello/invoke", headers=spoken_for)
+    async with open_audited("") as client:
+        await client.post("/v1/functions/hello/invoke")
+        await client.get("/v1/functions", headers=spoken_for)
+    called, refused = records(tmp_path)
+    assert (called["action"], called["function"], called["outcome"], called["source"]) == ("invoke", "hello", "ok", "192.0.2.9")  # fmt: skip
+    assert refused["source"] == "10.0.0.7", "nobody said that this is a proxy"
