@@ -54,18 +54,20 @@ class Callers:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             self.call(sync=self._dice.random() < 0.3, work_s=self._dice.uniform(*self._work_s))
 
-    def call(self, *, sync: bool, work_s: float, fails: bool = False) -> asyncio.Task[None]:
+    def call(self, *, sync: bool, work_s: float, fails: bool = False, delay: str = "") -> asyncio.Task[None]:
         """One request more, tried until it is acknowledged; done when it is. `fails`: its first attempt raises."""
         self._history.requests += 1
-        task = asyncio.create_task(self._request(self._history.requests, sync, work_s, fails))
+        task = asyncio.create_task(self._request(self._history.requests, sync, work_s, fails, delay))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _request(self, number: int, sync: bool, work_s: float, fails: bool) -> None:
+    async def _request(self, number: int, sync: bool, work_s: float, fails: bool, delay: str) -> None:
         """The idempotency key makes trying again safe; that is part of what is tested."""
         ends_s = time.monotonic() + PATIENCE_S
         headers = {} if sync else {"prefer": "respond-async"}
+        if delay:
+            headers["x-sandlot-delay"] = delay
         if self._with_keys:
             headers["idempotency-key"] = f"request-{number}"
         body = json.dumps({"s": round(work_s, 3), "n": number, "fails": fails}).encode()

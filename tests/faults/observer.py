@@ -16,12 +16,11 @@ import redis
 
 from sandlot.jobs import keys
 from tests.faults.history import History, Record, Standing
-from tests.faults.rig import FUNCTION, Rig
+from tests.faults.rig import Rig
 
 LOOK_INTERVAL_S: Final = 0.25
 SETTLE_DEADLINE_S: Final = 90.0
 """For a hang: by then every lease has run out many times."""
-QUEUE: Final = keys.queue_name(FUNCTION, "python")
 REGISTRIES: Final = {"finished": keys.FINISHED, "failed": keys.FAILED, "canceled": keys.CANCELED}
 FIELDS: Final = (keys.KIND, keys.ATTEMPT, keys.END, keys.QUEUED_MS, keys.ENDED_MS, keys.RELEASED)
 LOOKS_BACK: Final = 100
@@ -91,8 +90,13 @@ class Observer:
         ids = {key.decode().removeprefix(keys.JOB) async for key in client.scan_iter(match=keys.JOB + "*", count=1000)}
         self._history.jobs = len(ids)
         await self.look(ids | self._history.ids)
-        listed = {name: set(await client.zrange(key + QUEUE, 0, -1)) for name, key in REGISTRIES.items()}
-        held = set(await client.lrange(keys.QUEUE + QUEUE, 0, -1)) | set(await client.zrange(keys.DUE, 0, -1))
+        queues = [key.decode().removeprefix(keys.QUEUE) for key in await client.smembers(keys.QUEUES)]
+        listed: dict[str, set[bytes]] = {name: set() for name in REGISTRIES}
+        held = set(await client.zrange(keys.DUE, 0, -1))
+        for queue in queues:
+            held |= set(await client.lrange(keys.QUEUE + queue, 0, -1))
+            for name, key in REGISTRIES.items():
+                listed[name] |= set(await client.zrange(key + queue, 0, -1))
         held |= {member.rpartition(b":")[0] for member in await client.zrange(keys.LEASES, 0, -1)}
         for job_id in ids | self._history.ids:
             name = job_id.encode()

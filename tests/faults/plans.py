@@ -13,6 +13,7 @@ from tests.faults import (
     disk_faults,
     host_faults,
     reply_faults,
+    restore_faults,
     upgrade_faults,
     valkey_faults,
     worker_faults,
@@ -109,6 +110,10 @@ PLANS: Final = (
         may_spend=False,
         rate_hz=150,
         work_s=(0.005, 0.05),
+    ),
+    *(
+        Plan(f"restored from a {kind}", restore_faults.restore(kind), 0, may_repeat=False, may_spend=False)
+        for kind in ("file", "snapshot")
     ),
     Plan("Valkey full", valkey_faults.fill_valkey, 6),
     Plan(

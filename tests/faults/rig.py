@@ -105,14 +105,14 @@ class Rig:
         await self.valkey_answers()
         return valkey
 
-    def spawn_valkey(self) -> Part:
+    def spawn_valkey(self, *, appendonly: str = "yes") -> Part:
         """Started, not yet ready."""
         addresses = ["127.0.0.1", *(host.outside for host in self.hosts)]
         data = self.folder / VALKEY_FOLDER
         data.mkdir(exist_ok=True)
         command = [
             *(get_binary_path(), "--port", str(self.redis_port), "--bind", *addresses, "--protected-mode", "no"),
-            *("--unixsocket", str(self.socket), "--dir", str(data), "--save", "", "--appendonly", "yes"),
+            *("--unixsocket", str(self.socket), "--dir", str(data), "--save", "", "--appendonly", appendonly),
             *("--appendfsync", self.fsync, "--maxmemory-policy", "noeviction", "--tcp-keepalive", "5"),
         ]
         image = (self.disk.image, self.disk.path) if isinstance(self.disk, CuttableDisk) else None

