@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from api.calls import JOBS_PATH, Pending
-from sandlot.functions import Alias, Version
+from sandlot.functions import Alias, Version, Waiting
 from sandlot.jobs import End, JobRecord, Settled
 from sandlot.models import Invocation, status_of
 
@@ -100,6 +100,14 @@ def version_document(version: Version) -> Document:
         "manifest": version.manifest.written(),
         "created_at": iso(version.created_ms),
     }
+
+
+def waiting_document(waiting: Waiting) -> Document:
+    """A version that cannot be called: it is `pending`, with how far its build is, or `failed`, with the resolver's reason."""
+    document = version_document(waiting.version) | {"state": waiting.state}
+    if waiting.state == "failed":
+        return document | {"reason": waiting.reason}
+    return document | {"progress": waiting.progress or "waiting for a worker"}
 
 
 def alias_document(alias: Alias) -> Document:

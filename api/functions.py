@@ -15,12 +15,13 @@ from api.audit import DIGEST
 from api.auth import key_of
 from api.body import read_body
 from api.deploys import DEPLOY_LIMIT_BYTES, reader_of
-from api.documents import alias_document, version_document
+from api.documents import Document, alias_document, version_document, waiting_document
 from api.replies import json_reply, response_of
 from api.revisions import etag, read_if_match
 from api.wishes import read_query
-from sandlot.functions import Registry, Version, find_node
+from sandlot.functions import Described, Registry, Version, Waiting, find_node
 from sandlot.jobs import Queue
+from sandlot.models import LATEST
 from sandlot.settings import Settings
 from sandlot.vault import Vault
 
@@ -53,13 +54,14 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         """One version (the latest, or `?version=`), the numbers of all that are kept, and the aliases."""
         query = read_query(request.scope, frozenset({"version"}))
         described = await registry.describe(name)
-        version = await registry.resolve(name, query["version"]) if "version" in query else described.latest
+        shown = await _shown(registry, described, name, query.get("version"))
         versions = [{"version": kept.number, "digest": kept.digest} for kept in described.versions]
         aliases = {alias: alias_document(target) for alias, target in described.aliases.items()}
-        document = version_document(version) | {
-            "latest": described.latest.number,
+        document = shown | {
+            "latest": None if described.latest is None else described.latest.number,
             "revision": described.revision,
             "versions": versions,
+            "waiting": [await _progress(registry, waiting) for waiting in described.waiting],
             "aliases": aliases,
         }
         return response_of(json_reply(200, document, etag(described.revision)))
@@ -80,6 +82,8 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         await queue.mend(name)
         request.scope[DIGEST] = deployed.version.digest
         document = version_document(deployed.version) | {"changed": deployed.changed}
+        if not deployed.active:
+            document["state"] = "pending"
         warnings = await _warnings(deployed.version, queue, vault)
         if warnings:
             document["warnings"] = warnings
@@ -94,6 +98,21 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         await queue.withdraw(name)
         await queue.mend(name)
         return response_of((204, [], b""))
+
+
+async def _shown(registry: Registry, described: Described, name: str, qualifier: str | None) -> Document:
+    """The version that was asked for; without one the latest, or the newest that waits where none is complete yet."""
+    if qualifier is None and described.latest is not None:
+        return version_document(described.latest)
+    for waiting in described.waiting:
+        if qualifier in (None, str(waiting.version.number)):
+            return await _progress(registry, waiting)
+    return version_document(await registry.resolve(name, qualifier or LATEST))
+
+
+async def _progress(registry: Registry, waiting: Waiting) -> Document:
+    now = await registry.waiting(waiting.version.function, waiting.version.number)
+    return waiting_document(now or waiting)
 
 
 async def _warnings(version: Version, queue: Queue, vault: Vault) -> list[str]:

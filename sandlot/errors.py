@@ -87,6 +87,12 @@ class VersionNotFound(CallerError):
     code = "version_not_found"
 
 
+class VersionFailed(CallerError):
+    """The version's dependencies cannot be had; the message has the resolver's own words."""
+
+    code = "version_failed"
+
+
 class SecretNotFound(CallerError):
     """There is no secret of that name, or not for that function."""
 
@@ -194,6 +200,12 @@ class FunctionCrashLoop(TryAgain):
     """The function has crashed too often of late and is given a rest, so that it does not use up the sandboxes of others."""
 
     code = "function_crash_loop"
+
+
+class VersionPending(TryAgain):
+    """The version's dependencies are being resolved or installed."""
+
+    code = "version_pending"
 
 
 class ShuttingDown(TryAgain):

@@ -35,6 +35,11 @@ def placement(runtime: str, tags: Iterable[str]) -> str:
     return ",".join((runtime, *sorted(tags)))
 
 
+def runtime_of(placement: str) -> str:
+    """The runtime that a placement begins with."""
+    return placement.partition(",")[0]
+
+
 def placements(runtimes: Iterable[str], tags: Iterable[str]) -> list[str]:
     """All that a worker with these runtimes and tags can run; what needs no tag is among it."""
     ordered = check_tags(tags)

@@ -90,6 +90,26 @@ class Settings(BaseSettings):
     queue_limit_per_function: Annotated[int, Field(ge=1)] = 100_000
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
 
+    # Dependencies: what a worker resolves them from, and with which bounds.
+    python_index_url: SecretStr = Field(
+        SecretStr("https://pypi.org/simple"), description="index of Python packages; may hold user:password@"
+    )
+    python_index_url_file: Path | None = Field(None, description="file to read that URL from")
+    npm_registry_url: str = Field("https://registry.npmjs.org", description="registry of Node packages")
+    npm_token: SecretStr = Field(SecretStr(""), description="token for that registry, if it wants one")
+    npm_token_file: Path | None = Field(None, description="file to read that token from")
+    build_hosts: str = Field(
+        "files.pythonhosted.org",
+        description="hosts beside these two that packages are fetched from, separated by commas",
+    )
+    build_ca_file: Path | None = Field(
+        None, description="certificate authorities that builds trust; empty: SSL_CERT_FILE's, else the system's"
+    )
+    build_limit_s: Annotated[float, Field(ge=10, le=7200)] = 600.0
+    packages_limit_mib: Annotated[int, Field(ge=16, le=8192)] = Field(
+        512, description="what the dependencies of one version may take on disk"
+    )
+
     # The worker.
     slots: Annotated[str, AfterValidator(_checked_slots)] = Field(
         "0", description="invocations at once; 0: from the CPUs of this machine, 4..16: as many as the queue needs"
@@ -169,6 +189,33 @@ class Settings(BaseSettings):
         if self.metrics_token.get_secret_value() or self.metrics_token_file is None:
             return self.metrics_token.get_secret_value()
         return read_secret_file(self.metrics_token_file, "metrics token", "SANDLOT_METRICS_TOKEN")
+
+    def read_python_index(self) -> str:
+        """
+        Raises:
+            InvalidSettings: the file cannot be read.
+        """
+        if self.python_index_url_file is None:
+            return self.python_index_url.get_secret_value()
+        return read_secret_file(self.python_index_url_file, "package index URL", "SANDLOT_PYTHON_INDEX_URL")
+
+    def read_npm_token(self) -> str:
+        """
+        Raises:
+            InvalidSettings: the file cannot be read.
+        """
+        if self.npm_token_file is None:
+            return self.npm_token.get_secret_value()
+        return read_secret_file(self.npm_token_file, "registry token", "SANDLOT_NPM_TOKEN")
+
+    def read_certificates(self) -> str:
+        """PEM text of the authorities that builds trust, empty for the system's. A company's CA is where OpenSSL is told of it.
+
+        Raises:
+            InvalidSettings: the file cannot be read.
+        """
+        path = self.build_ca_file or os.environ.get("SSL_CERT_FILE")
+        return read_secret_file(Path(path), "certificates", "SANDLOT_BUILD_CA") if path else ""
 
     def read_key(self) -> str:
         """The API key to use or to enrol: the setting, else its file, else what `sandlot up` keeps beside its data; empty if there is none.

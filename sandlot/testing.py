@@ -138,14 +138,16 @@ class Platform:
         self._end()
 
     def deploy(self, path: str | Path, *, name: str | None = None) -> Function:
-        """Deploy a file, a folder or a zip, checked as `sandlot deploy` does.
+        """Deploy a file, a folder or a zip, checked as `sandlot deploy` does, and wait for its dependencies.
 
         Raises:
             SandlotError: it cannot be a function; file and line are named.
         """
         from sandlot.cli.deploy import deploy_path
+        from sandlot.cli.progress import wait_until_active
 
-        return Function(self.client, str(deploy_path(self.client, Path(path), name=name)["name"]))
+        deployed = wait_until_active(self.client, deploy_path(self.client, Path(path), name=name))
+        return Function(self.client, str(deployed["name"]))
 
     def function(self, name: str) -> Function:
         """One that was deployed before."""

@@ -24,6 +24,7 @@ from sandlot.errors import OperatorError, QueueUnavailable
 from sandlot.exposure import require_safe_redis
 from sandlot.faults import FailPoints
 from sandlot.functions import Registry, find_node
+from sandlot.functions.builds import Builds
 from sandlot.functions.push import Push
 from sandlot.jobs import connect
 from sandlot.jobs.connection import connect_blocking
@@ -35,7 +36,11 @@ from sandlot.placement import placements
 from sandlot.settings import Settings, cpu_count, load_settings, parse_slots
 from sandlot.tracing import open_tracing
 from sandlot.vault import Vault
+from worker.builder.builder import Builder
+from worker.builder.sources import read_sources
+from worker.builder.trees import Trees
 from worker.bundles import BundleCache
+from worker.cache_folder import CacheFolder
 from worker.engine import Engine
 from worker.engine.executor import Executor
 from worker.engine.registration import worker_name
@@ -85,6 +90,7 @@ async def serve(settings: Settings) -> None:
         raise OperatorError(
             "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"
         )
+    sources = read_sources(settings, find_node(settings.node))
     points = FailPoints.parse(settings.fault)
     tags = settings.read_tags()
     async with AsyncExitStack() as stack:
@@ -95,12 +101,16 @@ async def serve(settings: Settings) -> None:
             level=settings.sandbox, runtimes=runtime_commands(settings), state_dir=settings.data / "sandboxes"
         )
         stack.push_async_callback(host.close)
-        queue = await _open_queue(points, url, signing_key, probe.name, placements(host.runtimes, tags))
+        served = placements(host.runtimes, tags)
+        queue = await _open_queue(points, url, signing_key, probe.name, served)
         stack.push_async_callback(queue.close)
         client = connect(url)
         stack.push_async_callback(client.aclose)
         registry = await stack.enter_async_context(Registry(client, signing_key))
-        bundles = BundleCache(registry, Vault(client, signing_key), settings.data / "cache", settings.cache_limit_mib)
+        folder = CacheFolder(settings.data / "cache", settings.cache_limit_mib)
+        trees = Trees(host, sources, folder, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s)
+        stack.push_async_callback(trees.close)
+        bundles = BundleCache(registry, Vault(client, signing_key), folder, trees.tree)
         await bundles.open()
         stack.push_async_callback(bundles.close)
         least, most = slots(settings)
@@ -111,6 +121,9 @@ async def serve(settings: Settings) -> None:
         changes.start()
         stack.push_async_callback(changes.stop)
         stack.push_async_callback(pool.close)
+        builder = Builder(client, Builds(client, signing_key), trees, served)
+        builder.open()
+        stack.push_async_callback(builder.close)
         connection = await asyncio.to_thread(connect_blocking, url)
         stack.callback(connection.close)
         tracing = open_tracing(settings, "worker")

@@ -22,6 +22,8 @@ class VersionSpec:
     runtime: Runtime
     handler: str
     bundle_dir: Path
+    packages_dir: Path | None = None
+    """What its dependencies are installed in: read-only and complete too, shared by all versions with the same lock."""
     memory_limit_mib: int = 256
     isolation: Isolation = Isolation.REUSE
     environment: Mapping[str, str] = field(default_factory=dict)

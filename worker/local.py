@@ -25,7 +25,10 @@ from sandlot.json_text import check_json
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
 from sandlot.settings import Settings, load_settings
 from worker.__main__ import runtime_commands
+from worker.builder.sources import read_sources
+from worker.builder.trees import Trees
 from worker.bundles import spec_of, write_bundle
+from worker.cache_folder import CacheFolder
 from worker.execution import Execution, VersionSpec
 from worker.masking import masked
 from worker.pool import Pool
@@ -87,24 +90,37 @@ async def run(path: Path, event: bytes, settings: Settings, variables: Mapping[s
         files = folder / "function"
         await asyncio.to_thread(write_bundle, bundle, files)
         spec = dataclasses.replace(spec_of(version, files), secrets=secrets)
-        outcome = await _outcome(spec, event, round(manifest.timeout_s * 1000), settings, folder)
+        outcome = await _outcome(spec, event, manifest, settings, folder)
     return _told(masked(outcome, secrets.values()))
 
 
-async def _outcome(spec: VersionSpec, event: bytes, wall_limit_ms: int, settings: Settings, folder: Path) -> Outcome:
+async def _outcome(spec: VersionSpec, event: bytes, manifest: Manifest, settings: Settings, folder: Path) -> Outcome:
     async def the_spec(_function: str, _digest: str) -> VersionSpec:
         return spec
 
     runtimes = [command for command in runtime_commands(settings) if command.name == spec.runtime.value]
     async with await SandboxHost.open(level=settings.sandbox, runtimes=runtimes, state_dir=folder / "state") as host:
+        if manifest.dependencies:
+            spec = dataclasses.replace(spec, packages_dir=await _packages(host, manifest, settings))
         pool = Pool(host, the_spec, slots=1, blanks=1)
         await pool.open()
         try:
+            wall_limit_ms = round(manifest.timeout_s * 1000)
             return await _call(
                 pool, Execution(JOB_ID, 1, spec.function, spec.version, spec.digest, event, wall_limit_ms)
             )
         finally:
             await pool.close()
+
+
+async def _packages(host: SandboxHost, manifest: Manifest, settings: Settings) -> Path:
+    """What it depends on, resolved now, and built unless the cache in the data folder has it."""
+    cache = CacheFolder(settings.data / "cache", settings.cache_limit_mib)
+    await asyncio.to_thread(cache.prune)
+    sources = read_sources(settings, find_node(settings.node))
+    trees = Trees(host, sources, cache, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s)
+    async with await trees.sandbox(manifest.runtime) as sandbox:
+        return await trees.tree(await trees.resolve(manifest, sandbox))
 
 
 async def _call(pool: Pool, execution: Execution) -> Outcome:

@@ -5,6 +5,8 @@
 // Runs inside the sandbox, in the process of the user's code, which can read and change everything here. Nothing in this file
 // protects anything: it is correct for functions that behave, and harmless to the worker for those that do not.
 
+import { existsSync } from "node:fs";
+import { Module } from "node:module";
 import { contextsOf } from "./context.mjs";
 import { LoadFailed, describe, refuse } from "./failure.mjs";
 import { ERROR, ERROR_LIMIT_BYTES, Link, READY, RESULT, splitRequest } from "./frames.mjs";
@@ -119,6 +121,13 @@ function giveEnvironment(init) {
   Object.assign(process.env, init.environment, init.secrets, folder ? { [FOLDER_VARIABLE]: folder } : {});
 }
 
+/** Where there is no mount namespace, packages are not above the bundle: `require` is told, `import` has no such way. */
+function openPackages(packages) {
+  if (!packages || existsSync("/node_modules")) return;
+  process.env.NODE_PATH = `${packages}/node_modules`;
+  Module._initPaths();
+}
+
 /** Load what `I` names, say so with `K`, and answer requests. */
 async function serve() {
   openStreams();
@@ -139,6 +148,7 @@ async function serve() {
   try {
     if (init.protocol !== PROTOCOL) throw new LoadFailed(`this runtime speaks protocol ${PROTOCOL}, not ${init.protocol}`);
     giveEnvironment(init);
+    openPackages(init.packages);
     const invocations = new Invocations(link, init, await loadHandler(init.bundle, init.handler ?? ""));
     process.off("uncaughtException", giveUp);
     process.off("beforeExit", starved);

@@ -21,11 +21,12 @@ Handler = Callable[[Any, Any], Any]
 _DEFAULT_FUNCTION = "handler"
 
 
-def load_handler(bundle: str, name: str) -> Handler:
+def load_handler(bundle: str, name: str, packages: str = "") -> Handler:
     """Import the bundle's module and return its handler.
 
     Args:
         bundle: folder of the user's files; it and its `site-packages` come first on `sys.path` from now on.
+        packages: folder of installed dependencies, last on `sys.path`; empty if there are none.
         name: `module.function`, `folder/module.function`, or empty for `main.handler` or the only file's `handler`.
 
     Raises:
@@ -33,6 +34,8 @@ def load_handler(bundle: str, name: str) -> Handler:
         BaseException: whatever the user's module raised while it was imported.
     """
     sys.path[:0] = [bundle, os.path.join(bundle, "site-packages")]
+    if packages:
+        sys.path.append(packages)
     module_name, function_name = _split(bundle, name)
     module = _import_module(bundle, module_name)
     return _check(_attribute(module, module_name, function_name), f"{module_name}.{function_name}")

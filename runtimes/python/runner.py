@@ -154,7 +154,8 @@ def _load(link: Link, init: Mapping[str, Any]) -> Invocations:
     try:
         _check_protocol(init.get("protocol"))
         secrets = _give_environment(init)
-        invocations = Invocations(init, load_handler(str(init["bundle"]), str(init.get("handler", ""))), secrets)
+        handler = load_handler(str(init["bundle"]), str(init.get("handler", "")), str(init.get("packages", "")))
+        invocations = Invocations(init, handler, secrets)
     except SystemExit:
         raise
     except LoadFailed as error:

@@ -20,6 +20,7 @@ def deploy_all(paths: Sequence[Path], name: str | None, revision: str, url: str 
     """Deploy each; the first failure decides the exit code, the others are deployed all the same."""
     # Here, because it brings redis along, which the other commands do without.
     from sandlot.cli.deploy import deploy_path
+    from sandlot.cli.progress import wait_until_active
 
     chosen = [found for path in paths for found in _functions_at(path)]
     if (name is not None or revision) and len(chosen) != 1:
@@ -29,7 +30,8 @@ def deploy_all(paths: Sequence[Path], name: str | None, revision: str, url: str 
     with open_client(url) as client:
         for path in chosen:
             try:
-                answer = deploy_path(client, path, name=name, revision=revision)
+                sent = deploy_path(client, path, name=name, revision=revision)
+                answer = wait_until_active(client, sent, note)
             except SandlotError as error:
                 print_error(error.message)
                 failed = failed or exit_code(error)
@@ -69,6 +71,9 @@ def show(name: str, url: str | None, as_json: bool) -> None:
         note(
             f"version {version['version']}  {version['digest'][:12]}{'  latest' if version['version'] == function.get('latest') else ''}"
         )
+    for waiting in function.get("waiting", []):
+        why = waiting.get("reason") or waiting.get("progress", "")
+        note(f"version {waiting['version']}  {waiting['digest'][:12]}  {waiting['state']}: {why}")
     note(f"revision {function['revision']}, for --if-match")
     for alias, target in function.get("aliases", {}).items():
         shares = "".join(f", {share:.0%} to version {number}" for number, share in target.get("weights", {}).items())

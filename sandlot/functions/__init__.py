@@ -8,7 +8,7 @@ from sandlot.functions.archive import read_archive, write_archive, write_version
 from sandlot.functions.bundle import Bundle, check_names
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.node_binary import find_node
-from sandlot.functions.registry import Deployed, Described, Page, Registry
+from sandlot.functions.registry import Deployed, Described, Page, Registry, Waiting
 from sandlot.functions.source import function_name, function_paths, read_files, read_path, read_source
 from sandlot.functions.version import Version
 
@@ -21,6 +21,7 @@ __all__ = [
     "Page",
     "Registry",
     "Version",
+    "Waiting",
     "check_names",
     "find_node",
     "function_name",

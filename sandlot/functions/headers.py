@@ -110,7 +110,12 @@ def _manifest(
     try:
         return parse_manifest(table, defaults)
     except Unwritable as error:
-        raise InvalidManifest(f"{filename}:{first_line + _line_of(error.key, content)}: {error}") from error
+        line = _line_of(error.key, content)
+        if error.near:
+            # The last of equals: it is the second of two that is one too many.
+            after = [index for index, text in enumerate(content.splitlines()) if index >= line and error.near in text]
+            line = after[-1] if after else line
+        raise InvalidManifest(f"{filename}:{first_line + line}: {error}") from error
 
 
 def _toml(filename: str, content: str, first_line: int) -> dict[str, Any]:

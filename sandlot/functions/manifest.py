@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     StrictInt,
     ValidationError,
     field_validator,
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from sandlot.functions.hosts import check_hosts
+from sandlot.functions.requirements import BadRequirement, check_requirements
 from sandlot.functions.retry import Retry
 from sandlot.functions.units import format_duration, format_size, parse_duration, parse_size
 from sandlot.models import Isolation, Runtime
@@ -43,9 +45,11 @@ _HANDLER: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-/.]*\.[A-Za-z_$][A-Za-z
 class Unwritable(ValueError):
     """A manifest says what it cannot say; `key` is the key at fault, as written ("" if it is the whole)."""
 
-    def __init__(self, key: str, message: str) -> None:
+    def __init__(self, key: str, message: str, near: str = "") -> None:
         super().__init__(message)
         self.key = key
+        self.near = near
+        """The entry at fault, as written, where the key has a list of them."""
 
 
 def _seconds(value: object) -> object:
@@ -92,6 +96,9 @@ class Manifest(BaseModel):
     walls: tuple[str, ...] = ()
     """Walls without which it is not to run; people also write a single one as text."""
     dependencies: tuple[str, ...] = ()
+    """Requirements (PEP 508), for Node `name@range`: as they were written, whichever file they were written in."""
+    source_builds: StrictBool = False
+    """Whether packages may be built from source, which runs their code while they are installed."""
     tags: tuple[str, ...] = ()
     """What a worker must have been started with (`--tag gpu`) to run it."""
 
@@ -142,12 +149,8 @@ class Manifest(BaseModel):
 
     @field_validator("dependencies")
     @classmethod
-    def _has_no_dependencies_yet(cls, dependencies: tuple[str, ...]) -> tuple[str, ...]:
-        if dependencies:
-            raise ValueError(
-                f"not supported yet ({', '.join(dependencies[:3])}): functions run on the standard library for now"
-            )
-        return dependencies
+    def _are_stripped(cls, dependencies: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dependency.strip() for dependency in dependencies)
 
     @field_validator("network", mode="before")
     @classmethod
@@ -174,6 +177,12 @@ class Manifest(BaseModel):
             raise Unwritable(
                 "isolation", 'isolation = "fork" has no effect on Node, which cannot fork: write "reuse" or "sandbox"'
             )
+        try:
+            check_requirements(self.dependencies, self.runtime)
+        except BadRequirement as error:
+            raise Unwritable("dependencies", f"dependencies: {error}", error.text) from error
+        if self.source_builds and not self.dependencies:
+            raise Unwritable("source_builds", "source_builds has no effect without dependencies")
         twice = sorted(set(self.secrets) & self.environment.keys())
         if twice:
             raise Unwritable("secrets", f"secrets: {twice[0]} is in environment as well; it can have one value only")
@@ -202,6 +211,7 @@ class Manifest(BaseModel):
             **({"tags": list(self.tags)} if self.tags else {}),
             **({"walls": list(self.walls)} if self.walls else {}),
             **({"secrets": list(self.secrets)} if self.secrets else {}),
+            **({"source_builds": True} if self.source_builds else {}),
             **({"retry": self.retry.written()} if self.retry is not None else {}),
         }
 

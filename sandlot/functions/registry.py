@@ -10,14 +10,25 @@ import contextlib
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
 
-from sandlot.errors import CallerError, FunctionNotFound, TryAgain, UnsafeRecord, VersionConflict, VersionNotFound
+from sandlot.errors import (
+    CallerError,
+    FunctionNotFound,
+    SandlotError,
+    TryAgain,
+    UnsafeRecord,
+    VersionConflict,
+    VersionFailed,
+    VersionNotFound,
+    VersionPending,
+)
 from sandlot.functions.alias import ALIAS_NAME, Alias, Shared, check_alias, read_alias
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
+from sandlot.functions.lock import Lock, open_lock
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.push import Push
 from sandlot.functions.store import VERSIONS_KEPT, Store
@@ -40,15 +51,29 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     created: bool
     changed: bool
     revision: str = ""
+    active: bool = True
+    """False: its dependencies are to be resolved first, and what `$LATEST` meant it still means."""
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that cannot be called: its dependencies are being resolved (`pending`), or cannot be had (`failed`, and why)."""
+
+    version: Version
+    state: Literal["pending", "failed"]
+    reason: str = ""
+    progress: str = ""
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True):
     """A function: what `$LATEST` means, every version that is kept, newest first, and the aliases. With each change it has another revision."""
 
-    latest: Version
+    latest: Version | None
+    """None: no version was ever complete."""
     versions: tuple[Version, ...]
     aliases: dict[str, Alias] = {}
     revision: str = ""
+    waiting: tuple[Waiting, ...] = ()
+    """Newest first."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +141,13 @@ class Registry:
                 created_ms=time.time_ns() // 1_000_000,
             )
             answer = await self._store.deploy(
-                name, digest, number, sign(version, self._signing_key), len(packed), revision
+                name,
+                digest,
+                number,
+                sign(version, self._signing_key),
+                len(packed),
+                revision,
+                build_at=version.placement if manifest.dependencies else "",
             )
             number = answer.number
             if answer.status == b"missing":
@@ -133,6 +164,7 @@ class Registry:
                     created=bool(answer.created),
                     changed=bool(answer.changed),
                     revision=answer.revision.decode(),
+                    active=bool(answer.active),
                 )
         raise TryAgain(f"{name!r} is being deployed by many others at the same time; nothing was changed")
 
@@ -166,6 +198,8 @@ class Registry:
             return known
         number = await self._store.number_of(function, digest)
         record = None if number is None else await self._store.any_record(function, number)
+        if record is None and number is not None:
+            raise await self._unready(function, number)
         if record is None:
             raise VersionNotFound(
                 f"{function!r} has no version {digest[:12]}…: it was deleted, or is not among those that are kept"
@@ -204,14 +238,42 @@ class Registry:
             number: verify(stored.records[number], name, self._signing_key)
             for number in sorted(stored.records, reverse=True)
         }
-        if stored.latest not in versions:
+        if stored.latest is not None and stored.latest not in versions:
             raise UnsafeRecord(f"{name!r} has no record of its latest version, {stored.latest}")
         return Described(
-            latest=versions[stored.latest],
+            latest=None if stored.latest is None else versions[stored.latest],
             versions=tuple(versions.values()),
             aliases={alias: read_alias(text, name) for alias, text in sorted(stored.aliases.items())},
             revision=stored.revision,
+            waiting=tuple(
+                Waiting(
+                    version=verify(record, name, self._signing_key),
+                    state="pending" if reason is None else "failed",
+                    reason=reason or "",
+                )
+                for _, (record, reason) in sorted(stored.waiting.items(), reverse=True)
+            ),
         )
+
+    async def waiting(self, name: str, number: int) -> Waiting | None:
+        """A version that cannot be called yet, or never; None for any other."""
+        found = await self._store.waiting(name, number)
+        if found is None:
+            return None
+        return Waiting(
+            version=verify(found.record, name, self._signing_key),
+            state="pending" if found.reason is None else "failed",
+            reason=found.reason or "",
+            progress=found.progress,
+        )
+
+    async def lock(self, version: Version) -> Lock:
+        """What the dependencies of a version were resolved to.
+
+        Raises:
+            UnsafeRecord: there is none that is signed with our key.
+        """
+        return open_lock(await self._store.lock(version.digest), version.digest, self._signing_key)
 
     async def move_alias(self, name: str, alias: str, target: Alias, *, revision: str = "") -> str:
         """Let the alias mean this from now on; the function's new revision. `$LATEST` is moved like any other.
@@ -279,7 +341,8 @@ class Registry:
     async def _read(self, name: str, qualifier: str) -> Version | Shared:
         latest = await self._store.latest_number(name) if FUNCTION_NAME.match(name) else None
         if latest is None:
-            raise _no_function(name)
+            wanted = await self._store.wanted_number(name) if FUNCTION_NAME.match(name) else None
+            raise _no_function(name) if wanted is None else await self._unready(name, wanted)
         if not ALIAS_NAME.match(qualifier):
             return await self._numbered(name, latest if qualifier == LATEST else _number(qualifier), qualifier, latest)
         text = await self._store.alias(name, qualifier)
@@ -291,12 +354,24 @@ class Registry:
 
     async def _numbered(self, name: str, number: int, qualifier: str, latest: int) -> Version:
         record = await self._store.record(name, number)
+        if record is None and number:
+            raise await self._unready(name, number, f"; the latest is {latest}")
         if record is None:
             raise VersionNotFound(f"{name!r} has no version {qualifier[:80]!r}; the latest is {latest}")
         version = verify(record, name, self._signing_key)
         if version.number != number:
             raise UnsafeRecord(f"the record of version {number} of {name!r} is the one of version {version.number}")
         return version
+
+    async def _unready(self, name: str, number: int, hint: str = "") -> SandlotError:
+        """Why a version that is not active cannot be used."""
+        waiting = await self.waiting(name, number)
+        if waiting is None:
+            return VersionNotFound(f"{name!r} has no version {number}{hint}")
+        if waiting.state == "failed":
+            return VersionFailed(f"version {number} of {name!r} cannot be called: {waiting.reason}")
+        step = waiting.progress or "waiting for a worker"
+        return VersionPending(f"version {number} of {name!r} is not ready: its dependencies come first ({step})")
 
     def _forget(self, name: str | None) -> None:
         """Drop what is cached about one function, or about all (`None`). What a digest means never changes and stays."""

@@ -10,19 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import msgspec
-
 from sandlot.errors import InvalidManifest
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle
 from sandlot.functions.headers import given_manifest, node_manifest, python_manifest, toml_manifest
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.node_binary import find_node
+from sandlot.functions.requirements import read_package_file, read_requirements_file
 from sandlot.functions.syntax import check_node, check_python, check_python_handler, decode
 from sandlot.models import FUNCTION_NAME, Runtime
 
 MANIFEST_FILE: Final = "function.toml"
 _RUNTIME_OF: Final = {".py": Runtime.PYTHON, ".js": Runtime.NODE, ".mjs": Runtime.NODE, ".cjs": Runtime.NODE}
 _MAIN_FILES: Final = ("main.py", "index.mjs", "index.js", "index.cjs")
+_REQUIREMENTS: Final = "requirements.txt"
+_PACKAGE: Final = "package.json"
 _CACHE: Final = "__pycache__"
 
 
@@ -129,13 +130,16 @@ def _single(filename: str, content: bytes, given: dict[str, Any], node: Path | N
 def _folder(files: dict[str, bytes], prefix: str, given: dict[str, Any], node: Path | None) -> tuple[Bundle, Manifest]:
     written = files.pop(MANIFEST_FILE, None)
     bundle = Bundle(files)
-    defaults = _implied_by(bundle)
+    defaults: dict[str, Any] = dict(_implied_by(bundle))
+    listing, listed = _listed_dependencies(bundle, prefix)
+    if listed:
+        defaults["dependencies"] = listed
     label = prefix + MANIFEST_FILE
     if written is None:
         manifest = given_manifest("manifest", given, defaults)
     else:
         manifest = _on_top(label, toml_manifest(label, decode(label, written), {**defaults, **given}), given)
-    _refuse_dependencies(bundle, prefix)
+    _require_one_list(prefix + listing, listed, manifest)
     _check(bundle, manifest, prefix, node)
     return bundle, manifest
 
@@ -184,23 +188,31 @@ def _entry(bundle: Bundle, manifest: Manifest, prefix: str) -> tuple[str, str]:
     )
 
 
-def _refuse_dependencies(bundle: Bundle, prefix: str) -> None:
-    """A list of dependencies that nobody would install must not look as if it had an effect."""
-    for line, text in enumerate(bundle.files.get("requirements.txt", b"").decode("utf-8", "replace").splitlines(), 1):
-        if text.strip() and not text.strip().startswith("#"):
-            raise InvalidManifest(
-                f"{prefix}requirements.txt:{line}: dependencies are not supported yet: functions run on the standard library for now"
-            )
+def _listed_dependencies(bundle: Bundle, prefix: str) -> tuple[str, list[str]]:
+    """The file beside the function that lists its dependencies, and what it lists."""
+    python = read_requirements_file(prefix + _REQUIREMENTS, bundle.files.get(_REQUIREMENTS, b""))
     vendored = any(path.startswith("node_modules/") for path in bundle.files)
-    if "package.json" in bundle.files and not vendored:
-        try:
-            package = msgspec.json.decode(bundle.files["package.json"], type=dict[str, Any])
-        except msgspec.MsgspecError as error:
-            raise InvalidManifest(f"{prefix}package.json: not a JSON object: {error}") from error
-        if package.get("dependencies"):
-            raise InvalidManifest(
-                f"{prefix}package.json: dependencies are not supported yet: put them into node_modules/ beside it"
-            )
+    node = []
+    if _PACKAGE in bundle.files and not vendored:
+        node = read_package_file(prefix + _PACKAGE, bundle.files[_PACKAGE])
+    if python and node:
+        raise InvalidManifest(
+            f"{prefix}{_REQUIREMENTS} and {_PACKAGE} both list dependencies, and a function has one runtime"
+        )
+    return (_PACKAGE, node) if node else (_REQUIREMENTS, python)
+
+
+def _require_one_list(label: str, listed: list[str], manifest: Manifest) -> None:
+    """What would not be installed must not look as if it would."""
+    if not listed:
+        return
+    belongs_to = Runtime.NODE if label.endswith(_PACKAGE) else Runtime.PYTHON
+    if manifest.runtime is not belongs_to:
+        raise InvalidManifest(
+            f'{label}: lists dependencies for {belongs_to}, and the function has runtime = "{manifest.runtime}"'
+        )
+    if list(manifest.dependencies) != listed:
+        raise InvalidManifest(f"{label}: the manifest lists other dependencies; write them in one place")
 
 
 def folder_files(folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,8 @@ from sandlot.models import LATEST
 
 VERSIONS_KEPT: Final = 100
 """Per function, unless a setting says otherwise; older ones can no longer be named. Saving a file all day must not fill Redis."""
+FAILED_KEPT: Final = 10
+"""Per function: versions whose dependencies could not be had, so that one can still look up why."""
 CHUNK_BYTES: Final = 1024 * 1024
 """Redis serves nobody else while it copies one value; a MiB takes about 0.1 ms."""
 RETIRED_MS: Final = 60_000
@@ -44,15 +46,26 @@ class Recorded(NamedTuple):
     changed: int = 0
     record: bytes = b""
     revision: bytes = b""
+    active: int = 1
+
+
+class Waiting(NamedTuple):
+    """A version whose dependencies are not there: why, if they cannot be had, else how far the build is."""
+
+    record: bytes
+    reason: str | None
+    progress: str
 
 
 class Stored(NamedTuple):
     """All that is recorded of a function, at one moment."""
 
-    latest: int
+    latest: int | None
+    """None: no version of it was ever complete."""
     revision: str
     records: dict[int, bytes]
     aliases: dict[str, bytes]
+    waiting: dict[int, tuple[bytes, str | None]]
 
 
 class Store:
@@ -66,66 +79,105 @@ class Store:
         self._undeploy = redis.register_script(_script("revision") + _script("undeploy"))
 
     async def last_number(self, name: str) -> int:
-        async with _answering():
+        async with answering():
             return int(await self._redis.hget(keys.FUNCTION + name, "last") or 0)
 
     async def latest_number(self, name: str) -> int | None:
-        async with _answering():
+        async with answering():
             latest = await self._redis.hget(keys.FUNCTION + name, "latest")
         return int(latest) if latest else None
 
     async def number_of(self, name: str, digest: str) -> int | None:
-        async with _answering():
+        async with answering():
             number = await self._redis.hget(keys.FUNCTION + name, f"d{digest}")
         return int(number) if number else None
 
     async def record(self, name: str, number: int) -> bytes | None:
-        async with _answering():
+        async with answering():
             return cast("bytes | None", await self._redis.hget(keys.FUNCTION + name, f"v{number}"))
 
     async def any_record(self, name: str, number: int) -> bytes | None:
         """The same, if the version is retired as well."""
-        async with _answering():
+        async with answering():
             found = await self._redis.hmget(keys.FUNCTION + name, [f"v{number}", f"r{number}"])
         return cast("bytes | None", found[1] if found[0] is None else found[0])
 
     async def alias(self, name: str, alias: str) -> bytes | None:
-        async with _answering():
+        async with answering():
             return cast("bytes | None", await self._redis.hget(keys.FUNCTION + name, f"a{alias}"))
 
     async def function(self, name: str) -> Stored | None:
-        async with _answering():
+        async with answering():
             fields = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.FUNCTION + name))
-        if b"latest" not in fields:
+        if b"last" not in fields:
             return None
         return Stored(
-            latest=int(fields[b"latest"]),
+            latest=int(fields[b"latest"]) if b"latest" in fields else None,
             revision=fields.get(b"revision", b"").decode(),
             records={int(field[1:]): value for field, value in fields.items() if field.startswith(b"v")},
             aliases={field[1:].decode(): value for field, value in fields.items() if field.startswith(b"a")},
+            waiting={
+                int(field[1:]): (value, _text(fields.get(b"f" + field[1:])))
+                for field, value in fields.items()
+                if field.startswith(b"p")
+            },
         )
+
+    async def waiting(self, name: str, number: int) -> Waiting | None:
+        """A version that is not active yet, or could not be made so."""
+        async with answering():
+            found = await self._redis.hmget(keys.FUNCTION + name, [f"p{number}", f"f{number}", f"g{number}"])
+            record, reason, digest = cast("list[bytes | None]", found)
+            if record is None or digest is None:
+                return None
+            progress = cast("bytes | None", await self._redis.hget(keys.BUILD + digest.decode(), "progress"))
+        return Waiting(record, _text(reason), _text(progress) or "")
+
+    async def wanted_number(self, name: str) -> int | None:
+        async with answering():
+            wanted = await self._redis.hget(keys.FUNCTION + name, "wanted")
+        return int(wanted) if wanted else None
+
+    async def lock(self, digest: str) -> bytes:
+        """The signed lock of a version; empty if there is none."""
+        async with answering():
+            return cast("bytes | None", await self._redis.get(keys.LOCK + digest)) or b""
 
     async def names(self, after: str, limit: int) -> list[str]:
         """Names in order, at most `limit`, all of them after `after` ("" for the first)."""
-        async with _answering():
+        async with answering():
             found = await self._redis.zrangebylex(keys.FUNCTIONS, f"({after}" if after else "-", "+", 0, limit)
         return [cast("bytes", name).decode() for name in found]
 
     async def deploy(
-        self, name: str, digest: str, number: int, record: bytes, size: int, revision: str = ""
+        self,
+        name: str,
+        digest: str,
+        number: int,
+        record: bytes,
+        size: int,
+        revision: str = "",
+        *,
+        build_at: str = "",
     ) -> Recorded:
         """Make this digest the function's latest version, if its bundle of `size` bytes is stored, the number is the next, and the
-        function is at this revision ("" for whichever, "*" for any but none)."""
-        async with _answering():
+        function is at this revision ("" for whichever, "*" for any but none).
+
+        Args:
+            build_at: the placement of workers to resolve its dependencies; "" for a version that has none.
+        """
+        lock = [keys.LOCK + digest, keys.BUILDS + build_at, keys.BUILD + digest]
+        channels: list[str | int] = [keys.FUNCTIONS_CHANGED, int(bool(build_at)), keys.BUILDS_CHANGED, build_at]
+        async with answering():
             answer = await self._deploy(
-                keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest],
-                args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, keys.FUNCTIONS_CHANGED],
+                keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest, *lock],
+                args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, *channels],
             )
         return Recorded(*answer)
 
     async def set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> list[bytes]:
         """What alias.lua answers; without a text the alias is removed."""
-        async with _answering():
+        async with answering():
             answer = await self._alias(
                 keys=[keys.FUNCTION + name],
                 args=[name, alias, text, revision, keys.FUNCTIONS_CHANGED, LATEST, *numbers],
@@ -142,26 +194,34 @@ class Store:
             JOBS_LOOKED_AT,
             keys.FUNCTIONS_CHANGED,
         ]
-        queue = [keys.QUEUE, keys.SCHEDULED, keys.STARTED, keys.JOB, keys.ENVELOPE]
-        async with _answering():
+        queue: list[str | int] = [
+            keys.QUEUE,
+            keys.SCHEDULED,
+            keys.STARTED,
+            keys.JOB,
+            keys.ENVELOPE,
+            keys.LOCK,
+            FAILED_KEPT,
+        ]
+        async with answering():
             retired, forgotten = await self._prune(keys=[keys.FUNCTION + name], args=[name, kept, *ours, *queue])
         return int(retired), int(forgotten)
 
     async def undeploy(self, name: str, revision: str) -> int:
         """What undeploy.lua answers."""
         prefixes = [keys.BUNDLE, keys.BUNDLE_USERS]
-        async with _answering():
+        async with answering():
             return int(
                 await self._undeploy(
                     keys=[keys.FUNCTIONS, keys.FUNCTION + name],
-                    args=[name, *prefixes, UNUSED_TTL_S, keys.FUNCTIONS_CHANGED, revision],
+                    args=[name, *prefixes, UNUSED_TTL_S, keys.FUNCTIONS_CHANGED, revision, keys.LOCK],
                 )
             )
 
     async def upload(self, digest: str, packed: bytes) -> None:
         """Write a bundle in chunks; two who write the same digest write the same bytes."""
         key = keys.BUNDLE + digest
-        async with _answering():
+        async with answering():
             for index, offset in enumerate(range(0, len(packed), CHUNK_BYTES)):
                 chunk = await asyncio.to_thread(zlib.compress, packed[offset : offset + CHUNK_BYTES], 1)
                 await self._redis.hset(key, str(index), cast("str", chunk))
@@ -170,13 +230,17 @@ class Store:
     async def download(self, digest: str) -> bytes:
         """The packed bundle, as it was uploaded; empty if it is not stored, and cut short where it is damaged: digest it."""
         packed = bytearray()
-        async with _answering():
+        async with answering():
             for index in range(_CHUNKS_LIMIT):
                 chunk = cast("bytes | None", await self._redis.hget(keys.BUNDLE + digest, str(index)))
                 if chunk is None:
                     break
                 packed += await asyncio.to_thread(_inflated, chunk)
         return bytes(packed)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")
 
 
 def _script(name: str) -> str:
@@ -192,7 +256,7 @@ def _inflated(chunk: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
+async def answering() -> AsyncIterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:

@@ -22,6 +22,8 @@ def _value(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
         return "{ " + ", ".join(f"{_string(key)} = {_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return _string(value) if isinstance(value, str) else str(value)
 
 

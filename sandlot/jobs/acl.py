@@ -44,7 +44,8 @@ _COMMANDS: Final = {
 }
 
 _WORKERS_NEVER_SEE: Final = {keys.API_KEYS}
-_WORKERS_ONLY_READ: Final = {keys.FUNCTIONS, keys.FUNCTION, keys.BUNDLE, keys.BUNDLE_USERS, keys.SECRETS}
+_WORKERS_ONLY_READ: Final = {keys.FUNCTIONS, keys.BUNDLE, keys.BUNDLE_USERS, keys.SECRETS}
+"""A worker that has resolved dependencies makes the version active, which writes to the function; no code can be put there, nor a list of them."""
 _METRICS_READ: Final = {
     keys.QUEUE, keys.QUEUES, keys.STARTED, keys.FINISHED, keys.FAILED, keys.CANCELED, keys.SCHEDULED, keys.RQ_WORKER, keys.RQ_WORKERS,
     keys.RING, keys.CAPS, keys.CAPPED, keys.DEPTH, keys.ENDED, keys.LEASES, keys.DUE, keys.PARKED, keys.BEATS, keys.PLACEMENTS, keys.WORKER,

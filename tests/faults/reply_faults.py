@@ -188,5 +188,8 @@ SENDERS: Final = {
 """Every script there is: `tests/unit/test_faults_scripts.py` sees to it."""
 FRAGMENTS: Final = {"transitions", "revision"}
 """Texts that are put before others and never sent alone."""
-ELSEWHERE: Final[dict[str, str]] = {}
+ELSEWHERE: Final[dict[str, str]] = dict.fromkeys(
+    ("build_take", "build_beat", "build_end"),
+    "tests/jobs/test_functions_builds.py::test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease",
+)
 """Scripts that no plan of these loses the reply of -> the test that does."""

@@ -28,7 +28,7 @@ FOREIGN = (
     "COPY sessions rq:mine",
     "PUBLISH news 1",
 )
-UNWRITABLE = (keys.API_KEYS, keys.SECRETS, keys.FUNCTION + "hello", keys.FUNCTIONS, keys.BUNDLE + "0" * 64)
+UNWRITABLE = (keys.API_KEYS, keys.SECRETS, keys.FUNCTIONS, keys.BUNDLE + "0" * 64)
 
 
 @pytest.fixture(scope="module")

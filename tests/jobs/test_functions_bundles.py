@@ -13,10 +13,12 @@ import pytest
 
 from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions import Bundle, Manifest, Registry
+from sandlot.functions.lock import Lock
 from sandlot.jobs import connect, keys
 from sandlot.models import Isolation, Runtime
 from sandlot.vault import Vault
-from worker.bundles import IN_USE_S, UNUSED_S, BundleCache
+from worker.bundles import BundleCache
+from worker.cache_folder import IN_USE_S, UNUSED_S, CacheFolder
 
 KEY = b"k" * 32
 FILES = {"main.py": b"def handler(e, c): return 1", "parts/one.py": b"ONE = 1"}
@@ -42,10 +44,19 @@ async def vault(url: str) -> AsyncIterator[Vault]:
 
 @pytest.fixture
 async def cache(registry: Registry, vault: Vault, tmp_path: Path) -> AsyncIterator[BundleCache]:
-    opened = BundleCache(registry, vault, tmp_path / "cache")
+    opened = open_cache(registry, vault, tmp_path / "cache")
     await opened.open()
     yield opened
     await opened.close()
+
+
+def open_cache(registry: Registry, vault: Vault, folder: Path, *, limit_mib: int = 4096) -> BundleCache:
+    """A cache for versions without dependencies."""
+    return BundleCache(registry, vault, CacheFolder(folder, limit_mib), no_packages)
+
+
+async def no_packages(_lock: Lock) -> Path:
+    raise AssertionError("nothing here has dependencies")
 
 
 async def deploy(registry: Registry) -> str:
@@ -103,7 +114,7 @@ async def test_two_workers_of_a_machine_share_the_folder(
     registry: Registry, cache: BundleCache, vault: Vault, tmp_path: Path
 ) -> None:
     digest = await deploy(registry)
-    other = BundleCache(registry, vault, tmp_path / "cache")
+    other = open_cache(registry, vault, tmp_path / "cache")
     await other.open()
     one, two = await asyncio.gather(cache.spec("hello", digest), other.spec("hello", digest))
     assert one.bundle_dir == two.bundle_dir
@@ -144,7 +155,7 @@ async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(
         (folder / name / "inner").mkdir(parents=True)
         (folder / name / "inner").chmod(0o555)
         os.utime(folder / name, (os.stat(folder).st_mtime - age_s,) * 2)
-    await BundleCache(registry, vault, folder).open()
+    await open_cache(registry, vault, folder).open()
     assert sorted(path.name for path in folder.iterdir()) == [".new-fresh", "b" * 64]
 
 
@@ -158,7 +169,7 @@ async def put(registry: Registry, cache: BundleCache, number: int, *, unused_s: 
 
 
 async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vault: Vault, tmp_path: Path) -> None:
-    cache = BundleCache(registry, vault, tmp_path / "cache", limit_mib=1)
+    cache = open_cache(registry, vault, tmp_path / "cache", limit_mib=1)
     await cache.open()
     middle = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
     oldest = await put(registry, cache, 2, unused_s=IN_USE_S + 30)
@@ -172,7 +183,7 @@ async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vaul
 async def test_what_is_in_use_stays_however_little_room_there_is(
     registry: Registry, vault: Vault, tmp_path: Path
 ) -> None:
-    cache = BundleCache(registry, vault, tmp_path / "cache", limit_mib=1)
+    cache = open_cache(registry, vault, tmp_path / "cache", limit_mib=1)
     await cache.open()
     used = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
     cache.keep(lambda: [used.name])

@@ -95,8 +95,9 @@ class Pool:
 
     @property
     def digests(self) -> set[str]:
-        """The versions whose files some resident may still read."""
-        return {resident.spec.digest for resident in self._residents()}
+        """The versions, and the trees of packages, whose files some resident may still read."""
+        specs = [resident.spec for resident in self._residents()]
+        return {spec.digest for spec in specs} | {spec.packages_dir.name for spec in specs if spec.packages_dir}
 
     def renew(self, secret: str | None) -> None:
         """This secret (any, for `None`) may have another value now: whoever was given it serves no further call."""
@@ -249,7 +250,7 @@ class Pool:
         policy = Policy(memory_limit_mib=spec.memory_limit_mib, network=spec.network)
         sandbox = await self._blanks.take(spec.runtime, policy)
         try:
-            await sandbox.attach(spec.bundle_dir, policy)
+            await sandbox.attach(spec.bundle_dir, policy, spec.packages_dir)
             _require_walls(spec, sandbox)
         except BaseException:
             await bury(sandbox)

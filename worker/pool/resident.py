@@ -110,6 +110,10 @@ class Resident:
         self._channel.close()
         self._conclude(lambda end: verdict.of_cancel(end))
 
+    def printed(self) -> bytes:
+        """What was printed since the last look, in the middle of a call too; it is then not among the logs of the call."""
+        return self._logs.take()
+
     def clean(self, *, thorough: bool) -> bool:
         """Nothing of the last call is left running. False: it is to be retired.
 
@@ -254,6 +258,7 @@ class Resident:
             {
                 "protocol": PROTOCOL,
                 "bundle": self.sandbox.bundle_path,
+                "packages": self.sandbox.packages_path,
                 "handler": spec.handler,
                 "environment": dict(spec.environment),
                 "secrets": dict(spec.secrets),

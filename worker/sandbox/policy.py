@@ -55,6 +55,8 @@ class Policy:
     tmp_mib: int = 64
     network: tuple[str, ...] = ()
     """Hosts (`example.com`, `example.com:8443`, `*.example.com`) reachable through the proxy; none: no network at all."""
+    operator_hosts: bool = False
+    """The hosts in `network` were named by the operator, not by a function: they may have any address, a private one too."""
     cpus: float = 1.0
     """CPU time per second of wall time, where a cgroup can enforce it."""
 

@@ -50,6 +50,8 @@ class Sandbox:
         """Its processes are in a PID namespace of their own."""
         self.bundle_path = "/fn" if self.alone else ""
         """Where the bundle is, as seen inside, once it is attached."""
+        self.packages_path = ""
+        """Where its packages are, as seen inside; empty without any."""
         self.policy = policy
         self.number = number
         self._link = link
@@ -78,10 +80,11 @@ class Sandbox:
         """Those of these walls that the receipt does not vouch for."""
         return missing_walls(walls, self._facts)
 
-    async def attach(self, bundle_dir: Path, policy: Policy | None = None) -> None:
+    async def attach(self, bundle_dir: Path, policy: Policy | None = None, packages_dir: Path | None = None) -> None:
         """Put the bundle, read-only, where `bundle_path` says, apply the policy's limits, and give up every remaining privilege inside.
 
         Args:
+            packages_dir: what its dependencies are installed in, if it has any: read-only as well, at `packages_path`.
             policy: at most what the blank was started with in `network`; other limits may be anything.
 
         Raises:
@@ -91,14 +94,18 @@ class Sandbox:
         if self.policy.network:
             await self._open_egress()
         self._attached = asyncio.get_running_loop().create_future()
-        self._link.send_attach(self.number, bundle_dir, self.policy)
+        folders = [bundle_dir] if packages_dir is None else [bundle_dir, packages_dir]
+        self._link.send_attach(self.number, folders, self.policy)
         async with asyncio.timeout(ATTACH_LIMIT_S):
             await self._attached
 
     async def _open_egress(self) -> None:
         if self._door < 0:
             raise SandboxUnavailable("this sandbox was started without a network, and cannot be given one")
-        self.egress = Egress(self.policy.network)
+        if self.policy.operator_hosts:
+            self.egress = Egress(self.policy.network, is_reachable=lambda _address: True)
+        else:
+            self.egress = Egress(self.policy.network)
         self._facts |= {"network": list(self.policy.network)}
         door, self._door = self._door, -1
         await self.egress.open(door)
@@ -238,9 +245,9 @@ class Sandbox:
 
     # Called by the link, which alone hears the zygote.
 
-    def note_attached(self, facts: dict[str, Any], path: str) -> None:
+    def note_attached(self, facts: dict[str, Any], paths: list[str]) -> None:
         self._facts |= facts
-        self.bundle_path = path
+        self.bundle_path, self.packages_path = [*paths, ""][:2]
         if self._attached is not None and not self._attached.done():
             self._attached.set_result(None)
 

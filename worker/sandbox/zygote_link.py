@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,8 +122,8 @@ class ZygoteLink:
         async with asyncio.timeout(SPAWN_LIMIT_S):
             return await started
 
-    def send_attach(self, number: int, bundle_dir: Path, policy: Policy) -> None:
-        self._send({"do": "attach", "id": number, "path": str(bundle_dir), "limits": _limits(policy)})
+    def send_attach(self, number: int, folders: Sequence[Path], policy: Policy) -> None:
+        self._send({"do": "attach", "id": number, "paths": [*map(str, folders)], "limits": _limits(policy)})
 
     def _send(self, message: messages.Message) -> None:
         if self._unsent:
@@ -192,7 +192,7 @@ class ZygoteLink:
         if "refused" in message:
             sandbox.note_refused(message["refused"])
         else:
-            sandbox.note_attached(message["attached"], message["path"])
+            sandbox.note_attached(message["attached"], message["paths"])
 
     def has_orphans_of(self, leader: int) -> bool:
         """Whether the zygote has adopted processes of that sandbox's group (restricted level only)."""

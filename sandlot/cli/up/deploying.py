@@ -16,6 +16,7 @@ from typing import Any
 from watchfiles import DefaultFilter, awatch
 
 from sandlot.cli.deploy import deploy_path
+from sandlot.cli.progress import LOOK_S, look
 from sandlot.client import Client
 from sandlot.errors import InvalidManifest, SandlotError
 from sandlot.functions.source import MANIFEST_FILE, function_name, function_paths
@@ -31,6 +32,7 @@ class FunctionsFolder:
         self._node = node
         self._say = say
         self._deployed: dict[str, dict[str, Any]] = {}
+        self._builds: dict[str, asyncio.Task[None]] = {}
         self.deployed_once = asyncio.Event()
 
     @property
@@ -65,8 +67,10 @@ class FunctionsFolder:
                 inside = {path.relative_to(self._folder).parts for path in changed}
                 await self._changed({self._folder / parts[0] for parts in inside if parts})
         finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            following = [coming, *self._builds.values()]
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
             await changes.aclose()
 
     async def _changed(self, paths: set[Path]) -> None:
@@ -103,6 +107,29 @@ class FunctionsFolder:
             self._say("bad", f"{error}{self._still(path)}")
             return
         name = deployed["name"]
+        if name in self._builds:
+            self._builds.pop(name).cancel()  # what was saved last is what counts
+        if deployed["state"] == "pending":
+            self._follow_build(name, deployed, started_s)
+            return
+        self._note_active(name, deployed, started_s, quiet=quiet)
+
+    def _follow_build(self, name: str, deployed: dict[str, Any], started_s: float) -> None:
+        """In the background: others can be saved meanwhile."""
+        self._say("note", f"{name} version {deployed['version']} waits for its dependencies")
+        self._builds[name] = asyncio.create_task(self._build(name, deployed, started_s), name=f"follow {name}")
+
+    async def _build(self, name: str, deployed: dict[str, Any], started_s: float) -> None:
+        try:
+            while deployed["state"] == "pending":
+                await asyncio.sleep(LOOK_S)
+                deployed = await asyncio.to_thread(look, self._client, deployed)
+        except SandlotError as error:
+            self._say("bad", str(error))
+            return
+        self._note_active(name, deployed, started_s)
+
+    def _note_active(self, name: str, deployed: dict[str, Any], started_s: float, *, quiet: bool = False) -> None:
         before = self._deployed.get(name, {}).get("version")
         self._deployed[name] = deployed
         if quiet:

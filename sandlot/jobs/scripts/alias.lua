@@ -17,7 +17,7 @@ for i = 7, #ARGV do
   end
 end
 if alias == ARGV[6] then
-  redis.call('HSET', KEYS[1], 'latest', ARGV[7])
+  redis.call('HSET', KEYS[1], 'latest', ARGV[7], 'wanted', ARGV[7])
 elseif text ~= '' then
   redis.call('HSET', KEYS[1], 'a' .. alias, text)
 elseif redis.call('HDEL', KEYS[1], 'a' .. alias) == 0 then

@@ -4,18 +4,20 @@
 --
 -- KEYS: function
 -- ARGV: name, versions kept, bundle prefix, users prefix, unused ttl (s), grace (ms), jobs looked at, channel,
---       then RQ's names: queue, scheduled, started, job, and the field of the envelope
+--       then RQ's names: queue, scheduled, started, job, and the field of the envelope; lock prefix, failed versions kept
 -- Returns how many were retired and how many forgotten.
 local name, kept, grace_ms, look = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local QUEUE, SCHEDULED, STARTED, JOB, ENVELOPE = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 local time = redis.call('TIME')
 local now_ms = math.floor(time[1] * 1000 + time[2] / 1000)
 
-local versions, retired, pinned = {}, {}, {}
+local versions, retired, failed, pinned = {}, {}, {}, {}
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   local kind, rest = string.sub(field, 1, 1), string.sub(field, 2)
   if kind == 'v' then
     versions[#versions + 1] = tonumber(rest)
+  elseif kind == 'f' then
+    failed[#failed + 1] = tonumber(rest)
   elseif kind == 'r' and tonumber(rest) then
     retired[#retired + 1] = tonumber(rest)
   elseif kind == 'a' then
@@ -24,7 +26,25 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
     for number in pairs(alias.weights or {}) do pinned[tonumber(number)] = true end
   end
 end
-pinned[tonumber(redis.call('HGET', KEYS[1], 'latest'))] = true
+pinned[tonumber(redis.call('HGET', KEYS[1], 'latest') or 0)] = true
+
+local function let_go(number, digest)
+  redis.call('HDEL', KEYS[1], 'r' .. number, 't' .. number, 'p' .. number, 'f' .. number, 'g' .. number)
+  -- The same code may have been deployed again since, under another number.
+  if redis.call('HGET', KEYS[1], 'd' .. digest) == tostring(number) then
+    redis.call('HDEL', KEYS[1], 'd' .. digest)
+    redis.call('SREM', ARGV[4] .. digest, name)
+    if redis.call('SCARD', ARGV[4] .. digest) == 0 then
+      redis.call('EXPIRE', ARGV[3] .. digest, ARGV[5])
+      redis.call('EXPIRE', ARGV[14] .. digest, ARGV[5])
+    end
+  end
+end
+
+table.sort(failed)
+for i = 1, #failed - tonumber(ARGV[15]) do
+  let_go(failed[i], redis.call('HGET', KEYS[1], 'g' .. failed[i]))
+end
 
 local gone = 0
 table.sort(versions)
@@ -68,13 +88,7 @@ end
 
 local forgotten = 0
 for digest, number in pairs(ripe) do
-  redis.call('HDEL', KEYS[1], 'r' .. number, 't' .. number, 'g' .. number)
-  -- The same code may have been deployed again since, under another number.
-  if redis.call('HGET', KEYS[1], 'd' .. digest) == tostring(number) then
-    redis.call('HDEL', KEYS[1], 'd' .. digest)
-    redis.call('SREM', ARGV[4] .. digest, name)
-    if redis.call('SCARD', ARGV[4] .. digest) == 0 then redis.call('EXPIRE', ARGV[3] .. digest, ARGV[5]) end
-  end
+  let_go(number, digest)
   forgotten = forgotten + 1
 end
 return {gone, forgotten}

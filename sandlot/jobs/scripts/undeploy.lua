@@ -1,7 +1,7 @@
 -- Remove a function with all its versions; bundles that no other function has expire, so that what runs now can still be started.
 --
 -- KEYS: functions, function
--- ARGV: name, bundle prefix, users prefix, unused ttl (s), channel, expected revision ('' for any)
+-- ARGV: name, bundle prefix, users prefix, unused ttl (s), channel, expected revision ('' for any), lock prefix
 -- Returns 1, 0 if there was no such function, or -1 if it is at another revision.
 local name = ARGV[1]
 if redis.call('EXISTS', KEYS[2]) == 1 and not matches(KEYS[2], ARGV[6]) then return -1 end
@@ -13,6 +13,7 @@ for i = 1, #fields, 2 do
     redis.call('SREM', ARGV[3] .. digest, name)
     if redis.call('SCARD', ARGV[3] .. digest) == 0 then
       redis.call('EXPIRE', ARGV[2] .. digest, ARGV[4])
+      redis.call('EXPIRE', ARGV[7] .. digest, ARGV[4])
     end
   end
 end

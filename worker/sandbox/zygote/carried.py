@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .plan import Limits
 
@@ -22,7 +22,8 @@ class Carried:
     outward: tuple[int, ...] = ()
     """pidfd, the worker's ends of control, log and trace, then the door to the network if there is one; until the sandbox is ready."""
     ready: bool = False
-    bundle: str = ""
+    folders: list[str] = field(default_factory=list)
+    """The bundle and, if there are any, the packages, as seen inside."""
     home: str = ""
     """Its folder to write in, where there is no mount namespace to make one in."""
     status: int | None = None

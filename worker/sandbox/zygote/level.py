@@ -28,8 +28,8 @@ class Level(Protocol):
     def admit(self, carried: Carried) -> None:
         """Called here, once it exists and before it is told to go on."""
 
-    def hand_over(self, bundle: str) -> tuple[str, tuple[int, ...]]:
-        """The bundle's path as seen inside, and descriptors to send along, which are the caller's to close."""
+    def hand_over(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
+        """The paths of bundle and packages as seen inside, and descriptors to send along, which are the caller's to close."""
 
     def kill(self, carried: Carried) -> None:
         """Kill everything in it. Only for a child not yet reaped, so that its number is still its own."""

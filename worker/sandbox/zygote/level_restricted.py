@@ -56,8 +56,10 @@ class RestrictedLevel:
     def admit(self, carried: Carried) -> None:
         return  # it changes its uid by itself
 
-    def hand_over(self, bundle: str) -> tuple[str, tuple[int, ...]]:
-        return self._published.path(bundle, self._covered) if self._plan.uid_base else bundle, ()
+    def hand_over(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
+        if not self._plan.uid_base:
+            return folders, ()
+        return [self._published.path(folder, self._covered) for folder in folders], ()
 
     def kill(self, carried: Carried) -> None:
         restricted.kill_group(carried.pid)

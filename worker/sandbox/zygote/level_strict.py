@@ -10,7 +10,7 @@ import signal
 
 from . import kernel, skeleton, strict
 from .carried import Carried
-from .plan import BUNDLE_PATH, INSIDE_UID, Plan
+from .plan import INSIDE_UID, Plan
 from .seccomp import FilterChoice
 
 BUNDLE_ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
@@ -55,14 +55,17 @@ class StrictLevel:
         for kind in ("uid_map", "gid_map"):
             kernel.write_file(f"/proc/{carried.pid}/{kind}", f"{INSIDE_UID} {uid} 1".encode())
 
-    def hand_over(self, bundle: str) -> tuple[str, tuple[int, ...]]:
-        tree = kernel.open_tree(bundle)
+    def hand_over(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
+        trees: list[int] = []
         try:
-            kernel.mount_setattr(tree, "", kernel.AT_EMPTY_PATH, BUNDLE_ATTRIBUTES)
+            for folder in folders:
+                trees.append(kernel.open_tree(folder))
+                kernel.mount_setattr(trees[-1], "", kernel.AT_EMPTY_PATH, BUNDLE_ATTRIBUTES)
         except OSError:
-            os.close(tree)
+            for tree in trees:
+                os.close(tree)
             raise
-        return BUNDLE_PATH, (tree,)
+        return list(strict.PLACES[: len(folders)]), tuple(trees)
 
     def kill(self, carried: Carried) -> None:
         os.kill(carried.pid, signal.SIGKILL)

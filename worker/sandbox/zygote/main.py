@@ -161,12 +161,12 @@ class Zygote:
         descriptors: tuple[int, ...] = ()
         try:
             self._cgroups.limit(carried.slot, bounds)
-            carried.bundle, descriptors = self._level.hand_over(message["path"])
+            carried.folders, descriptors = self._level.hand_over(message["paths"])
             order = {
                 "limits": message["limits"],
                 "tmp_changed": bounds.tmp_mib != carried.bounds.tmp_mib,
                 "counted": self._cgroups.counts_memory,
-                "path": carried.bundle,
+                "paths": carried.folders,
             }
             messages.send(carried.ini, order, descriptors)
         except OSError as error:
@@ -192,7 +192,7 @@ class Zygote:
         elif "door" in message:
             carried.outward += tuple(descriptors)
         elif "attached" in message:
-            self._tell({"id": carried.number, "attached": message["attached"], "path": carried.bundle})
+            self._tell({"id": carried.number, "attached": message["attached"], "paths": carried.folders})
         elif "ended" in message:
             carried.status, carried.peak_kib = message["ended"], message["peak_kib"]
         elif "failed" in message:

@@ -12,6 +12,8 @@ from .messages import Message
 
 INSIDE_UID = 1000
 BUNDLE_PATH = "/fn"
+PACKAGES_PATH = "/packages"
+"""What a version's dependencies are installed in; empty for a version without."""
 RUNTIME_PATH = "/runtime"
 HOME_PATH = "/tmp"  # noqa: S108 - the sandbox's own tmpfs
 SECRETS_PATH = "/run/secrets"

@@ -107,7 +107,7 @@ def _enter(
 ) -> None:
     bounds = read_limits(order["limits"])
     territory = descent.Territory(
-        readable=[*readable, order["path"]],
+        readable=[*readable, *order["paths"]],
         writable=[home] if home else [],
         devices=[*DEVICES],
         connect_ports=[],

@@ -13,7 +13,7 @@ import sysconfig
 from typing import Final
 
 from . import kernel
-from .plan import BUNDLE_PATH, HOME_PATH, RUNTIME_PATH, SECRETS_PATH, Plan, inside_command
+from .plan import BUNDLE_PATH, HOME_PATH, PACKAGES_PATH, RUNTIME_PATH, SECRETS_PATH, Plan, inside_command
 
 DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 
@@ -31,6 +31,7 @@ _SHARED: Final = (
     "/etc/localtime",
 )
 
+_PLACES: Final = (BUNDLE_PATH[1:], PACKAGES_PATH[1:], RUNTIME_PATH[1:])
 _FILES: Final = {
     "etc/passwd": "root:x:0:0:root:/:/bin/sh\nfn:x:1000:1000:function:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
     "etc/group": "root:x:0:\nfn:x:1000:\nnogroup:x:65534:\n",
@@ -70,7 +71,7 @@ def build(base: str, plan: Plan) -> None:
         OSError: a mount was refused; the zygote ends, and the namespace with everything in it.
     """
     kernel.mount("sandlot", base, "tmpfs", kernel.MS_NOSUID, "mode=755,size=1m,nr_inodes=4096")
-    for name in ("dev", "etc", "proc", "run", "srv", "tmp", "usr/bin", "usr/lib", BUNDLE_PATH[1:], RUNTIME_PATH[1:]):
+    for name in ("dev", "etc", "proc", "run", "srv", "tmp", "usr/bin", "usr/lib", *_PLACES):
         os.makedirs(f"{base}/{name}", mode=0o755, exist_ok=True)
     for name, text in _FILES.items():
         with open(f"{base}/{name}", "w", encoding="ascii") as file:
@@ -90,6 +91,9 @@ def build(base: str, plan: Plan) -> None:
         _hide_installed_packages(base)
     _make_devices(base)
     os.symlink(f"{HOME_PATH}/.secrets", base + SECRETS_PATH)
+    if plan.runtime == "node":
+        # Node looks for packages in each folder above the file that wants one, for `import` nowhere else.
+        os.symlink(f"{PACKAGES_PATH}/node_modules", f"{base}/node_modules")
     # Every sub-mount as well: a read-only root over a writable bind is how others were broken into.
     kernel.mount_setattr(
         kernel.AT_FDCWD, base, kernel.AT_RECURSIVE, kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID

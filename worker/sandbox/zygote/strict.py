@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from . import capabilities, descent, kernel, loopback, messages
 from .limits import limit_blank, limit_process
-from .plan import BUNDLE_PATH, HOME_PATH, INSIDE_UID, Limits, Plan, inside_command, read_limits
+from .plan import BUNDLE_PATH, HOME_PATH, INSIDE_UID, PACKAGES_PATH, Limits, Plan, inside_command, read_limits
 
 NAMESPACES: Final = (
     kernel.CLONE_NEWUSER
@@ -28,6 +28,8 @@ NAMESPACES: Final = (
 )
 NAMESPACE_NAMES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 TMP_INODES_PER_MIB: Final = 64
+PLACES: Final = (BUNDLE_PATH, PACKAGES_PATH)
+"""Where the folders that are handed over go, in their order."""
 INIT_FD: Final = descent.FIRST_FREE_FD
 PROXY_PORT: Final = 3128
 _PROXY_URL: Final = f"http://127.0.0.1:{PROXY_PORT}"
@@ -209,14 +211,15 @@ def _supervise(child: int, plan: Plan, zygote: socket.socket) -> None:
 
 
 def _attach(child: int, plan: Plan, zygote: socket.socket) -> bool:
-    """Take the bundle's detached mount to its place and PID 2's limits down to the policy's; False when the zygote is gone."""
+    """Take the detached mounts of bundle and packages to their places and PID 2's limits down to the policy's; False when the zygote is gone."""
     packet = messages.receive(zygote)
     if packet is None:
         return False
-    message, (tree,) = packet
+    message, trees = packet
     bounds = read_limits(message["limits"])
-    kernel.move_mount(tree, BUNDLE_PATH)
-    os.close(tree)
+    for tree, place in zip(trees, PLACES, strict=False):
+        kernel.move_mount(tree, place)
+        os.close(tree)
     if message["tmp_changed"]:
         _mount_tmp(HOME_PATH, bounds.tmp_mib, kernel.MS_REMOUNT)
     limit_process(child, bounds, plan.reserved_mib, counted=message["counted"])

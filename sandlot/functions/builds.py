@@ -1,0 +1,109 @@
+"""Builds that were asked for: a worker takes one, says how far it is, and records what it came to.
+
+Knows: keys, the scripts, leases. Does not know: how dependencies are resolved, sandboxes.
+What Redis says is only *which* version to build: the version's record is signed, and says what its dependencies are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+from redis.asyncio import Redis
+
+from sandlot.errors import UnsafeRecord, VersionNotFound
+from sandlot.functions.lock import Lock, seal_lock
+from sandlot.functions.store import answering
+from sandlot.functions.version import Version, verify
+from sandlot.jobs import keys
+
+LEASE_MS: Final = 10_000
+"""How long after the death of its worker a build is taken by another."""
+ATTEMPTS_LIMIT: Final = 3
+"""Dependencies that take their worker down with them must not go round for ever."""
+REASON_LIMIT: Final = 8000
+_PROGRESS_LIMIT: Final = 200
+_SCRIPTS: Final = Path(__file__).parent.parent / "jobs" / "scripts"
+
+
+class Build(NamedTuple):
+    """A worker's right to one build; `attempt` is its fencing token."""
+
+    digest: str
+    attempt: int
+    placement: str
+    function: str
+    number: int
+
+
+class Builds:
+    """Every method raises QueueUnavailable when Redis does not answer."""
+
+    def __init__(self, redis: Redis, signing_key: bytes) -> None:
+        self._redis = redis
+        self._signing_key = signing_key
+        self._take = redis.register_script(_script("build_take"))
+        self._beat = redis.register_script(_script("build_beat"))
+        self._end = redis.register_script(_script("revision") + _script("build_end"))
+
+    async def take(self, placements: Sequence[str], patience_ms: Sequence[int]) -> Build | None:
+        """A build that nobody else works on, with a lease of `LEASE_MS`.
+
+        Args:
+            patience_ms: for each placement, how long its builds must have waited.
+        """
+        async with answering():
+            found = await self._take(
+                keys=[keys.BUILDS + placement for placement in placements],
+                args=[LEASE_MS, keys.BUILD, keys.FUNCTION, *patience_ms],
+            )
+        if not found:
+            return None
+        digest, attempt, index, function, number = found
+        return Build(digest.decode(), int(attempt), placements[int(index) - 1], function.decode(), int(number))
+
+    async def version(self, build: Build) -> Version:
+        """The version to build for, believed because its record is signed.
+
+        Raises:
+            VersionNotFound: it is gone meanwhile, or active.
+            UnsafeRecord: the record is not signed with our key, or another's.
+        """
+        async with answering():
+            record = cast("bytes | None", await self._redis.hget(keys.FUNCTION + build.function, f"p{build.number}"))
+        if record is None:
+            raise VersionNotFound(f"version {build.number} of {build.function!r} waits for nothing any more")
+        version = verify(record, build.function, self._signing_key)
+        if version.digest != build.digest:
+            raise UnsafeRecord(f"version {build.number} of {build.function!r} is not the one that was to be built")
+        return version
+
+    async def beat(self, build: Build, progress: str) -> bool:
+        """Renew the lease; False: it was lost, and whatever comes of this build counts for nothing."""
+        async with answering():
+            answer = await self._beat(
+                keys=[keys.BUILDS + build.placement, keys.BUILD + build.digest],
+                args=[build.digest, build.attempt, LEASE_MS, progress[:_PROGRESS_LIMIT]],
+            )
+        return bool(answer)
+
+    async def succeed(self, build: Build, lock: Lock) -> bool:
+        """Make every version that waits for it active; False if the lease was lost."""
+        return await self._settle(build, seal_lock(lock, build.digest, self._signing_key), "")
+
+    async def fail(self, build: Build, reason: str) -> bool:
+        """Say why they cannot be; False if the lease was lost."""
+        return await self._settle(build, b"", reason[:REASON_LIMIT])
+
+    async def _settle(self, build: Build, sealed: bytes, reason: str) -> bool:
+        async with answering():
+            answer = await self._end(
+                keys=[keys.BUILDS + build.placement, keys.BUILD + build.digest, keys.LOCK + build.digest],
+                args=[build.digest, build.attempt, sealed, reason, keys.FUNCTION, keys.FUNCTIONS_CHANGED],
+            )
+        return bool(answer)
+
+
+def _script(name: str) -> str:
+    return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")

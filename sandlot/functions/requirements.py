@@ -1,0 +1,180 @@
+"""What people write when a function needs packages: requirements (PEP 508), `requirements.txt`, names and ranges of npm, `package.json`.
+
+Knows: which forms are taken, and why others are not. Does not know: which versions there are; a worker asks the index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from sandlot.errors import InvalidManifest
+from sandlot.models import Runtime
+
+REQUIREMENTS_LIMIT: Final = 100
+REQUIREMENT_LIMIT: Final = 500
+"""Characters of one."""
+_PACKAGE: Final = re.compile(r"^(@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*$")
+_RANGE: Final = re.compile(r"^[0-9A-Za-z.*^~<>=| +-]*$")
+_COMMENT: Final = re.compile(r"(^|\s)#.*$")
+_OPTIONS: Final = {
+    "--hash": "hashes are in the lock that Sandlot makes of it when the function is deployed",
+    "--index-url": "the index is the operator's to choose (SANDLOT_PYTHON_INDEX_URL)",
+    "-i": "the index is the operator's to choose (SANDLOT_PYTHON_INDEX_URL)",
+    "--extra-index-url": "there is one index, the operator's (SANDLOT_PYTHON_INDEX_URL)",
+    "-r": "write the requirements themselves here",
+    "--requirement": "write the requirements themselves here",
+    "-c": "write the bounds into the requirements",
+    "--constraint": "write the bounds into the requirements",
+    "-e": "only packages of the index can be installed; put other code beside the function",
+    "--editable": "only packages of the index can be installed; put other code beside the function",
+}
+_OTHER_KINDS: Final = ("optionalDependencies", "bundleDependencies", "bundledDependencies", "overrides", "workspaces")
+
+
+class BadRequirement(ValueError):
+    """A requirement that cannot be; `text` is it, as written."""
+
+    def __init__(self, text: str, message: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
+def check_requirements(requirements: Sequence[str], runtime: Runtime) -> None:
+    """
+    Raises:
+        BadRequirement: the first that cannot be.
+    """
+    if len(requirements) > REQUIREMENTS_LIMIT:
+        raise BadRequirement(
+            requirements[REQUIREMENTS_LIMIT],
+            f"{len(requirements)} are listed; at most {REQUIREMENTS_LIMIT} are allowed",
+        )
+    seen: dict[str, str] = {}
+    for text in requirements:
+        if len(text) > REQUIREMENT_LIMIT:
+            raise BadRequirement(
+                text, f"{text[:80]!r}… has {len(text)} characters; at most {REQUIREMENT_LIMIT} are allowed"
+            )
+        name = _python_name(text) if runtime is Runtime.PYTHON else split_package(text)[0]
+        if name in seen:
+            raise BadRequirement(text, f"{text!r} and {seen[name]!r} are the same package; list it once")
+        seen[name] = text
+
+
+def _python_name(text: str) -> str:
+    if text.startswith("-"):
+        option = re.split(r"[\s=]", text)[0]
+        raise BadRequirement(
+            text, f"{text!r} is an option of pip: {_OPTIONS.get(option, 'only requirements are taken here')}"
+        )
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise BadRequirement(
+            text, f'{text!r} is not a requirement: {reason}. Write a name and versions, as in "numpy>=2,<3"'
+        ) from error
+    if requirement.url:
+        raise BadRequirement(
+            text,
+            f"{text!r} names an address: only packages of the index can be installed; put other code beside the function",
+        )
+    # The same package twice is fine where a marker tells them apart.
+    return canonicalize_name(requirement.name) + (f"; {requirement.marker}" if requirement.marker else "")
+
+
+def split_package(text: str) -> tuple[str, str]:
+    """Name and range of `lodash@^4` or `@scope/name`; without a range any version.
+
+    Raises:
+        BadRequirement: it is neither.
+    """
+    name, _, wanted = text[1:].partition("@")
+    name = text[:1] + name
+    if not _PACKAGE.match(name) or len(name) > 214:
+        raise BadRequirement(
+            text, f'{text!r} is not a package of npm: write a name and versions, as in "lodash@^4.17.0"'
+        )
+    if not _RANGE.match(wanted):
+        raise BadRequirement(
+            text, f"{text!r}: {wanted!r} is no range of versions; only packages of the registry can be installed"
+        )
+    return name, wanted.strip() or "*"
+
+
+def read_requirements_file(label: str, content: bytes) -> list[str]:
+    """The requirements in a `requirements.txt`.
+
+    Raises:
+        InvalidManifest: a line is none; it is named.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InvalidManifest(f"{label}:{line}: not UTF-8 text: {error.reason}") from error
+    found = list(_logical_lines(text))
+    _check_lines(label, found, Runtime.PYTHON)
+    return [requirement for _, requirement in found]
+
+
+def read_package_file(label: str, content: bytes) -> list[str]:
+    """The dependencies in a `package.json`, as `name@range`. Those for development are for the machine of whoever develops.
+
+    Raises:
+        InvalidManifest: it is not such a file, or asks for what cannot be had; the line is named.
+    """
+    try:
+        package = msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidManifest(f"{label}: not a JSON object: {error}") from error
+    lines = content.decode("utf-8", "replace").splitlines()
+    for key in _OTHER_KINDS:
+        if package.get(key):
+            raise InvalidManifest(
+                f'{label}:{_line_with(lines, key)}: "{key}" has no effect here: write what is needed into "dependencies"'
+            )
+    dependencies = package.get("dependencies") or {}
+    if not isinstance(dependencies, dict) or not all(isinstance(wanted, str) for wanted in dependencies.values()):
+        raise InvalidManifest(
+            f'{label}:{_line_with(lines, "dependencies")}: "dependencies" is not an object of names and ranges'
+        )
+    found = [(_line_with(lines, name), f"{name}@{wanted}" if wanted else name) for name, wanted in dependencies.items()]
+    _check_lines(label, found, Runtime.NODE)
+    return [requirement for _, requirement in found]
+
+
+def _check_lines(label: str, found: list[tuple[int, str]], runtime: Runtime) -> None:
+    try:
+        check_requirements([requirement for _, requirement in found], runtime)
+    except BadRequirement as error:
+        # The last of equals: it is the second of two that is one too many.
+        line = next(line for line, requirement in reversed(found) if requirement == error.text)
+        raise InvalidManifest(f"{label}:{line}: {error}") from error
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Requirements with the line each begins at; comments go, and a backslash at the end joins the next line on."""
+    joined, first = "", 0
+    for line, raw in enumerate([*text.splitlines(), ""], 1):
+        first = first if joined else line
+        joined += raw
+        if joined.endswith("\\"):
+            joined = joined[:-1]
+            continue
+        requirement = _COMMENT.sub("", joined).strip()
+        joined = ""
+        if requirement:
+            # pip-compile writes hashes behind the requirement.
+            before, option, _ = requirement.partition(" --hash")
+            yield first, f"{option.strip()}" if before and option else requirement
+
+
+def _line_with(lines: Iterable[str], key: str) -> int:
+    return next((number for number, line in enumerate(lines, 1) if f'"{key}"' in line), 1)

@@ -1,0 +1,135 @@
+"""Takes builds that were asked for, one at a time, and records what they came to.
+
+Knows: the order of a build's steps, its lease. Does not know: how packages are resolved or installed, keys.
+A worker that dies in the middle loses its lease: the build is another's a few seconds later, from the beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from redis.asyncio import Redis
+
+from sandlot.errors import QueueUnavailable, SandlotError
+from sandlot.functions.builds import ATTEMPTS_LIMIT, LEASE_MS, Build, Builds
+from sandlot.functions.lock import Lock
+from sandlot.functions.push import Push
+from sandlot.jobs.keys import BUILDS_CHANGED
+from sandlot.models import Runtime
+from sandlot.placement import runtime_of
+from worker.builder.trees import Trees
+
+_LOOK_S: Final = LEASE_MS / 1000 / 2
+"""How often leases of others are looked at; new builds are told by push."""
+_BEAT_S: Final = 1.0
+_RECORD_TRIES: Final = 5
+_PATIENCE_MS: Final = 20_000
+"""How long a worker that cannot build leaves a build to one that can, before it says so."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Builder:
+    """Open with `open`; `close` abandons the build that is under way, which another worker then takes."""
+
+    def __init__(self, redis: Redis, builds: Builds, trees: Trees, placements: Sequence[str]) -> None:
+        self._builds = builds
+        self._trees = trees
+        self._placements = placements
+        self._wake = asyncio.Event()
+        self._push = Push(redis, BUILDS_CHANGED, lambda _placement: self._wake.set())
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        self._push.start()
+        self._task = asyncio.create_task(self._run(), name="builder")
+
+    async def close(self) -> None:
+        await self._push.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                build = await self._builds.take(self._placements, self._patience_ms())
+                if build is not None:
+                    await self._build(build)
+                    continue
+            except QueueUnavailable as error:
+                _log.warning("builds_unavailable", extra={"error": error.message})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._wake.wait()
+
+    async def _build(self, build: Build) -> None:
+        """Ends with a record of how it ended, or with the lease lost."""
+        facts = {"function": build.function, "version": build.number, "attempt": build.attempt}
+        _log.info("build_started", extra=facts)
+        try:
+            if build.attempt > ATTEMPTS_LIMIT:
+                lock, reason = (
+                    None,
+                    f"{ATTEMPTS_LIMIT} workers were lost while they built the dependencies; deploy again to try again",
+                )
+            else:
+                lock, reason = await self._result(build), ""
+        except QueueUnavailable:
+            raise  # the lease runs out, and the build is taken again
+        except SandlotError as error:
+            lock, reason = None, error.message
+        except Exception as error:  # noqa: BLE001 -- whatever is wrong with this machine, who deployed hears of it, and the next build has its turn
+            _log.exception("build_broke", extra=facts)
+            lock, reason = None, f"this worker could not build the dependencies: {error}"
+        if lock is None and not reason:
+            _log.warning("build_lost", extra=facts)
+            return
+        kept = await self._record(build, lock, reason)
+        _log.info("build_ended", extra={**facts, "recorded": kept, "reason": reason[:200]})
+
+    async def _result(self, build: Build) -> Lock | None:
+        """The lock, with its tree in this machine's cache; None when the lease was lost meanwhile."""
+        version = await self._builds.version(build)
+        async with await self._trees.sandbox(version.manifest.runtime) as sandbox:
+            work = asyncio.create_task(
+                self._trees.resolve(version.manifest, sandbox), name=f"build {build.digest[:12]}"
+            )
+            try:
+                while not work.done():
+                    await asyncio.wait([work], timeout=_BEAT_S)
+                    if not work.done() and not await self._beat(build, sandbox.progress()):
+                        return None
+                return work.result()
+            finally:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+
+    async def _beat(self, build: Build, progress: str) -> bool:
+        """A Redis that does not answer now may do so before the lease is over."""
+        try:
+            return await self._builds.beat(build, progress or "resolving")
+        except QueueUnavailable as error:
+            _log.warning("build_beat_failed", extra={"function": build.function, "error": error.message})
+            return True
+
+    async def _record(self, build: Build, lock: Lock | None, reason: str) -> bool:
+        for left in reversed(range(_RECORD_TRIES)):
+            try:
+                if lock is None:
+                    return await self._builds.fail(build, reason)
+                return await self._builds.succeed(build, lock)
+            except QueueUnavailable:
+                if not left:
+                    raise
+            await asyncio.sleep(_BEAT_S)
+        return False
+
+    def _patience_ms(self) -> list[int]:
+        """For each placement: how long this worker leaves its builds to others."""
+        return [_PATIENCE_MS if self._trees.obstacle(Runtime(runtime_of(at))) else 0 for at in self._placements]

@@ -1,0 +1,137 @@
+"""Where packages come from, and what a build sandbox is told about it.
+
+Knows: indexes, credentials, hosts, the folders of uv and npm. Does not know: sandboxes, Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from uv import find_uv_bin
+
+from sandlot.errors import InvalidSettings
+from sandlot.functions.requirements import split_package
+from sandlot.models import Runtime
+from sandlot.settings import Settings
+
+INSIDE: Final = {
+    Runtime.PYTHON: (Path(__file__).parent / "inside_python", "main.handler"),
+    Runtime.NODE: (Path(__file__).parent / "inside_node", "index.handler"),
+}
+"""The functions that build, and their handlers."""
+_HIDDEN: Final = "***"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The operator's choices. Holds credentials: never printed, and given to nothing but a build."""
+
+    python_index: str
+    npm_registry: str
+    npm_token: str
+    other_hosts: tuple[str, ...]
+    certificates: str
+    tools: dict[Runtime, Path]
+    """For each runtime that can be built for: the folder with uv, the folder of npm."""
+
+    def __repr__(self) -> str:
+        return f"Sources(hosts={self.hosts(Runtime.PYTHON)}, {self.hosts(Runtime.NODE)})"
+
+    def index(self, runtime: Runtime) -> str:
+        return self.python_index if runtime is Runtime.PYTHON else self.npm_registry
+
+    def hosts(self, runtime: Runtime) -> tuple[str, ...]:
+        """What the sandbox may reach: the index and where its files are."""
+        parts = urlsplit(self.index(runtime))
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        return (f"{host}:{parts.port}" if parts.port else host, *self.other_hosts)
+
+    def event(self, runtime: Runtime, **order: object) -> dict[str, Any]:
+        """What the function that builds is called with."""
+        return {
+            **order,
+            "index": self.index(runtime),
+            "token": self.npm_token if runtime is Runtime.NODE else "",
+            "certificates": self.certificates,
+        }
+
+    def without_secrets(self, text: str) -> str:
+        """What may be stored, logged and shown of what uv or npm said."""
+        password = urlsplit(self.python_index).password or ""
+        for secret in sorted({password, unquote(password), self.npm_token} - {""}, key=len, reverse=True):
+            text = text.replace(secret, _HIDDEN)
+        return text
+
+
+def read_sources(settings: Settings, node: Path | None) -> Sources:
+    """What the settings say.
+
+    Raises:
+        InvalidSettings: an index is not an http(s) address, or a file cannot be read.
+    """
+    python_index = settings.read_python_index()
+    for name, url in (
+        ("SANDLOT_PYTHON_INDEX_URL", python_index),
+        ("SANDLOT_NPM_REGISTRY_URL", settings.npm_registry_url),
+    ):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidSettings(f"{name} is not an http:// or https:// address of an index")
+    npm = find_npm(node)
+    return Sources(
+        python_index=python_index,
+        npm_registry=settings.npm_registry_url,
+        npm_token=settings.read_npm_token(),
+        other_hosts=tuple(host.strip() for host in settings.build_hosts.split(",") if host.strip()),
+        certificates=settings.read_certificates(),
+        tools={Runtime.PYTHON: settings.data / "tools" / f"uv-{version('uv')}"} | ({Runtime.NODE: npm} if npm else {}),
+    )
+
+
+def provide_uv(folder: Path) -> None:
+    """A folder with uv and nothing else, to be shown inside; several workers may make it at once.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if (folder / "uv").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".uv-{os.getpid()}"
+    shutil.copyfile(find_uv_bin(), beside)
+    beside.chmod(0o755)
+    beside.rename(folder / "uv")
+
+
+def find_npm(node: Path | None) -> Path | None:
+    """The folder of npm: the one that came with this node, else the one on PATH."""
+    if node is None:
+        return None
+    beside = Path(os.path.realpath(node)).parent.parent / "lib" / "node_modules" / "npm"
+    found = shutil.which("npm")
+    candidates = [beside, *([Path(os.path.realpath(found)).parent.parent] if found else [])]
+    return next((folder for folder in candidates if (folder / "bin" / "npm-cli.js").is_file()), None)
+
+
+def wanted(runtime: Runtime, dependencies: tuple[str, ...]) -> object:
+    """Requirements as uv reads them, or as npm does."""
+    if runtime is Runtime.PYTHON:
+        return list(dependencies)
+    return dict(split_package(dependency) for dependency in dependencies)
+
+
+def tree_name(lock_digest: str, runtime: Runtime) -> str:
+    """The digest that a tree is named by: the lock's, and what compiled code depends on."""
+    machine = sysconfig.get_platform()
+    if runtime is Runtime.PYTHON:
+        machine += f" {sys.implementation.cache_tag}"
+    return hashlib.sha256(f"{lock_digest} {machine}".encode()).hexdigest()
