@@ -179,6 +179,7 @@ def test_a_worker_that_cannot_be_strict_does_not_start(stack: Stack) -> None:
     """As compose.yaml starts it, but without the profile."""
     settings = {
         "SANDBOX": "strict",
+        "INSECURE_REDIS": "1",
         "DATA": "/cache",
         "REDIS_URL_FILE": "/redis-worker.url",
         "SIGNING_KEY_FILE": "/signing.key",

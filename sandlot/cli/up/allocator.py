@@ -8,6 +8,7 @@ queue (free blocks of many sizes are searched through); with mimalloc 103 µs, a
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,12 +18,23 @@ _LIBRARY: Final = "libmimalloc.so"
 
 
 def preload(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with mimalloc in front of whatever it preloads already; unchanged where the wheel is not installed."""
+    """The environment, with mimalloc in front of whatever it preloads already; unchanged where there is none that can be loaded."""
     library = find_library()
-    if library is None:
+    if library is None or not loads(library):
         return dict(environment)
     before = environment.get("LD_PRELOAD", "")
     return {**environment, "LD_PRELOAD": f"{library} {before}".strip()}
+
+
+def loads(library: Path) -> bool:
+    """Whether programs start with it preloaded. It needs libatomic, which small container images lack; the linker then refuses to start
+    anything (status 127). Asked of a program that ends at once: into this process it could not be loaded for want of static TLS."""
+    try:
+        environment = {"LD_PRELOAD": str(library)}
+        done = subprocess.run(["/bin/true"], env=environment, capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def find_library() -> Path | None:
