@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: up test test-containers check lint setup unit bench faults wheel clean help
+.PHONY: up test test-containers check lint setup unit bench faults hostile wheel clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, target, ":"); printf "  make %-8s %s\n", target[1], $$2}'
@@ -36,6 +36,9 @@ bench: setup ## measure this machine, and what people would use instead, side by
 
 faults: setup ## break everything on purpose and judge what happened (some of it needs root)
 	@$(RUN)python -m tests.faults $(ARGS)
+
+hostile: setup ## throw 10,000 hostile requests at the API; options: make hostile ARGS="--seed 1 --requests 500"
+	@$(RUN)python -m tests.hostile $(ARGS)
 
 wheel: setup ## build dist/sandlot-*.whl
 	@$(RUN)uv build --quiet --wheel --out-dir dist

@@ -30,6 +30,10 @@ class HeadTooLargeError(Exception):
     """Ends the parsing; the parser turns it into a call of `send_400_response`."""
 
 
+class AmbiguousHeadError(Exception):
+    """The same, for a head that is not too large but says two things."""
+
+
 class EdgeProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -89,6 +93,9 @@ class EdgeProtocol(HttpToolsProtocol):
             self._refusal = "head_too_large"
             raise HeadTooLargeError
         http_version = self.parser.get_http_version()
+        if self._is_ambiguous(http_version):
+            self._refusal = "bad_request"
+            raise AmbiguousHeadError
         self._fill_scope(http_version)
         before, self.cycle = (
             self.cycle,
@@ -111,6 +118,16 @@ class EdgeProtocol(HttpToolsProtocol):
         else:  # pipelined: its turn comes when the reply before it is sent
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _is_ambiguous(self, http_version: str) -> bool:
+        """What the parser lets pass, and another one could read differently (RFC 9112, sections 3.2, 6.1 and 6.3)."""
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") > 1:
+            return True
+        if b"transfer-encoding" not in names:
+            return False
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        return http_version != "1.1" or [coding.strip().lower() for coding in codings] != [b"chunked"]
 
     def _fill_scope(self, http_version: str) -> None:
         target = httptools.parse_url(self.url)
@@ -195,6 +212,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
 
 _DETAILS: Final = {
+    "bad_request": "the request is not HTTP as RFC 9112 has it, or two readers could take it for two different ones",
     "head_too_large": f"the request line and headers have more than {HEAD_LIMIT_BYTES} bytes or {HEADERS_LIMIT} headers",
     "head_timeout": f"the headers did not arrive within {HEAD_DEADLINE_S:g} s",
 }

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,12 @@ NODE = {"greet", "fails-node", "undefined", "bigint", "promises"}
 class Part:
     """One process of the platform, its log lines as they come."""
 
-    def __init__(self, module: str, environment: dict[str, str]) -> None:
+    def __init__(self, module: str, environment: dict[str, str], command: Sequence[str] = ()) -> None:
+        """`command`: what the interpreter runs instead of the module."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SANDLOT_")}
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, *(command or ("-m", module))],
             env=clean | environment | {"SANDLOT_LOG_FORMAT": "json"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -139,14 +140,14 @@ class Stack:
             "SANDLOT_KEY": self.key,
             "SANDLOT_PORT": "0",
         }
-        self._parts: list[Part] = []
+        self.parts: list[Part] = []
         self.url = ""
         # Everything here runs with no more rights in Redis than `sandlot redis-acl` gives.
         self._redis_urls = {role.value: make_user(redis_url, role) for role in Role}
 
-    def start(self, module: str, **environment: str) -> Part:
-        part = Part(module, self.environment | {"SANDLOT_REDIS_URL": self._redis_urls[module]} | environment)
-        self._parts.append(part)
+    def start(self, module: str, *, command: Sequence[str] = (), **environment: str) -> Part:
+        part = Part(module, self.environment | {"SANDLOT_REDIS_URL": self._redis_urls[module]} | environment, command)
+        self.parts.append(part)
         return part
 
     def start_api(self, **environment: str) -> tuple[Part, str]:
@@ -158,7 +159,7 @@ class Stack:
         return httpx.Client(base_url=url or self.url, headers=headers, timeout=60, trust_env=False)
 
     def close(self) -> None:
-        for part in reversed(self._parts):
+        for part in reversed(self.parts):
             part.stop()
 
     def refused_by_redis(self) -> list[dict[str, Any]]:
