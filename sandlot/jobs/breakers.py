@@ -1,6 +1,7 @@
-"""Which functions crash too often, as far as this process has heard.
+"""What keeps submits out, as far as this process has heard: functions that crash too often, and memory that runs short.
 
-Knows: the queues whose breaker is not closed, kept up to date by push. Does not know: when a breaker opens or closes (judge.lua, submit.lua).
+Knows: the queues whose breaker is not closed, kept up to date by push. Does not know: when a breaker opens or closes (judge.lua, submit.lua),
+how much memory is too much (reap.lua).
 Redis alone decides. What is known here only says for which queues a submit has to look, so that for all others it need not.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 REREAD_PAUSE_S: Final = 1.0
 ANY: Final = "*"
+MEMORY_NEWS_S: Final = 3.0
+"""Workers say each second that memory is short, as long as it is."""
 
 
 class Breakers:
@@ -33,7 +37,14 @@ class Breakers:
         self._look = asyncio.Event()
         self._subscription = Subscription(url, keys.BREAKERS_CHANGED, self._on_message, self._on_subscribed)
         self._reader: asyncio.Task[None] | None = None
+        self._memory: tuple[int, float] | None = None
         self.suspects = ANY
+
+    def memory_percent(self) -> int:
+        """How much of Redis's memory is used, if that is too much; else 0."""
+        if self._memory is not None and self._memory[1] < time.monotonic():
+            self._memory = None
+        return 0 if self._memory is None else self._memory[0]
 
     async def open(self) -> None:
         """
@@ -55,6 +66,10 @@ class Breakers:
             log.warning("function crashes too often", extra={"queue": queue})
         elif sign == "-":
             self._open.discard(queue)
+        elif sign == "!" and queue.isdecimal():
+            if self._memory is None:
+                log.warning("memory of Redis runs short, new work is refused", extra={"used_percent": int(queue)})
+            self._memory = int(queue), time.monotonic() + MEMORY_NEWS_S
         if self.suspects != ANY:
             self._say()
 

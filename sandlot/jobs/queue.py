@@ -18,12 +18,9 @@ import msgspec
 
 from sandlot.aside import aside
 from sandlot.errors import (
-    FunctionCrashLoop,
     IdempotencyConflict,
     JobFinal,
     JobNotFound,
-    NoWorker,
-    QueueFull,
     QueueUnavailable,
     SandlotError,
 )
@@ -36,6 +33,7 @@ from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.load import LIVE_MS, Load, read_load
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
+from sandlot.jobs.refusals import crash_loop, full, no_worker, short_of_memory
 from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_stream, settled_from
 from sandlot.jobs.submits import Submits
@@ -85,7 +83,6 @@ class Queue:
         self._breakers = Breakers(url, self.broken)
         self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
         self.letters = DeadLetters(self._call, signing_key)
-        self._ended: tuple[int, int] | None = None
         self._clock = RedisClock(link)
         self.now_ms = self._clock.now_ms
         """The clock by which jobs expire."""
@@ -116,6 +113,8 @@ class Queue:
             QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict: it was not queued.
             QueueUnavailable: nothing was acknowledged; the message says whether it may have been queued all the same.
         """
+        if percent := self._breakers.memory_percent():
+            raise short_of_memory(percent)
         arguments = await aside(len(invocation.event), self._arguments, invocation, reply)
         answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
         code = answer[0]
@@ -125,15 +124,12 @@ class Queue:
             existing = code == b"existing" and job_id != invocation.job_id
             return Submitted(job_id, existing, known_status(answer[2], answer[3]))
         if code == b"full":
-            raise self._full(invocation, answer)
+            raise full(invocation, answer)
         if code == b"broken":
-            raise _crash_loop(invocation, int(answer[1]))
+            raise crash_loop(invocation, int(answer[1]))
         if code == b"conflict":
             raise IdempotencyConflict("this idempotency key was used before, for another function or another payload")
-        raise NoWorker(
-            f"no live worker can run {invocation.function!r}: it needs one for {invocation.placement!r}. Start one with: sandlot worker",
-            retry_after_s=5.0,
-        )
+        raise no_worker(invocation)
 
     def _arguments(self, invocation: Invocation, reply: bool) -> tuple[Argument, ...]:
         return (
@@ -150,18 +146,6 @@ class Queue:
             *_idempotency(invocation),
             self._channel if reply else b"",
         )
-
-    def _full(self, invocation: Invocation, answer: list[bytes]) -> QueueFull:
-        """Retry-After from how fast jobs have ended since this process first looked: until a tenth of the queue is free again."""
-        which, depth, ended, now_ms = answer[1], *(int(number) for number in answer[2:5])
-        first, self._ended = self._ended, self._ended or (ended, now_ms)
-        retry_after_s = 1.0
-        if first is not None and ended > first[0] and now_ms > first[1]:
-            retry_after_s = min(300.0, max(1.0, depth / 10 * (now_ms - first[1]) / 1000 / (ended - first[0])))
-        if first is not None and now_ms - first[1] > 10_000:
-            self._ended = (ended, now_ms)
-        whose = f"the queue of {invocation.function!r} holds" if which == b"function" else "all queues together hold"
-        return QueueFull(f"{whose} {depth} jobs, which is the limit", retry_after_s=retry_after_s, depth=depth)
 
     async def _run(self, what: Script, *arguments: Argument) -> Reply:
         """One idempotent script; see `_repeat`.
@@ -375,14 +359,6 @@ class Queue:
         await self._breakers.close()
         await self._waiters.close()
         await self._link.close()
-
-
-def _crash_loop(invocation: Invocation, retry_after_ms: int) -> FunctionCrashLoop:
-    return FunctionCrashLoop(
-        f"{invocation.function!r} has crashed again and again, and is not started for a while; then one call at a time is tried."
-        " Its last jobs say how it ended; deploying it again lets calls through at once",
-        retry_after_s=retry_after_ms / 1000,
-    )
 
 
 def _idempotency(invocation: Invocation) -> tuple[str, str]:

@@ -47,15 +47,18 @@ class Model:
     cancelled: bool = False
     expires: bool = False
     result: bytes = b""
+    letter: bool = False
+    failed: int = 0
+    """The last attempt that was followed by another."""
 
     def lose_attempt(self) -> None:
         """Its worker is gone: it runs again, or has had its last attempt."""
         if self.cancelled:
             self.status = JobStatus.CANCELLED
         elif self.attempt - self.released >= MAX_ATTEMPTS:
-            self.status = JobStatus.LOST
+            self.status, self.letter = JobStatus.LOST, True
         else:
-            self.status = JobStatus.QUEUED
+            self.status, self.failed = JobStatus.QUEUED, self.attempt
 
 
 class Walk(RuleBasedStateMachine):
@@ -102,6 +105,7 @@ class Walk(RuleBasedStateMachine):
     )
     def submit(self, function: str, delay_ms: int, expires: bool) -> None:
         """One in two may not start any more, which shows when it is claimed: a hand-over is at once."""
+        self.everybody_beats()  # a worker silent for long, on a slow machine, would be handed nothing
         wanted = invocation(
             function=function,
             concurrency=CAPS[function],
@@ -242,6 +246,8 @@ class Walk(RuleBasedStateMachine):
         for answer in (b"again", b"again") if again else (b"ok", b"already"):
             assert self.do(self.asked(worker.queue.judge(ending, wish))) == answer
         job.status = JobStatus.SCHEDULED if again else JobStatus.FAILED
+        job.letter = not again and not job.cancelled
+        job.failed = job.attempt if again else job.failed
 
     @staticmethod
     async def asked(reply: Any) -> Any:
@@ -285,10 +291,13 @@ class Walk(RuleBasedStateMachine):
         assert started == leases
         due = {name.decode() for name in self.raw.zrange("sandlot:due", 0, -1)}
         assert due == set(self.with_status(JobStatus.SCHEDULED))
+        letters = {name.decode() for name in self.raw.zrange("sandlot:dead-letters", 0, -1)}
+        assert letters == {job_id for job_id, job in self.jobs.items() if job.letter}
         assert int(self.raw.get("sandlot:depth") or 0) == depth
         for job_id, job in self.jobs.items():
             record = self.do(self.queue.job(job_id))
             assert record.status is job.status
+            assert (record.failure.attempt if record.failure else 0) == job.failed
             if job.status.final:
                 settled = self.do(self.queue.settled(job_id))
                 assert settled.result == job.result

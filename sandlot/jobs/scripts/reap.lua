@@ -37,6 +37,18 @@ for i = 1, #breakers, 2 do
   if tonumber(string.match(breakers[i + 1], '^%d+') or 0) <= now_ms then probation(breakers[i]) end
 end
 
+-- How fast jobs end, for whoever is told to come back later.
+local sampled_ms = tonumber(string.match(redis.call('LINDEX', DRAINED, 0) or '', '^%d+') or 0)
+if now_ms - sampled_ms >= 900 then
+  redis.call('LPUSH', DRAINED, NOW_MS .. ' ' .. (redis.call('GET', ENDED) or 0))
+  redis.call('LTRIM', DRAINED, 0, 59)
+end
+
+-- A fifth of the memory is for what has been accepted: new work is refused before it is needed.
+local memory = redis.call('INFO', 'memory')
+local used, most = tonumber(string.match(memory, 'used_memory:(%d+)')), tonumber(string.match(memory, 'maxmemory:(%d+)') or 0)
+if most > 0 and used > most * 0.8 then redis.call('PUBLISH', BREAKERS_CHANGED, '! ' .. math.floor(used / most * 100)) end
+
 -- Dead letters that nobody wanted for a week, and of too many the oldest.
 redis.call('ZREMRANGEBYSCORE', DEAD_LETTERS, 0, ms(now_ms - 1000 * LETTER_TTL_S))
 local surplus = math.min(redis.call('ZCARD', DEAD_LETTERS) - LETTERS_LIMIT, LIMIT)

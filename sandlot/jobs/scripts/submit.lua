@@ -4,7 +4,7 @@
 -- ARGV: limit of a queue, limit of all queues, queues whose breaker may not be closed (' a b ', '*' for any, '' for none), then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
 --       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none)
 -- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'no_worker' }
---    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs ever ended, now in ms }
+--    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs that ended…, in … ms }
 local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local ARGUMENTS = 13
 local total = tonumber(redis.call('GET', DEPTH) or 0)
@@ -115,8 +115,29 @@ local function existing(known, reply)
   return { 'existing', known, state[1], state[2] or '' }
 end
 
-local function full(which, depth)
-  return { 'full', which, depth, tonumber(redis.call('GET', ENDED) or 0), now_ms }
+-- How many jobs have ended, and in how many ms, of late: of one queue as its registries say, which keep each job until its end + ttl;
+-- of all as the reaper has noted. Asked only for who is refused.
+local WINDOW_S = 20
+local function ended_of(name, ttl_s)
+  local from, to = now_s + ttl_s - WINDOW_S, now_s + ttl_s
+  local count, first = 0, to
+  for _, registry in ipairs({ FINISHED, FAILED, CANCELED }) do
+    count = count + redis.call('ZCOUNT', registry .. name, from, to)
+    local oldest = redis.call('ZRANGEBYSCORE', registry .. name, from, to, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if oldest then first = math.min(first, tonumber(oldest)) end
+  end
+  return count, math.max(1000, (to - first) * 1000 + math.floor(clock[2] / 1000))
+end
+
+local function ended_of_all()
+  local sample = redis.call('LINDEX', DRAINED, WINDOW_S) or redis.call('LINDEX', DRAINED, -1)
+  local then_ms, ended = string.match(sample or '', '^(%d+) (%d+)$')
+  if not then_ms then return 0, 1 end
+  return tonumber(redis.call('GET', ENDED) or 0) - tonumber(ended), math.max(1, now_ms - tonumber(then_ms))
+end
+
+local function full(which, depth, count, span_ms)
+  return { 'full', which, depth, count, span_ms }
 end
 
 local function submit(id, name, placement, envelope, data, timeout_s, result_ttl_s, description, concurrency, delay_ms, idempotency,
@@ -136,8 +157,8 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
   if queue.closed_ms and (queue.closed_ms > 0 or queue.busy or queue.depth > 0) then
     return { 'broken', math.max(1000, queue.closed_ms) }
   end
-  if queue.depth >= queue_limit then return full('function', queue.depth) end
-  if total >= total_limit then return full('total', total) end
+  if queue.depth >= queue_limit then return full('function', queue.depth, ended_of(name, tonumber(result_ttl_s))) end
+  if total >= total_limit then return full('total', total, ended_of_all()) end
 
   local status, worker = 'queued', nil
   if delay_ms > 0 then

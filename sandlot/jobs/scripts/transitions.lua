@@ -135,6 +135,7 @@ local function finish_unseen(id, queue, kind, attempt, detail)
   local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl')
   local status, ttl = kind == 'cancelled' and 'canceled' or 'failed', tonumber(fields[2]) or 3600
   if kind == 'worker_lost' then ttl = keep_letter(id, ttl) end
+  redis.call('INCR', ENDED)
   finish(id, { status = status, kind = kind, reply = fields[1], ttl = ttl,
     text = '- ' .. cjson.encode({ kind = kind, attempt = attempt, evidence = { detail = detail } }) })
   redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)

@@ -1,0 +1,51 @@
+"""Why a submit was refused, and when it is worth trying again.
+
+Knows: what the submit script's refusals mean to a caller. Does not know: when it refuses.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from sandlot.errors import FunctionCrashLoop, NoWorker, QueueFull, QueueUnavailable
+from sandlot.models import Invocation
+
+ROOM: Final = 10
+"""Whoever is refused comes back when a tenth of the queue is free again: with the next free place, all would come at once for it."""
+LONGEST_S: Final = 300.0
+UNKNOWN_S: Final = 10.0
+"""Nothing has ended of late, so nobody can tell."""
+
+
+def full(invocation: Invocation, answer: Sequence[bytes]) -> QueueFull:
+    """From how fast the jobs of that queue, or all jobs, have ended in the last 20 s; a tenth up or down by chance, so that not all come back at once."""
+    which, depth, ended, span_ms = answer[1], *(int(number) for number in answer[2:5])
+    retry_after_s = depth / ROOM * span_ms / 1000 / ended if ended else UNKNOWN_S
+    retry_after_s = min(LONGEST_S, retry_after_s) * random.uniform(0.9, 1.1)  # noqa: S311  # spread, not secrecy
+    whose = f"the queue of {invocation.function!r} holds" if which == b"function" else "all queues together hold"
+    return QueueFull(f"{whose} {depth} jobs, which is the limit", retry_after_s=max(1.0, retry_after_s), depth=depth)
+
+
+def crash_loop(invocation: Invocation, rest_ms: int) -> FunctionCrashLoop:
+    return FunctionCrashLoop(
+        f"{invocation.function!r} has crashed again and again, and is not started for a while; then one call at a time is tried."
+        " Its last jobs say how it ended; deploying it again lets calls through at once",
+        retry_after_s=rest_ms / 1000,
+    )
+
+
+def no_worker(invocation: Invocation) -> NoWorker:
+    return NoWorker(
+        f"no live worker can run {invocation.function!r}: it needs one for {invocation.placement!r}. Start one with: sandlot worker",
+        retry_after_s=5.0,
+    )
+
+
+def short_of_memory(percent: int) -> QueueUnavailable:
+    return QueueUnavailable(
+        f"{percent} % of Redis's memory is used, and the rest is kept for what has been accepted; nothing was submitted",
+        retry_after_s=5.0,
+        applied="no",
+    )
