@@ -24,7 +24,9 @@ def new(
         "functions"
     ),
 ) -> None:
-    """Write a first version of a function, and a test of it into tests/ beside its folder.
+    """Write a first version of a function, and its test.
+
+    The test goes into tests/ beside the functions' folder.
 
     [bold]Example:[/] sandlot new resize --runtime node
     """
@@ -43,7 +45,7 @@ def run(
     source: EventSource = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a function that is not deployed: once, on this machine, in the sandbox it will have, with no server.
+    """Call a function that is not deployed: once, on this machine, in its sandbox, with no server.
 
     Its answer is on stdout, what it prints and how it went on stderr. Secrets that it names are taken from the environment.
 

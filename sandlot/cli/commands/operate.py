@@ -39,9 +39,9 @@ def redis_acl(
         bool, typer.Option("--passwords", help="Read the passwords from stdin, a line `ROLE PASSWORD` for each role.")
     ] = False,
 ) -> None:
-    """Print the users that your Redis or Valkey should have for Sandlot: api, worker, admin and metrics, each with no more rights than it needs.
+    """Print the users that your Redis or Valkey should have for Sandlot, one for each role.
 
-    On stdout are ACL SETUSER commands, with hashes of the passwords. The passwords are made here and shown once, on stderr.
+    They are api, worker, admin and metrics, each with no more rights than it needs. On stdout are ACL SETUSER commands, with hashes of the passwords. The passwords are made here and shown once, on stderr.
 
     [bold]Examples:[/]
       sandlot redis-acl | valkey-cli -h 10.0.0.5
