@@ -93,7 +93,8 @@ def read_sources(settings: Settings, node: Path | None) -> Sources:
         npm_token=settings.read_npm_token(),
         other_hosts=tuple(host.strip() for host in settings.build_hosts.split(",") if host.strip()),
         certificates=settings.read_certificates(),
-        tools={Runtime.PYTHON: settings.data / "tools" / f"uv-{version('uv')}"} | ({Runtime.NODE: npm} if npm else {}),
+        tools={Runtime.PYTHON: settings.data.resolve() / "tools" / f"uv-{version('uv')}"}
+        | ({Runtime.NODE: npm} if npm else {}),
     )
 
 
