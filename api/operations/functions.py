@@ -44,6 +44,8 @@ FUNCTIONS: Final = (
         path="/v1/functions/{name}",
         tag="functions",
         summary="One function",
+        description="`state` is `active`; of a version whose dependencies are being resolved or installed `pending`, with `progress`; of one "
+        "whose dependencies cannot be had `failed`, with the resolver's `reason`. Those two kinds are listed in `waiting`.",
         parameters=(NAME, VERSION),
         answers=(
             Answer(
@@ -54,6 +56,7 @@ FUNCTIONS: Final = (
                     "latest": 3,
                     "revision": "1795406400000000",
                     "versions": [{"version": 3, "digest": DIGEST}],
+                    "waiting": [],
                     "aliases": {"prod": {"version": 3}},
                 },
             ),
@@ -71,6 +74,7 @@ FUNCTIONS: Final = (
         summary="Deploy a version",
         description="JSON with the text of one file, a folder as `application/zip`, or its files as `multipart/form-data` (each part's "
         "`filename` is its path; a field `manifest` may bring settings as JSON). What was deployed before is the same version again. "
+        "With dependencies that are not there yet its `state` is `pending`, and the version before serves until it is `active`. "
         "`warnings` says what the first call will miss, such as a worker that can run it.",
         parameters=(NAME, IF_MATCH),
         body={

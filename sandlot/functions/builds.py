@@ -18,7 +18,7 @@ from sandlot.functions.store import answering
 from sandlot.functions.version import Version, verify
 from sandlot.jobs import keys
 
-LEASE_MS: Final = 10_000
+LEASE_MS: Final = 6_000
 """How long after the death of its worker a build is taken by another."""
 ATTEMPTS_LIMIT: Final = 3
 """Dependencies that take their worker down with them must not go round for ever."""

@@ -26,7 +26,7 @@ def walls(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 def test_it_has_no_build_tool_no_package_manager_of_a_language_and_no_other_user_than_ours(engine: Engine) -> None:
-    tools = "gcc cc make ld strip pip pip3 uv npm npx corepack git curl wget"
+    tools = "gcc cc make ld strip pip pip3 npm npx corepack git curl wget"
     done = engine.once("--entrypoint", "bash", IMAGE, "-c", f"for tool in {tools}; do command -v $tool; done; id")
     assert done.stdout.strip() == "uid=10001(sandlot) gid=10001(sandlot) groups=10001(sandlot)"
 

@@ -21,6 +21,9 @@ class Index:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.seen: list[str] = []
+        self.open = threading.Event()
+        """Cleared, no file is handed out until it is set: a build that takes as long as a test likes."""
+        self.open.set()
         self.url = ""
         """With user and password."""
 
@@ -96,6 +99,8 @@ def open_index() -> Iterator[Index]:
                 self.end_headers()
                 return
             kind, _, name = self.path.strip("/").partition("/")
+            if kind == "files":
+                index.open.wait(60)
             body = index.page(name.strip("/")) if kind == "simple" else index.files.get(name, b"")
             self.send_response(200 if body else 404)
             self.send_header("Content-Type", "text/html" if kind == "simple" else "application/octet-stream")
@@ -116,5 +121,6 @@ def open_index() -> Iterator[Index]:
         try:
             yield index
         finally:
+            index.open.set()
             server.shutdown()
             thread.join()

@@ -1,0 +1,108 @@
+"""Deploying what has dependencies: over HTTP, with workers of their own processes, from an index on loopback."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.sandbox.package_index import PASSWORD, Index, open_index
+from tests.system.http.conftest import Stack
+
+Until = Callable[[Callable[[], object]], None]
+PLAIN = "def handler(event, context):\n    return 'plain'\n"
+
+
+def source(*dependencies: str) -> str:
+    listed = ", ".join(f'"{each}"' for each in dependencies)
+    return f"# /// script\n# dependencies = [{listed}]\n# ///\nimport greeter\n\ndef handler(event, context):\n    return greeter.VERSION\n"
+
+
+@pytest.fixture
+def index() -> Iterator[Index]:
+    with open_index() as opened:
+        opened.add_wheel("greeter", "1.0")
+        yield opened
+
+
+@pytest.fixture
+def stack(own: Stack) -> Stack:
+    """An API and no worker yet."""
+    _, own.url = own.start_api()
+    return own
+
+
+def start_worker(stack: Stack, index: Index, disk: Path) -> Any:
+    """A worker that shares nothing with others but Redis."""
+    worker = stack.start(
+        "worker",
+        SANDLOT_DATA=str(disk),
+        SANDLOT_PYTHON_INDEX_URL=index.url,
+        SANDLOT_BUILD_HOSTS="",
+    )
+    worker.event("worker started")
+    return worker
+
+
+def deploy(client: httpx.Client, text: str) -> dict[str, Any]:
+    reply = client.put("/v1/functions/hello", json={"source": text})
+    assert reply.status_code in (200, 201), reply.text
+    return dict(reply.json())
+
+
+def version(client: httpx.Client, number: int) -> dict[str, Any]:
+    return dict(client.get("/v1/functions/hello", params={"version": number}).json())
+
+
+def test_the_version_before_serves_while_the_next_is_built_and_after_a_failure(
+    stack: Stack, index: Index, wait_until: Until, tmp_path: Path
+) -> None:
+    index.open.clear()
+    start_worker(stack, index, tmp_path / "one")
+    with stack.client() as client:
+        assert deploy(client, PLAIN)["state"] == "active"
+        assert deploy(client, source("greeter"))["state"] == "pending"
+        wait_until(lambda: index.seen)
+        wait_until(lambda: version(client, 2)["progress"] != "waiting for a worker")
+        assert client.post("/v1/functions/hello/invoke").json() == "plain"
+        refused = client.post("/v1/functions/hello/invoke", params={"version": 2})
+        assert (refused.status_code, refused.json()["code"]) == (503, "version_pending")
+        index.open.set()
+        wait_until(lambda: version(client, 2)["state"] == "active")
+        assert client.post("/v1/functions/hello/invoke").json() == "1.0"
+        deploy(client, source("greeter", "nowhere-to-be-found"))
+        wait_until(lambda: version(client, 3)["state"] == "failed")
+        assert "nowhere-to-be-found" in version(client, 3)["reason"]
+        described = client.get("/v1/functions/hello").json()
+        assert (described["version"], described["latest"]) == (2, 2)
+        assert [each["state"] for each in described["waiting"]] == ["failed"]
+        assert client.post("/v1/functions/hello/invoke").json() == "1.0"
+        refused = client.post("/v1/functions/hello/invoke", params={"version": 3})
+        assert (refused.status_code, refused.json()["code"]) == (409, "version_failed")
+
+
+def test_a_build_outlives_the_worker_that_had_it_and_the_next_machine_has_nothing_but_redis(
+    stack: Stack, index: Index, wait_until: Until, tmp_path: Path
+) -> None:
+    index.open.clear()
+    first = start_worker(stack, index, tmp_path / "one")
+    with stack.client() as client:
+        deploy(client, source("greeter"))
+        first.event("build_started")
+        wait_until(lambda: any(path.startswith("/files/") for path in index.seen))
+        first.process.send_signal(signal.SIGKILL)
+        index.open.set()
+        second = start_worker(stack, index, tmp_path / "two")
+        assert second.event("build_started")["attempt"] == 2
+        wait_until(lambda: version(client, 1)["state"] == "active")
+        assert client.post("/v1/functions/hello/invoke").json() == "1.0"
+        second.stop()
+        index.add_wheel("greeter", "2.0")
+        third = start_worker(stack, index, tmp_path / "three")
+        assert client.post("/v1/functions/hello/invoke").json() == "1.0"
+        third.event("packages")
+        assert PASSWORD not in "".join([*first.lines, *second.lines, *third.lines])
