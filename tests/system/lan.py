@@ -47,7 +47,7 @@ class Machine:
 
     def command(self, *words: str) -> list[str]:
         """What starts it there, to die with us; its first word is an absolute path."""
-        return [sys.executable, "-IS", str(LAUNCH), str(os.getpid()), str(NAMESPACES / self.name), *words]
+        return [sys.executable, "-IS", str(LAUNCH), str(os.getpid()), str(NAMESPACES / self.name), "", "", *words]
 
 
 class Lan:
