@@ -134,5 +134,12 @@ def worker(
 
     chosen = ",".join(tags) if tags else None
     replace_with(
-        "worker", {"SANDLOT_SLOTS": slots, "SANDLOT_TAGS": chosen, "SANDLOT_REDIS_URL": redis_url, "SANDLOT_DATA": data}
+        "worker",
+        {
+            "SANDLOT_SLOTS": slots,
+            "SANDLOT_TAGS": chosen,
+            "SANDLOT_INSECURE_REDIS": insecure_redis or None,
+            "SANDLOT_REDIS_URL": redis_url,
+            "SANDLOT_DATA": data,
+        },
     )
