@@ -5,7 +5,7 @@ Knows: routes, scopes, what makes a function or a job open to strangers. Does no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope as AsgiScope
 
-from sandlot.errors import FunctionNotFound, JobNotFound, Unauthenticated, VersionNotFound
+from sandlot.errors import FunctionNotFound, JobGone, JobNotFound, Unauthenticated, VersionNotFound
 from sandlot.functions import Registry, Version
 from sandlot.jobs import JobRecord
 from sandlot.keys import Key, KeyStore, Scope
@@ -34,6 +34,8 @@ class Access(StrEnum):
     """The scope `invoke` on that function, or nothing at all if its manifest says it is public."""
     JOB = "job"
     """The owner of that job; a job that was submitted without a key is open to whoever knows its id (128 random bits)."""
+    JOBS = "jobs"
+    """A key with `read` or `invoke`; what is listed is its owner's, and of functions that it covers."""
     READ = "read"
     DEPLOY = "deploy"
 
@@ -61,6 +63,8 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("PUT", "/v1/secrets/{secret}"): Access.DEPLOY,
         ("DELETE", "/v1/secrets/{secret}"): Access.DEPLOY,
         ("POST", "/v1/functions/{name}/invoke"): Access.CALL,
+        ("POST", "/v1/functions/{name}/invoke-batch"): Access.CALL,
+        ("GET", "/v1/jobs"): Access.JOBS,
         ("GET", "/v1/jobs/{job_id}"): Access.JOB,
         ("GET", "/v1/jobs/{job_id}/result"): Access.JOB,
         ("GET", "/v1/jobs/{job_id}/logs"): Access.JOB,
@@ -95,8 +99,15 @@ def check_table(routes: Iterable[BaseRoute]) -> None:
 class Door:
     """Every request passes one of the three `admit` methods before anything is done for it."""
 
-    def __init__(self, keys: KeyStore, registry: Registry, metrics_token: str = "") -> None:
-        """`metrics_token`: reads `MEASUREMENTS` and nothing else; empty for none."""
+    def __init__(
+        self, keys: KeyStore, registry: Registry, was_issued: Callable[[str, str], bool], metrics_token: str = ""
+    ) -> None:
+        """
+        Args:
+            was_issued: whether we made this job id for this owner.
+            metrics_token: reads `MEASUREMENTS` and nothing else; empty for none.
+        """
+        self._was_issued = was_issued
         self._keys = keys
         self._metrics_token = metrics_token
         self._registry = registry
@@ -119,6 +130,10 @@ class Door:
             return
         if key is None:
             raise _needs_a_key()
+        if access is Access.JOBS:
+            if not key.allows(Scope.INVOKE):
+                key.require(Scope.READ)
+            return
         key.require(Scope(access.value), scope["path_params"].get("name"))
 
     def _has_metrics_token(self, scope: AsgiScope) -> bool:
@@ -156,13 +171,18 @@ class Door:
 
         Raises:
             JobNotFound: either of the two.
+            JobGone: it was the caller's, and its retention is over.
             Forbidden: it is the caller's, but the key lacks the scope `need` (or `invoke`, which includes reading one's own jobs).
         """
         key = key_of(scope)
         if record is not None and record.owner == "":
             return record
         if record is None or key is None or not (key.owner == record.owner or Scope.ADMIN in key.scopes):
-            raise JobNotFound(f"no job {job_id[:80]!r}: it never was, its retention is over, or it is not yours")
+            if record is None and (
+                self._was_issued("", job_id) or (key is not None and self._was_issued(key.owner, job_id))
+            ):
+                raise JobGone(f"job {job_id} has ended, and its retention is over")
+            raise JobNotFound(f"no job {job_id[:80]!r}: it never was, or it is not yours")
         if not key.allows(Scope.INVOKE, record.function):
             key.require(need, record.function)
         return record

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Final
@@ -20,7 +21,7 @@ from api.body import ClientGone
 from api.wishes import Wish
 from sandlot.errors import JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
-from sandlot.jobs import JobRecord, Queue, Settled, Submitted, new_job_id
+from sandlot.jobs import JobRecord, Queue, Settled, Submitted
 from sandlot.models import BY_DEFAULT, Invocation, JobStatus
 from sandlot.settings import Settings
 
@@ -54,12 +55,15 @@ class Calls:
         self._waiting: set[asyncio.Future[_Why]] = set()
         self._stopping = False
 
+    def new_job_id(self, owner: str) -> str:
+        return self._queue.new_job_id(owner)
+
     def invocation(
         self, version: Version, event: bytes, owner: str, wish: Wish, *, job_id: str = "", request: bytes = b""
     ) -> Invocation:
         manifest = version.manifest
         return Invocation(
-            job_id=job_id or new_job_id(),
+            job_id=job_id or self._queue.new_job_id(owner),
             function=version.function,
             version=version.number,
             digest=version.digest,
@@ -115,6 +119,14 @@ class Calls:
             QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: nothing was queued.
         """
         return await self._pending(await self._queue.submit(invocation, reply=False))
+
+    async def submit_batch(self, invocations: Sequence[Invocation], wish: Wish, fingerprint: str) -> list[str]:
+        """Queue all of them or none; their ids, in order, or those of the batch that this idempotency key had before.
+
+        Raises:
+            QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: none was queued.
+        """
+        return await self._queue.submit_batch(invocations, wish.idempotency_key, fingerprint)
 
     async def watch(self, job_id: str, wait_s: float) -> JobRecord | None:
         """The job, as soon as it is over and after `wait_s` at the latest: a long poll."""

@@ -20,7 +20,7 @@ from api.gateway_response import BadFunctionResponse, response_of_result
 from api.replies import Reply, call_headers, failure_reply, pending_reply
 from api.wishes import read_wish
 from sandlot.errors import RouteNotFound, SandlotError
-from sandlot.jobs import Settled, new_job_id
+from sandlot.jobs import Settled
 from sandlot.models import FUNCTION_NAME, LATEST, OutcomeKind
 from sandlot.settings import Settings
 
@@ -69,7 +69,7 @@ class Gateway:
         scope[FUNCTION] = version.function
         wish = read_wish(scope, headers, _NO_QUERY, self._wait_cap_s)
         body = await read_body(scope, receive, headers, self._limit_bytes)
-        job_id = new_job_id()
+        job_id = self._calls.new_job_id(owner)
         event = url_event(scope, body, name=name, path=path, job_id=job_id)
         invocation = self._calls.invocation(version, event, owner, wish, job_id=job_id)
         end = await self._calls.call(invocation, wish, receive)

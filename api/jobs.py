@@ -1,16 +1,16 @@
-"""/v1/jobs/{job_id}: how an invocation stands, what it returned, what it printed; and how to stop it.
+"""/v1/jobs and /v1/jobs/{job_id}: how an invocation stands, what it returned, what it printed; and how to stop it.
 
 Knows: the replies for each state of a job. Does not know: how a job is stored.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
-from api.auth import Door
+from api.auth import Door, key_of
 from api.calls import Calls
 from api.documents import job_document
 from api.errors import Headers, problem
@@ -26,12 +26,33 @@ from sandlot.settings import Settings
 _INLINE_RESULT_BYTES = 64 * 1024
 """A longer result is at its link only: a job is polled, and each poll would carry it."""
 
+_FILTERS: Final = frozenset({"function", "status", "limit", "cursor"})
+
 JobId = Annotated[str, Path(max_length=64)]
 
 
 def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settings: Settings) -> None:
     async def admitted_job(request: Request, job_id: str, need: Scope = Scope.READ) -> JobRecord:
         return door.admit_job(request.scope, job_id, await queue.job(job_id), need)
+
+    @routes.get("/v1/jobs")
+    async def list_jobs(
+        request: Request,
+        function: Annotated[str, Query(max_length=64)] = "",
+        status: Annotated[JobStatus | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Annotated[str, Query(max_length=64)] = "",
+    ) -> Response:
+        """The caller's jobs that are kept, newest first; `next` is the cursor of the next page, or null."""
+        read_query(request.scope, _FILTERS)
+        page = await queue.page(
+            lambda record: (status is None or record.status is status) and door.sees(key_of(request.scope), record),
+            function=function,
+            limit=limit,
+            cursor=cursor,
+        )
+        jobs = [job_document(record, None) for record in page.jobs]
+        return response_of(json_reply(200, {"jobs": jobs, "next": page.next or None}))
 
     @routes.get("/v1/jobs/{job_id}")
     async def get_job(request: Request, job_id: JobId) -> Response:

@@ -21,6 +21,7 @@ from starlette.routing import Match, Route
 from api import dead_letters, functions, health, jobs, metrics, openapi, status, versions
 from api.audit import Audit
 from api.auth import Door, admitted, check_table
+from api.batch import Batch
 from api.calls import Calls
 from api.counts import ApiCounts
 from api.edge import Edge
@@ -61,7 +62,7 @@ def create_app(
     audit: AuditLog | None = None,
 ) -> Api:
     """Put the parts together; they are open, and whoever opened them closes them."""
-    door = Door(keys, registry, settings.read_metrics_token())
+    door = Door(keys, registry, queue.was_issued, settings.read_metrics_token())
     calls = Calls(queue, settings)
     counts = ApiCounts(settings.metrics_functions)
     invoke = Invoke(door, calls, settings)
@@ -79,6 +80,9 @@ def create_app(
     )
     app.state.door = door
     app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
+    app.router.routes.append(
+        Route("/v1/functions/{name}/invoke-batch", Batch(door, calls, settings), methods=["POST"], name="invoke_batch")
+    )
     jobs.add_routes(app.router, queue, calls, door, settings)
     dead_letters.add_routes(app.router, queue, calls, door)
     functions.add_routes(app.router, registry, queue, vault, settings)

@@ -8,7 +8,7 @@ class that the API raised (`sandlot.errors`), found by its `code`.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -166,6 +166,31 @@ class Client:
     def status(self) -> dict[str, Json]:
         """The queue, its workers, and what they have done since they started; two of these give rates."""
         return self._json("GET", "/v1/status")
+
+    def invoke_batch(
+        self,
+        name: str,
+        events: Sequence[Json] | bytes,
+        *,
+        version: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> list[str]:
+        """Queue a call for each event, all of them or none; the ids of the jobs, in order. `events`: at most 1,000, or a JSON array's text."""
+        reply = self._json(
+            "POST",
+            f"{_function_path(name)}/invoke-batch",
+            params=_optional({"version": version}),
+            headers=_optional({"idempotency-key": idempotency_key}),
+            content=_encode(events),
+        )
+        return cast(list[str], reply["jobs"])
+
+    def jobs(
+        self, *, function: str | None = None, status: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> dict[str, Json]:
+        """One page of the key's jobs, newest first: `jobs`, and in `next` the cursor of the page after it, or nothing."""
+        wanted = _optional({"function": function, "status": status, "limit": limit, "cursor": cursor})
+        return self._json("GET", "/v1/jobs", params=wanted)
 
     def job(self, job_id: str, *, wait_s: float | None = None) -> dict[str, Json]:
         """The job as it is now, or as soon as it has ended, after `wait_s` at the latest."""

@@ -119,6 +119,26 @@ CALLS: Final = (
         curl="""curl localhost:8000/v1/functions/hello/invoke -d '{"name": "Ada"}'""",
     ),
     Operation(
+        method="POST",
+        path="/v1/functions/{name}/invoke-batch",
+        tag="invoke",
+        summary="Call a function many times",
+        description="The body is an array of 1 to 1,000 events. Each becomes a job, all of them or none; the ids are in the order of the events. "
+        "An Idempotency-Key is that of the whole batch.",
+        parameters=(NAME, VERSION, *CALL_HEADERS[1:4], CALL_HEADERS[5]),
+        body=[{"name": "Ada"}, {"name": "Grace"}],
+        answers=(
+            Answer(202, "all are accepted", {"jobs": [JOB_ID, JOB_ID[:-1] + "8"]}),
+            not_ok("an event is not JSON, or there are too many", "invalid_json", "event 3 of the batch is not JSON"),
+            NO_KEY,
+            NO_SCOPE,
+            NO_FUNCTION,
+            *(answer for answer in CALL_ANSWERS if answer.status in (413, 422, 429)),
+            TRY_AGAIN,
+        ),
+        curl="""curl localhost:8000/v1/functions/hello/invoke-batch -d '[{"name": "Ada"}, {"name": "Grace"}]'""",
+    ),
+    Operation(
         method="ANY",
         path="/fn/{name}",
         tag="gateway",

@@ -9,7 +9,7 @@ from typing import Final
 
 from api.operations.form import Parameter
 
-JOB_ID: Final = "5b0c8f2e-3c1d-4c43-9a51-6a0c5d6b7e88"
+JOB_ID: Final = "01a214f1-9968-71a8-96a5-af746b9b4987"
 LINKS: Final = {
     "self": f"/v1/jobs/{JOB_ID}",
     "result": f"/v1/jobs/{JOB_ID}/result",

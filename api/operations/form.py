@@ -63,8 +63,9 @@ NO_FUNCTION: Final = not_ok("no such function", "function_not_found", "no functi
 NO_JOB: Final = not_ok(
     "no such job, or not yours",
     "job_not_found",
-    "no job '5b0c…': it never was, its retention is over, or it is not yours",
+    "no job '5b0c…': it never was, or it is not yours",
 )
+GONE: Final = not_ok("it was yours and is no longer kept", "job_gone", "job 0192… has ended, and its retention is over")
 NO_VERSION: Final = not_ok("no such function, version or alias", "version_not_found", "'hello' has no version 9")
 CHANGED: Final = not_ok(
     "the function is not at the revision in If-Match",

@@ -8,9 +8,35 @@ from __future__ import annotations
 from typing import Final
 
 from api.operations.examples import JOB, JOB_ID, PREFER, QUEUED, SUCCEEDED, WAIT
-from api.operations.form import NO_JOB, NO_KEY, TRY_AGAIN, Answer, Operation, not_ok
+from api.operations.form import GONE, NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
 
 JOBS: Final = (
+    Operation(
+        method="GET",
+        path="/v1/jobs",
+        tag="jobs",
+        summary="Jobs, newest first",
+        description="Those of the key's owner, and of functions that the key covers. A page may be short and still have a next one.",
+        parameters=(
+            Parameter("function", "query", "of this function only", "hello"),
+            Parameter(
+                "status",
+                "query",
+                "queued, running, scheduled, succeeded, failed, timed_out, killed, cancelled, expired or lost",
+                "failed",
+            ),
+            Parameter("limit", "query", "1 to 1000", 100),
+            Parameter("cursor", "query", "next of the page before", JOB_ID),
+        ),
+        answers=(
+            Answer(200, "a page", {"jobs": [QUEUED], "next": JOB_ID}),
+            not_ok("a parameter means nothing", "bad_request", "unknown query parameter 'state'"),
+            NO_KEY,
+            NO_SCOPE,
+            TRY_AGAIN,
+        ),
+        curl="curl 'localhost:8000/v1/jobs?status=failed&limit=20'",
+    ),
     Operation(
         method="GET",
         path="/v1/jobs/{job_id}",
@@ -18,7 +44,7 @@ JOBS: Final = (
         summary="How a job stands",
         description="With a wait: answers as soon as the job is over, after the wait at the latest.",
         parameters=(JOB, WAIT, PREFER),
-        answers=(Answer(200, "the job", SUCCEEDED), NO_KEY, NO_JOB, TRY_AGAIN),
+        answers=(Answer(200, "the job", SUCCEEDED), NO_KEY, NO_JOB, GONE, TRY_AGAIN),
         curl=f"curl -H 'Prefer: wait=5' localhost:8000/v1/jobs/{JOB_ID}",
     ),
     Operation(
@@ -40,11 +66,7 @@ JOBS: Final = (
                 "the job ended as timeout and has no result",
                 outcome="timeout",
             ),
-            not_ok(
-                "the result is no longer kept",
-                "job_gone",
-                "the result is no longer kept",
-            ),
+            GONE,
             TRY_AGAIN,
         ),
         curl=f"curl localhost:8000/v1/jobs/{JOB_ID}/result",

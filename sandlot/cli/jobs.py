@@ -1,4 +1,4 @@
-"""`sandlot invoke`, `sandlot job` and `sandlot logs`.
+"""`sandlot invoke`, `sandlot batch`, `sandlot jobs`, `sandlot job` and `sandlot logs`.
 
 Knows: what is asked of the API for them, and which exit code an ended job has. Does not know: queues, workers.
 """
@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from sandlot.cli.access import open_client
-from sandlot.cli.output import FUNCTION_FAILED, note, print_failure, print_job, print_json, print_value
+from sandlot.cli.output import FUNCTION_FAILED, note, print_failure, print_job, print_jobs, print_json, print_value
 from sandlot.client import Client, InvokeResult
 from sandlot.models import JobStatus
 
@@ -39,6 +39,30 @@ def queue(name: str, event: bytes, version: str | None, url: str | None, as_json
     else:
         print(job["id"])
         note(f"queued; follow it with: sandlot job {job['id']} --wait")
+
+
+def queue_batch(name: str, events: bytes, version: str | None, url: str | None, as_json: bool) -> None:
+    with open_client(url) as client:
+        jobs = client.invoke_batch(name, events, version=version)
+    if as_json:
+        print_json({"jobs": jobs})
+    else:
+        print("\n".join(jobs))
+        note(f"{len(jobs)} jobs queued; look at them with: sandlot jobs --function {name}")
+
+
+def list_all(function: str | None, status: JobStatus | None, limit: int, url: str | None, as_json: bool) -> None:
+    jobs: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    with open_client(url) as client:
+        while cursor is not None and len(jobs) < limit:
+            page = client.jobs(function=function, status=status, limit=limit - len(jobs), cursor=cursor)
+            jobs += page["jobs"]
+            cursor = page["next"]
+    if as_json:
+        print_json(jobs)
+    else:
+        print_jobs(jobs)
 
 
 def show(job_id: str, *, wait: bool, result: bool, cancel: bool, retry: bool, url: str | None, as_json: bool) -> None:

@@ -88,6 +88,29 @@ def print_letters(letters: Sequence[Mapping[str, Any]]) -> None:
     Console().print(table)
 
 
+def print_jobs(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """One line a job, the newest first; nothing but a word on stderr if there are none."""
+    if not jobs:
+        note("no jobs")
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("ID", "FUNCTION", "VERSION", "STATUS", "CREATED", "RAN"):
+        table.add_column(heading, no_wrap=True)
+    for job in jobs:
+        status = str(job["status"])
+        style = _STATUS_STYLE.get(status, "red")
+        ran_ms = (job.get("timings") or {}).get("run") or 0
+        table.add_row(
+            str(job["id"]),
+            str(job["function"]),
+            str(job["version"]),
+            f"[{style}]{escape(status)}[/]",
+            str(job.get("created_at") or ""),
+            f"{ran_ms:.1f} ms" if ran_ms else "",
+        )
+    Console().print(table, highlight=False)
+
+
 def print_job(job: Mapping[str, Any]) -> None:
     """A job as a short list of facts, then its result or its error."""
     console = Console()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 from binascii import b2a_base64
 from functools import lru_cache
 from typing import Final
@@ -43,15 +42,6 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _decoder: Final = msgspec.json.Decoder(Envelope)
 _encoder: Final = msgspec.json.Encoder()
-
-
-def new_job_id() -> str:
-    """128 random bits, so that an id cannot be guessed; the text is a UUID of version 4 (RFC 9562, section 5.4)."""
-    text = os.urandom(16).hex()
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
-
-
-_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def mac(key: bytes, purpose: bytes, head: bytes, body: bytes = b"") -> bytes:

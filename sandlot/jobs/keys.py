@@ -26,6 +26,8 @@ RQ_WORKERS: Final = "rq:workers"
 # Ours: the engine.
 SCHEMA: Final = "sandlot:schema"
 """The number of this layout (sandlot.jobs.schema)."""
+INDEX: Final = "sandlot:jobs-of:"
+"""`+ queue`: zset of the ids of its jobs that are kept, all with score 0: ids sort by when they were made."""
 RING: Final = "sandlot:ring:"
 """`+ placement`: zset of queues that have work, by the turn they are due; the lowest is served next."""
 TURN: Final = "sandlot:turn"

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import hiredis
@@ -29,7 +29,9 @@ from sandlot.jobs.breakers import Breakers
 from sandlot.jobs.clock import RedisClock
 from sandlot.jobs.dead_letters import DeadLetters
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
+from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.link import Link, Refused, Unreachable
+from sandlot.jobs.listing import JobPage, list_jobs
 from sandlot.jobs.load import LIVE_MS, Load, read_load
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
@@ -123,13 +125,32 @@ class Queue:
             # A repeated call finds the job of its own first try.
             existing = code == b"existing" and job_id != invocation.job_id
             return Submitted(job_id, existing, known_status(answer[2], answer[3]))
-        if code == b"full":
-            raise full(invocation, answer)
-        if code == b"broken":
-            raise crash_loop(invocation, int(answer[1]))
-        if code == b"conflict":
-            raise IdempotencyConflict("this idempotency key was used before, for another function or another payload")
-        raise no_worker(invocation)
+        raise _refusal(invocation, answer)
+
+    async def submit_batch(
+        self, invocations: Sequence[Invocation], idempotency_key: str, fingerprint: str
+    ) -> list[str]:
+        """Queue all of one function's invocations or none, in one script; the ids of the jobs, in order.
+
+        Args:
+            idempotency_key: of the whole batch; the invocations have none of their own. Empty for none.
+            fingerprint: what must be the same for the key to mean the same batch, without spaces.
+
+        Raises:
+            QueueFull, NoWorker, IdempotencyConflict: none was queued.
+            QueueUnavailable: nothing was acknowledged.
+        """
+        scoped = _scoped(invocations[0].owner, idempotency_key) if idempotency_key else ""
+        arguments = await asyncio.to_thread(
+            lambda: [argument for invocation in invocations for argument in self._arguments(invocation, reply=False)]
+        )
+        answers = cast(
+            "list[list[bytes]]",
+            await self._repeat("submit", lambda: self._submits.send_whole(arguments, scoped, fingerprint)),
+        )
+        if answers[0][0] in (b"new", b"existing"):
+            return [answer[1].decode() for answer in answers]
+        raise _refusal(invocations[0], answers[0])
 
     def _arguments(self, invocation: Invocation, reply: bool) -> tuple[Argument, ...]:
         return (
@@ -196,7 +217,22 @@ class Queue:
         """Ask for the end of a job that somebody else submitted to be published here as well; false if there is none to come."""
         return bool(await self._run(script("attach"), job_id, self._channel))
 
+    def new_job_id(self, owner: str) -> str:
+        return new_job_id(self._key, owner)
+
+    def was_issued(self, owner: str, job_id: str) -> bool:
+        """Whether this is the id of a job that this owner submitted at some time, kept or not."""
+        return was_issued(self._key, owner, job_id)
+
     # Looking.
+
+    async def page(self, wanted: Callable[[JobRecord], bool], *, function: str, limit: int, cursor: str) -> JobPage:
+        """Jobs that are wanted, of one function or (empty) of all, newest first; see `list_jobs`.
+
+        Raises:
+            QueueUnavailable
+        """
+        return await list_jobs(self._call, self._key, wanted, function=function, limit=limit, cursor=cursor)
 
     async def job(self, job_id: str) -> JobRecord | None:
         """
@@ -366,7 +402,22 @@ def _idempotency(invocation: Invocation) -> tuple[str, str]:
     version, since a deployment between two tries must not turn a retry into a conflict."""
     if not invocation.idempotency_key:
         return "", ""
-    scoped = hashlib.sha256(f"{invocation.owner}\0{invocation.idempotency_key}".encode()).hexdigest()
+    scoped = _scoped(invocation.owner, invocation.idempotency_key)
     state = hashlib.sha256(f"{invocation.function}\0".encode())
     state.update(invocation.event)
     return scoped, state.hexdigest()
+
+
+def _scoped(owner: str, idempotency_key: str) -> str:
+    return hashlib.sha256(f"{owner}\0{idempotency_key}".encode()).hexdigest()
+
+
+def _refusal(invocation: Invocation, answer: list[bytes]) -> SandlotError:
+    """Why submit.lua queued nothing."""
+    if answer[0] == b"full":
+        return full(invocation, answer)
+    if answer[0] == b"broken":
+        return crash_loop(invocation, int(answer[1]))
+    if answer[0] == b"conflict":
+        return IdempotencyConflict("this idempotency key was used before, for another function or another payload")
+    return no_worker(invocation)

@@ -43,6 +43,12 @@ class Submits:
         self._waiting.append((arguments, future))
         return future
 
+    def send_whole(self, arguments: Sequence[Argument], idempotency: str, fingerprint: str) -> asyncio.Future[Reply]:
+        """Jobs of one queue that are taken all together or not at all: one answer for each, or one refusal for all."""
+        return self._link.run(
+            self._script, *self._limits, self._breakers.suspects, 1, idempotency, fingerprint, *arguments
+        )
+
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         batch: list[Argument] = []
@@ -59,7 +65,7 @@ class Submits:
         self._run(batch, futures)
 
     def _run(self, batch: list[Argument], futures: list[asyncio.Future[Reply]]) -> None:
-        self._link.run_now(self._script, *self._limits, self._breakers.suspects, *batch).add_done_callback(
+        self._link.run_now(self._script, *self._limits, self._breakers.suspects, 0, "", "", *batch).add_done_callback(
             lambda reply: _tell(reply, futures)
         )
 

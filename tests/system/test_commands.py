@@ -31,6 +31,25 @@ def test_an_event_comes_from_the_argument_a_file_or_stdin(sandlot: Sandlot, plat
     assert json.loads(shown.stdout)["columns"]["a"]["sum"] == 3.0
 
 
+def test_a_batch_prints_the_ids_of_its_jobs_and_they_are_listed(sandlot: Sandlot) -> None:
+    shown = sandlot("batch", "hello", "[1, 2, 3]")
+    ids = shown.stdout.split()
+    assert (shown.returncode, len(ids)) == (0, 3)
+    assert "3 jobs queued" in shown.stderr
+    for job_id in ids:
+        assert sandlot("job", job_id, "--wait").returncode == 0
+    listed = sandlot("jobs", "--function", "hello", "--status", "succeeded", "--limit", "3")
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == sorted(ids, reverse=True)
+    assert {job["id"] for job in json.loads(sandlot("jobs", "--limit", "3", "--json").stdout)} == set(ids)
+
+
+@pytest.mark.parametrize(("events", "said"), [("[]", "a batch of 0 events"), ("{}", "the body is no array")])
+def test_a_batch_that_is_none_is_status_2(sandlot: Sandlot, events: str, said: str) -> None:
+    shown = sandlot("batch", "hello", events)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert said in shown.stderr
+
+
 def test_what_a_function_printed_is_shown_on_request(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "side-by-side", '{"tea": 0.01}', "--logs")
     assert "tea is ready\n" in shown.stderr

@@ -16,6 +16,8 @@ SCRIPTS = sorted((ROOT / "sandlot" / "jobs" / "scripts").glob("*.lua"))
 SENDERS = sorted(
     [*(ROOT / "sandlot" / "jobs").glob("*.py"), *(ROOT / "worker" / "engine").glob("*.py"), ROOT / "api" / "calls.py"]
 )
+NAMES_ONLY = {"ids.py": ["time.time_ns"]}
+"""An id begins with its maker's time, which orders lists of jobs for people and decides nothing."""
 WALL_CLOCKS = {"time", "time_ns", "now", "utcnow", "today", "localtime", "gmtime", "ctime"}
 
 
@@ -29,7 +31,7 @@ def test_who_sends_scripts_never_reads_a_wall_clock(path: Path) -> None:
         and call.attr in WALL_CLOCKS
         and ast.unparse(call.value) in ("time", "datetime", "datetime.datetime", "date", "datetime.date")
     ]
-    assert read == []
+    assert read == NAMES_ONLY.get(path.name, [])
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""The commands of the help's panel "Jobs": job, logs, dead-letters.
+"""The commands of the help's panel "Jobs": jobs, job, logs, batch, dead-letters.
 
 Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
 """
@@ -10,8 +10,26 @@ from typing import Annotated
 import typer
 
 from sandlot.cli.options import AsJson, Url
+from sandlot.models import JobStatus
 
 commands = typer.Typer(rich_markup_mode="rich")
+
+
+@commands.command(rich_help_panel="Jobs")
+def jobs(
+    function: Annotated[str | None, typer.Option(metavar="NAME", help="Of this function only.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="That stand so only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List your jobs that are kept, newest first.
+
+    [bold]Example:[/] sandlot jobs --function hello --status failed
+    """
+    from sandlot.cli.jobs import list_all
+
+    list_all(function, status, limit, url, as_json)
 
 
 @commands.command(rich_help_panel="Jobs")
@@ -39,6 +57,26 @@ def logs(job_id: Annotated[str, typer.Argument(metavar="ID", help="The job.")], 
     from sandlot.cli.jobs import print_logs
 
     print_logs(job_id, url)
+
+
+@commands.command(rich_help_panel="Jobs")
+def batch(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    events: Annotated[
+        str, typer.Argument(help="An array of 1 to 1,000 events: JSON, @FILE to read it from a file, - from stdin.")
+    ],
+    version: Annotated[str | None, typer.Option(help="A version other than the latest, or an alias.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a call for each event of an array, all of them or none, and print the ids of the jobs.
+
+    [bold]Example:[/] sandlot batch resize @pictures.json
+    """
+    from sandlot.cli.events import read_event
+    from sandlot.cli.jobs import queue_batch
+
+    queue_batch(name, read_event(events, None), version, url, as_json)
 
 
 @commands.command("dead-letters", rich_help_panel="Jobs")

@@ -77,9 +77,9 @@ for placement in pairs(placements) do wake(placement) end
 -- no place in the ring (emptied and refilled by hand, say) back into it.
 for _, name in ipairs(redis.call('SRANDMEMBER', QUEUES, 3)) do
   local queue = string.sub(name, #QUEUE + 1)
-  redis.call('ZREMRANGEBYSCORE', FINISHED .. queue, 0, now_s)
-  redis.call('ZREMRANGEBYSCORE', FAILED .. queue, 0, now_s)
-  redis.call('ZREMRANGEBYSCORE', CANCELED .. queue, 0, now_s)
+  trim(queue, FINISHED)
+  trim(queue, FAILED)
+  trim(queue, CANCELED)
   if redis.call('EXISTS', QUEUE .. queue) == 1 and redis.call('SISMEMBER', CAPPED, queue) == 0 then
     enter_ring(queue)
   end

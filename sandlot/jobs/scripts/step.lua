@@ -83,7 +83,7 @@ local function settle_all()
   for queue, items in pairs(ended) do
     redis.call('ZREM', STARTED .. queue, unpack(items))
     if make_room(queue) and free + ahead == 0 then wake(placement_of(queue)) end
-    if tonumber(step) % TRIM_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', FINISHED .. queue, 0, now_s) end
+    if tonumber(step) % TRIM_EVERY == 0 then trim(queue, FINISHED) end
   end
   return answers
 end

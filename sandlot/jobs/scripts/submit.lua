@@ -1,11 +1,16 @@
 #!lua
 -- Queue jobs, or hand them straight to workers with an idle slot. Each is idempotent by job id and by idempotency key, and each has its
 -- own answer: those that came in together share the looks at queues and workers, nothing else.
--- ARGV: limit of a queue, limit of all queues, queues whose breaker may not be closed (' a b ', '*' for any, '' for none), then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
+-- ARGV: limit of a queue, limit of all queues, queues whose breaker may not be closed (' a b ', '*' for any, '' for none), 1 if all of them are taken or
+--       none (they are of one queue then, and have no idempotency keys of their own), the idempotency key of all and its fingerprint ('' for none);
+--       then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
 --       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none)
 -- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'no_worker' }
---    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs that ended…, in … ms }
+--    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs that ended…, in … ms };
+--    of all or none only one refusal, for all of them
 local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local whole, whole_key, whole_fingerprint = ARGV[4] == '1', ARGV[5], ARGV[6]
+local FIRST = 7
 local ARGUMENTS = 13
 local total = tonumber(redis.call('GET', DEPTH) or 0)
 local lease_until = ms(now_ms + LEASE_MS)
@@ -26,7 +31,7 @@ local queues = {}
 local function queue_of(name, placement, concurrency)
   local queue = queues[name]
   if not queue then
-    queue = { depth = redis.call('LLEN', QUEUE .. name), placement = placement, ids = {}, started = {} }
+    queue = { depth = redis.call('LLEN', QUEUE .. name), placement = placement, ids = {}, started = {}, index = {} }
     queues[name] = queue
     if broken ~= '' and (broken == '*' or string.find(broken, ' ' .. name .. ' ', 1, true)) then look_at_breaker(name, queue) end
   end
@@ -140,12 +145,17 @@ local function full(which, depth, count, span_ms)
   return { 'full', which, depth, count, span_ms }
 end
 
+-- What was submitted under this idempotency key: ids (one, or several with commas) and the fingerprint, or nothing.
+local function known_by(idempotency)
+  return string.match(redis.call('GET', IDEMPOTENCY .. idempotency) or '', '^(%S+) (%S+)$')
+end
+
 local function submit(id, name, placement, envelope, data, timeout_s, result_ttl_s, description, concurrency, delay_ms, idempotency,
   fingerprint, reply)
   local found = existing(id, reply)
   if found then return found end
   if idempotency ~= '' then
-    local known, theirs = string.match(redis.call('GET', IDEMPOTENCY .. idempotency) or '', '^(%S+) (%S+)$')
+    local known, theirs = known_by(idempotency)
     if known then
       if theirs ~= fingerprint then return { 'conflict' } end
       found = existing(known, reply)
@@ -182,6 +192,8 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
     job[last + 5], job[last + 6], job[last + 7], job[last + 8] = STARTED_MS, NOW_MS, 'worker_name', worker
   end
   redis.call('HSET', JOB .. id, unpack(job))
+  local index = queue.index
+  index[#index + 1], index[#index + 2] = 0, id
   if queue.depth == 0 and not queue.listed then
     queue.listed = true
     redis.call('SADD', QUEUES, QUEUE .. name)
@@ -198,6 +210,7 @@ end
 
 -- Into RQ's queues and registries: one command for all jobs of a queue.
 local function enter(queue, name)
+  if #queue.index > 0 then redis.call('ZADD', INDEX .. name, unpack(queue.index)) end
   if #queue.started > 0 then
     local leases, started = {}, {}
     for i, member in ipairs(queue.started) do
@@ -215,10 +228,41 @@ local function enter(queue, name)
   end
 end
 
-local answers = {}
-for at = 4, #ARGV, ARGUMENTS do
+-- Why not all of them can be taken, or what they were answered before; nothing if they are new and there is room.
+local function answer_for_all()
+  if whole_key ~= '' then
+    local known, theirs = known_by(whole_key)
+    if known and theirs ~= whole_fingerprint then return { { 'conflict' } } end
+    if known then
+      local before = {}
+      for id in string.gmatch(known, '[^,]+') do before[#before + 1] = { 'existing', id } end
+      return before
+    end
+  end
+  -- Sent again because the reply was lost: they are all there.
+  if existing(ARGV[FIRST], '') then return nil end
+  local count, name, placement = (#ARGV - FIRST + 1) / ARGUMENTS, ARGV[FIRST + 1], ARGV[FIRST + 2]
+  if not is_served(placement) then return { { 'no_worker' } } end
+  local queue = queue_of(name, placement, tonumber(ARGV[FIRST + 8]))
+  -- One job is let through on probation, a batch is not.
+  if queue.closed_ms then return { { 'broken', math.max(1000, queue.closed_ms) } } end
+  if queue.depth + count > queue_limit then return { full('function', queue.depth, ended_of(name, tonumber(ARGV[FIRST + 6]))) } end
+  if total + count > total_limit then return { full('total', total, ended_of_all()) } end
+end
+
+if whole then
+  local refusal = answer_for_all()
+  if refusal then return refusal end
+end
+
+local answers, ids = {}, {}
+for at = FIRST, #ARGV, ARGUMENTS do
+  ids[#ids + 1] = ARGV[at]
   answers[#answers + 1] = submit(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6],
     ARGV[at + 7], tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11], ARGV[at + 12])
+end
+if whole_key ~= '' then
+  redis.call('SET', IDEMPOTENCY .. whole_key, table.concat(ids, ',') .. ' ' .. whole_fingerprint, 'EX', 86400)
 end
 let_go()
 for name, queue in pairs(queues) do enter(queue, name) end

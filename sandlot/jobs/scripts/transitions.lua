@@ -130,6 +130,15 @@ local function keep_letter(id, ttl)
   return math.max(ttl, LETTER_TTL_S)
 end
 
+-- Let go of what a queue's registries no longer keep: its jobs' hashes expire by themselves at the same moment.
+local TRIM_LIMIT = 1000
+local function trim(queue, registry)
+  local gone = redis.call('ZRANGEBYSCORE', registry .. queue, 0, now_s, 'LIMIT', 0, TRIM_LIMIT)
+  if #gone == 0 then return end
+  redis.call('ZREM', registry .. queue, unpack(gone))
+  redis.call('ZREM', INDEX .. queue, unpack(gone))
+end
+
 -- An end that no worker witnessed. It has no signature and can carry no result.
 local function finish_unseen(id, queue, kind, attempt, detail)
   local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl')

@@ -28,6 +28,8 @@ from sandlot.functions.registry import Page
 from sandlot.jobs import JobRecord, QueueStatus, Settled, Submitted
 from sandlot.jobs.dead_letters import LetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
+from sandlot.jobs.ids import new_job_id, was_issued
+from sandlot.jobs.listing import JobPage
 from sandlot.jobs.load import Load
 from sandlot.keys import KeyStore, Scope
 from sandlot.metrics.meters import Histogram
@@ -35,6 +37,7 @@ from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, Outcome
 from sandlot.settings import Settings
 from sandlot.vault import Vault
 
+SIGNING_KEY = b"k" * 32
 Ending = Callable[[Invocation], Settled | None]
 
 
@@ -170,6 +173,20 @@ class FakeQueue:
             result_bytes=len(end.result) if end else 0,
             result_sha256=hashlib.sha256(end.result).hexdigest() if end else "",
         )
+
+    def new_job_id(self, owner: str) -> str:
+        return new_job_id(SIGNING_KEY, owner)
+
+    def was_issued(self, owner: str, job_id: str) -> bool:
+        return was_issued(SIGNING_KEY, owner, job_id)
+
+    async def submit_batch(self, invocations: Any, idempotency_key: str, fingerprint: str) -> list[str]:
+        return [(await self.submit(invocation, reply=False)).job_id for invocation in invocations]
+
+    async def page(self, wanted: Any, *, function: str, limit: int, cursor: str) -> JobPage:
+        records = [await self.job(job_id) for job_id in sorted(self.invocations, reverse=True)]
+        seen = [record for record in records if record and function in ("", record.function) and wanted(record)]
+        return JobPage(tuple(seen[:limit]), seen[limit - 1].id if len(seen) > limit else "")
 
     async def settled(self, job_id: str) -> Settled | None:
         return self.ends.get(job_id)

@@ -24,6 +24,7 @@ HIDDEN = "hidden"
 WRONG = {
     Access.CALL: {Scope.READ, Scope.DEPLOY},
     Access.JOB: {Scope.DEPLOY},
+    Access.JOBS: {Scope.DEPLOY},
     Access.READ: {Scope.INVOKE, Scope.DEPLOY},
     Access.DEPLOY: {Scope.INVOKE, Scope.READ},
 }
@@ -119,7 +120,13 @@ async def test_a_valid_key_with_the_wrong_scope_opens_nothing(
 async def test_the_scope_that_a_route_names_opens_it(
     api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
 ) -> None:
-    needed = {Access.CALL: Scope.INVOKE, Access.JOB: Scope.INVOKE, Access.READ: Scope.READ, Access.DEPLOY: Scope.DEPLOY}
+    needed = {
+        Access.CALL: Scope.INVOKE,
+        Access.JOB: Scope.INVOKE,
+        Access.JOBS: Scope.READ,
+        Access.READ: Scope.READ,
+        Access.DEPLOY: Scope.DEPLOY,
+    }
     for method, path, access in walk(api):
         if access is not Access.OPEN:
             token, _ = await keys.create({needed[access]}, owner="us")
