@@ -19,14 +19,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 60.0
 
 
-class Up:
-    """One `sandlot up`. `output` is what it has printed so far."""
+class Command:
+    """One `sandlot` command that runs until it is stopped. `output` is what it has printed so far."""
 
-    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *words: str, env: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.output = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sandlot", "up", "--port", "0", *options],
+            [sys.executable, "-m", "sandlot", *words],
             cwd=folder,
             env=clean_environment() | (env or {}),
             stdin=subprocess.DEVNULL,
@@ -42,6 +42,31 @@ class Up:
         with self.process.stdout as lines:
             for line in lines:
                 self.output += line
+
+    def says(self, text: str, deadline_s: float = 10.0) -> None:
+        """Wait until this has been printed."""
+        until(lambda: text in self.output, deadline_s, lambda: f"never said {text!r}; it said:\n{self.output}")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ask it to stop, as Ctrl+C does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=30)
+        self._reader.join(timeout=5)
+        return status
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=30)
+        self._reader.join(timeout=5)
+
+
+class Up(Command):
+    """One `sandlot up`."""
+
+    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        super().__init__(folder, "up", "--port", "0", *options, env=env)
 
     def ready(self) -> Up:
         """Wait until it says that it runs."""
@@ -62,24 +87,6 @@ class Up:
     def client(self, *, key: bool = True) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"} if key else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
-
-    def says(self, text: str, deadline_s: float = 10.0) -> None:
-        """Wait until this has been printed."""
-        until(lambda: text in self.output, deadline_s, lambda: f"never said {text!r}; it said:\n{self.output}")
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ask it to stop, as Ctrl+C does; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        status = self.process.wait(timeout=30)
-        self._reader.join(timeout=5)
-        return status
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(timeout=30)
-        self._reader.join(timeout=5)
 
     def processes(self) -> list[int]:
         """Every process that belongs to this platform, itself apart: their environment or command line names its data folder."""

@@ -45,6 +45,7 @@ COMMANDS = [
     "doctor",
     "new",
     "run",
+    "dev",
     "key",
     "secret",
     "redis-acl",

@@ -1,4 +1,4 @@
-"""The commands of the help's panel "Functions": new, run, deploy, functions, rollback, download, invoke.
+"""The commands of the help's panel "Functions": new, run, dev, deploy, functions, rollback, download, invoke.
 
 Knows: their options and their help. Does not know: what they do; each is in a file of its own, imported when it runs.
 """
@@ -57,6 +57,24 @@ def run(
     from sandlot.cli.local import run_once
 
     run_once(path, read_event(event, source), as_json)
+
+
+@commands.command(rich_help_panel="Functions")
+def dev(
+    functions: Annotated[Path, typer.Option("--functions", metavar="DIR", help="Folder of functions.")] = Path(
+        "functions"
+    ),
+    url: Url = None,
+) -> None:
+    """Deploy a folder, again with every save, and show its calls with their logs.
+
+    It needs a platform that runs, here or elsewhere. `sandlot up` watches its folder by itself; this is for a folder of your own, or a platform elsewhere. Ctrl+C stops it.
+
+    [bold]Example:[/] sandlot dev --url https://functions.example.com
+    """
+    from sandlot.cli.dev import dev as watch
+
+    watch(functions, url)
 
 
 @commands.command(rich_help_panel="Functions")

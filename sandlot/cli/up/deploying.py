@@ -22,7 +22,7 @@ from sandlot.errors import InvalidManifest, SandlotError
 from sandlot.functions.source import MANIFEST_FILE, function_name, function_paths
 
 Say = Callable[[str, str], None]
-"""Tell the person: a mark (`ok`, `same`, `bad`, `note`) and a line."""
+"""Tell the person: a mark (`ok`, `same`, `bad`, `note`, `log`) and a line."""
 
 
 class FunctionsFolder:

@@ -15,7 +15,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-_MARKS: Final = {"ok": ("✓", "green"), "same": ("=", "dim"), "bad": ("✗", "bold red"), "note": ("·", "yellow")}
+_MARKS: Final = {
+    "ok": ("✓", "green"),
+    "same": ("=", "dim"),
+    "bad": ("✗", "bold red"),
+    "note": ("·", "yellow"),
+    "log": ("│", "dim"),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,64 @@
+"""`sandlot dev` against a platform that runs: what is saved is deployed, what is called is shown."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.up_process import Command, Up, clean_environment, until
+
+SOURCE = "def handler(event, context):\n    print('got', event)\n    return {} / event\n"
+
+
+def shows(dev: Command, pattern: str) -> None:
+    until(lambda: re.search(pattern, dev.output), 40, lambda: f"never said {pattern!r}; it said:\n{dev.output}")
+
+
+def test_a_save_is_deployed_and_a_call_is_shown_with_what_it_printed(platform: Up, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "divide.py").write_text(SOURCE.format(6))
+    dev = Command(platform.folder, "dev", "--functions", str(folder))
+    try:
+        shows(dev, r"is deployed to http://\S+: divide\n")
+        with platform.client() as client:
+            assert client.post("/v1/functions/divide/invoke", content=b"3").json() == 2.0
+            shows(dev, r"│ divide: got 3\n✓ divide ok in [\d.]+ ms · version 1 · job \S+\n")
+            (folder / "divide.py").write_text(SOURCE.format(12))
+            shows(dev, r"✓ divide is now version 2 \(\d+ ms\)")
+            assert client.post("/v1/functions/divide/invoke", content=b"0").status_code == 502
+            shows(dev, r"│ divide: got 0\n✗ divide error in .* version 2 .*: ZeroDivisionError: division by zero")
+            (folder / "divide.py").write_text("def handler(")
+            shows(dev, r"✗ divide.py:1: does not parse.*; divide version 2 still serves")
+            client.post("/v1/functions/hello/invoke").raise_for_status()
+            client.post("/v1/functions/divide/invoke", content=b"4").raise_for_status()
+            shows(dev, r"got 4\n")
+        assert "hello" not in dev.output, "not of this folder"
+    finally:
+        status = dev.stop()
+        with platform.client() as client:
+            client.delete("/v1/functions/divide")
+    assert (status, "stopped watching" in dev.output) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "reason"),
+    [(("--functions", "nowhere"), 4, "there is no such folder"), (("--url", "http://127.0.0.1:9"), 3, "sandlot up")],
+)
+def test_what_it_cannot_work_with_is_said_at_once(
+    platform: Up, words: tuple[str, ...], status: int, reason: str
+) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "sandlot", "dev", *words],
+        cwd=platform.folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (shown.returncode, reason in shown.stderr) == (status, True), shown.stderr
