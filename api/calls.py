@@ -150,6 +150,10 @@ class Calls:
             _tell(turn, _Why.STOPPING)
 
     @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    @property
     def waiting(self) -> int:
         return len(self._waiting)
 

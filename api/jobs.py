@@ -16,6 +16,7 @@ from api.documents import job_document
 from api.errors import Headers, problem
 from api.ranges import Unsatisfiable, has_already, wanted
 from api.replies import JSON, RETRY_SOON, TEXT, Reply, json_reply, pending_reply, response_of
+from api.streams import follow
 from api.wishes import PLAIN, read_query, read_wait
 from sandlot.errors import JobGone, JobUnfinished, NoResult, VersionNotFound
 from sandlot.jobs import JobRecord, Queue
@@ -97,9 +98,18 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
         """What the function wrote to stdout and stderr, up to its log limit."""
         read_query(request.scope, frozenset())
         record = await admitted_job(request, job_id)
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return follow(queue, calls, record, "logs", request.headers.get("last-event-id", ""), inline_result)
         logs = await queue.logs(job_id) or b""
         headers = [TEXT, (b"x-content-type-options", b"nosniff")]
         return response_of((200, headers if record.status.final else [*headers, RETRY_SOON], logs))
+
+    @routes.get("/v1/jobs/{job_id}/events")
+    async def get_events(request: Request, job_id: JobId) -> Response:
+        """Server-sent events until the job is over: its status, what it prints while it runs, its end with the result."""
+        read_query(request.scope, frozenset())
+        record = await admitted_job(request, job_id)
+        return follow(queue, calls, record, "events", request.headers.get("last-event-id", ""), inline_result)
 
     @routes.delete("/v1/jobs/{job_id}")
     async def cancel_job(request: Request, job_id: JobId) -> Response:

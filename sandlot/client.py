@@ -8,7 +8,8 @@ class that the API raised (`sandlot.errors`), found by its `code`.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -20,6 +21,7 @@ import msgspec
 
 from sandlot.errors import ApiUnreachable, CallerError, InvalidSettings, SandlotError, TryAgain, by_code
 from sandlot.models import JobStatus, OutcomeKind
+from sandlot.streams import StreamEvent, read_events
 
 Json = Any
 """A decoded JSON value, as the caller of this client gets or gives it."""
@@ -27,6 +29,11 @@ Json = Any
 _CONNECT_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 30.0
 """One long poll; the API caps a longer one, and a proxy in between may cut it."""
+
+_RETRY_S: Final = 1.0
+"""Before a stream that ended early is asked for again."""
+_SILENCE_S: Final = 45.0
+"""Three pings of the API; a stream that is silent for longer is broken."""
 
 _OUTCOMES: Final = frozenset(kind.value for kind in OutcomeKind)
 _ABSENT: Final[Mapping[str, Json]] = MappingProxyType({})
@@ -214,6 +221,31 @@ class Client:
 
     def logs(self, job_id: str) -> str:
         return self._checked("GET", _job_path(job_id) + "/logs").text
+
+    def follow(self, job_id: str) -> Iterator[tuple[str, dict[str, Json]]]:
+        """What happens to a job, as it happens: (`status` | `log` | `result`, its document) until it is over. A stream that breaks is taken up where it was."""
+        place = ""
+        while True:
+            try:
+                for event in self._stream(_job_path(job_id) + "/events", place):
+                    place = event.place or place
+                    if event.name:
+                        yield event.name, msgspec.json.decode(event.data)
+                    if event.name in ("result", "gone"):
+                        return
+            except httpx.TransportError as error:
+                if not place:
+                    raise ApiUnreachable(f"cannot follow job {job_id} at {self.url}: {error}") from error
+            time.sleep(_RETRY_S)
+
+    def _stream(self, path: str, place: str) -> Iterator[StreamEvent]:
+        headers = {"accept": "text/event-stream"} | _optional({"last-event-id": place})
+        timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_TIMEOUT_S)
+        with self._http.stream("GET", path, headers=headers, timeout=timeout) as reply:
+            if reply.is_error:
+                reply.read()
+                raise problem_of(reply)
+            yield from read_events(reply.iter_lines())
 
     def cancel(self, job_id: str) -> dict[str, Json]:
         return self._json("DELETE", _job_path(job_id))

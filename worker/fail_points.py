@@ -46,6 +46,9 @@ class FailingPool:
     def abandon(self, job_id: str) -> bool:
         return self._pool.abandon(job_id)
 
+    def printed(self, job_id: str) -> bytes:
+        return self._pool.printed(job_id)
+
 
 class FailingQueue(WorkerQueue):
     """The worker's queue, with a moment before and after each of its scripts. `points` is set once it is open."""

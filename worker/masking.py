@@ -28,22 +28,32 @@ class MaskingPool(Executor):
         """`values_of`: every value that a version, by function and digest, was given since this process started."""
         self._pool = pool
         self._values_of = values_of
+        self._running: dict[str, Execution] = {}
         self.slots = pool.slots
         self.runtimes = pool.runtimes
 
     def start(self, execution: Execution, done: Done) -> None:
         def ended(execution: Execution, how: Outcome | SandlotError) -> None:
+            self._running.pop(execution.job_id, None)
             if isinstance(how, Outcome):
                 how = masked(how, self._values_of(execution.function, execution.digest))
             done(execution, how)
 
+        self._running[execution.job_id] = execution
         self._pool.start(execution, ended)
 
     def cancel(self, job_id: str) -> bool:
         return self._pool.cancel(job_id)
 
     def abandon(self, job_id: str) -> bool:
+        self._running.pop(job_id, None)
         return self._pool.abandon(job_id)
+
+    def printed(self, job_id: str) -> bytes:
+        execution = self._running.get(job_id)
+        if execution is None:
+            return b""
+        return masked_text(self._pool.printed(job_id), self._values_of(execution.function, execution.digest))
 
 
 def masked(outcome: Outcome, values: Iterable[str]) -> Outcome:
@@ -57,9 +67,7 @@ def masked(outcome: Outcome, values: Iterable[str]) -> Outcome:
             text = text.replace(word, MASK)
         return text
 
-    logs = outcome.logs
-    for word in words:
-        logs = logs.replace(word.encode(), MASK.encode())
+    logs = _masked(outcome.logs, words)
     error, evidence = outcome.error, outcome.evidence
     if error is not None:
         error = msgspec.structs.replace(
@@ -75,6 +83,16 @@ def masked(outcome: Outcome, values: Iterable[str]) -> Outcome:
             detail=None if evidence.detail is None else clean(evidence.detail),
         )
     return msgspec.structs.replace(outcome, logs=logs, error=error, evidence=evidence)
+
+
+def masked_text(text: bytes, values: Iterable[str]) -> bytes:
+    return _masked(text, _words(values)) if text else text
+
+
+def _masked(text: bytes, words: Iterable[str]) -> bytes:
+    for word in words:
+        text = text.replace(word.encode(), MASK.encode())
+    return text
 
 
 def _words(values: Iterable[str]) -> list[str]:

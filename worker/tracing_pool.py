@@ -62,6 +62,9 @@ class TracingPool(Executor):
         self._end(job_id, None)
         return self._pool.abandon(job_id)
 
+    def printed(self, job_id: str) -> bytes:
+        return self._pool.printed(job_id)
+
     def _end(self, job_id: str, how: Outcome | SandlotError | None) -> None:
         span = self._spans.pop(job_id, None)
         if span is None:

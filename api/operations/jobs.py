@@ -10,6 +10,11 @@ from typing import Final
 from api.operations.examples import JOB, JOB_ID, PREFER, QUEUED, SUCCEEDED, WAIT
 from api.operations.form import GONE, NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
 
+LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", "go on behind this event", "running.1.512")
+BAD_PLACE: Final = not_ok(
+    "Last-Event-ID is none of this stream's", "bad_request", "Last-Event-ID 'x' is none of this stream's"
+)
+
 JOBS: Final = (
     Operation(
         method="GET",
@@ -76,14 +81,42 @@ JOBS: Final = (
         path="/v1/jobs/{job_id}/logs",
         tag="jobs",
         summary="What the function printed",
-        parameters=(JOB,),
+        description="With Accept: text/event-stream it is followed while it runs: the events `log`, then `end`.",
+        parameters=(JOB, LAST_EVENT_ID),
         answers=(
             Answer(200, "stdout and stderr, up to the log limit", "greeting Ada\n", "text/plain"),
+            Answer(204, "all of it was said before (Last-Event-ID)"),
+            BAD_PLACE,
             NO_KEY,
             NO_JOB,
+            GONE,
             TRY_AGAIN,
         ),
-        curl=f"curl localhost:8000/v1/jobs/{JOB_ID}/logs",
+        curl=f"curl -N -H 'Accept: text/event-stream' localhost:8000/v1/jobs/{JOB_ID}/logs",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/jobs/{job_id}/events",
+        tag="jobs",
+        summary="Follow a job as it happens",
+        description="Server-sent events: `status` with the job at each change, `log` with the whole lines it has printed since, `result` with the job when it is over. "
+        "Each id says how far you are; any API process goes on from there. `: ping` comes every 15 s, and the stream ends with the job.",
+        parameters=(JOB, LAST_EVENT_ID),
+        answers=(
+            Answer(
+                200,
+                "the stream",
+                'event: log\nid: running.1.6\ndata: {"text":"hello\\n"}\n\n',
+                "text/event-stream",
+            ),
+            Answer(204, "all of it was said before (Last-Event-ID)"),
+            BAD_PLACE,
+            NO_KEY,
+            NO_JOB,
+            GONE,
+            TRY_AGAIN,
+        ),
+        curl=f"curl -N localhost:8000/v1/jobs/{JOB_ID}/events",
     ),
     Operation(
         method="DELETE",

@@ -89,6 +89,19 @@ def print_logs(job_id: str, url: str | None) -> None:
         sys.stdout.write(client.logs(job_id))
 
 
+def follow_logs(job_id: str, url: str | None) -> None:
+    """Until the job is over; ends with status 1 if it failed."""
+    with open_client(url) as client:
+        for name, document in client.follow(job_id):
+            if name == "log":
+                sys.stdout.write(document["text"])
+                sys.stdout.flush()
+            elif name == "result":
+                note(f"{document['status']} · job {job_id}")
+                if JobStatus(document["status"]) is not JobStatus.SUCCEEDED:
+                    raise typer.Exit(FUNCTION_FAILED)
+
+
 def _print_result(client: Client, job_id: str) -> None:
     value = client.result(job_id)
     if value is None:

@@ -26,6 +26,8 @@ RQ_WORKERS: Final = "rq:workers"
 # Ours: the engine.
 SCHEMA: Final = "sandlot:schema"
 """The number of this layout (sandlot.jobs.schema)."""
+LIVE: Final = "sandlot:live:"
+"""`+ id:attempt`: what a running attempt has printed so far; only while somebody watches."""
 INDEX: Final = "sandlot:jobs-of:"
 """`+ queue`: zset of the ids of its jobs that are kept, all with score 0: ids sort by when they were made."""
 RING: Final = "sandlot:ring:"

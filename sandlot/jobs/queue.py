@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final, cast
 
 import hiredis
@@ -60,6 +61,13 @@ class Submitted(msgspec.Struct, frozen=True):
     job_id: str
     existing: bool
     status: JobStatus
+
+
+class Glance(msgspec.Struct, frozen=True):
+    """How a job stands, and which attempt at it is or was the last."""
+
+    status: JobStatus
+    attempt: int
 
 
 class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,6 +297,24 @@ class Queue:
     async def logs(self, job_id: str) -> bytes | None:
         """All that is kept of a job's output; nothing if there is none."""
         return cast("bytes | None", await self._call("GET", keys.LOGS + job_id))
+
+    def watching(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set whenever a job that is followed has printed more."""
+        return self._waiters.watching(job_id)
+
+    async def follow(self, job_id: str) -> Glance | None:
+        """How a job stands; for the next seconds its worker says what it prints. To be repeated each second for as long as somebody watches.
+
+        Raises:
+            QueueUnavailable
+        """
+        answer = cast("tuple[bytes, bytes, int] | None", await self._run(script("follow"), job_id, self._channel))
+        return None if answer is None else Glance(known_status(answer[0], answer[1]), answer[2])
+
+    async def said(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
+        """What a job has printed, from that byte on: while an attempt runs, of that attempt; with `None`, of the one that ended it."""
+        name = keys.LOGS + job_id if attempt is None else f"{keys.LIVE}{job_id}:{attempt}"
+        return cast(bytes, await self._call("GETRANGE", name, from_byte, -1))
 
     async def _call(self, *arguments: Argument) -> Reply:
         """A read, repeated once after a reconnection."""

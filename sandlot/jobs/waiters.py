@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord
@@ -19,6 +19,8 @@ from sandlot.jobs.subscription import Subscription
 log = logging.getLogger(__name__)
 
 REREAD_INTERVAL_S: Final = 1.0
+MORE: Final = b"+"
+"""Instead of an end: the job has printed more (printed.lua)."""
 
 
 class Waiters:
@@ -31,6 +33,7 @@ class Waiters:
         self._read = read
         self._futures: dict[str, asyncio.Future[Settled]] = {}
         self._counts: dict[str, int] = {}
+        self._watchers: dict[str, list[asyncio.Event]] = {}
         self._look = asyncio.Event()
         self._subscription = Subscription(url, channel, self._on_message, self._look.set)
         self._rereader: asyncio.Task[None] | None = None
@@ -59,8 +62,20 @@ class Waiters:
             self._counts.pop(job_id, None)
             self._futures.pop(job_id, None)
 
+    @contextlib.contextmanager
+    def watching(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job's worker says that there is more to read."""
+        watcher = asyncio.Event()
+        self._watchers.setdefault(job_id, []).append(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers[job_id].remove(watcher)
+            if not self._watchers[job_id]:
+                del self._watchers[job_id]
+
     def _on_message(self, payload: bytes) -> None:
-        """One or more ends, each `<length>\\n<job>\\n<signed end>\\n<result>` (transitions.lua)."""
+        """One or more ends (or `+`, for more to read), each `<length>\\n<job>\\n<signed end>\\n<result>` (transitions.lua)."""
         start = 0
         while (newline := payload.find(b"\n", start)) > 0:
             length = payload[start:newline]
@@ -70,6 +85,10 @@ class Waiters:
     def _on_end(self, message: bytes) -> None:
         name, _, rest = message.partition(b"\n")
         job_id = name.decode("utf-8", "replace")
+        if rest == MORE:
+            for watcher in self._watchers.get(job_id, ()):
+                watcher.set()
+            return
         future = self._futures.get(job_id)
         if future is None or future.done():
             return

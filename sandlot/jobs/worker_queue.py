@@ -123,6 +123,8 @@ class WorkerQueue:
         self.placements = tuple(placements)
         self._step = script("step")
         self._subscription: Subscription | None = None
+        self.on_watched: Callable[[str, str], None] = _nobody_cares
+        """Called with a job, and the channel of somebody who watches what it prints; set before `listen`."""
 
     @classmethod
     async def open(cls, url: str, signing_key: bytes, name: str, placements: Sequence[str]) -> WorkerQueue:
@@ -160,6 +162,9 @@ class WorkerQueue:
                     log.warning("garbled hand-off ignored", extra={"worker": self.name, "payload_bytes": len(payload)})
                     return
                 on_handed(*handed)
+            elif payload.startswith(b"L "):
+                job_id, _, channel = payload[2:].decode("utf-8", "replace").partition(" ")
+                self.on_watched(job_id, channel)
             elif payload.startswith(b"C "):
                 on_cancel(payload[2:].decode("utf-8", "replace"))
             else:
@@ -227,6 +232,15 @@ class WorkerQueue:
             script("judge"), self.name, *ending,
             judgement.attempts, judgement.backoff_ms, judgement.jitter, judgement.max_age_ms, int(judgement.crashed), int(judgement.probe),
         )  # fmt: skip
+
+    async def printed(self, job_id: str, attempt: int, before_bytes: int, text: bytes, channels: Sequence[str]) -> int:
+        """Say what a running attempt has printed beyond `before_bytes`: 1; 0 if it is another's now; -1 to say it from the beginning.
+
+        Raises:
+            QueueUnavailable: unknown; saying it again is safe.
+        """
+        call = self._link.run(script("printed"), job_id, attempt, before_bytes, text, *channels)
+        return cast(int, await _answer(call))
 
     async def beat(self, pulse: Pulse) -> Beaten:
         """
@@ -332,3 +346,7 @@ def _parse_hand_off(payload: bytes) -> tuple[Claim, int]:
         job_id.decode(), int(attempt), payload[body:split], payload[split:], float(queued_ms), has_waiter == b"1"
     )
     return claim, int(number)
+
+
+def _nobody_cares(job_id: str, channel: str) -> None:
+    """For a queue whose owner has no use for watchers."""

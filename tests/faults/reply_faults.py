@@ -191,5 +191,8 @@ FRAGMENTS: Final = {"transitions", "revision"}
 ELSEWHERE: Final[dict[str, str]] = dict.fromkeys(
     ("build_take", "build_beat", "build_end"),
     "tests/jobs/test_functions_builds.py::test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease",
+) | dict.fromkeys(
+    ("follow", "printed"),
+    "tests/jobs/test_faults.py::test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply",
 )
 """Scripts that no plan of these loses the reply of -> the test that does."""

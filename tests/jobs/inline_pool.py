@@ -25,6 +25,7 @@ class InlinePool:
         self.started: list[Execution] = []
         self.abandoned: list[str] = []
         self.most = 0
+        self.outputs: dict[str, bytes] = {}
         self._runs: dict[str, tuple[Execution, Any]] = {}
 
     @property
@@ -48,6 +49,9 @@ class InlinePool:
         known = job_id in self._runs
         self.finish(job_id, Outcome(kind=OutcomeKind.CANCELLED))
         return known
+
+    def printed(self, job_id: str) -> bytes:
+        return self.outputs.get(job_id, b"")
 
     def abandon(self, job_id: str) -> bool:
         self.abandoned.append(job_id)

@@ -132,6 +132,31 @@ async def test_a_submit_whose_reply_is_lost_makes_one_job(proxy: LossyProxy, wor
         await queue.close()
 
 
+async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply(
+    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, until: Any
+) -> None:
+    proxied = await proxy.open()
+    pool = InlinePool(behaviour=lambda execution: None)
+    await start_engine(pool, through=proxied)
+    watching = await Queue.open(proxied, KEY, queue_limit=100, queue_limit_per_function=100)
+    try:
+        job = make()
+        await queue.submit(job, reply=False)
+        await until(lambda: pool.started)
+        text = b""
+        for number in range(4):
+            text += b"line %d\n" % number
+            proxy.marker, proxy.lose = (b"line %d" % number if number % 2 else script("follow").sha.encode()), 1
+            pool.outputs[job.job_id] = text
+            async with asyncio.timeout(20):
+                while await queue.said(job.job_id, 1, 0) != text:
+                    await watching.follow(job.job_id)
+                    await asyncio.sleep(0.02)
+        assert proxy.lost == 4
+    finally:
+        await watching.close()
+
+
 async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
     proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, raw: Any
 ) -> None:

@@ -20,6 +20,7 @@ import redis
 from sandlot.errors import QueueUnavailable
 from sandlot.jobs.worker_queue import LEASE_S, Pulse, WorkerQueue
 from worker.engine.executor import Executor
+from worker.engine.following import Following
 from worker.engine.registration import REGISTRATION_TTL_S, Registration
 from worker.engine.scaling import Scaling
 from worker.engine.steps import Steps
@@ -62,6 +63,7 @@ class Engine(Registration):
         self._scaling = scaling
         self._reported = 0
         self._steps = Steps(queue, pool, counts)
+        self._following = Following(queue, pool.printed, self._steps.attempt)
         self._drain_s = drain_s
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -94,6 +96,7 @@ class Engine(Registration):
                 with contextlib.suppress(asyncio.CancelledError):
                     await beats
         finally:
+            await self._following.close()
             # The handlers stay: whoever asks again while we close must not end us half-way. The loop takes them with it.
             await self._say_goodbye()
 
@@ -102,6 +105,7 @@ class Engine(Registration):
         steps = self._steps
         # The beat first: a step parks slots, and only a worker that has beaten is handed jobs.
         await self._queue.beat(self._pulse())
+        self._queue.on_watched = self._following.watch
         await self._queue.listen(steps.handed, steps.hungry, steps.cancel, steps.subscribed)
         log.info("worker started", extra={"worker": self.name, "placements": ",".join(self._queue.placements)})
 

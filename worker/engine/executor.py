@@ -1,6 +1,6 @@
 """What the engine needs of a pool.
 
-Knows: the four calls. Does not know: sandboxes; `worker.pool.Pool` is one, and tests have another that runs executions in-process.
+Knows: the calls. Does not know: sandboxes; `worker.pool.Pool` is one, and tests have another that runs executions in-process.
 """
 
 from __future__ import annotations
@@ -29,3 +29,7 @@ class Executor(Protocol):
 
     def abandon(self, job_id: str) -> bool:
         """Kill it; `done` is never called."""
+
+    def printed(self, job_id: str) -> bytes:
+        """What it has printed so far, as far as it is kept; nothing for a job that does not run here."""
+        ...

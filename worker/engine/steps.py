@@ -86,6 +86,11 @@ class Steps:
     def running(self) -> int:
         return len(self._running)
 
+    def attempt(self, job_id: str) -> int | None:
+        """Which attempt at this job runs here; nothing if none does."""
+        running = self._running.get(job_id)
+        return None if running is None else running.claim.attempt
+
     # What arrives.
 
     def hungry(self) -> None:

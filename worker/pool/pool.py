@@ -169,6 +169,11 @@ class Pool:
             self._retire(run.resident)
         return True
 
+    def printed(self, job_id: str) -> bytes:
+        """What a running job has printed so far, as far as it is kept."""
+        run = self._runs.get(job_id)
+        return b"" if run is None or run.resident is None else run.resident.output()
+
     # One invocation.
 
     def _call(self, resident: Resident, run: Run) -> bool:

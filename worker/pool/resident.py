@@ -114,6 +114,10 @@ class Resident:
         """What was printed since the last look, in the middle of a call too; it is then not among the logs of the call."""
         return self._logs.take()
 
+    def output(self) -> bytes:
+        """What is kept of the output since the last call ended; it stays among the logs of this one."""
+        return self._logs.peek()
+
     def clean(self, *, thorough: bool) -> bool:
         """Nothing of the last call is left running. False: it is to be retired.
 

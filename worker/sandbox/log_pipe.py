@@ -56,6 +56,10 @@ class LogPipe:
         self._clear()
         return kept
 
+    def peek(self) -> bytes:
+        """What `take` would give now, without its marker, and without taking it."""
+        return b"".join(self._kept)
+
     def close(self) -> None:
         """Stop watching; what was kept can still be taken."""
         if self._open:

@@ -52,11 +52,21 @@ def job(
 
 
 @commands.command(rich_help_panel="Jobs")
-def logs(job_id: Annotated[str, typer.Argument(metavar="ID", help="The job.")], url: Url = None) -> None:
-    """Print what a job's function wrote to stdout and stderr."""
-    from sandlot.cli.jobs import print_logs
+def logs(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
+    url: Url = None,
+) -> None:
+    """Print what a job's function wrote to stdout and stderr.
 
-    print_logs(job_id, url)
+    [bold]Example:[/] sandlot logs $(sandlot invoke slow --async) --follow
+    """
+    from sandlot.cli.jobs import follow_logs, print_logs
+
+    if follow:
+        follow_logs(job_id, url)
+    else:
+        print_logs(job_id, url)
 
 
 @commands.command(rich_help_panel="Jobs")

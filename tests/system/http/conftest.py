@@ -45,6 +45,7 @@ SOURCES = {
     "prints": "def handler(event, context):\n    for n in range(event):\n        print(n, 'x' * 1000)\n    return 'done'\n",
     "speaks": "import sys\n\ndef handler(event, context):\n    print('out')\n    print('{\"statusCode\": 500}', file=sys.stderr)\n    return 'value'\n",
     "sleeps": "import time\n\ndef handler(event, context):\n    time.sleep(event)\n    return event\n",
+    "ticks": "import itertools, time\n\ndef handler(event, context):\n    for n in itertools.count():\n        print(n)\n        time.sleep(0.02)\n",
     "loops": "def handler(event, context):\n    while True:\n        pass\n",
     "promises": "const f = () => Promise.resolve().then(f)\nexports.handler = () => f()\n",
     "hoards": "def handler(event, context):\n    hoard = []\n    while True:\n        hoard.append(bytearray(1 << 24))\n",
@@ -58,6 +59,7 @@ LIMITS = {
     "promises": {"timeout": "500ms", "memory": "2GiB"},
     "hoards": {"memory": "64MiB", "timeout": "20s"},
     "sleeps": {"timeout": "20s"},
+    "ticks": {"timeout": "60s"},
     "shaky": {"retry": {"attempts": 2, "on": ["error", "worker_lost"], "backoff": "2s"}},
     "prints": {"timeout": "20s"},
 }

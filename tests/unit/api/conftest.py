@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +32,7 @@ from sandlot.jobs.envelope import Envelope, open_envelope, seal
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.listing import JobPage
 from sandlot.jobs.load import Load
+from sandlot.jobs.queue import Glance
 from sandlot.keys import KeyStore, Scope
 from sandlot.metrics.meters import Histogram
 from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, OutcomeKind, Timings, status_of
@@ -97,6 +99,7 @@ class FakeQueue:
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     futures: dict[str, asyncio.Future[Settled]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
+    followed: set[str] = field(default_factory=set)
     withdrawn: list[str] = field(default_factory=list)
     printed: dict[str, bytes] = field(default_factory=dict)
     live: QueueStatus = field(default_factory=lambda: QueueStatus(reachable=True, workers={"python": 1}))
@@ -187,6 +190,21 @@ class FakeQueue:
         records = [await self.job(job_id) for job_id in sorted(self.invocations, reverse=True)]
         seen = [record for record in records if record and function in ("", record.function) and wanted(record)]
         return JobPage(tuple(seen[:limit]), seen[limit - 1].id if len(seen) > limit else "")
+
+    def watching(self, job_id: str) -> contextlib.AbstractContextManager[asyncio.Event]:
+        watcher = asyncio.Event()
+        watcher.set()
+        return contextlib.nullcontext(watcher)
+
+    async def follow(self, job_id: str) -> Glance | None:
+        """A job that has not ended is gone at the second look, so that its stream ends."""
+        if job_id in self.followed and job_id not in self.ends:
+            return None
+        self.followed.add(job_id)
+        return Glance(self.status_of(job_id), 1 if job_id in self.ends else 0)
+
+    async def said(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
+        return self.printed.get(job_id, b"")[from_byte:]
 
     async def settled(self, job_id: str) -> Settled | None:
         return self.ends.get(job_id)

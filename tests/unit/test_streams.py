@@ -1,0 +1,53 @@
+"""Server-sent events are read as a browser reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from api.streams import Place, read_place
+from sandlot.errors import CallerError
+from sandlot.streams import StreamEvent, read_events
+
+
+def test_events_are_told_apart_by_empty_lines_and_comments_are_none() -> None:
+    lines = [
+        "retry: 1000",
+        "",
+        ": ping",
+        "",
+        "event: log",
+        "id: running.1.2",
+        'data: {"a":',
+        "data: 1}",
+        "",
+        "data:x",
+        "",
+    ]
+    assert list(read_events(lines)) == [
+        StreamEvent("log", '{"a":\n1}', "running.1.2"),
+        StreamEvent("", "x", "running.1.2"),
+    ]
+
+
+def test_an_event_that_was_broken_off_is_none() -> None:
+    assert list(read_events(["event: log", "data: 1"])) == []
+
+
+@pytest.mark.parametrize(
+    "place", [Place(), Place("queued", 0, 0), Place("running", 3, 12345), Place("succeeded", 1, 7)]
+)
+def test_an_id_says_how_far_its_reader_is(place: Place) -> None:
+    assert read_place(str(place)) == place
+
+
+def test_behind_the_last_event_there_is_nothing() -> None:
+    assert read_place("over.1.7") is None
+    assert read_place("") == Place()
+
+
+@pytest.mark.parametrize(
+    "made_up", ["x", "running", "running.1", "running.x.1", "done.1.1", "running.1.-1", "running.1." + "9" * 80]
+)
+def test_an_id_that_is_none_is_refused(made_up: str) -> None:
+    with pytest.raises(CallerError, match="none of this stream's"):
+        read_place(made_up)
