@@ -42,6 +42,7 @@ def job_document(record: JobRecord, result: bytes | None) -> Document:
         ("error", record.error),
         ("evidence", record.evidence),
         ("queue_position", record.queue_position),
+        ("eta_s", record.eta_s),
     ):
         if value is not None:
             document[name] = value

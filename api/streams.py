@@ -8,6 +8,7 @@ rest is read from Redis. So any API process goes on where another stopped, and a
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic as monotonic_s
 from typing import Final, Literal
@@ -17,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.calls import Calls
 from api.documents import job_document
-from sandlot.errors import CallerError, QueueUnavailable
+from sandlot.errors import CallerError, QueueUnavailable, UnsafeRecord
 from sandlot.jobs import JobRecord, Queue, Settled
 from sandlot.models import JobStatus
 
@@ -29,6 +30,9 @@ OVER: Final = "over"
 HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 _KNOWN: Final = frozenset({"", OVER, *(str(status) for status in JobStatus)})
+
+_NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+"""An attempt, or a byte of a log, of which there are 4 MiB at most."""
 
 Kind = Literal["events", "logs"]
 """All of it, or only what is printed."""
@@ -59,7 +63,7 @@ def read_place(last_event_id: str) -> Place | None:
     status, _, rest = last_event_id.partition(".")
     attempt, _, read_bytes = rest.partition(".")
     known = status in _KNOWN
-    if not (known and attempt.isdecimal() and read_bytes.isdecimal() and len(last_event_id) < 64):
+    if not (known and _NUMBER.fullmatch(attempt) and _NUMBER.fullmatch(read_bytes)):
         raise CallerError(
             f"Last-Event-ID {last_event_id[:64]!r} is none of this stream's; leave it out to begin at the beginning"
         )
@@ -96,6 +100,8 @@ async def _events(
                     async for event in _news(queue, job_id, kind, place, result_of):
                         said_s = monotonic_s()
                         yield event
+                except UnsafeRecord:
+                    return  # asked for by itself, the job says what is wrong with it
                 except QueueUnavailable:
                     pass  # Redis is away: looked at again in a moment, from the same place
                 if place.status == OVER:

@@ -53,7 +53,11 @@ class MaskingPool(Executor):
         execution = self._running.get(job_id)
         if execution is None:
             return b""
-        return masked_text(self._pool.printed(job_id), self._values_of(execution.function, execution.digest))
+        values = list(self._values_of(execution.function, execution.digest))
+        # Of a secret of several lines the first may be said before the others are printed, and before anybody can tell what they are.
+        if any(len(value.strip().splitlines()) > 1 for value in values):
+            return b""
+        return masked_text(self._pool.printed(job_id), values)
 
 
 def masked(outcome: Outcome, values: Iterable[str]) -> Outcome:

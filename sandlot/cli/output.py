@@ -126,6 +126,7 @@ def print_job(job: Mapping[str, Any]) -> None:
         "started_at",
         "ended_at",
         "queue_position",
+        "eta_s",
     ):
         if job.get(key) is not None:
             style = _STATUS_STYLE.get(str(job[key]), "red") if key == "status" else ""

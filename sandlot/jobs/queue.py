@@ -21,6 +21,7 @@ from sandlot.aside import aside
 from sandlot.errors import (
     IdempotencyConflict,
     JobFinal,
+    JobGone,
     JobNotFound,
     QueueUnavailable,
     SandlotError,
@@ -35,6 +36,7 @@ from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.listing import JobPage, list_jobs
 from sandlot.jobs.load import LIVE_MS, Load, read_load
 from sandlot.jobs.lua import Script, script
+from sandlot.jobs.pace import eta_s, position_of
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
 from sandlot.jobs.refusals import crash_loop, full, no_worker, short_of_memory
 from sandlot.jobs.schema import agree
@@ -49,8 +51,6 @@ log = logging.getLogger(__name__)
 
 CALL_PATIENCE_S: Final = 3.0
 """How long an idempotent call is repeated while Redis is away: a restart passes unnoticed, an outage is reported soon."""
-POSITION_LIMIT: Final = 10_000
-"""Behind this many others, a job's position is not counted (LPOS walks the list)."""
 _WITHDRAWN_AT_ONCE: Final = 500
 """In one script, for which everybody else waits: some 10 µs each."""
 
@@ -252,11 +252,13 @@ class Queue:
         logs_call = self._call("GETRANGE", keys.LOGS + job_id, -LOGS_TAIL_BYTES, -1)
         fields = cast("list[bytes | None]", await hash_call)
         logs_tail = cast(bytes, await logs_call)
-        position = None
-        if fields[0] == b"queued" and fields[-1] is not None:
-            name = keys.QUEUE + fields[-1].decode()
-            position = cast("int | None", await self._call("LPOS", name, job_id, "MAXLEN", POSITION_LIMIT))
-        return record_from(self._key, job_id, fields, logs_tail, position)
+        record = record_from(self._key, job_id, fields, logs_tail)
+        if record is None or record.status is not JobStatus.QUEUED or fields[-1] is None:
+            return record
+        name = fields[-1].decode()
+        position = await position_of(self._call, name, job_id)
+        eta = None if position is None else await eta_s(self._call, name, job_id, position)
+        return msgspec.structs.replace(record, queue_position=position, eta_s=eta)
 
     async def settled(self, job_id: str) -> Settled | None:
         """The recorded end of a job, for late readers; nothing while there is none.
@@ -444,6 +446,11 @@ def _refusal(invocation: Invocation, answer: list[bytes]) -> SandlotError:
         return full(invocation, answer)
     if answer[0] == b"broken":
         return crash_loop(invocation, int(answer[1]))
+    if answer[0] == b"gone":
+        job_id = answer[1].decode()
+        return JobGone(
+            f"the job {job_id} of this idempotency key has ended, and its result is no longer kept", job={"id": job_id}
+        )
     if answer[0] == b"conflict":
         return IdempotencyConflict("this idempotency key was used before, for another function or another payload")
     return no_worker(invocation)

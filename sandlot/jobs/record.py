@@ -52,13 +52,12 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     logs_tail: str = ""
     owner: str = ""
     queue_position: int | None = None
+    eta_s: float | None = None
     result_bytes: int = 0
     result_sha256: str = ""
 
 
-def record_from(
-    key: bytes, job_id: str, fields: list[bytes | None], logs_tail: bytes = b"", position: int | None = None
-) -> JobRecord | None:
+def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: bytes = b"") -> JobRecord | None:
     """The record of what HMGET of `FIELDS` returned; nothing for a job that is not there, or is none of ours.
 
     Raises:
@@ -87,7 +86,6 @@ def record_from(
         receipt=bytes(end.receipt) if end else b"{}",
         logs_tail=logs_tail.decode("utf-8", "replace"),
         owner=envelope.owner,
-        queue_position=position,
         result_bytes=end.result_bytes if end else 0,
         result_sha256=end.result_sha256 if end else "",
     )

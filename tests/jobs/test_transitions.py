@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from sandlot.errors import IdempotencyConflict, JobFinal, JobNotFound, NoWorker, QueueFull
+from sandlot.errors import IdempotencyConflict, JobFinal, JobGone, JobNotFound, NoWorker, QueueFull
 from sandlot.jobs import Queue, keys, new_job_id
 from sandlot.models import FunctionError, JobStatus, OutcomeKind
 
@@ -102,6 +102,33 @@ async def test_a_garbled_message_hurts_nobody(queue: Queue, worker: Any, make: A
     (claim,) = (await worker.step(1)).claims
     await worker.step(0, worker.ending(claim, b"7"))
     assert (await asyncio.wait_for(future, 5)).result == b"7"
+
+
+async def test_a_key_whose_job_is_no_longer_kept_does_not_run_it_again(
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    job = make(idempotency_key="k", owner="me")
+    await queue.submit(job, reply=False)
+    (claim,) = (await worker.step(1)).claims
+    await worker.step(0, worker.ending(claim))
+    raw.delete(keys.JOB + job.job_id)
+    with pytest.raises(JobGone, match="no longer kept") as gone:
+        await queue.submit(make(idempotency_key="k", owner="me"), reply=False)
+    assert gone.value.fields["job"] == {"id": job.job_id}
+    assert (await worker.step(5)).claims == []
+
+
+async def test_a_queued_job_says_when_it_may_be_over(queue: Queue, worker: Any, make: Any) -> None:
+    ended = [make() for _ in range(10)]
+    await asyncio.gather(*(queue.submit(job, reply=False) for job in ended))
+    first = await queue.job(ended[0].job_id)
+    assert (first.queue_position, first.eta_s) == (0, None)  # nothing has ended: nobody knows
+    claims = (await worker.step(10)).claims
+    await worker.step(0, *(worker.ending(claim) for claim in claims))
+    waiting = [make() for _ in range(3)]
+    await asyncio.gather(*(queue.submit(job, reply=False) for job in waiting))
+    looks = [await queue.job(job.job_id) for job in waiting]
+    assert sorted((look.queue_position, look.eta_s) for look in looks) == [(0, 2.0), (1, 4.0), (2, 6.0)]
 
 
 async def test_a_failure_keeps_its_error(queue: Queue, worker: Any, make: Any) -> None:

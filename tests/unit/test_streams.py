@@ -46,7 +46,18 @@ def test_behind_the_last_event_there_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "made_up", ["x", "running", "running.1", "running.x.1", "done.1.1", "running.1.-1", "running.1." + "9" * 80]
+    "made_up",
+    [
+        "x",
+        "running",
+        "running.1",
+        "running.x.1",
+        "done.1.1",
+        "running.1.-1",
+        "running.1." + "9" * 80,
+        "running.1.9999999999",
+        "running.1.٣",
+    ],
 )
 def test_an_id_that_is_none_is_refused(made_up: str) -> None:
     with pytest.raises(CallerError, match="none of this stream's"):

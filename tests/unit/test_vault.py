@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import fakeredis
 import pytest
 
 from sandlot.errors import CallerError, SecretNotFound, UnsafeRecord
 from sandlot.jobs.keys import SECRETS
-from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind
+from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Runtime
 from sandlot.vault import VALUE_LIMIT_BYTES, Vault
-from worker.masking import masked
+from worker.execution import Execution
+from worker.masking import MaskingPool, masked
 
 KEY = b"k" * 32
 VALUE = 'hunter2-"é"\nsecond line'
@@ -106,3 +108,36 @@ def test_an_outcome_has_no_secret_in_its_words() -> None:
 def test_an_outcome_of_a_function_without_secrets_is_left_as_it_is() -> None:
     outcome = Outcome(kind=OutcomeKind.OK, result=b"1")
     assert masked(outcome, ()) is outcome
+
+
+class Printing:
+    """An executor that has printed something."""
+
+    slots, runtimes = 1, frozenset({Runtime.PYTHON})
+
+    def __init__(self, output: bytes) -> None:
+        self.output = output
+
+    def start(self, execution: Execution, done: Any) -> None:
+        self.done = done
+
+    def cancel(self, job_id: str) -> bool:
+        return False
+
+    def abandon(self, job_id: str) -> bool:
+        return False
+
+    def printed(self, job_id: str) -> bytes:
+        return self.output
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [("hunter22", b"a *** b\n"), ("first line\nsecond line", b""), ("hunter22\n", b"a *** b\n")],
+)
+def test_what_is_said_of_a_running_job_hides_what_the_logs_hide(secret: str, said: bytes) -> None:
+    """Of a secret of several lines nothing is said before all of it is there, which is when the job is over."""
+    pool = MaskingPool(Printing(b"a hunter22 b\n"), lambda function, digest: [secret])
+    assert pool.printed("j") == b""
+    pool.start(Execution("j", 1, "f", 1, "d", b"1", 1000), lambda *ended: None)
+    assert pool.printed("j") == said

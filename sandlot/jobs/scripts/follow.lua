@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Somebody watches a job: its end is to be published to them, and its worker is asked, for the next seconds, to say what is printed.
 -- ARGV: id, waiter's channel
 -- -> { RQ status, outcome kind or '', attempt }, or nothing if there is no such job

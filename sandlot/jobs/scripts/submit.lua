@@ -5,7 +5,7 @@
 --       none (they are of one queue then, and have no idempotency keys of their own), the idempotency key of all and its fingerprint ('' for none);
 --       then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
 --       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none)
--- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'no_worker' }
+-- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'gone', id } | { 'no_worker' }
 --    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs that ended…, in … ms };
 --    of all or none only one refusal, for all of them
 local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -158,8 +158,8 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
     local known, theirs = known_by(idempotency)
     if known then
       if theirs ~= fingerprint then return { 'conflict' } end
-      found = existing(known, reply)
-      if found then return found end
+      -- Its job may be forgotten before the key is: it is not run again for that.
+      return existing(known, reply) or { 'gone', known }
     end
   end
   if not is_served(placement) then return { 'no_worker' } end

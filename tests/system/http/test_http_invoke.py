@@ -209,11 +209,12 @@ def test_one_idempotency_key_is_one_job_however_often_it_is_sent(anyone: httpx.C
     def call() -> None:
         replies.append(invoke(anyone, "sleeps", 0.3, idempotency_key="once"))
 
-    threads = [threading.Thread(target=call) for _ in range(8)]
+    threads = [threading.Thread(target=call) for _ in range(100)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(replies) == 100
     assert {(reply.status_code, reply.content) for reply in replies} == {(200, b"0.3")}
     assert len({reply.headers["x-job-id"] for reply in replies}) == 1
     conflict = invoke(anyone, "sleeps", 0.4, idempotency_key="once")
