@@ -15,7 +15,7 @@ from api.audit import DIGEST
 from api.auth import key_of
 from api.body import read_body
 from api.deploys import DEPLOY_LIMIT_BYTES, reader_of
-from api.documents import Document, alias_document, version_document, waiting_document
+from api.documents import Document, alias_document, iso, version_document, waiting_document
 from api.replies import json_reply, response_of
 from api.revisions import etag, read_if_match
 from api.wishes import read_query
@@ -64,6 +64,9 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
             "waiting": [await _progress(registry, waiting) for waiting in described.waiting],
             "aliases": aliases,
         }
+        when = None if described.latest is None else described.latest.manifest.when()
+        if when is not None:
+            document["next_run_at"] = iso(when.next_tick_ms(queue.now_ms()))
         return response_of(json_reply(200, document, etag(described.revision)))
 
     @routes.put("/v1/functions/{name}")

@@ -26,7 +26,7 @@ from sandlot.faults import FailPoints
 from sandlot.functions import Registry, find_node
 from sandlot.functions.builds import Builds
 from sandlot.functions.push import Push
-from sandlot.jobs import connect
+from sandlot.jobs import Queue, connect
 from sandlot.jobs.connection import connect_blocking
 from sandlot.jobs.keys import SECRETS_CHANGED
 from sandlot.jobs.worker_queue import WorkerQueue
@@ -41,6 +41,7 @@ from worker.builder.sources import read_sources
 from worker.builder.trees import Trees
 from worker.bundles import BundleCache
 from worker.cache_folder import CacheFolder
+from worker.clockwork import Clockwork
 from worker.engine import Engine
 from worker.engine.executor import Executor
 from worker.engine.registration import worker_name
@@ -124,6 +125,9 @@ async def serve(settings: Settings) -> None:
         builder = Builder(client, Builds(client, signing_key), trees, served)
         builder.open()
         stack.push_async_callback(builder.close)
+        clockwork = Clockwork(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
+        clockwork.open()
+        stack.push_async_callback(clockwork.close)
         connection = await asyncio.to_thread(connect_blocking, url)
         stack.callback(connection.close)
         tracing = open_tracing(settings, "worker")
@@ -148,6 +152,16 @@ async def serve(settings: Settings) -> None:
         await engine.run()
     # It has stopped as it should; one more signal must not make a failure of it while the interpreter ends.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+
+async def _calling(settings: Settings, url: str) -> Queue:
+    """The queue as a caller has it, for calls that a schedule makes."""
+    return await Queue.open(
+        url,
+        settings.read_signing_key(),
+        queue_limit=settings.queue_limit,
+        queue_limit_per_function=settings.queue_limit_per_function,
+    )
 
 
 def _metrics(settings: Settings, families: Callable[[], Sequence[Family]]) -> AbstractAsyncContextManager[None]:

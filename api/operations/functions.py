@@ -45,7 +45,7 @@ FUNCTIONS: Final = (
         tag="functions",
         summary="One function",
         description="`state` is `active`; of a version whose dependencies are being resolved or installed `pending`, with `progress`; of one "
-        "whose dependencies cannot be had `failed`, with the resolver's `reason`. Those two kinds are listed in `waiting`.",
+        "whose dependencies cannot be had `failed`, with the resolver's `reason`. Those two kinds are listed in `waiting`. With a schedule, `next_run_at` is when the latest version is due next.",
         parameters=(NAME, VERSION),
         answers=(
             Answer(

@@ -5,8 +5,9 @@ Knows: what is asked of the API for them. Does not know: how a deploy is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -74,10 +75,16 @@ def show(name: str, url: str | None, as_json: bool) -> None:
     for waiting in function.get("waiting", []):
         why = waiting.get("reason") or waiting.get("progress", "")
         note(f"version {waiting['version']}  {waiting['digest'][:12]}  {waiting['state']}: {why}")
+    if "next_run_at" in function:
+        note(f"due next at {function['next_run_at']}{_schedule(function['manifest'])}")
     note(f"revision {function['revision']}, for --if-match")
     for alias, target in function.get("aliases", {}).items():
         shares = "".join(f", {share:.0%} to version {number}" for number, share in target.get("weights", {}).items())
         note(f"{alias} is version {target['version']}{shares}")
+
+
+def _schedule(manifest: Mapping[str, Any]) -> str:
+    return f": {manifest['schedule']} in {manifest.get('timezone', 'UTC')}" if "schedule" in manifest else ""
 
 
 def roll_back(name: str, version: int, alias: str, revision: str, url: str | None) -> None:

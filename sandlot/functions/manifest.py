@@ -27,6 +27,7 @@ from pydantic import (
 from sandlot.functions.hosts import check_hosts
 from sandlot.functions.requirements import BadRequirement, check_requirements
 from sandlot.functions.retry import Retry
+from sandlot.functions.schedule import Schedule
 from sandlot.functions.units import format_duration, format_size, parse_duration, parse_size
 from sandlot.models import Isolation, Runtime
 from sandlot.placement import check_tags
@@ -104,6 +105,11 @@ class Manifest(BaseModel):
 
     retry: Retry | None = None
     """When a job is run again; `None` is the platform's default."""
+
+    schedule: str | None = None
+    """A cron expression: when the latest version is called without anybody calling it."""
+    timezone: str | None = None
+    """Of the schedule; `None` is UTC."""
 
     @field_validator("retry")
     @classmethod
@@ -183,10 +189,17 @@ class Manifest(BaseModel):
             raise Unwritable("dependencies", f"dependencies: {error}", error.text) from error
         if self.source_builds and not self.dependencies:
             raise Unwritable("source_builds", "source_builds has no effect without dependencies")
+        if self.timezone is not None and self.schedule is None:
+            raise Unwritable("timezone", "timezone has no effect without schedule")
+        _check_schedule(self.schedule, self.timezone)
         twice = sorted(set(self.secrets) & self.environment.keys())
         if twice:
             raise Unwritable("secrets", f"secrets: {twice[0]} is in environment as well; it can have one value only")
         return self
+
+    def when(self) -> Schedule | None:
+        """When it is due; `None` if only callers call it."""
+        return None if self.schedule is None else Schedule(self.schedule, self.timezone or "UTC")
 
     def written(self) -> dict[str, Any]:
         """All of it as a person would write it; `Manifest.model_validate` reads it back as the same value."""
@@ -213,11 +226,23 @@ class Manifest(BaseModel):
             **({"secrets": list(self.secrets)} if self.secrets else {}),
             **({"source_builds": True} if self.source_builds else {}),
             **({"retry": self.retry.written()} if self.retry is not None else {}),
+            **({"schedule": self.schedule} if self.schedule is not None else {}),
+            **({"timezone": self.timezone} if self.timezone is not None else {}),
         }
 
     def canonical(self) -> bytes:
         """The JSON text that is digested and stored: the same bytes for the same manifest, wherever it was written."""
         return msgspec.json.encode(self.written(), order="deterministic")
+
+
+def _check_schedule(cron: str | None, timezone: str | None) -> None:
+    """The expression first, so that each mistake is told of the key that has it."""
+    for key, given, zone in (("schedule", cron, "UTC"), ("timezone", timezone, timezone or "UTC")):
+        try:
+            if given is not None:
+                Schedule(cron or "", zone)
+        except ValueError as error:
+            raise Unwritable(key, f"{key}: {error}") from error
 
 
 _WITH_UNIT: Final = {"timeout": '"5s"', "memory": '"256MiB"', "result_ttl": '"1h"', "log_limit": '"256KiB"'}

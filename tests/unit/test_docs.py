@@ -61,7 +61,7 @@ def functions_blocks(language: str) -> list[str]:
 def test_the_settings_shown_for_each_kind_of_file_are_the_same_and_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (python, retrying, depending), (javascript,), (toml,) = map(functions_blocks, ("python", "js", "toml"))
+    (python, retrying, depending, scheduled), (javascript,), (toml,) = map(functions_blocks, ("python", "js", "toml"))
     folder = tmp_path / "greet"
     folder.mkdir()
     (folder / "function.toml").write_text(toml)
@@ -75,6 +75,9 @@ def test_the_settings_shown_for_each_kind_of_file_are_the_same_and_are_read(
     for manifest in manifests:
         assert (manifest.timeout_s, dict(manifest.environment)) == (2.0, {"GREETING": "Hello"})
     assert read_source("depending", "depending.py", depending)[1].dependencies == ("numpy>=2", "pydantic")
+    when = read_source("scheduled", "scheduled.py", scheduled)[1].when()
+    assert when is not None
+    assert (when.cron, when.timezone) == ("30 2 * * *", "Europe/Berlin")
     retry = read_source("retrying", "retrying.py", retrying)[1].retry
     assert retry is not None
     assert (retry.attempts, retry.backoff_s, retry.max_age_s) == (5, 2.0, 3600.0)

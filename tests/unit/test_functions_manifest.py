@@ -98,6 +98,14 @@ def test_what_is_written_is_read_in_our_units() -> None:
         ({"network": [f"h{number}.example.org" for number in range(65)]}, "network", "at most 64"),
         ({"walls": "strong"}, "walls", "is no wall; known are: strict, user"),
         ({"walls": ["strict", 1]}, "walls", "walls"),
+        ({"schedule": "every day"}, "schedule", "'every day' is not a cron expression"),
+        ({"schedule": "61 * * * *"}, "schedule", "is not a cron expression"),
+        ({"schedule": ""}, "schedule", "is not a cron expression"),
+        ({"schedule": 5}, "schedule", "valid string"),
+        ({"schedule": "* " * 150}, "schedule", "at most 200"),
+        ({"timezone": "Europe/Berlin"}, "timezone", "no effect without schedule"),
+        ({"schedule": "* * * * *", "timezone": "Europe/Atlantis"}, "timezone", "is not a time zone"),
+        ({"schedule": "61 * * * *", "timezone": "Europe/Berlin"}, "schedule", "is not a cron expression"),
         ({"runtime": "ruby"}, "runtime", "'python' or 'node'"),
     ],
 )
@@ -127,6 +135,14 @@ def test_one_wall_is_a_list_of_one_and_no_wall_leaves_the_digest_as_it_was() -> 
     assert manifest.walls == ("memory", "strict")
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
     assert b"walls" not in parse_manifest({}, PYTHON).canonical()
+
+
+def test_a_schedule_is_kept_as_written_and_none_leaves_the_digest_as_it_was() -> None:
+    manifest = parse_manifest({"schedule": "*/5 * * * *", "timezone": "Europe/Berlin"}, PYTHON)
+    assert Manifest.model_validate_json(manifest.canonical()) == manifest
+    assert (manifest.written()["schedule"], manifest.written()["timezone"]) == ("*/5 * * * *", "Europe/Berlin")
+    assert b"timezone" not in parse_manifest({"schedule": "*/5 * * * *"}, PYTHON).canonical()
+    assert b"schedule" not in parse_manifest({}, PYTHON).canonical()
 
 
 def test_isolation_by_fork_is_refused_for_node_which_cannot_fork() -> None:

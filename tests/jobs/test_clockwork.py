@@ -1,0 +1,179 @@
+"""Schedules on a real server: who fires what, how often, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from redis.asyncio import Redis
+
+from sandlot.functions import Bundle, Manifest, Registry
+from sandlot.functions.schedule import Schedule
+from sandlot.functions.scheduled import Scheduled
+from sandlot.jobs import JobRecord, Queue, connect
+from sandlot.models import Runtime
+from tests.jobs.conftest import KEY, HandWorker
+from worker.clockwork import OWNER, Clockwork
+
+CODE = Bundle({"main.py": b"def handler(event, context): return 1"})
+YEARLY = "0 0 1 1 *"
+EACH_SECOND = "* * * * * *"
+MARKS = "sandlot:schedules"
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[Redis]:
+    opened = connect(url)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def start(client: Redis, url: str) -> AsyncIterator[Callable[[], Clockwork]]:
+    """Starts clockworks, as many as one likes, that are stopped at the end."""
+    started: list[Clockwork] = []
+
+    def starter(limit: int = 1000) -> Clockwork:
+        def opener() -> Awaitable[Queue]:
+            return Queue.open(url, KEY, queue_limit=limit, queue_limit_per_function=limit)
+
+        started.append(Clockwork(client, KEY, opener, result_ttl_s=60))
+        started[-1].open()
+        return started[-1]
+
+    yield starter
+    for one in started:
+        await one.close()
+
+
+async def deploy(client: Redis, schedule: str | None, name: str = "hello") -> None:
+    manifest = Manifest(runtime=Runtime.PYTHON, handler="main.handler", schedule=schedule)
+    await Registry(client, KEY).deploy(name, CODE, manifest)
+
+
+async def jobs(queue: Queue, function: str = "hello") -> list[JobRecord]:
+    return list((await queue.page(lambda record: True, function=function, limit=100, cursor="")).jobs)
+
+
+async def events(queue: Queue, function: str = "hello") -> list[Any]:
+    return [msgspec.json.decode(await queue.event(job.id) or b"null") for job in await jobs(queue, function)]
+
+
+async def long_ago(client: Redis, schedule: str) -> int:
+    """As if workers had been away for years: the moment that is to be caught up on."""
+    await client.zadd(MARKS, {f"hello UTC {schedule}": 1_500_000_000_000})
+    return Schedule(schedule).last_tick_ms(await Scheduled(client, KEY).now_ms())
+
+
+async def test_what_was_missed_is_caught_up_on_once_by_however_many(
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+) -> None:
+    await deploy(client, YEARLY)
+    tick_ms = await long_ago(client, YEARLY)
+    for _ in range(4):
+        start()
+    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    late = start()
+    await until(lambda: late._next_ms.get(("hello", Schedule(YEARLY)), 0) > tick_ms)
+    assert len(await jobs(queue)) == 1
+    [event] = await events(queue)
+    assert event["schedule"] == YEARLY
+    assert event["time"].endswith("-01-01T00:00:00Z")
+    assert queue.was_issued(OWNER, (await jobs(queue))[0].id)
+
+
+async def test_each_moment_is_fired_once_by_however_many(
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+) -> None:
+    for _ in range(3):
+        start()
+    await deploy(client, EACH_SECOND)
+    await until(lambda: raw.llen("rq:queue:hello@python") >= 3, 20)
+    times = [event["time"] for event in await events(queue)]
+    assert len(times) == len(set(times)) >= 3
+
+
+async def test_a_worker_that_stood_still_after_all_was_said_makes_no_second_job(
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+) -> None:
+    """The mark is set back, as it was when that worker read it, and the job is no longer kept: its key is."""
+    await deploy(client, YEARLY)
+    tick_ms = await long_ago(client, YEARLY)
+    start()
+    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    [job] = await jobs(queue)
+    await queue.cancel(job.id)
+    raw.delete(f"rq:job:{job.id}")
+    await long_ago(client, YEARLY)
+    start()
+    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    assert raw.llen("rq:queue:hello@python") == 0
+    assert raw.exists(f"rq:job:{job.id}") == 0
+
+
+async def test_a_schedule_that_is_new_or_changed_begins_when_it_is_seen(
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+) -> None:
+    await deploy(client, YEARLY)
+    start(), start()
+    await until(lambda: raw.zcard(MARKS) == 1)
+    before_ms = raw.zscore(MARKS, f"hello UTC {YEARLY}")
+    assert before_ms > Schedule(YEARLY).last_tick_ms(int(before_ms)) + 1000
+    await deploy(client, "0 0 2 2 *")
+    await until(lambda: raw.zrange(MARKS, 0, -1) == [b"hello UTC 0 0 2 2 *"])
+    assert await jobs(queue) == []
+
+
+async def test_nothing_is_due_of_what_was_removed_or_lost_its_schedule(
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+) -> None:
+    one, other = start(), start()
+    await deploy(client, EACH_SECOND)
+    await deploy(client, EACH_SECOND, "other")
+    await until(lambda: len(one._next_ms) == len(other._next_ms) == 2)
+    await Registry(client, KEY).delete("hello")
+    await deploy(client, None, "other")
+    await until(lambda: not one._next_ms and not other._next_ms and not raw.exists(MARKS))
+    before = len(await jobs(queue)), len(await jobs(queue, "other"))
+    await deploy(client, EACH_SECOND, "third")
+    await until(lambda: raw.llen("rq:queue:third@python") >= 2, 20)
+    assert (len(await jobs(queue)), len(await jobs(queue, "other"))) == before
+
+
+async def test_a_full_queue_leaves_the_moment_out(
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, make: Any, start: Any, until: Any
+) -> None:
+    await queue.submit(make(), reply=False)
+    await deploy(client, YEARLY)
+    tick_ms = await long_ago(client, YEARLY)
+    start(limit=1)
+    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    assert raw.llen("rq:queue:hello@python") == 1
+
+
+async def test_without_a_worker_for_it_the_moment_waits(
+    client: Redis, raw: redis.Redis, queue: Queue, open_worker: Any, start: Any, until: Any, caplog: Any
+) -> None:
+    await deploy(client, YEARLY)
+    tick_ms = await long_ago(client, YEARLY)
+    start()
+    await until(lambda: "schedule waits for a worker" in caplog.messages)
+    worker = await open_worker("python")
+    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    assert len(await jobs(queue)) == 1
+    await worker.close()
+
+
+async def test_a_record_that_is_not_signed_stops_no_other(
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+) -> None:
+    raw.zadd("sandlot:functions", {"forged": 0})
+    raw.hset("sandlot:function:forged", mapping={"latest": 1, "last": 1, "v1": "{}"})
+    await deploy(client, YEARLY)
+    tick_ms = await long_ago(client, YEARLY)
+    start()
+    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    assert len(await jobs(queue)) == 1

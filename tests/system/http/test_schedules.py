@@ -1,0 +1,38 @@
+"""A function that the clock calls, over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import httpx
+
+SOURCE = {"source": "def handler(event, context):\n    return event['time']\n", "filename": "main.py"}
+
+
+def test_a_schedule_makes_jobs_and_says_when_the_next_is_due(
+    admin: httpx.Client, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    manifest = {"schedule": "* * * * * *", "timezone": "Europe/Berlin"}
+    admin.put("/v1/functions/by-clock", json=SOURCE | {"manifest": manifest}).raise_for_status()
+    try:
+        shown = admin.get("/v1/functions/by-clock").json()
+        assert {key: shown["manifest"][key] for key in manifest} == manifest
+        assert datetime.fromisoformat(shown["next_run_at"]).microsecond == 0
+
+        def done() -> list[dict[str, Any]]:
+            return admin.get("/v1/jobs?function=by-clock&status=succeeded").json()["jobs"]  # type: ignore[no-any-return]
+
+        wait_until(lambda: len(done()) >= 2)
+        times = [admin.get(f"/v1/jobs/{job['id']}").json()["result"] for job in done()]
+        assert len(times) == len(set(times)) >= 2
+    finally:
+        admin.delete("/v1/functions/by-clock").raise_for_status()
+    assert admin.get("/v1/functions/by-clock").status_code == 404
+
+
+def test_a_schedule_that_is_none_is_refused_by_its_key(admin: httpx.Client) -> None:
+    reply = admin.put("/v1/functions/by-clock", json=SOURCE | {"manifest": {"schedule": "hourly"}})
+    assert reply.status_code == 422, reply.text
+    assert "schedule" in reply.json()["detail"]
