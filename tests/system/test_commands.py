@@ -80,7 +80,7 @@ def test_what_a_function_raises_is_shown_with_its_own_frames_and_status_1(sandlo
     ("words", "status", "reason"),
     [
         (("invoke", "nothing"), 2, "no function 'nothing' is deployed"),
-        (("invoke", "hello", "--version", "99"), 2, "no version '99'"),
+        (("invoke", "hello", "--version", "99"), 2, "no version 99"),
         (("job", "00000000-0000-0000-0000-000000000000"), 2, "no job"),
         (("logs", "never-was"), 2, "no job"),
         (("functions", "nothing"), 2, "no function 'nothing' is deployed"),

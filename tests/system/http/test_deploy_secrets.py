@@ -77,9 +77,9 @@ def test_the_function_has_it_and_nobody_else_can_read_it(stack: Any, admin: http
     assert VALUE.encode() not in dump
     files = b"".join(path.read_bytes() for path in Path(stack.environment["SANDLOT_DATA"]).rglob("*") if path.is_file())
     assert VALUE.encode() not in files
-    logged = "".join(line for part in stack._parts for line in part.lines)
+    logged = "".join(line for part in stack.parts for line in part.lines)
     assert VALUE not in logged
-    for part in stack._parts:
+    for part in stack.parts:
         for name in ("cmdline", "environ"):
             assert VALUE.encode() not in Path(f"/proc/{part.process.pid}/{name}").read_bytes()
 

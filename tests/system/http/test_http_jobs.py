@@ -218,7 +218,7 @@ def test_what_was_tried_in_vain_can_be_found_looked_at_taken_up_and_let_go(
     ] == [404] * 3
     assert anyone.get("/v1/dead-letters").status_code == 401
     again = admin.post(path + "/redrive")
-    assert (again.status_code, admin.get(path).status_code) == (202, 404)
+    assert (again.status_code, admin.get(path).status_code) == (202, 410)
     successor = again.json()["id"]
     assert admin.get(f"/v1/jobs/{successor}?wait=20").json()["attempt"] == 2
     assert admin.delete(f"/v1/dead-letters/{successor}").status_code == 204
