@@ -76,7 +76,9 @@ def test_the_wheel_has_the_server_under_one_private_name(wheel: Path) -> None:
         "sandlot/functions/parse.cjs",
     ):
         assert expected in names
-    assert not [name for name in names if "test" in name.lower().removesuffix("sandlot/testing.py") or name.endswith(".deb")]
+    assert not [
+        name for name in names if "test" in name.lower().removesuffix("sandlot/testing.py") or name.endswith(".deb")
+    ]
 
 
 def test_site_packages_get_one_name_of_ours(installed: Path) -> None:
