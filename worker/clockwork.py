@@ -22,6 +22,7 @@ from sandlot.functions.schedule import Schedule, moment
 from sandlot.functions.scheduled import Scheduled
 from sandlot.functions.version import Version
 from sandlot.jobs import Queue
+from sandlot.jobs.connection import end_task
 from sandlot.jobs.keys import FUNCTIONS_CHANGED
 from sandlot.models import BY_DEFAULT, Invocation
 
@@ -63,9 +64,7 @@ class Clockwork:
 
     async def close(self) -> None:
         await self._push.stop()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await end_task(self._task)
         if self._queue is not None:
             await self._queue.close()
 

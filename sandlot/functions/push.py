@@ -14,11 +14,12 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from sandlot.jobs.connection import end_task
+
 _PING_EVERY_S: Final = 5.0
 _SILENCE_S: Final = 12.0
 """Two pings without an answer: the connection is dead, whatever the kernel thinks of it."""
 _RETRY_S: Final = 0.5
-_CANCEL_AGAIN_S: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -43,10 +44,7 @@ class Push:
             self._task = asyncio.create_task(self._listen(), name=f"push {self._channel}")
 
     async def stop(self) -> None:
-        # redis-py can swallow a cancellation that arrives while it connects, so one is not always enough.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_S)
+        await end_task(self._task)
         self._task = None
 
     async def _listen(self) -> None:

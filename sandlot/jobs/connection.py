@@ -24,6 +24,7 @@ CONNECT_TIMEOUT_S: Final = 3.0
 """A server that does not accept within this is as good as down; a start-up must fail in about as long."""
 CALL_TIMEOUT_S: Final = 3.0
 """Redis answers in microseconds; three seconds of silence mean that it is stopped or unreachable."""
+CANCEL_AGAIN_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,13 @@ async def open_transport(address: Address, protocol: asyncio.Protocol) -> None:
                 ssl=address.tls,
                 server_hostname=address.host if address.tls else None,
             )
+
+
+async def end_task(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task that calls redis-py, until it has ended: redis-py swallows a cancellation that comes while it connects, and one is then not enough."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
 
 
 def connect(url: str) -> redis.asyncio.Redis:

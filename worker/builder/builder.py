@@ -18,6 +18,7 @@ from sandlot.errors import QueueUnavailable, SandlotError
 from sandlot.functions.builds import ATTEMPTS_LIMIT, LEASE_MS, Build, Builds
 from sandlot.functions.lock import Lock
 from sandlot.functions.push import Push
+from sandlot.jobs.connection import end_task
 from sandlot.jobs.keys import BUILDS_CHANGED
 from sandlot.models import Runtime
 from sandlot.placement import runtime_of
@@ -50,9 +51,7 @@ class Builder:
 
     async def close(self) -> None:
         await self._push.stop()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
 
     async def _run(self) -> None:
         while True:
