@@ -17,7 +17,7 @@ from api.body import read_body
 from api.calls import Calls
 from api.counts import FUNCTION
 from api.errors import send_reply
-from api.replies import RETRY_SOON, json_reply
+from api.replies import DURABILITY, RETRY_SOON, json_reply
 from api.wishes import read_query, read_wish
 from sandlot.aside import aside
 from sandlot.errors import CallerError, InvalidJson
@@ -58,7 +58,8 @@ class Batch:
         ]
         fingerprint = hashlib.sha256(f"{version.function}\0batch\0".encode() + body).hexdigest()
         jobs = await self._calls.submit_batch(invocations, wish, fingerprint)
-        reply = json_reply(202, {"jobs": jobs}, [RETRY_SOON, (b"x-function-version", b"%d" % version.number)])
+        about = [RETRY_SOON, (b"x-function-version", b"%d" % version.number), DURABILITY[self._calls.durability]]
+        reply = json_reply(202, {"jobs": jobs}, about)
         await send_reply(send, *reply)
 
 

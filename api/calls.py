@@ -21,7 +21,7 @@ from api.body import ClientGone
 from api.wishes import Wish
 from sandlot.errors import JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
-from sandlot.jobs import JobRecord, Queue, Settled, Submitted
+from sandlot.jobs import Durability, DurabilityWatch, JobRecord, Queue, Settled, Submitted
 from sandlot.models import BY_DEFAULT, Invocation, JobStatus
 from sandlot.settings import Settings
 
@@ -33,6 +33,7 @@ class Pending(msgspec.Struct, frozen=True):
 
     job_id: str
     status: JobStatus
+    durability: Durability
     record: JobRecord | None
     """Of a job that was there before, found by its idempotency key; a new one has nothing in its record that the caller does not know."""
 
@@ -47,8 +48,9 @@ class _Why(Enum):
 
 
 class Calls:
-    def __init__(self, queue: Queue, settings: Settings) -> None:
+    def __init__(self, queue: Queue, settings: Settings, watch: DurabilityWatch) -> None:
         self._queue = queue
+        self._watch = watch
         self._wait_cap_s = settings.wait_cap_s
         self._queue_budget_s = settings.queue_budget_s
         self._result_ttl_s = settings.result_ttl_s
@@ -150,6 +152,11 @@ class Calls:
             _tell(turn, _Why.STOPPING)
 
     @property
+    def durability(self) -> Durability:
+        """What holds of a job that is acknowledged now."""
+        return self._watch.held
+
+    @property
     def stopping(self) -> bool:
         return self._stopping
 
@@ -198,7 +205,7 @@ class Calls:
 
     async def _pending(self, submitted: Submitted) -> Pending:
         record = await self._queue.job(submitted.job_id) if submitted.existing else None
-        return Pending(submitted.job_id, submitted.status, record)
+        return Pending(submitted.job_id, submitted.status, self.durability, record)
 
     async def _replay(self, job_id: str) -> Settled:
         settled = await self._queue.settled(job_id)

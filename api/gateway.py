@@ -20,7 +20,7 @@ from api.gateway_response import BadFunctionResponse, response_of_result
 from api.replies import Reply, call_headers, failure_reply, pending_reply
 from api.wishes import read_wish
 from sandlot.errors import RouteNotFound, SandlotError
-from sandlot.jobs import Settled
+from sandlot.jobs import Durability, Settled
 from sandlot.models import FUNCTION_NAME, LATEST, OutcomeKind
 from sandlot.settings import Settings
 
@@ -76,11 +76,11 @@ class Gateway:
         if isinstance(end, Pending):
             return pending_reply(invocation, end, wish)
         if end.kind is not OutcomeKind.OK:
-            return failure_reply(end, scope["path"], wish)
-        return _response(end, scope["path"])
+            return failure_reply(end, scope["path"], wish, self._calls.durability)
+        return _response(end, scope["path"], self._calls.durability)
 
 
-def _response(settled: Settled, instance: str) -> Reply:
+def _response(settled: Settled, instance: str, durability: Durability) -> Reply:
     try:
         status, headers, body = response_of_result(settled.result)
     except BadFunctionResponse as error:
@@ -90,7 +90,7 @@ def _response(settled: Settled, instance: str) -> Reply:
             detail,
             instance=instance,
             members={"job": {"id": settled.job_id}},
-            headers=call_headers(settled),
+            headers=call_headers(settled, durability),
         )
     length = [] if status in (204, 304) else [(b"content-length", b"%d" % len(body))]
-    return status, [*headers, *length, *call_headers(settled)], body
+    return status, [*headers, *length, *call_headers(settled, durability)], body

@@ -25,7 +25,7 @@ DROPPED: Final = frozenset(
     # Hop by hop (RFC 9110, section 7.6.1), what only the server can know, and what only Sandlot says.
     {
         "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade",
-        "content-length", "date", "server", "x-request-id", "x-job-id", "x-function-version", "x-sandlot-outcome", "server-timing",
+        "content-length", "date", "server", "x-request-id", "x-job-id", "x-function-version", "x-sandlot-outcome", "x-durability", "server-timing",
     }
 )  # fmt: skip
 

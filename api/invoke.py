@@ -68,8 +68,8 @@ class Invoke:
         if isinstance(end, Pending):
             return pending_reply(invocation, end, wish)
         if end.kind is OutcomeKind.OK:
-            return value_reply(end, wish)
-        return failure_reply(end, scope["path"], wish)
+            return value_reply(end, wish, self._calls.durability)
+        return failure_reply(end, scope["path"], wish, self._calls.durability)
 
 
 def _checked(event: bytes) -> bytes:

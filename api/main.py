@@ -35,7 +35,7 @@ from sandlot.audit import AuditLog
 from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
 from sandlot.exposure import require_safe_redis
 from sandlot.functions import Registry
-from sandlot.jobs import Queue, connect
+from sandlot.jobs import DurabilityWatch, Queue, connect
 from sandlot.keys import KeyStore
 from sandlot.settings import Settings
 from sandlot.tracing import open_tracing
@@ -58,12 +58,13 @@ def create_app(
     registry: Registry,
     keys: KeyStore,
     vault: Vault,
+    watch: DurabilityWatch,
     traces: RequestTraces | None = None,
     audit: AuditLog | None = None,
 ) -> Api:
     """Put the parts together; they are open, and whoever opened them closes them."""
     door = Door(keys, registry, queue.was_issued, settings.read_metrics_token())
-    calls = Calls(queue, settings)
+    calls = Calls(queue, settings, watch)
     counts = ApiCounts(settings.metrics_functions)
     invoke = Invoke(door, calls, settings)
     gateway = Gateway(door, calls, settings)
@@ -129,6 +130,8 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
             queue_limit_per_function=settings.queue_limit_per_function,
         )
         stack.push_async_callback(queue.close)
+        watch = await DurabilityWatch.open(url)
+        stack.push_async_callback(watch.close)
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
         registry = await stack.enter_async_context(Registry(redis, signing_key, versions_kept=settings.versions_kept))
@@ -142,7 +145,7 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         if settings.audit_file is not None:
             audit = AuditLog(settings.audit_file)
             stack.callback(audit.close)
-        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key), traces, audit)
+        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key), watch, traces, audit)
 
 
 async def _enrol_key(settings: Settings, keys: KeyStore) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 
-from api.operations import OPERATIONS, Answer, Operation, Parameter
+from api.operations import OPERATIONS, Answer, Header, Operation, Parameter
 from api.replies import json_reply, response_of
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
@@ -83,13 +83,20 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": answer.description}
+    if answer.headers:
+        described["headers"] = {header.name: _header(header) for header in answer.headers}
     if answer.example is None:
-        return {"description": answer.description}
+        return described
     schema = {"$ref": "#/components/schemas/Problem"} if answer.media_type == "application/problem+json" else {}
-    return {
-        "description": answer.description,
-        "content": {answer.media_type: {"schema": schema, "example": answer.example}},
-    }
+    return described | {"content": {answer.media_type: {"schema": schema, "example": answer.example}}}
+
+
+def _header(header: Header) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if header.values:
+        schema["enum"] = list(header.values)
+    return {"description": header.description, "required": True, "schema": schema, "example": header.example}
 
 
 _PROBLEM: Final = {
@@ -133,13 +140,21 @@ def _section(operation: Operation) -> str:
         for parameter in operation.parameters
     )
     answers = "".join(
-        f"<h4>{answer.status}: {escape(answer.description)}</h4>{_example(answer.example)}"
+        f"<h4>{answer.status}: {escape(answer.description)}</h4>{_headers(answer.headers)}{_example(answer.example)}"
         for answer in operation.answers
     )
     return (
         f'<details><summary><b class="m">{operation.method}</b> <code>{escape(operation.path)}</code> {escape(operation.summary)}</summary>'
         f"<p>{_inline(operation.description)}</p><pre>{escape(operation.curl)}</pre><table>{rows}</table>{answers}</details>"
     )
+
+
+def _headers(headers: tuple[Header, ...]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{header.name}: {escape(header.example)}</code><td>{_inline(header.description)}"
+        for header in headers
+    )
+    return f"<table>{rows}</table>" if rows else ""
 
 
 def _example(example: Any) -> str:  # noqa: ANN401 - any JSON value

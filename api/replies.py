@@ -15,12 +15,13 @@ from api.documents import pending_document, settled_document
 from api.errors import CODE_OF_OUTCOME, Headers, problem
 from api.wishes import Wish
 from sandlot.ends import detail_of
-from sandlot.jobs import Settled
+from sandlot.jobs import Durability, Settled
 from sandlot.models import Invocation, OutcomeKind
 
 JSON: Final = (b"content-type", b"application/json")
 TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 RETRY_SOON: Final = (b"retry-after", b"1")
+DURABILITY: Final = {durability: (b"x-durability", durability.encode()) for durability in Durability}
 _OK: Final = (b"x-sandlot-outcome", b"ok")
 
 Reply = tuple[int, Headers, bytes]
@@ -31,23 +32,23 @@ def json_reply(status: int, document: object, headers: Headers | None = None) ->
     return status, [JSON, (b"content-length", b"%d" % len(body)), *(headers or [])], body
 
 
-def value_reply(settled: Settled, wish: Wish) -> Reply:
+def value_reply(settled: Settled, wish: Wish, durability: Durability) -> Reply:
     """The value of a call that ended well, as the function wrote it."""
     result = settled.result
-    headers = [JSON, (b"content-length", b"%d" % len(result)), *call_headers(settled)]
+    headers = [JSON, (b"content-length", b"%d" % len(result)), *call_headers(settled, durability)]
     if wish.applied:
         headers.append((b"preference-applied", wish.applied))
     return 200, headers, result
 
 
-def failure_reply(settled: Settled, instance: str, wish: Wish) -> Reply:
+def failure_reply(settled: Settled, instance: str, wish: Wish, durability: Durability) -> Reply:
     """The problem document of a call that did not end well."""
     members: dict[str, object] = {"outcome": settled.kind, "job": settled_document(settled)}
     if settled.error is not None:
         members["error"] = settled.error
     if settled.evidence is not None:
         members["evidence"] = settled.evidence
-    headers = call_headers(settled)
+    headers = call_headers(settled, durability)
     if settled.kind is OutcomeKind.EXPIRED:
         headers.append(RETRY_SOON)
     if wish.applied:
@@ -67,6 +68,7 @@ def pending_reply(invocation: Invocation, pending: Pending, wish: Wish) -> Reply
         (b"location", (JOBS_PATH + pending.job_id).encode()),
         RETRY_SOON,
         (b"x-job-id", pending.job_id.encode()),
+        DURABILITY[pending.durability],
     ]
     headers.append((b"x-function-version", b"%d" % (pending.record or invocation).version))
     applied = wish.applied or (b"respond-async" if wish.respond_async else b"")
@@ -75,7 +77,7 @@ def pending_reply(invocation: Invocation, pending: Pending, wish: Wish) -> Reply
     return json_reply(202, pending_document(invocation, pending), headers)
 
 
-def call_headers(settled: Settled) -> Headers:
+def call_headers(settled: Settled, durability: Durability) -> Headers:
     """What every synchronous reply says about its job."""
     timings = settled.timings
     timing = (
@@ -86,6 +88,7 @@ def call_headers(settled: Settled) -> Headers:
         (b"x-job-id", settled.job_id.encode()),
         (b"x-function-version", b"%d" % settled.version),
         _OK if settled.kind is OutcomeKind.OK else (b"x-sandlot-outcome", settled.kind.encode()),
+        DURABILITY[durability],
         (b"server-timing", timing.encode()),
     ]
 

@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from api.operations.examples import JOB_ID, LINKS, NAME, PREFER, QUEUED, VERSION, WAIT
+from api.operations.examples import (
+    ACCEPTED,
+    ENDED,
+    JOB_ID,
+    LINKS,
+    NAME,
+    PREFER,
+    QUEUED,
+    VERSION,
+    WAIT,
+    X_DURABILITY,
+    X_FUNCTION_VERSION,
+)
 from api.operations.form import NO_FUNCTION, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
 
 CALL_HEADERS: Final = (
@@ -31,7 +43,7 @@ CALL_HEADERS: Final = (
     ),
 )
 CALL_ANSWERS: Final = (
-    Answer(202, "accepted and not over: ask at Location", QUEUED),
+    Answer(202, "accepted and not over: ask at Location", QUEUED, headers=ACCEPTED),
     not_ok(
         "the event is not JSON, or a header means nothing",
         "invalid_json",
@@ -115,7 +127,7 @@ CALLS: Final = (
             *CALL_HEADERS,
         ),
         body={"name": "Ada"},
-        answers=(Answer(200, "what the function returned", {"message": "Hello, Ada!"}), *CALL_ANSWERS),
+        answers=(Answer(200, "what the function returned", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
         curl="""curl localhost:8000/v1/functions/hello/invoke -d '{"name": "Ada"}'""",
     ),
     Operation(
@@ -128,7 +140,12 @@ CALLS: Final = (
         parameters=(NAME, VERSION, *CALL_HEADERS[1:4], CALL_HEADERS[5]),
         body=[{"name": "Ada"}, {"name": "Grace"}],
         answers=(
-            Answer(202, "all are accepted", {"jobs": [JOB_ID, JOB_ID[:-1] + "8"]}),
+            Answer(
+                202,
+                "all are accepted",
+                {"jobs": [JOB_ID, JOB_ID[:-1] + "8"]},
+                headers=(X_FUNCTION_VERSION, X_DURABILITY),
+            ),
             not_ok("an event is not JSON, or there are too many", "invalid_json", "event 3 of the batch is not JSON"),
             NO_KEY,
             NO_SCOPE,
@@ -145,7 +162,7 @@ CALLS: Final = (
         summary="A function behind a URL",
         description=GATEWAY,
         parameters=(NAME, *CALL_HEADERS),
-        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}), *CALL_ANSWERS),
+        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
         curl="curl 'localhost:8000/fn/hello?name=Ada'",
     ),
     Operation(
@@ -155,7 +172,7 @@ CALLS: Final = (
         summary="A function behind a URL, below a path",
         description=GATEWAY,
         parameters=(NAME, Parameter("path", "path", "the function's to read, in rawPath", "orders/7"), *CALL_HEADERS),
-        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}), *CALL_ANSWERS),
+        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
         curl="curl localhost:8000/fn/hello/orders/7",
     ),
     Operation(
@@ -165,7 +182,7 @@ CALLS: Final = (
         summary="The short form of /fn/{name}",
         description="What no other route takes is a function's name. " + GATEWAY,
         parameters=(NAME, *CALL_HEADERS),
-        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}), *CALL_ANSWERS),
+        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
         curl="curl 'localhost:8000/hello?name=Ada'",
     ),
 )

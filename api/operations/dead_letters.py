@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from api.operations.examples import JOB, JOB_ID, QUEUED, SUCCEEDED
+from api.operations.examples import ACCEPTED, JOB, JOB_ID, QUEUED, SUCCEEDED
 from api.operations.form import NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
 
 _ERROR: Final = {"errorType": "ValueError", "errorMessage": "no name", "stackTrace": []}
@@ -52,7 +52,7 @@ DEAD_LETTERS: Final = (
         description="A new job of the same owner, with the event and the version of the old one and all its attempts.",
         parameters=(JOB,),
         answers=(
-            Answer(202, "the new job", QUEUED),
+            Answer(202, "the new job", QUEUED, headers=ACCEPTED),
             NO_KEY,
             NO_JOB,
             not_ok("its event is no longer kept", "job_gone", "the event is no longer kept"),

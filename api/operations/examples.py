@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from api.operations.form import Parameter
+from api.operations.form import Header, Parameter
+from sandlot.jobs import Durability
 
 JOB_ID: Final = "01a214f1-9968-71a8-96a5-af746b9b4987"
 LINKS: Final = {
@@ -62,4 +63,27 @@ VERSION: Final = Parameter("version", "query", "a version's number, or an alias;
 WAIT: Final = Parameter("wait", "query", "seconds to wait, as Prefer: wait=N says it", "5")
 PREFER: Final = Parameter(
     "Prefer", "header", "respond-async, wait=N, handling=strict (RFC 7240)", "respond-async, wait=5"
+)
+
+X_JOB_ID: Final = Header("X-Job-Id", "the job", JOB_ID)
+X_FUNCTION_VERSION: Final = Header("X-Function-Version", "the version that was called", "3")
+X_DURABILITY: Final = Header(
+    "X-Durability",
+    "what holds at least of what Redis has acknowledged: on disk (`always`), on disk within a second (`everysec`), only in memory (`none`)",
+    "everysec",
+    tuple(Durability),
+)
+ACCEPTED: Final = (
+    Header("Location", "where to ask for the job", LINKS["self"]),
+    Header("Retry-After", "when to ask for it, in seconds", "1"),
+    X_JOB_ID,
+    X_FUNCTION_VERSION,
+    X_DURABILITY,
+)
+ENDED: Final = (
+    X_JOB_ID,
+    X_FUNCTION_VERSION,
+    Header("X-Sandlot-Outcome", "how it ended", "ok"),
+    X_DURABILITY,
+    Header("Server-Timing", "queued, boot, import, run, settle, total, in ms", "run;dur=1.200, total;dur=1.900"),
 )

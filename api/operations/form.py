@@ -14,6 +14,15 @@ from api.errors import STATUS, TITLE
 Json = Any
 
 
+class Header(msgspec.Struct, frozen=True):
+    """A header of a reply; `values` if there are only these."""
+
+    name: str
+    description: str
+    example: str
+    values: tuple[str, ...] = ()
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One reply: `example` is JSON, or text for `text/plain`; `None` for no body."""
 
@@ -21,6 +30,7 @@ class Answer(msgspec.Struct, frozen=True):
     description: str
     example: Json = None
     media_type: str = "application/json"
+    headers: tuple[Header, ...] = ()
 
 
 class Parameter(msgspec.Struct, frozen=True):

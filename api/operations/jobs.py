@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from api.operations.examples import JOB, JOB_ID, PREFER, QUEUED, SUCCEEDED, WAIT
+from api.operations.examples import ACCEPTED, JOB, JOB_ID, PREFER, QUEUED, SUCCEEDED, WAIT
 from api.operations.form import GONE, NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
 
 LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", "go on behind this event", "running.1.512")
@@ -142,7 +142,7 @@ JOBS: Final = (
         description="A new job with the event and the version of one that has ended.",
         parameters=(JOB,),
         answers=(
-            Answer(202, "the new job", QUEUED),
+            Answer(202, "the new job", QUEUED, headers=ACCEPTED),
             NO_KEY,
             NO_JOB,
             not_ok("it is not over", "job_unfinished", "the job is running; cancel it, or wait for its end"),

@@ -4,10 +4,23 @@ Knows: RQ's data model, our own keys beside it, the scripts that move a job from
 """
 
 from sandlot.jobs.connection import connect
+from sandlot.jobs.durability import Durability, DurabilityWatch
 from sandlot.jobs.ids import new_job_id
 from sandlot.jobs.listing import JobPage
 from sandlot.jobs.queue import Queue, QueueStatus, Submitted
 from sandlot.jobs.record import JobRecord
 from sandlot.jobs.settlement import End, Settled
 
-__all__ = ["End", "JobPage", "JobRecord", "Queue", "QueueStatus", "Settled", "Submitted", "connect", "new_job_id"]
+__all__ = [
+    "Durability",
+    "DurabilityWatch",
+    "End",
+    "JobPage",
+    "JobRecord",
+    "Queue",
+    "QueueStatus",
+    "Settled",
+    "Submitted",
+    "connect",
+    "new_job_id",
+]

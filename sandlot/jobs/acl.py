@@ -43,7 +43,7 @@ _COMMANDS: Final = {
     Role.METRICS: _READING,
 }
 
-_WORKERS_NEVER_SEE: Final = {keys.API_KEYS}
+_WORKERS_NEVER_SEE: Final = {keys.API_KEYS, keys.DURABILITY}
 _WORKERS_ONLY_READ: Final = {keys.FUNCTIONS, keys.BUNDLE, keys.BUNDLE_USERS, keys.SECRETS}
 """A worker that has resolved dependencies makes the version active, which writes to the function; no code can be put there, nor a list of them."""
 _METRICS_READ: Final = {

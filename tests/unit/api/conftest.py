@@ -26,7 +26,7 @@ from sandlot.errors import (
 )
 from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
 from sandlot.functions.registry import Page
-from sandlot.jobs import JobRecord, QueueStatus, Settled, Submitted
+from sandlot.jobs import Durability, JobRecord, QueueStatus, Settled, Submitted
 from sandlot.jobs.dead_letters import LetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
 from sandlot.jobs.ids import new_job_id, was_issued
@@ -238,6 +238,11 @@ class FakeQueue:
 
 
 @dataclass
+class FakeWatch:
+    held: Durability = Durability.EVERYSEC
+
+
+@dataclass
 class FakeRegistry:
     versions: dict[str, list[Version]] = field(default_factory=dict)
 
@@ -329,8 +334,15 @@ async def vault() -> AsyncIterator[Vault]:
 
 
 @pytest.fixture
-def api(settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, vault: Vault) -> Api:
-    return create_app(settings, queue, registry, keys, vault)  # type: ignore[arg-type]
+def watch() -> FakeWatch:
+    return FakeWatch()
+
+
+@pytest.fixture
+def api(
+    settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, vault: Vault, watch: FakeWatch
+) -> Api:
+    return create_app(settings, queue, registry, keys, vault, watch)  # type: ignore[arg-type]
 
 
 @pytest.fixture
