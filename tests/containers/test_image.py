@@ -26,7 +26,7 @@ def walls(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 def test_it_has_no_build_tool_no_package_manager_of_a_language_and_no_other_user_than_ours(engine: Engine) -> None:
-    tools = "gcc cc make ld strip pip pip3 npm npx corepack git curl wget"
+    tools = "gcc cc make ld strip pip pip3 npm npx uvx corepack git curl wget"
     done = engine.once("--entrypoint", "bash", IMAGE, "-c", f"for tool in {tools}; do command -v $tool; done; id")
     assert done.stdout.strip() == "uid=10001(sandlot) gid=10001(sandlot) groups=10001(sandlot)"
 
@@ -40,9 +40,9 @@ def test_it_says_what_it_is_and_how_to_ask_whether_it_is_well(engine: Engine) ->
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
-def test_it_adds_less_than_250_mb_to_its_base(engine: Engine) -> None:
+def test_it_adds_less_than_300_mb_to_its_base(engine: Engine) -> None:
     added = engine.inspect(IMAGE)["Size"] - engine.inspect(BASE)["Size"]
-    assert added < 250e6, f"{added / 1e6:.0f} MB, of which Node is about 110"
+    assert added < 300e6, f"{added / 1e6:.0f} MB, of which Node and npm are about 125 and uv 38"
 
 
 def test_nothing_of_ours_can_be_written_by_the_user_it_runs_as(engine: Engine) -> None:
