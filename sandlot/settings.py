@@ -92,10 +92,10 @@ class Settings(BaseSettings):
 
     # Dependencies: what a worker resolves them from, and with which bounds.
     python_index_url: SecretStr = Field(
-        SecretStr("https://pypi.org/simple"), description="index of Python packages; may hold user:password@"
+        SecretStr("https://pypi.org/simple"), description="index of Python packages, or `off`; may hold user:password@"
     )
     python_index_url_file: Path | None = Field(None, description="file to read that URL from")
-    npm_registry_url: str = Field("https://registry.npmjs.org", description="registry of Node packages")
+    npm_registry_url: str = Field("https://registry.npmjs.org", description="registry of Node packages, or `off`")
     npm_token: SecretStr = Field(SecretStr(""), description="token for that registry, if it wants one")
     npm_token_file: Path | None = Field(None, description="file to read that token from")
     build_hosts: str = Field(

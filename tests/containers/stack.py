@@ -135,6 +135,15 @@ class Stack:
         reply = self.http.put(f"/v1/functions/{name}", json=body)
         assert reply.status_code in (200, 201), reply.text
 
+    def built(self, name: str) -> dict[str, Any]:
+        """The first version of a function with dependencies, once they are there or cannot be had."""
+
+        def ended() -> dict[str, Any] | None:
+            version: dict[str, Any] = self.http.get(f"/v1/functions/{name}", params={"version": 1}).json()
+            return version if version["state"] != "pending" else None
+
+        return until(ended, f"the dependencies of {name} to be built")
+
     def call(self, name: str, event: object) -> httpx.Response:
         return self.http.post(f"/v1/functions/{name}/invoke", json=event)
 

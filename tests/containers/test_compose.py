@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,32 @@ from tests.containers.test_image import OURS
 
 pytestmark = pytest.mark.timeout(1800)
 
+PROJECT = "sandlot-test"
+INDEX = "sandlot-test-index"
 PYTHON = "def handler(event, context):\n    return {'python': event['n'] * 2}\n"
 NODE = "export const handler = async (event) => ({ node: event.n * 2 });\n"
+GREET = """
+# /// script
+# dependencies = ["greeter"]
+# ///
+import greeter
+
+def handler(event, context):
+    return greeter.VERSION
+"""
 SLOW = "import time\n\ndef handler(event, context):\n    time.sleep(event['s'])\n    return context.attempt\n"
 
 
 @pytest.fixture(scope="module")
 def stack(engine: Engine, secrets: Path) -> Iterator[Stack]:
-    made = Stack(engine, "sandlot-test", "compose.yaml", secrets)
+    with package_index(engine, f"{PROJECT}_out") as url:
+        made = Stack(
+            engine, PROJECT, "compose.yaml", secrets, SANDLOT_PYTHON_INDEX_URL=url, SANDLOT_BUILD_HOSTS="pypi.invalid"
+        )
+        yield from up(made)
+
+
+def up(made: Stack) -> Iterator[Stack]:
     try:
         made.up()
         made.wait_for(workers=1)
@@ -31,6 +50,35 @@ def stack(engine: Engine, secrets: Path) -> Iterator[Stack]:
         yield made
     finally:
         made.down()
+
+
+@contextmanager
+def package_index(engine: Engine, network: str) -> Iterator[str]:
+    """An index in a container on the network that workers have for it; made first, as its address is in their environment."""
+    engine.run("network", "create", network)
+    script = Path(__file__).parent / "wheel_index.py"
+    mount = ("--volume", f"{script}:/index.py:ro")
+    engine.run(
+        *(
+            "run",
+            "--detach",
+            "--init",
+            "--name",
+            INDEX,
+            "--network",
+            network,
+            *mount,
+            "--entrypoint",
+            "python",
+            IMAGE,
+            "/index.py",
+        )
+    )
+    try:
+        yield f"http://{engine.inspect(INDEX)['NetworkSettings']['Networks'][network]['IPAddress']}:8080/simple"
+    finally:
+        engine.run("rm", "--force", "--time", "1", INDEX, check=False)
+        engine.run("network", "rm", network, check=False)
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.worker.yaml"])
@@ -51,6 +99,15 @@ def test_a_call_is_answered_from_a_strict_sandbox(stack: Stack, function: str, a
 def test_a_job_is_accepted_run_and_kept(stack: Stack, function: str, answer: object) -> None:
     record = stack.job(stack.submit(function, {"n": 21}))
     assert (record["outcome"], record["result"]) == ("ok", answer)
+
+
+def test_what_a_function_depends_on_comes_from_the_index_that_was_named(stack: Stack) -> None:
+    stack.deploy("greet", "greet.py", GREET)
+    version = stack.built("greet")
+    assert version["state"] == "active", version
+    reply = stack.call("greet", {})
+    assert (reply.status_code, reply.json()) == (200, "1.0")
+    assert stack.job(reply.headers["x-job-id"])["sandbox"]["level"] == "strict"
 
 
 def test_without_the_key_nothing_is_run(stack: Stack) -> None:

@@ -19,6 +19,7 @@ CERTIFICATE = (
     f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={NAME} "
     f"-addext subjectAltName=DNS:{NAME} -keyout /made/door.key -out /made/redis-ca.pem && chmod 644 /made/*"
 )
+NEEDY = "# /// script\n# dependencies = ['greeter']\n# ///\ndef handler(event, context):\n    return event\n"
 SOURCE = "def handler(event, context):\n    return event\n"
 
 
@@ -73,6 +74,15 @@ def test_it_joins_over_tls_and_runs_what_was_deployed_here(here: Stack, there: S
     reply = until(lambda: found if (found := here.call("echo", {"n": 1})).status_code == 200 else None, "an answer")
     assert reply.json() == {"n": 1}
     assert here.job(reply.headers["x-job-id"])["sandbox"]["level"] == "strict"
+
+
+def test_without_an_index_named_none_is_reached_and_who_deploys_is_told_which_setting(
+    here: Stack, there: Stack
+) -> None:
+    here.deploy("needy", "needy.py", NEEDY)
+    version = here.built("needy")
+    assert version["state"] == "failed", version
+    assert "SANDLOT_PYTHON_INDEX_URL is `off`" in version["reason"]
 
 
 def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:

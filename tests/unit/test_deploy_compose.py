@@ -25,6 +25,10 @@ REMOTE = read("compose.worker.yaml")
 SERVICES = [(f"{name} of {file}", service) for file, document in (("compose.yaml", COMPOSE), ("compose.worker.yaml", REMOTE)) for name, service in document["services"].items()]  # fmt: skip
 
 
+PLACES = {"SANDLOT_OTLP_URL", "SANDLOT_PYTHON_INDEX_URL", "SANDLOT_NPM_REGISTRY_URL"}
+"""Addresses without a password."""
+
+
 def image_of(service: dict[str, Any]) -> str:
     """The publisher of the image that is used by default."""
     return re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", service["image"]).partition("/")[0]
@@ -77,7 +81,7 @@ def test_no_secret_is_in_an_environment_and_every_one_is_a_file() -> None:
         assert all(set(secret) == {"file"} for secret in document["secrets"].values())
         for service in document["services"].values():
             assert set(service.get("secrets", ())) <= set(document["secrets"])
-            for name in {*service.get("environment", {})} - {"SANDLOT_OTLP_URL"}:  # a place without a password
+            for name in {*service.get("environment", {})} - PLACES:
                 assert not re.search(r"KEY$|URL$|PASSWORD$|TOKEN$", name), name
 
 
@@ -90,6 +94,13 @@ def test_every_setting_in_an_environment_exists() -> None:
     known = {f"SANDLOT_{name.upper()}" for name in Settings.model_fields}
     for _, service in SERVICES:
         assert {name for name in service.get("environment", {}) if not name.startswith("GF_")} <= known
+
+
+def test_no_index_of_packages_is_reached_that_was_not_named() -> None:
+    for document in (COMPOSE, REMOTE):
+        environment = document["services"]["worker"]["environment"]
+        assert environment["SANDLOT_PYTHON_INDEX_URL"] == "${SANDLOT_PYTHON_INDEX_URL:-off}"
+        assert environment["SANDLOT_NPM_REGISTRY_URL"] == "${SANDLOT_NPM_REGISTRY_URL:-off}"
 
 
 def test_containers_outlive_the_drain_they_are_given() -> None:

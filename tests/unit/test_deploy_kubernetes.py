@@ -58,6 +58,11 @@ def test_no_secret_is_in_an_environment_and_every_setting_exists() -> None:
             assert all("valueFrom" not in entry for entry in container.get("env", []))
 
 
+def test_no_index_of_packages_is_reached_that_was_not_named() -> None:
+    environment = {entry["name"]: entry["value"] for entry in PODS["sandlot-worker"]["containers"][0]["env"]}
+    assert environment["SANDLOT_PYTHON_INDEX_URL"] == environment["SANDLOT_NPM_REGISTRY_URL"] == "off"
+
+
 def test_every_mount_has_its_volume_and_every_secret_is_one_that_the_script_makes() -> None:
     made = (FOLDER.parent / "make-secrets.sh").read_text()
     made += "".join(f"put redis-{role}.url " for role in Role) if 'put "redis-$role.url" ' in made else ""

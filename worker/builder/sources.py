@@ -28,6 +28,9 @@ INSIDE: Final = {
     Runtime.NODE: (Path(__file__).parent / "inside_node", "index.handler"),
 }
 """The functions that build, and their handlers."""
+OFF: Final = "off"
+"""In place of an index: nothing is installed from there."""
+_SETTING: Final = {Runtime.PYTHON: "SANDLOT_PYTHON_INDEX_URL", Runtime.NODE: "SANDLOT_NPM_REGISTRY_URL"}
 _HIDDEN: Final = "***"
 
 
@@ -48,6 +51,14 @@ class Sources:
 
     def index(self, runtime: Runtime) -> str:
         return self.python_index if runtime is Runtime.PYTHON else self.npm_registry
+
+    def obstacle(self, runtime: Runtime) -> str:
+        """Why nothing can be had for this runtime; empty if it can."""
+        if self.index(runtime) == OFF:
+            return f"no {runtime} packages are installed here: {_SETTING[runtime]} is `off` on the workers; its operator can name an index (docs/operations.md)"
+        if runtime not in self.tools:
+            return "this worker has no npm beside its Node, and Node packages are installed with it"
+        return ""
 
     def hosts(self, runtime: Runtime) -> tuple[str, ...]:
         """What the sandbox may reach: the index and where its files are."""
@@ -79,13 +90,12 @@ def read_sources(settings: Settings, node: Path | None) -> Sources:
         InvalidSettings: an index is not an http(s) address, or a file cannot be read.
     """
     python_index = settings.read_python_index()
-    for name, url in (
-        ("SANDLOT_PYTHON_INDEX_URL", python_index),
-        ("SANDLOT_NPM_REGISTRY_URL", settings.npm_registry_url),
-    ):
+    for runtime, url in ((Runtime.PYTHON, python_index), (Runtime.NODE, settings.npm_registry_url)):
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidSettings(f"{name} is not an http:// or https:// address of an index")
+        if url != OFF and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise InvalidSettings(
+                f"{_SETTING[runtime]} is neither an http:// or https:// address of an index nor `off`"
+            )
     npm = find_npm(node)
     return Sources(
         python_index=python_index,

@@ -50,9 +50,7 @@ class Trees:
         """Why nothing can be built for this runtime here; empty if it can."""
         if self._host.level != "strict":
             return "dependencies are built in strict sandboxes, and this worker has restricted ones: see `strict` in docs/sandbox.md"
-        if runtime not in self._sources.tools:
-            return "this worker has no npm beside its Node, and Node packages are installed with it"
-        return ""
+        return self._sources.obstacle(runtime)
 
     async def sandbox(self, runtime: Runtime) -> BuildSandbox:
         """A sandbox to build in, not open yet.
