@@ -1,10 +1,11 @@
-"""A private package index on loopback, with a user and a password, and the wheels and sdists it serves, made on the spot."""
+"""A private package index on loopback or on a socket it is given, with a user and a password, and the wheels and sdists it serves, made on the spot."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
+import socket
 import tarfile
 import threading
 import zipfile
@@ -85,7 +86,8 @@ def sdist(name: str, version: str) -> bytes:
 
 
 @contextmanager
-def open_index() -> Iterator[Index]:
+def open_index(listener: socket.socket | None = None) -> Iterator[Index]:
+    """Serves until the end, on a free port of loopback or on `listener`, which it closes."""
     index = Index()
     expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
@@ -114,8 +116,12 @@ def open_index() -> Iterator[Index]:
         def log_message(self, *_: object) -> None:
             """Into `seen`, not to stderr."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        index.url = f"http://{USER}:{PASSWORD}@127.0.0.1:{server.server_address[1]}/simple"
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    with ThreadingHTTPServer(listener.getsockname(), Handler, bind_and_activate=False) as server:
+        server.socket.close()
+        server.socket = listener
+        host, port = listener.getsockname()
+        index.url = f"http://{USER}:{PASSWORD}@{host}:{port}/simple"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

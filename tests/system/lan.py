@@ -8,15 +8,18 @@ the next and taken away.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from tests.faults.launch import CLONE_NEWNET
 from tests.faults.parts import LAUNCH
 
 PREFIX: Final = "sandlot-lan-"
@@ -84,6 +87,10 @@ class Lan:
         _ip(machine, "link", "set", "eth0", "up")
         return machine
 
+    def within(self, machine: Machine) -> ThreadPoolExecutor:
+        """A thread of this process that is on that machine: what sockets it opens are there, and stay there."""
+        return ThreadPoolExecutor(1, initializer=_enter, initargs=(NAMESPACES / machine.name,))
+
     def unplug(self, machine: Machine) -> None:
         """Nothing arrives, and nobody is told: as when the machine is switched off."""
         _ip(machine, "link", "set", "eth0", "down")
@@ -116,6 +123,13 @@ def _sweep() -> None:
         match = re.fullmatch(rf"{PREFIX}(\d+)-\d+", path.name)
         if match is not None and not Path(f"/proc/{match[1]}").exists():
             subprocess.run(["ip", "netns", "del", path.name], capture_output=True, check=False)
+
+
+def _enter(namespace: Path) -> None:
+    """For a thread, and for good: setns(2)."""
+    with namespace.open("rb") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
 
 
 def _ip(machine: Machine, *words: str) -> None:

