@@ -1,31 +1,21 @@
-"""The dashboard, the alerts and the documentation name what a real scrape has; a real Prometheus reads it all, where there is one."""
+"""The dashboard, the alerts and the documentation name what a real scrape has."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-FOLDER = REPOSITORY / "deploy" / "monitoring"
-DASHBOARD = json.loads((FOLDER / "grafana" / "dashboards" / "sandlot.json").read_text())
-ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())
+from tests.system.prometheus_server import EXAMPLES, FOLDER, PANELS, REPOSITORY, RULES
+
 TOKEN = "0123456789abcdef-prometheus"
 NAME = re.compile(r"\b(?:sandlot|gateway)_[a-z_]+\b")
 SUFFIX = re.compile(r"_(?:bucket|count|sum)$")
-
-PROMQL = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
-RULES = [rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]]
-EXAMPLES = re.findall(r"(?ms)^```promql\n(.*?)^```$", (REPOSITORY / "docs" / "monitoring.md").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +42,7 @@ def unknown(text: str, families: set[str]) -> set[str]:
     return {name for name in NAME.findall(text) if name not in families and SUFFIX.sub("", name) not in families}
 
 
-@pytest.mark.parametrize("promql", [*PROMQL, *RULES, *EXAMPLES])
+@pytest.mark.parametrize("promql", [*(promql for _, promql in PANELS), *RULES, *EXAMPLES])
 def test_every_name_in_a_query_is_in_a_scrape(promql: str, families: set[str]) -> None:
     assert NAME.search(promql) or "up{" in promql
     assert unknown(promql, families) == set()
@@ -71,55 +61,3 @@ def test_the_rules_do_what_their_own_tests_say() -> None:
     for words in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")):
         done = subprocess.run([promtool, *words], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_a_real_prometheus_scrapes_both_and_answers_every_query(
-    urls: tuple[str, str],
-    anyone: httpx.Client,
-    tmp_path: Path,
-    wait_until: Callable[[Callable[[], object]], None],
-) -> None:
-    binary = shutil.which("prometheus")
-    if binary is None:
-        pytest.skip("no prometheus (Debian: apt-get install prometheus)")
-    configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    (tmp_path / "token").write_text(TOKEN + "\n")
-    for job, url in zip(configuration["scrape_configs"], urls, strict=True):
-        # The addresses and the place of the token are this test's, everything else is what is shipped.
-        job["authorization"]["credentials_file"] = str(tmp_path / "token")
-        job.pop("dns_sd_configs")
-        job.pop("file_sd_configs", None)
-        job["static_configs"] = [{"targets": [httpx.URL(url).netloc.decode()]}]
-    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    shutil.copy(FOLDER / "alerts.yml", tmp_path)
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    process = subprocess.Popen(
-        [binary, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb", f"--web.listen-address={address}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-    def query(promql: str) -> list[dict[str, Any]]:
-        reply = httpx.get(f"http://{address}/api/v1/query", params={"query": promql}, timeout=30, trust_env=False)
-        assert reply.status_code == 200, reply.text
-        return list(reply.json()["data"]["result"])
-
-    def scraped() -> bool:
-        try:
-            ready = httpx.get(f"http://{address}/-/ready", trust_env=False).status_code == 200
-            return ready and len(query("up == 1")) == 2
-        except httpx.TransportError:
-            return False
-
-    try:
-        wait_until(scraped)
-        for _ in range(5):
-            assert anyone.post("/v1/functions/echo/invoke", json=1).status_code == 200
-        for promql in (*PROMQL, *RULES, *EXAMPLES):
-            query(promql.replace("$__rate_interval", "1m").replace("$function", ".*"))
-        wait_until(lambda: query("sandlot_redis_round_trip_seconds_count > 0"))
-    finally:
-        process.terminate()
-        process.wait(30)
