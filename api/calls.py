@@ -19,7 +19,8 @@ from starlette.types import Message, Receive
 
 from api.body import ClientGone
 from api.wishes import Wish
-from sandlot.errors import JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
+from sandlot.callbacks import callback_hosts, check_callback_url
+from sandlot.errors import CallbackRefused, JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
 from sandlot.jobs import Durability, DurabilityWatch, JobRecord, Queue, Settled, Submitted
 from sandlot.models import BY_DEFAULT, Invocation, JobStatus
@@ -54,6 +55,7 @@ class Calls:
         self._wait_cap_s = settings.wait_cap_s
         self._queue_budget_s = settings.queue_budget_s
         self._result_ttl_s = settings.result_ttl_s
+        self._callback_hosts = callback_hosts(settings)
         self._waiting: set[asyncio.Future[_Why]] = set()
         self._stopping = False
 
@@ -63,6 +65,10 @@ class Calls:
     def invocation(
         self, version: Version, event: bytes, owner: str, wish: Wish, *, job_id: str = "", request: bytes = b""
     ) -> Invocation:
+        """
+        Raises:
+            CallbackRefused: somebody is to be told of the end who is not told by this server, or whoever asks for it waits for the end himself.
+        """
         manifest = version.manifest
         return Invocation(
             job_id=job_id or self._queue.new_job_id(owner),
@@ -81,7 +87,15 @@ class Calls:
             traceparent=wish.traceparent,
             owner=owner,
             request=request,
+            callback_url=self._callback_url(wish) if wish.callback_url else "",
         )
+
+    def _callback_url(self, wish: Wish) -> str:
+        if not wish.respond_async:
+            raise CallbackRefused(
+                "X-Callback-Url is for calls that nobody waits for: send Prefer: respond-async with it, or leave it out"
+            )
+        return check_callback_url(wish.callback_url, self._callback_hosts)
 
     async def call(self, invocation: Invocation, wish: Wish, receive: Receive) -> Settled | Pending:
         """The end of the job, or the fact that it is not over and the caller wished not to wait (any longer).

@@ -13,6 +13,7 @@ import msgspec
 from api.calls import JOBS_PATH, Pending
 from sandlot.functions import Alias, Version, Waiting
 from sandlot.jobs import End, JobRecord, Settled
+from sandlot.jobs.callbacks import CallbackState
 from sandlot.models import Invocation, status_of
 
 Document = dict[str, Any]
@@ -46,6 +47,8 @@ def job_document(record: JobRecord, result: bytes | None) -> Document:
     ):
         if value is not None:
             document[name] = value
+    if record.callback is not None:
+        document["callback"] = callback_document(record.callback)
     if record.logs_tail:
         document["logs_tail"] = record.logs_tail
     if record.receipt and record.status.final:
@@ -58,6 +61,19 @@ def failure_document(failure: End) -> Document:
     document: Document = {"attempt": failure.attempt, "outcome": failure.kind}
     for name, value in (("error", failure.error), ("evidence", failure.evidence)):
         if value is not None:
+            document[name] = value
+    return document
+
+
+def callback_document(callback: CallbackState) -> Document:
+    """Who is to be told of the end, and how that stands; `next_at` while another try is due."""
+    document: Document = {"url": callback.url, "state": callback.state, "tries": callback.tries}
+    for name, value in (
+        ("last_status", callback.last_status),
+        ("reason", callback.reason),
+        ("next_at", iso(callback.next_ms)),
+    ):
+        if value:
             document[name] = value
     return document
 

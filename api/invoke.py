@@ -18,7 +18,7 @@ from api.errors import problem_of, send_reply
 from api.replies import Reply, failure_reply, pending_reply, value_reply
 from api.wishes import read_query, read_wish
 from sandlot.aside import aside
-from sandlot.errors import CallerError, InvalidJson, SandlotError
+from sandlot.errors import InvalidJson, SandlotError
 from sandlot.json_text import check_json
 from sandlot.models import LATEST, OutcomeKind
 from sandlot.settings import Settings
@@ -52,10 +52,6 @@ class Invoke:
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         query = read_query(scope, QUERY)
-        if b"x-callback-url" in headers:  # better refused than forgotten
-            raise CallerError(
-                "X-Callback-Url is not supported by this release; ask for the job at its Location instead"
-            )
         owner, version = await self._door.admit_call(
             headers, scope["path_params"]["name"], query.get("version", LATEST)
         )

@@ -29,6 +29,7 @@ HEADERS: Final = frozenset(
         b"prefer",
         b"idempotency-key",
         b"traceparent",
+        b"x-callback-url",
         b"x-sandlot-delay",
         b"x-sandlot-expires",
         b"x-sandlot-on-disconnect",
@@ -48,6 +49,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     expires_ms: int = 0
     idempotency_key: str = ""
     traceparent: str = ""
+    callback_url: str = ""
+    """As the caller wrote it; whether it may be called is judged where the invocation is made."""
 
 
 PLAIN: Final = Wish()
@@ -78,6 +81,7 @@ def read_wish(scope: Scope, headers: Mapping[bytes, bytes], query: Mapping[str, 
         expires_ms=_read_duration_ms("X-Sandlot-Expires", headers.get(b"x-sandlot-expires")),
         idempotency_key=_read_idempotency_key(headers.get(b"idempotency-key")),
         traceparent=_read_traceparent(headers.get(b"traceparent", b"")),
+        callback_url=headers.get(b"x-callback-url", b"").decode("latin-1").strip(),
     )
 
 

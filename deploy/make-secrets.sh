@@ -6,6 +6,7 @@
 #   signing.key   signs what is in Redis: the same on every API and worker, never in Redis
 #   api.key       the first API key, with every right; make narrower ones with `sandlot key create`
 #   metrics.token     reads /metrics of API and workers, and nothing else: for Prometheus
+#   callback.secret   signs what callers' URLs are told of the ends of jobs, if SANDLOT_CALLBACK_HOSTS allows any: for their receivers
 #   grafana.password  of Grafana's user `admin`
 #   redis-api.url, redis-worker.url        where Valkey is, with a user and password for each role; for workers elsewhere, a copy with
 #                                          rediss:// and the public name
@@ -37,13 +38,14 @@ keep api.key || put api.key "sk_$(random_hex 8).$(od -An -vN 32 -tu1 /dev/urando
     END { printf "%s", substr(alphabet, bits * 2 ^ (6 - count) + 1, 1) }')"
 
 keep metrics.token || put metrics.token "$(random_hex 32)"
+keep callback.secret || put callback.secret "whsec_$(head -c 32 /dev/urandom | base64)"
 keep grafana.password || put grafana.password "$(random_hex 16)"
 
 # Each role's keys, channels and commands: what `sandlot redis-acl` prints, and a test holds the two together.
 rules() {
     case $1 in
         api) echo "~rq:* ~sandlot:* &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey" ;;
-        worker) echo "~rq:* ~sandlot:beats:* ~sandlot:breakers ~sandlot:breakers:changed ~sandlot:build:* ~sandlot:builds:* ~sandlot:builds:changed ~sandlot:cancels:* ~sandlot:capped ~sandlot:caps ~sandlot:crashes:* ~sandlot:dead-letters ~sandlot:depth ~sandlot:drained ~sandlot:due ~sandlot:ended ~sandlot:function:* ~sandlot:functions:changed ~sandlot:idempotency:* ~sandlot:jobs-of:* ~sandlot:leases ~sandlot:live:* ~sandlot:lock:* ~sandlot:logs:* ~sandlot:parked:* ~sandlot:placements ~sandlot:requeues ~sandlot:ring:* ~sandlot:schedules ~sandlot:schema ~sandlot:secrets:changed ~sandlot:to-waiter:* ~sandlot:to-worker:* ~sandlot:turn ~sandlot:worker:* %R~sandlot:bundle-chunks:* %R~sandlot:bundle-users:* %R~sandlot:functions %R~sandlot:secrets &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey" ;;
+        worker) echo "~rq:* ~sandlot:beats:* ~sandlot:breakers ~sandlot:breakers:changed ~sandlot:build:* ~sandlot:builds:* ~sandlot:builds:changed ~sandlot:callback:* ~sandlot:callbacks ~sandlot:callbacks:due ~sandlot:cancels:* ~sandlot:capped ~sandlot:caps ~sandlot:crashes:* ~sandlot:dead-letters ~sandlot:depth ~sandlot:drained ~sandlot:due ~sandlot:ended ~sandlot:function:* ~sandlot:functions:changed ~sandlot:idempotency:* ~sandlot:jobs-of:* ~sandlot:leases ~sandlot:live:* ~sandlot:lock:* ~sandlot:logs:* ~sandlot:parked:* ~sandlot:placements ~sandlot:requeues ~sandlot:ring:* ~sandlot:schedules ~sandlot:schema ~sandlot:secrets:changed ~sandlot:to-waiter:* ~sandlot:to-worker:* ~sandlot:turn ~sandlot:worker:* %R~sandlot:bundle-chunks:* %R~sandlot:bundle-users:* %R~sandlot:functions %R~sandlot:secrets &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey" ;;
         admin) echo "~rq:* ~sandlot:* &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey +scan +config|get +client|list +slowlog|get +slowlog|len +latency|latest +memory|usage +memory|stats" ;;
         metrics) echo "%R~rq:canceled:* %R~rq:failed:* %R~rq:finished:* %R~rq:queue:* %R~rq:queues %R~rq:scheduled:* %R~rq:wip:* %R~rq:worker:* %R~rq:workers %R~sandlot:beats:* %R~sandlot:breakers %R~sandlot:capped %R~sandlot:caps %R~sandlot:dead-letters %R~sandlot:depth %R~sandlot:due %R~sandlot:ended %R~sandlot:functions %R~sandlot:leases %R~sandlot:parked:* %R~sandlot:placements %R~sandlot:requeues %R~sandlot:ring:* %R~sandlot:worker:* %R~rq:workers:* resetchannels -@all +@connection +@read +time -@dangerous +info -scan -randomkey" ;;
     esac

@@ -157,13 +157,19 @@ class Client:
         delay_s: float | None = None,
         expires_s: float | None = None,
         idempotency_key: str | None = None,
+        callback_url: str | None = None,
     ) -> dict[str, Json]:
-        """Queue a call and return its job at once."""
+        """Queue a call and return its job at once.
+
+        Args:
+            callback_url: is told of the end by a signed POST, if the server's operator allows its host.
+        """
         headers = {"prefer": "respond-async"} | _optional(
             {
                 "x-sandlot-delay": delay_s and f"{delay_s:g}s",
                 "x-sandlot-expires": expires_s and f"{expires_s:g}s",
                 "idempotency-key": idempotency_key,
+                "x-callback-url": callback_url,
             }
         )
         return self._json(

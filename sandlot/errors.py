@@ -63,6 +63,12 @@ class InvalidPreference(CallerError):
     code = "invalid_preference"
 
 
+class CallbackRefused(CallerError):
+    """The URL of a callback is not one that this server calls; the message says why."""
+
+    code = "callback_refused"
+
+
 class InvalidManifest(CallerError):
     """A manifest, a source file or an archive is not acceptable; the message names the line or the entry."""
 

@@ -192,3 +192,5 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     request: bytes = b""
     """JSON object of what else the function may see in `context` (client context, for one); empty for none."""
+    callback_url: str = ""
+    """Is told of the end; empty for none."""

@@ -90,6 +90,17 @@ class Settings(BaseSettings):
     queue_limit_per_function: Annotated[int, Field(ge=1)] = 100_000
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
 
+    # Callbacks.
+    callback_hosts: str = Field(
+        "",
+        description="hosts that callers may have told of their jobs' ends: hooks.example.com,*.example.org, or * for any; empty: none",
+    )
+    callback_secret: SecretStr = Field(
+        SecretStr(""),
+        description="signs callbacks: whsec_ and base64; several, separated by spaces, while it is changed",
+    )
+    callback_secret_file: Path | None = Field(None, description="file to read that secret from")
+
     # Dependencies: what a worker resolves them from, and with which bounds.
     python_index_url: SecretStr = Field(
         SecretStr("https://pypi.org/simple"), description="index of Python packages, or `off`; may hold user:password@"

@@ -19,7 +19,9 @@ from typing import Final
 
 import redis
 import uvloop
+from redis.asyncio import Redis
 
+from sandlot.callbacks import callback_hosts, callback_secrets
 from sandlot.errors import OperatorError, QueueUnavailable
 from sandlot.exposure import require_safe_redis
 from sandlot.faults import FailPoints
@@ -41,6 +43,8 @@ from worker.builder.sources import read_sources
 from worker.builder.trees import Trees
 from worker.bundles import BundleCache
 from worker.cache_folder import CacheFolder
+from worker.callbacks.post import Postman
+from worker.callbacks.sender import Sender
 from worker.clockwork import Clockwork
 from worker.engine import Engine
 from worker.engine.executor import Executor
@@ -128,6 +132,9 @@ async def serve(settings: Settings) -> None:
         clockwork = Clockwork(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
         clockwork.open()
         stack.push_async_callback(clockwork.close)
+        counts = WorkerCounts(settings.metrics_functions)
+        if callback_hosts(settings).entries:
+            await _open_sender(settings, client, signing_key, counts, stack)
         connection = await asyncio.to_thread(connect_blocking, url)
         stack.callback(connection.close)
         tracing = open_tracing(settings, "worker")
@@ -136,7 +143,6 @@ async def serve(settings: Settings) -> None:
         masking = MaskingPool(pool, bundles.revealed)
         executor: Executor = masking if tracing is None else TracingPool(masking, tracing)
         executor = executor if points is None else FailingPool(executor, points)
-        counts = WorkerCounts(settings.metrics_functions)
         scaling = Scaling(least, most, lambda: available_memory_mib() > MEMORY_RESERVE_MIB) if least < most else None
         engine = Engine(connection, queue, executor, counts, drain_s=settings.drain_s, scaling=scaling)
         if settings.metrics_port is not None:
@@ -152,6 +158,20 @@ async def serve(settings: Settings) -> None:
         await engine.run()
     # It has stopped as it should; one more signal must not make a failure of it while the interpreter ends.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+
+async def _open_sender(
+    settings: Settings, client: Redis, signing_key: bytes, counts: WorkerCounts, stack: AsyncExitStack
+) -> None:
+    """
+    Raises:
+        InvalidSettings: there is no secret to sign callbacks with, or it is none.
+    """
+    secrets = callback_secrets(settings)
+    postman = await stack.enter_async_context(Postman())
+    sender = Sender(client, signing_key, callback_hosts(settings), secrets, postman, counts.callback_tries)
+    sender.open()
+    stack.push_async_callback(sender.close)
 
 
 async def _calling(settings: Settings, url: str) -> Queue:

@@ -41,6 +41,12 @@ CALL_HEADERS: Final = (
         "handed to the function (W3C Trace Context)",
         "00-" + "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ),
+    Parameter(
+        "X-Callback-Url",
+        "header",
+        "with Prefer: respond-async: is told of the end by a signed POST (Standard Webhooks), where the operator allows its host",
+        "https://hooks.example.com/done",
+    ),
 )
 CALL_ANSWERS: Final = (
     Answer(202, "accepted and not over: ask at Location", QUEUED, headers=ACCEPTED),

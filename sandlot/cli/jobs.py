@@ -31,9 +31,9 @@ def call(
         raise typer.Exit(FUNCTION_FAILED)
 
 
-def queue(name: str, event: bytes, version: str | None, url: str | None, as_json: bool) -> None:
+def queue(name: str, event: bytes, version: str | None, callback: str | None, url: str | None, as_json: bool) -> None:
     with open_client(url) as client:
-        job = client.submit(name, event, version=version)
+        job = client.submit(name, event, version=version, callback_url=callback)
     if as_json:
         print_json(job)
     else:

@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions.lock import Lock, seal_lock
-from sandlot.functions.store import answering
 from sandlot.functions.version import Version, verify
 from sandlot.jobs import keys
+from sandlot.jobs.connection import answering
 
 LEASE_MS: Final = 6_000
 """How long after the death of its worker a build is taken by another."""

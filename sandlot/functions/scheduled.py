@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from sandlot.errors import QueueUnavailable, SandlotError
 from sandlot.functions.registry import Registry
 from sandlot.functions.schedule import Schedule
-from sandlot.functions.store import answering
 from sandlot.functions.version import Version
 from sandlot.jobs import keys
+from sandlot.jobs.connection import answering
 
 _log = logging.getLogger(__name__)
 

@@ -7,18 +7,16 @@ A bundle is written first, under its digest and with an expiry; one script then 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from sandlot.errors import QueueUnavailable
 from sandlot.functions.bundle import TOTAL_LIMIT_BYTES
 from sandlot.jobs import keys
+from sandlot.jobs.connection import answering
 from sandlot.models import LATEST
 
 VERSIONS_KEPT: Final = 100
@@ -253,13 +251,3 @@ def _inflated(chunk: bytes) -> bytes:
         return zlib.decompressobj().decompress(chunk, CHUNK_BYTES)
     except zlib.error:
         return chunk[:CHUNK_BYTES]
-
-
-@contextlib.asynccontextmanager
-async def answering() -> AsyncIterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(
-            f"Redis did not do what the registry of functions asked: {error or type(error).__name__}"
-        ) from error

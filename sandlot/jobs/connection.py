@@ -6,7 +6,9 @@ Knows: URLs (redis://, rediss://, unix://), credentials, TLS. Does not know: job
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,9 +18,10 @@ import redis.asyncio
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry as SyncRetry
 
-from sandlot.errors import InvalidSettings
+from sandlot.errors import InvalidSettings, QueueUnavailable
 
 CONNECT_TIMEOUT_S: Final = 3.0
 """A server that does not accept within this is as good as down; a start-up must fail in about as long."""
@@ -110,6 +113,15 @@ async def end_task(task: asyncio.Task[None] | None) -> None:
     while task is not None and not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+
+
+@contextlib.asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """Whatever redis-py raises inside is raised as QueueUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable(f"Redis did not do what was asked: {error or type(error).__name__}") from error
 
 
 def connect(url: str) -> redis.asyncio.Redis:

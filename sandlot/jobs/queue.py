@@ -28,6 +28,7 @@ from sandlot.errors import (
 )
 from sandlot.jobs import keys
 from sandlot.jobs.breakers import Breakers
+from sandlot.jobs.callbacks import STATE_FIELDS, CallbackState, seal_order, state_from
 from sandlot.jobs.clock import RedisClock
 from sandlot.jobs.dead_letters import DeadLetters
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
@@ -174,6 +175,7 @@ class Queue:
             invocation.delay_ms,
             *_idempotency(invocation),
             self._channel if reply else b"",
+            seal_order(self._key, invocation),
         )
 
     async def _run(self, what: Script, *arguments: Argument) -> Reply:
@@ -253,12 +255,20 @@ class Queue:
         fields = cast("list[bytes | None]", await hash_call)
         logs_tail = cast(bytes, await logs_call)
         record = record_from(self._key, job_id, fields, logs_tail)
+        order = fields[FIELDS.index(keys.ORDER)]
+        if record is not None and order is not None:
+            record = msgspec.structs.replace(record, callback=await self._callback(job_id, order))
         if record is None or record.status is not JobStatus.QUEUED or fields[-1] is None:
             return record
         name = fields[-1].decode()
         position = await position_of(self._call, name, job_id)
         eta = None if position is None else await eta_s(self._call, name, job_id, position)
         return msgspec.structs.replace(record, queue_position=position, eta_s=eta)
+
+    async def _callback(self, job_id: str, order: bytes) -> CallbackState:
+        found = self._call("HMGET", keys.CALLBACK + job_id, *STATE_FIELDS)
+        due_ms = cast("bytes | None", await self._call("ZSCORE", keys.CALLBACKS, job_id))
+        return state_from(self._key, job_id, order, cast("list[bytes | None]", await found), due_ms)
 
     async def settled(self, job_id: str) -> Settled | None:
         """The recorded end of a job, for late readers; nothing while there is none.

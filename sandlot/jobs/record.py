@@ -12,12 +12,13 @@ from typing import Final
 import msgspec
 
 from sandlot.jobs import keys
+from sandlot.jobs.callbacks import CallbackState
 from sandlot.jobs.envelope import open_envelope
 from sandlot.jobs.settlement import End, read_end
 from sandlot.models import Evidence, FunctionError, JobStatus, OutcomeKind, Timings, status_of
 
 FIELDS: Final = (
-    "status", "created_at", keys.ENVELOPE, keys.ATTEMPT, keys.STARTED_MS, keys.ENDED_MS, keys.KIND, keys.END, keys.FAILURE, "origin",
+    "status", "created_at", keys.ENVELOPE, keys.ATTEMPT, keys.STARTED_MS, keys.ENDED_MS, keys.KIND, keys.END, keys.FAILURE, keys.ORDER, "origin",
 )  # fmt: skip
 
 LOGS_TAIL_BYTES: Final = 4096
@@ -55,6 +56,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None = None
     result_bytes: int = 0
     result_sha256: str = ""
+    callback: CallbackState | None = None
+    """Only where one job is asked for, and somebody is to be told of its end."""
 
 
 def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: bytes = b"") -> JobRecord | None:
@@ -63,7 +66,7 @@ def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: 
     Raises:
         UnsafeRecord: it was tampered with.
     """
-    status, created_at, sealed, attempt, started_ms, ended_ms, kind, end_text, failure_text, _ = fields
+    status, created_at, sealed, attempt, started_ms, ended_ms, kind, end_text, failure_text, _, _ = fields
     if status is None or sealed is None or created_at is None:
         return None
     envelope = open_envelope(sealed)

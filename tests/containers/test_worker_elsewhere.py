@@ -39,7 +39,7 @@ def there(here: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
     folder = tmp_path_factory.mktemp("there")
     folder.chmod(0o777)  # the container's user writes the certificate
     here.engine.once("--volume", f"{folder}:/made", "--entrypoint", "bash", IMAGE, "-c", CERTIFICATE)
-    for name in ("signing.key", "metrics.token"):
+    for name in ("signing.key", "metrics.token", "callback.secret"):
         shutil.copy(here.secrets / name, folder)
     url = (here.secrets / "redis-worker.url").read_text().strip().replace("redis://", "rediss://")
     url = url.replace("@valkey:6379", f"@{NAME}:6380") + "?ssl_ca_certs=/run/secrets/redis_ca"
@@ -88,6 +88,7 @@ def test_without_an_index_named_none_is_reached_and_who_deploys_is_told_which_se
 def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:
     (worker,) = there.containers("worker")
     assert there.engine.run("exec", worker, "ls", "/run/secrets").stdout.split() == [
+        "callback_secret",
         "metrics_token",
         "redis_ca",
         "redis_worker_url",

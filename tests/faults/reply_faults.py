@@ -188,11 +188,18 @@ SENDERS: Final = {
 """Every script there is: `tests/unit/test_faults_scripts.py` sees to it."""
 FRAGMENTS: Final = {"transitions", "revision"}
 """Texts that are put before others and never sent alone."""
-ELSEWHERE: Final[dict[str, str]] = dict.fromkeys(
-    ("build_take", "build_beat", "build_end"),
-    "tests/jobs/test_functions_builds.py::test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease",
-) | dict.fromkeys(
-    ("follow", "printed"),
-    "tests/jobs/test_faults.py::test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply",
+ELSEWHERE: Final[dict[str, str]] = (
+    dict.fromkeys(
+        ("build_take", "build_beat", "build_end"),
+        "tests/jobs/test_functions_builds.py::test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease",
+    )
+    | dict.fromkeys(
+        ("callback_take", "callback_end"),
+        "tests/jobs/test_callbacks.py::test_a_lost_reply_tells_nobody_twice_within_the_lease",
+    )
+    | dict.fromkeys(
+        ("follow", "printed"),
+        "tests/jobs/test_faults.py::test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply",
+    )
 )
 """Scripts that no plan of these loses the reply of -> the test that does."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from sandlot.addresses import AllowList, is_public
 from sandlot.errors import WallMissing
 from tests.sandbox.walls_rig import bundle, open_level
-from worker.sandbox.addresses import AllowList, is_public
 from worker.sandbox.egress import Egress
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.policy import Policy

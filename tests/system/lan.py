@@ -48,6 +48,10 @@ class Machine:
         self.name = name
         self.address = address
 
+    def take_address(self, address: str) -> None:
+        """Be known to itself by another address, too."""
+        _ip(self, "addr", "add", f"{address}/32", "dev", "lo")
+
     def command(self, *words: str) -> list[str]:
         """What starts it there, to die with us; its first word is an absolute path."""
         return [sys.executable, "-IS", str(LAUNCH), str(os.getpid()), str(NAMESPACES / self.name), "", "", *words]

@@ -86,7 +86,9 @@ def test_no_secret_is_in_an_environment_and_every_one_is_a_file() -> None:
 
 
 def test_a_worker_has_no_api_key_and_a_user_of_its_own() -> None:
-    assert set(COMPOSE["services"]["worker"]["secrets"]) == {"redis_worker_url", "signing_key", "metrics_token"}
+    assert set(COMPOSE["services"]["worker"]["secrets"]) == {
+        "redis_worker_url", "signing_key", "metrics_token", "callback_secret",
+    }  # fmt: skip
     assert COMPOSE["services"]["valkey"]["secrets"] == ["valkey_acl"]
 
 

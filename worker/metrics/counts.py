@@ -5,6 +5,7 @@ Knows: names and labels of the worker's metrics, how many a function may have. D
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, Protocol
 
 from sandlot.jobs.load import FunctionStats, write_stats
@@ -100,6 +101,8 @@ class WorkerCounts:
         self.retried = 0
         self.given_up = 0
         self.given_back = 0
+        self.callback_tries: Counter[str] = Counter()
+        """By what came of them: `delivered`, `again`, `failed`."""
 
     def ended(self, function: str, version: int, outcome: Outcome, timings: Timings) -> None:
         """An outcome was recorded. Called once per invocation: 2 µs at most."""
@@ -139,6 +142,7 @@ class WorkerCounts:
         ]
 
     def _of_queue(self, round_trips: Histogram) -> list[Family]:
+        callbacks = [Sample((outcome,), count) for outcome, count in self.callback_tries.items()]
         return [
             counter("sandlot_leases_lost", "Attempts whose right ran out while they ran here.", (), single(self.leases_lost)),
             counter("sandlot_stale_settles", "Outcomes that came after the right to them had gone.", (), single(self.stale_ends)),
@@ -146,6 +150,7 @@ class WorkerCounts:
             counter("sandlot_retries", "Runs on this worker that failed and whose jobs run again.", (), single(self.retried)),
             counter("sandlot_jobs_given_up", "Jobs that this worker ended as worker_lost after their last attempt.", (), single(self.given_up)),
             counter("sandlot_jobs_given_back", "Claimed jobs that this worker released unfinished.", (), single(self.given_back)),
+            counter("sandlot_callback_tries", "Tries to tell a URL of a job's end, by what came of them.", ("outcome",), callbacks),
             histogram("sandlot_redis_round_trip_seconds", "From a call to Redis to its answer.", (), [round_trips.sample()]),
         ]  # fmt: skip
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from worker.sandbox.addresses import AllowList, IpAddress, is_public
+from sandlot.addresses import AllowList, IpAddress, Resolve, is_public, resolve
 
 HEAD_LIMIT_BYTES: Final = 16 * 1024
 HEAD_LIMIT_S: Final = 10.0
@@ -26,7 +25,6 @@ IDLE_LIMIT_S: Final = 120.0
 CONNECTIONS_LIMIT: Final = 64
 CHUNK_BYTES: Final = 64 * 1024
 
-Resolve = Callable[[str, int], Awaitable[Sequence[IpAddress]]]
 log: Final = logging.getLogger(__name__)
 
 
@@ -36,12 +34,6 @@ class Refused(Exception):
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-
-
-async def resolve(host: str, port: int) -> list[IpAddress]:
-    """Every address of the name, by the machine's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_kind, address in found]
 
 
 class Egress:

@@ -165,6 +165,9 @@ def invoke(
         float | None, typer.Option(min=0, metavar="SECONDS", help="Wait at most so long; the job goes on.")
     ] = None,
     version: Annotated[str | None, typer.Option(help="A version other than the latest, or an alias.")] = None,
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --async: is told of the end by a signed POST.")
+    ] = None,
     logs: Annotated[bool, typer.Option("--logs", help="Show what it printed, too.")] = False,
     url: Url = None,
     as_json: AsJson = False,
@@ -182,6 +185,8 @@ def invoke(
 
     text = read_event(event, source)
     if respond_async:
-        queue(name, text, version, url, as_json)
+        queue(name, text, version, callback, url, as_json)
+    elif callback is not None:
+        raise typer.BadParameter("is for calls that nobody waits for: add --async", param_hint="--callback")
     else:
         call(name, text, wait, version, logs, url, as_json)

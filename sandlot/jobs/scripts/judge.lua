@@ -12,7 +12,7 @@ local TYPES = { finished = 1, failed = 2, canceled = 3 }
 local PAUSE_LIMIT_MS = 3600000
 
 local member = id .. ':' .. attempt
-local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, RELEASED, ENVELOPE, QUEUED_MS, FAILURE)
+local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, RELEASED, ENVELOPE, QUEUED_MS, FAILURE, ORDER)
 local queue = job[1]
 if redis.call('ZREM', LEASES, member) == 0 or not queue then
   if string.match(job[11] or '', '^%S+ {"kind":"[^"]*","attempt":(%d+)') == attempt then return 'again' end
@@ -46,7 +46,7 @@ local function record()
   local ttl = tonumber(job[2]) or 3600
   if attempts > 0 and not job[4] then ttl = keep_letter(id, ttl) end
   finish(id, { status = status, kind = kind, text = text, reply = job[3], ttl = ttl, result = ARGV[8], logs = ARGV[9], type = TYPES[status],
-    field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[7], worker = worker, attempt = attempt,
+    field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[7], worker = worker, attempt = attempt, order = job[12],
     started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   redis.call('INCR', ENDED)
   redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)

@@ -52,7 +52,7 @@ end
 
 local function settle(member, held, ended, registered)
   local id, attempt, status = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT)
+  local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, ORDER)
   local queue = job[1]
   if not held or not queue then
     return job[6] and job[7] == attempt and 'already' or 'stale'
@@ -60,7 +60,7 @@ local function settle(member, held, ended, registered)
   local ttl = tonumber(job[2]) or 3600
   finish(id, { status = status, kind = ARGV[at + 3], text = ARGV[at + 4], reply = job[3], ttl = ttl, result = ARGV[at + 6],
     logs = ARGV[at + 7], type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[at + 5],
-    worker = worker, attempt = attempt, tell = tell, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
+    worker = worker, attempt = attempt, order = job[8], tell = tell, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   if job[4] then redis.call('SREM', CANCELS .. worker, id) end
   gather(ended, queue, member)
   gather(registered, REGISTRY[status] .. queue, now_s + ttl, id)

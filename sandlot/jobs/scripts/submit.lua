@@ -4,14 +4,14 @@
 -- ARGV: limit of a queue, limit of all queues, queues whose breaker may not be closed (' a b ', '*' for any, '' for none), 1 if all of them are taken or
 --       none (they are of one queue then, and have no idempotency keys of their own), the idempotency key of all and its fingerprint ('' for none);
 --       then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
---       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none)
+--       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none), signed order of a callback ('' for none)
 -- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'gone', id } | { 'no_worker' }
 --    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs that ended…, in … ms };
 --    of all or none only one refusal, for all of them
 local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local whole, whole_key, whole_fingerprint = ARGV[4] == '1', ARGV[5], ARGV[6]
 local FIRST = 7
-local ARGUMENTS = 13
+local ARGUMENTS = 14
 local total = tonumber(redis.call('GET', DEPTH) or 0)
 local lease_until = ms(now_ms + LEASE_MS)
 
@@ -151,7 +151,7 @@ local function known_by(idempotency)
 end
 
 local function submit(id, name, placement, envelope, data, timeout_s, result_ttl_s, description, concurrency, delay_ms, idempotency,
-  fingerprint, reply)
+  fingerprint, reply, order)
   local found = existing(id, reply)
   if found then return found end
   if idempotency ~= '' then
@@ -185,6 +185,10 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
   local last = #job
   if reply ~= '' then
     job[last + 1], job[last + 2] = REPLY, reply
+    last = last + 2
+  end
+  if order ~= '' then
+    job[last + 1], job[last + 2] = ORDER, order
     last = last + 2
   end
   if worker then
@@ -259,7 +263,7 @@ local answers, ids = {}, {}
 for at = FIRST, #ARGV, ARGUMENTS do
   ids[#ids + 1] = ARGV[at]
   answers[#answers + 1] = submit(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6],
-    ARGV[at + 7], tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11], ARGV[at + 12])
+    ARGV[at + 7], tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13])
 end
 if whole_key ~= '' then
   redis.call('SET', IDEMPOTENCY .. whole_key, table.concat(ids, ',') .. ' ' .. whole_fingerprint, 'EX', 86400)

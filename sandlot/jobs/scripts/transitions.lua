@@ -9,6 +9,8 @@ local FRESH_MS = 2500
 -- A placement counts as served for this long after its last worker's beat, so that a rolling restart refuses nobody.
 local GRACE_MS = 30000
 local LEASE_MS = 4000
+-- Longer than the table of retries in worker/callbacks/sender.py takes.
+local CALLBACK_TTL_S = 1209600
 -- Beyond any cleanup of RQ's StartedJobRegistry, which would fail or requeue a job of ours: the year 2100.
 local NEVER_S = 4102444800
 -- A dead letter is kept for a week: long enough to be found on Monday.
@@ -97,7 +99,7 @@ local REGISTRY = { finished = FINISHED, failed = FAILED, canceled = CANCELED }
 
 -- Write how a job ended, except in its queue's registry. Called once per job: the caller has just taken away what gave the right to
 -- (the lease, or the state `queued`). e: status (RQ's), kind, text (signed by the worker, or '- {json}' where a script decides), reply,
--- ttl, result; and for the result stream: type, field, value, worker, attempt, started_s; and logs. `tell`, if given, sends what goes to a waiter.
+-- ttl, result, order; and for the result stream: type, field, value, worker, attempt, started_s; and logs. `tell`, if given, sends what goes to a waiter.
 local ended_s
 local function finish(id, e)
   local key, ttl = JOB .. id, e.ttl or 3600
@@ -110,6 +112,12 @@ local function finish(id, e)
     redis.call('EXPIRE', RESULTS .. id, ttl)
   end
   if e.logs and e.logs ~= '' then redis.call('SET', LOGS .. id, e.logs, 'EX', ttl) end
+  if e.order then
+    redis.call('HSET', CALLBACK .. id, 'order', e.order, 'end', e.text, 'ended_ms', NOW_MS)
+    redis.call('EXPIRE', CALLBACK .. id, CALLBACK_TTL_S)
+    redis.call('ZADD', CALLBACKS, NOW_MS, id)
+    redis.call('PUBLISH', CALLBACKS_DUE, id)
+  end
   if e.reply then
     local message = id .. '\n' .. e.text .. '\n' .. (e.result or '')
     message = #message .. '\n' .. message
@@ -141,11 +149,11 @@ end
 
 -- An end that no worker witnessed. It has no signature and can carry no result.
 local function finish_unseen(id, queue, kind, attempt, detail)
-  local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl')
+  local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl', ORDER)
   local status, ttl = kind == 'cancelled' and 'canceled' or 'failed', tonumber(fields[2]) or 3600
   if kind == 'worker_lost' then ttl = keep_letter(id, ttl) end
   redis.call('INCR', ENDED)
-  finish(id, { status = status, kind = kind, reply = fields[1], ttl = ttl,
+  finish(id, { status = status, kind = kind, reply = fields[1], ttl = ttl, order = fields[3],
     text = '- ' .. cjson.encode({ kind = kind, attempt = attempt, evidence = { detail = detail } }) })
   redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)
 end

@@ -318,7 +318,7 @@ def registry() -> FakeRegistry:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(payload_limit_bytes=2048, wait_cap_s=20, _env_file=None)  # type: ignore[call-arg]
+    return Settings(payload_limit_bytes=2048, wait_cap_s=20, callback_hosts="hooks.example.com", _env_file=None)  # type: ignore[call-arg]
 
 
 @pytest.fixture

@@ -218,7 +218,6 @@ async def test_what_is_asked_in_headers_reaches_the_queue(anyone: httpx.AsyncCli
     ("headers", "query"),
     [
         ({"x-sandlot-delay": "soon"}, ""),
-        ({"x-callback-url": "http://127.0.0.1/"}, ""),
         ({"x-sandlot-expires": "-1s"}, ""),
         ({"x-sandlot-on-disconnect": "explode"}, ""),
         ({"idempotency-key": "x" * 256}, ""),
@@ -235,6 +234,24 @@ async def test_what_means_nothing_is_refused(
     reply = await anyone.post(HELLO + query, headers=headers)
     assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
     assert not queue.invocations
+
+
+async def test_who_is_to_be_told_of_the_end_is_looked_at_before_anything_is_queued(
+    anyone: httpx.AsyncClient, queue: Any
+) -> None:
+    asynchronous = {"prefer": "respond-async"}
+    for headers, reason in (
+        ({"x-callback-url": "https://hooks.example.com/"}, "nobody waits for"),
+        (asynchronous | {"x-callback-url": "https://evil.example.com/"}, "operator allows: hooks.example.com"),
+        (asynchronous | {"x-callback-url": "https://hooks.example.com/#x"}, "fragment"),
+    ):
+        reply = await anyone.post(HELLO, headers=headers)
+        assert (reply.status_code, reply.json()["code"]) == (400, "callback_refused")
+        assert reason in reply.json()["detail"]
+    assert not queue.invocations
+    url = "https://hooks.example.com/done"
+    assert (await anyone.post(HELLO, headers=asynchronous | {"x-callback-url": url})).status_code == 202
+    assert [each.callback_url for each in queue.invocations.values()] == [url]
 
 
 async def test_a_stopping_server_answers_those_who_wait_with_the_place_of_their_job(

@@ -1,16 +1,20 @@
-"""Which hosts a function named, and which addresses no function may reach whatever their name is.
+"""Which hosts somebody named, and which addresses neither a function nor a callback may reach whatever their name is.
 
-Knows: allow lists, special-purpose addresses (RFC 6890), addresses inside addresses. Does not know: sockets.
+Knows: allow lists, special-purpose addresses (RFC 6890), addresses inside addresses, the machine's resolver. Does not know: connections.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Awaitable[Sequence[IpAddress]]]
 PLAIN_PORTS: Final = frozenset({80, 443})
 
 # Public by number, internal by use: Azure's wire server hands out credentials to whoever is on the machine.
@@ -20,7 +24,7 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """Hosts as a manifest names them: `example.com` (ports 80 and 443), `example.com:8443`, `*.example.com` (names below it)."""
+    """Hosts as a manifest names them: `example.com` (ports 80 and 443), `example.com:8443`, `*.example.com` (names below it), `*` (any name)."""
 
     entries: tuple[str, ...]
 
@@ -34,6 +38,8 @@ def _matches(entry: str, host: str, port: int) -> bool:
     name = wanted.hostname or ""
     if port not in ({wanted.port} if wanted.port else PLAIN_PORTS):
         return False
+    if name == "*":
+        return True
     if name.startswith("*."):
         return host.endswith(name[1:]) and host != name[2:]
     return host == name
@@ -51,3 +57,9 @@ def is_public(address: IpAddress) -> bool:
         if wrapped is not None:
             return is_public(wrapped)
     return address.is_global and not address.is_multicast and not address.is_reserved and address not in _INTERNAL
+
+
+async def resolve(host: str, port: int) -> list[IpAddress]:
+    """Every address of the name, by the machine's resolver."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_kind, address in found]

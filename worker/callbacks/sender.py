@@ -1,0 +1,243 @@
+"""Takes callbacks that are due and delivers them, several at a time.
+
+Knows: the table of retries, what an answer means, how many go at once. Does not know: HTTP's wire, keys, how a message is signed.
+Any number of workers send: each takes what nobody has. One that dies between the answer and its record has it delivered again: a receiver tells by
+the message's id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+
+from sandlot.addresses import AllowList
+from sandlot.callbacks import check_callback_url
+from sandlot.errors import CallbackRefused, QueueUnavailable, UnsafeRecord
+from sandlot.functions.push import Push
+from sandlot.jobs.callbacks import Callbacks, Delivery
+from sandlot.jobs.connection import end_task
+from sandlot.jobs.keys import CALLBACKS_DUE
+from worker.callbacks.message import RESULT_LIMIT_BYTES, compose, next_traceparent, signed_headers
+from worker.callbacks.post import Answer, NoAnswer, Postman
+
+PAUSES_S: Final = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""Between the ten tries: the table that Standard Webhooks recommends, three days in all."""
+TRIES_LIMIT: Final = len(PAUSES_S) + 1
+AT_ONCE: Final = 32
+AT_ONCE_PER_HOST: Final = 8
+"""One receiver that answers slowly must not keep all others waiting."""
+HOST_BUSY_PAUSE_S: Final = 2.0
+JITTER: Final = 0.1
+"""Of a pause, added by chance, so that what failed together does not come back together."""
+LONGEST_PAUSE_S: Final = 86_400.0
+GONE: Final = 410
+_RETRY_AFTER_STATUSES: Final = frozenset({429, 502, 503, 504})
+_RECORD_TRIES: Final = 5
+_PAUSE_S: Final = 1.0
+_CLOSE_S: Final = 3.0
+"""What is under way when a worker stops may end for so long; it is repeated by another otherwise."""
+
+Recording = Callable[[], Awaitable[bool]]
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Sender:
+    """`open` it, `close` it."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        signing_key: bytes,
+        hosts: AllowList,
+        secrets: Sequence[bytes],
+        postman: Postman,
+        tries: Counter[str],
+    ) -> None:
+        """
+        Args:
+            secrets: those that sign, each; at least one.
+            postman: opened and closed by whoever made it.
+            tries: counts them by what came of them: `delivered`, `again`, `failed`.
+        """
+        self._callbacks = Callbacks(redis, signing_key)
+        self._hosts = hosts
+        self._secrets = secrets
+        self._postman = postman
+        self._wake = asyncio.Event()
+        self._push = Push(redis, CALLBACKS_DUE, lambda _job_id: self._wake.set())
+        self._task: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._per_host: Counter[str] = Counter()
+        self._tries = tries
+
+    def open(self) -> None:
+        """Returns at once; Redis need not be there yet."""
+        self._push.start()
+        self._task = asyncio.create_task(self._run(), name="callbacks")
+
+    async def close(self) -> None:
+        await self._push.stop()
+        await end_task(self._task)
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=_CLOSE_S)
+        for task in [*self._under_way]:
+            await end_task(task)
+
+    async def _run(self) -> None:
+        reachable = True
+        while True:
+            self._wake.clear()
+            pause_s: float | None = _PAUSE_S
+            try:
+                pause_s = await self._turn()
+                reachable = True
+            except QueueUnavailable as error:
+                if reachable:  # an outage is said once
+                    _log.warning("callbacks wait for Redis", extra={"error": error.message})
+                reachable = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+
+    async def _turn(self) -> float | None:
+        """Begin with what is due; how long nothing will be, or `None` until something changes.
+
+        Raises:
+            QueueUnavailable
+        """
+        free = AT_ONCE - len(self._under_way)
+        if free <= 0:
+            return None  # whatever ends first wakes us
+        taken = await self._callbacks.take(free)
+        for delivery in taken.deliveries:
+            task = asyncio.create_task(self._deliver(delivery), name=f"callback {delivery.job_id}")
+            self._under_way.add(task)
+            task.add_done_callback(self._done)
+        return 0.0 if len(taken.deliveries) == free else taken.pause_s
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("callback broke", exc_info=task.exception())  # its lease ends, and it is tried again
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            order, end = self._callbacks.read(delivery)
+            url = check_callback_url(order.url, self._hosts)
+        except (UnsafeRecord, CallbackRefused) as error:
+            await self._give_up(delivery, delivery.tries, None, error.message)
+            return
+        host = urlsplit(url).hostname or ""
+        if self._per_host[host] >= AT_ONCE_PER_HOST:
+            await self._again(delivery, HOST_BUSY_PAUSE_S, delivery.tries, None, "", delivery.body)
+            return
+        self._per_host[host] += 1
+        try:
+            body = delivery.body
+            if not body:
+                result = await self._callbacks.result(delivery.job_id, end, RESULT_LIMIT_BYTES)
+                body = compose(order, end, delivery.ended_ms, result)
+            headers = signed_headers(self._secrets, delivery.job_id, int(time.time()), body)
+            if order.traceparent:
+                headers.append(("traceparent", next_traceparent(order.traceparent)))
+            await self._try(delivery, url, headers, body)
+        except QueueUnavailable as error:
+            _log.warning("callback not recorded", extra={"job_id": delivery.job_id, "error": error.message})
+        finally:
+            self._per_host[host] -= 1
+            if not self._per_host[host]:
+                del self._per_host[host]
+
+    async def _try(self, delivery: Delivery, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """One POST, and what follows from how it was answered.
+
+        Raises:
+            QueueUnavailable
+        """
+        tries = delivery.tries + 1
+        status: int | None = None
+        least_s = 0.0
+        try:
+            answer = await self._postman.post(url, headers, body)
+        except CallbackRefused as error:
+            await self._give_up(delivery, tries, None, error.message)
+            return
+        except NoAnswer as error:
+            reason = str(error)
+        else:
+            status = answer.status
+            if 200 <= status < 300:
+                await self._delivered(delivery, tries, status, url)
+                return
+            reason = f"the receiver answered {status}"
+            least_s = retry_after_s(answer)
+        if status == GONE:
+            await self._give_up(delivery, tries, status, f"{reason}: nothing is to be sent there any more")
+        elif tries >= TRIES_LIMIT:
+            await self._give_up(delivery, tries, status, f"{reason}; that was try {tries} of {TRIES_LIMIT}")
+        else:
+            pause_s = PAUSES_S[tries - 1] * (1 + JITTER * random.random())  # noqa: S311 - spreads load, protects nothing
+            await self._again(delivery, max(pause_s, least_s), tries, status, reason, body)
+
+    async def _delivered(self, delivery: Delivery, tries: int, status: int, url: str) -> None:
+        self._tries["delivered"] += 1
+        facts = {"job_id": delivery.job_id, "host": urlsplit(url).hostname, "status": status, "tries": tries}
+        _log.info("callback delivered", extra=facts)
+        await self._record(lambda: self._callbacks.delivered(delivery, tries=tries, status=status))
+
+    async def _again(
+        self, delivery: Delivery, pause_s: float, tries: int, status: int | None, reason: str, body: bytes
+    ) -> None:
+        if tries > delivery.tries:
+            self._tries["again"] += 1
+            facts = {"job_id": delivery.job_id, "tries": tries, "reason": reason, "again_in_s": round(pause_s)}
+            _log.info("callback failed", extra=facts)
+        await self._record(
+            lambda: self._callbacks.again(delivery, pause_s, tries=tries, status=status, reason=reason, body=body)
+        )
+
+    async def _give_up(self, delivery: Delivery, tries: int, status: int | None, reason: str) -> None:
+        self._tries["failed"] += 1
+        _log.warning("callback given up", extra={"job_id": delivery.job_id, "tries": tries, "reason": reason})
+        await self._record(lambda: self._callbacks.failed(delivery, tries=tries, status=status, reason=reason))
+
+    async def _record(self, record: Recording) -> None:
+        """
+        Raises:
+            QueueUnavailable: not within the patience; the lease ends, and it is tried again.
+        """
+        for left in reversed(range(_RECORD_TRIES)):
+            try:
+                await record()
+            except QueueUnavailable:
+                if not left:
+                    raise
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
+
+
+def retry_after_s(answer: Answer) -> float:
+    """How long the receiver asks to be left alone (RFC 9110, section 10.2.3), at most a day; 0 if it does not, or nobody can tell."""
+    text = answer.retry_after.strip()
+    if answer.status not in _RETRY_AFTER_STATUSES or not text:
+        return 0.0
+    if text.isascii() and text.isdigit():
+        return min(float(text[:12]), LONGEST_PAUSE_S)
+    try:
+        moment = parsedate_to_datetime(text)
+        return min(max(0.0, moment.timestamp() - time.time()), LONGEST_PAUSE_S)
+    except (ValueError, OverflowError):
+        return 0.0
