@@ -24,11 +24,17 @@ class Block:
     content: str
     before: str
     """The text between the block before and this one."""
+    heading: str
 
 
 def blocks() -> list[Block]:
     parts = re.split(r"(?ms)^```(\w+)\n(.*?)^```\n", TEXT)
-    return [Block(parts[at + 1], parts[at + 2], parts[at]) for at in range(0, len(parts) - 1, 3)]
+    found, heading = [], ""
+    for before, language, content in zip(parts[:-1:3], parts[1::3], parts[2::3], strict=True):
+        heading = re.findall(r"(?m)^#+ (.+)$", heading + before)[-1]
+        found.append(Block(language, content, before, heading))
+        heading = f"# {heading}\n"
+    return found
 
 
 def bash(script: str, folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:

