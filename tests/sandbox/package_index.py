@@ -16,8 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 USER, PASSWORD = "reader", "correct-horse-battery"
 
 
-class Index:
-    """`files` by name; `seen` is what was asked for, in order."""
+class Served:
+    """What a server has for whoever knows the word. `files` by name; `seen` is what was asked for, in order."""
+
+    authorization = ""
+    """What has to be in the header of that name."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -25,8 +28,24 @@ class Index:
         self.open = threading.Event()
         """Cleared, no file is handed out until it is set: a build that takes as long as a test likes."""
         self.open.set()
-        self.url = ""
-        """With user and password."""
+
+    def answer(self, path: str) -> tuple[str, bytes]:
+        """Content type and body; nothing is a 404."""
+        raise NotImplementedError
+
+    def file(self, name: str) -> tuple[str, bytes]:
+        self.open.wait(60)
+        return "application/octet-stream", self.files.get(name, b"")
+
+
+class Index(Served):
+    authorization = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    url = ""
+    """With user and password."""
+
+    def answer(self, path: str) -> tuple[str, bytes]:
+        kind, _, name = path.strip("/").partition("/")
+        return self.file(name) if kind == "files" else ("text/html", self.page(name.strip("/")))
 
     def add_wheel(self, name: str, version: str, source: str = "") -> None:
         self.files[f"{name}-{version}-py3-none-any.whl"] = wheel(name, version, source or f"VERSION = {version!r}\n")
@@ -89,44 +108,48 @@ def sdist(name: str, version: str) -> bytes:
 def open_index(listener: socket.socket | None = None) -> Iterator[Index]:
     """Serves until the end, on a free port of loopback or on `listener`, which it closes."""
     index = Index()
-    expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    with serving(index, listener or socket.create_server(("127.0.0.1", 0))) as address:
+        index.url = f"http://{USER}:{PASSWORD}@{address}/simple"
+        yield index
+
+
+@contextmanager
+def serving(served: Served, listener: socket.socket) -> Iterator[str]:
+    """Its address, host and port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            index.seen.append(self.path)
-            if self.headers.get("Authorization") != expected:
-                self.send_response(401)
-                self.send_header("WWW-Authenticate", "Basic")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+            served.seen.append(self.path)
+            if self.headers.get("Authorization") != served.authorization:
+                self.reply(401, "text/plain", b"")
                 return
-            kind, _, name = self.path.strip("/").partition("/")
-            if kind == "files":
-                index.open.wait(60)
-            body = index.page(name.strip("/")) if kind == "simple" else index.files.get(name, b"")
-            self.send_response(200 if body else 404)
-            self.send_header("Content-Type", "text/html" if kind == "simple" else "application/octet-stream")
+            kind, body = served.answer(self.path)
+            self.reply(200 if body else 404, kind, body)
+
+        do_HEAD = do_GET
+
+        def reply(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            if status == 401:
+                self.send_header("WWW-Authenticate", served.authorization.split(" ")[0])
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET
-
         def log_message(self, *_: object) -> None:
             """Into `seen`, not to stderr."""
 
-    listener = listener or socket.create_server(("127.0.0.1", 0))
     with ThreadingHTTPServer(listener.getsockname(), Handler, bind_and_activate=False) as server:
         server.socket.close()
         server.socket = listener
-        host, port = listener.getsockname()
-        index.url = f"http://{USER}:{PASSWORD}@{host}:{port}/simple"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        # Half a second by default, which every test would wait at its end.
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
-            yield index
+            yield "{}:{}".format(*listener.getsockname())
         finally:
-            index.open.set()
+            served.open.set()
             server.shutdown()
             thread.join()

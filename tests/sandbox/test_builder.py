@@ -15,6 +15,7 @@ from sandlot.functions import Manifest
 from sandlot.functions.lock import Lock
 from sandlot.models import Runtime
 from sandlot.settings import Settings, load_settings
+from tests.sandbox.npm_registry import TOKEN, Registry, open_registry
 from tests.sandbox.package_index import PASSWORD, Index, open_index
 from tests.sandbox.pool_rig import Rig, open_host, open_rig
 from tests.sandbox.runtime_process import find_node
@@ -77,6 +78,12 @@ def index() -> Iterator[Index]:
         yield opened
 
 
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with open_registry() as opened:
+        yield opened
+
+
 def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> Trees:
     loaded: Settings = load_settings(data=folder, **settings)
     cache = CacheFolder(folder / "cache", loaded.cache_limit_mib)
@@ -87,6 +94,11 @@ def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> Trees:
 
 def private(host: SandboxHost, folder: Path, index: Index, **settings: Any) -> Trees:
     return open_trees(host, folder, python_index_url=index.url, build_hosts="", **settings)
+
+
+def private_npm(host: SandboxHost, folder: Path, registry: Registry, **settings: Any) -> Trees:
+    settings = {"npm_token": TOKEN, "npm_registry_url": registry.url, "build_hosts": ""} | settings
+    return open_trees(host, folder, **settings)
 
 
 def wants(*dependencies: str, runtime: Runtime = Runtime.PYTHON, source_builds: bool = False) -> Manifest:
@@ -149,6 +161,43 @@ async def test_a_private_index_is_asked_with_credentials_that_are_nowhere_afterw
     assert PASSWORD not in lock.text
     assert PASSWORD.encode() not in kept
     assert PASSWORD not in repr(trees._sources)
+
+
+async def test_a_private_registry_is_asked_with_a_token_that_is_nowhere_afterwards(
+    host: SandboxHost, rig: Rig, registry: Registry, tmp_path: Path
+) -> None:
+    registry.add("@acme/greeter", "1.2.0", {"index.js": "module.exports = '1.2'"})
+    trees = private_npm(host, tmp_path, registry)
+    lock = await resolve(trees, wants("@acme/greeter@^1", runtime=Runtime.NODE))
+    assert '"integrity": "sha512-' in lock.text
+    tree = await trees.tree(lock)
+    source = "exports.handler = () => require('@acme/greeter')"
+    rig.write(source, runtime=Runtime.NODE, name="private-npm", packages_dir=tree)
+    assert await rig.value("private-npm") == "1.2"
+    assert TOKEN not in lock.text
+    assert TOKEN.encode() not in contents(tmp_path)
+    assert TOKEN not in repr(trees._sources)
+
+
+async def test_a_wrong_token_is_told_without_the_token(host: SandboxHost, registry: Registry, tmp_path: Path) -> None:
+    registry.add("greeter", "1.0.0", {})
+    trees = private_npm(host, tmp_path, registry, npm_token="npm_wrong-horse")
+    with pytest.raises(BuildFailed, match=r"E401|Unauthorized") as failed:
+        await resolve(trees, wants("greeter", runtime=Runtime.NODE))
+    assert "wrong-horse" not in failed.value.message
+
+
+async def test_what_npm_packages_run_while_they_are_installed_runs_only_if_the_manifest_allows_it(
+    host: SandboxHost, registry: Registry, tmp_path: Path
+) -> None:
+    script = "require('fs').writeFileSync('made.txt', 'made')"
+    registry.add("maker", "1.0.0", {"make.js": script}, scripts={"install": "node make.js"})
+    trees = private_npm(host, tmp_path, registry)
+    made = []
+    for allowed in (False, True):
+        lock = await resolve(trees, wants("maker", runtime=Runtime.NODE, source_builds=allowed))
+        made.append((await trees.tree(lock) / "node_modules" / "maker" / "made.txt").exists())
+    assert made == [False, True]
 
 
 async def test_what_cannot_be_resolved_fails_in_the_words_of_the_resolver(

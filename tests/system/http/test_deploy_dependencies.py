@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +111,71 @@ def test_a_build_outlives_the_worker_that_had_it_and_the_next_machine_has_nothin
         assert client.post("/v1/functions/hello/invoke").json() == "1.0"
         third.event("packages")
         assert PASSWORD not in "".join([*first.lines, *second.lines, *third.lines])
+
+
+class Deploying:
+    """One `sandlot deploy`: what it prints is `answer` on stdout, and what is on stderr, which may be a terminal, comes with `says`."""
+
+    def __init__(self, stack: Stack, path: Path, *, terminal: bool) -> None:
+        self._stderr, inside = pty.openpty() if terminal else os.pipe()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SANDLOT_")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sandlot", "deploy", str(path)],
+            env=environment | {"SANDLOT_URL": stack.url, "SANDLOT_KEY": stack.key, "TERM": "xterm", "COLUMNS": "40"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=inside,
+        )
+        os.close(inside)
+        self.text = ""
+
+    def says(self, words: str) -> None:
+        while words not in self.text:
+            assert self._read(), self.text
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and answer."""
+        while self._read():
+            pass
+        os.close(self._stderr)
+        answer, _ = self._process.communicate(timeout=30)
+        return self._process.returncode, answer.decode()
+
+    def _read(self) -> bool:
+        """False at the end, which of a terminal is an error on Linux."""
+        try:
+            read = os.read(self._stderr, 4096)
+        except OSError:
+            return False
+        self.text += read.decode()
+        return bool(read)
+
+
+def test_the_command_tells_each_step_on_a_line_and_the_answer_apart_from_them(
+    stack: Stack, index: Index, tmp_path: Path
+) -> None:
+    path = tmp_path / "hello.py"
+    path.write_text(source("greeter"))
+    index.open.clear()
+    piped = Deploying(stack, path, terminal=False)
+    piped.says("hello version 1: dependencies: waiting for a worker\n")
+    start_worker(stack, index, tmp_path / "one")
+    piped.says("hello version 1: dependencies: resolving\n")
+    index.open.set()
+    assert piped.end() == (0, "hello version 1\n")
+    assert "\x1b" not in piped.text
+
+    index.open.clear()
+    path.write_text(source("greeter<2"))
+    shown = Deploying(stack, path, terminal=True)
+    shown.says("hello version 2: dependencies: resolving")
+    index.open.set()
+    assert shown.end() == (0, "hello version 2\n")
+    assert re.search(r"\x1b\[2mhello version 2: dependencies: resolving\x1b\[0m\r\n", shown.text)
+
+    path.write_text(source("greeter>=5"))
+    failing = Deploying(stack, path, terminal=False)
+    assert failing.end() == (2, "")
+    assert "error hello version 3: its dependencies cannot be had; version 2 still serves\n" in failing.text
+    assert re.search(r"there is no version of greeter|greeter>=5", failing.text)
+    assert PASSWORD not in failing.text
