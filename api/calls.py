@@ -15,9 +15,10 @@ from functools import partial
 from typing import Final
 
 import msgspec
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from api.body import ClientGone
+from api.exchange import HUNG_UP
 from api.wishes import Wish
 from sandlot.callbacks import callback_hosts, check_callback_url
 from sandlot.errors import CallbackRefused, JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
@@ -55,6 +56,7 @@ class Calls:
         self._wait_cap_s = settings.wait_cap_s
         self._queue_budget_s = settings.queue_budget_s
         self._result_ttl_s = settings.result_ttl_s
+        self._delivered_ttl_s = settings.delivered_ttl_s
         self._callback_hosts = callback_hosts(settings)
         self._waiting: set[asyncio.Future[_Why]] = set()
         self._stopping = False
@@ -79,6 +81,8 @@ class Calls:
             event=event,
             wall_limit_ms=round(manifest.timeout_s * 1000),
             result_ttl_s=round(manifest.result_ttl_s) if manifest.result_ttl_s else self._result_ttl_s,
+            # A function that says how long its results can be fetched means all of them.
+            delivered_ttl_s=0 if manifest.result_ttl_s else self._delivered_ttl_s,
             retry=manifest.retry.policy if manifest.retry is not None else BY_DEFAULT,
             concurrency=manifest.concurrency,
             delay_ms=wish.delay_ms,
@@ -97,7 +101,7 @@ class Calls:
             )
         return check_callback_url(wish.callback_url, self._callback_hosts)
 
-    async def call(self, invocation: Invocation, wish: Wish, receive: Receive) -> Settled | Pending:
+    async def call(self, invocation: Invocation, wish: Wish, scope: Scope, receive: Receive) -> Settled | Pending:
         """The end of the job, or the fact that it is not over and the caller wished not to wait (any longer).
 
         Raises:
@@ -120,11 +124,17 @@ class Calls:
                 future = self._queue.expect(job_id)
                 if submitted.status.final:
                     return await self._replay(job_id)
-            return await self._wait(future, job_id, wait_s, wish, receive)
+            settled = await self._wait(future, job_id, wait_s, wish, receive)
         except (WaitTimeout, ShuttingDown):
+            # Whoever is told where the job is may ask for it for as long as any other.
+            await self._queue.keep(job_id)
             if wish.respond_async:
                 return await self._pending(submitted)
             raise
+        else:
+            if HUNG_UP in scope and scope[HUNG_UP]():
+                await self._queue.keep(job_id)
+            return settled
         finally:
             self._queue.forget(job_id)
 
@@ -212,6 +222,7 @@ class Calls:
         if why is _Why.GONE:
             with contextlib.suppress(JobFinal, JobNotFound):  # it ended by itself, just now
                 await self._queue.cancel(job_id)
+            await self._queue.keep(job_id)
             raise ClientGone
         if why is _Why.TIME:
             raise _unfinished(WaitTimeout, f"the function has not ended after {wait_s:g} s of waiting", job_id)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BODY: Final = "sandlot.body"
 """In the scope: the whole body, if it had arrived when the request's turn came."""
+HUNG_UP: Final = "sandlot.hung_up"
+"""In the scope: a function that says whether the caller has closed the connection by now."""
 _JOINED_BYTES: Final = 65_536
 """Above, copying the body behind the head costs more than a second system call."""
 _CONTROLS: Final = bytes({*range(32), 127} - {*b"\t\r\n"})
@@ -27,7 +29,11 @@ class Exchange(RequestResponseCycle):
     async def run_asgi(self, app: ASGI3Application) -> None:
         if not self.more_body and len(self.body) <= _JOINED_BYTES:
             cast("dict[str, Any]", self.scope)[BODY] = bytes(self.body)
+        cast("dict[str, Any]", self.scope)[HUNG_UP] = self.hung_up
         await super().run_asgi(app)
+
+    def hung_up(self) -> bool:
+        return bool(self.disconnected)
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start" and not self.response_started:

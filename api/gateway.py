@@ -72,7 +72,7 @@ class Gateway:
         job_id = self._calls.new_job_id(owner)
         event = url_event(scope, body, name=name, path=path, job_id=job_id)
         invocation = self._calls.invocation(version, event, owner, wish, job_id=job_id)
-        end = await self._calls.call(invocation, wish, receive)
+        end = await self._calls.call(invocation, wish, scope, receive)
         if isinstance(end, Pending):
             return pending_reply(invocation, end, wish)
         if end.kind is not OutcomeKind.OK:

@@ -60,7 +60,7 @@ class Invoke:
         event = await read_body(scope, receive, headers, self._limit_bytes)
         event = await aside(len(event), _checked, event)
         invocation = self._calls.invocation(version, event, owner, wish)
-        end = await self._calls.call(invocation, wish, receive)
+        end = await self._calls.call(invocation, wish, scope, receive)
         if isinstance(end, Pending):
             return pending_reply(invocation, end, wish)
         if end.kind is OutcomeKind.OK:

@@ -183,6 +183,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     event: bytes
     wall_limit_ms: int
     result_ttl_s: int
+    delivered_ttl_s: int = 0
+    """How long a success is kept whose caller has waited and was answered; 0: as long as any other."""
     retry: RetryPolicy = BY_DEFAULT
     concurrency: int = 0
     delay_ms: int = 0

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
     queue_limit_per_function: Annotated[int, Field(ge=1)] = 100_000
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
+    delivered_ttl_s: Annotated[int, Field(ge=1)] = Field(
+        300, description="how long a result is kept whose caller waited for it and has been sent it"
+    )
 
     # Callbacks.
     callback_hosts: str = Field(

@@ -35,15 +35,15 @@ async def eta_s(call: Call, queue: str, job_id: str, position: int) -> float | N
     Raises:
         QueueUnavailable
     """
-    clock, ttl = await asyncio.gather(call("TIME"), call("HGET", keys.JOB + job_id, "result_ttl"))
-    if ttl is None:
-        return None
+    clock, lives = await asyncio.gather(call("TIME"), call("HMGET", keys.JOB + job_id, "result_ttl", "failure_ttl"))
     now_s = int(cast("list[bytes]", clock)[0])
-    until = now_s + int(cast(bytes, ttl))
+    ends = {now_s + int(life) for life in cast("list[bytes | None]", lives) if life is not None}
     registries = (keys.FINISHED, keys.FAILED, keys.CANCELED)
     counts = cast(
         "list[int]",
-        await asyncio.gather(*(call("ZCOUNT", name + queue, until - WINDOW_S, until) for name in registries)),
+        await asyncio.gather(
+            *(call("ZCOUNT", name + queue, end - WINDOW_S, end) for name in registries for end in ends)
+        ),
     )
     ended = sum(counts)
     return round((position + 1) * WINDOW_S / ended, 1) if ended else None

@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 
 CALL_PATIENCE_S: Final = 3.0
 """How long an idempotent call is repeated while Redis is away: a restart passes unnoticed, an outage is reported soon."""
+KEEP_PATIENCE_S: Final = 0.5
+"""A caller who is told where his job is does not wait longer for this."""
 _WITHDRAWN_AT_ONCE: Final = 500
 """In one script, for which everybody else waits: some 10 µs each."""
 
@@ -90,7 +92,7 @@ class Queue:
         self._link = link
         self._key = signing_key
         self._channel = secrets.token_hex(8)
-        self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled)
+        self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled, self.keep)
         self._breakers = Breakers(url, self.broken)
         self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
         self.letters = DeadLetters(self._call, signing_key)
@@ -169,6 +171,7 @@ class Queue:
             seal(self._key, invocation),
             b"".join((DATA_PREFIX, invocation.event, DATA_SUFFIX)),
             -(-invocation.wall_limit_ms // 1000),
+            _success_ttl_s(invocation, reply),
             invocation.result_ttl_s,
             f"{invocation.function} v{invocation.version}",
             invocation.concurrency,
@@ -222,6 +225,15 @@ class Queue:
     def forget(self, job_id: str) -> None:
         """Nobody waits for it any more; its future is left as it is."""
         self._waiters.forget(job_id)
+
+    async def keep(self, job_id: str) -> None:
+        """Its caller waited, and was not given the end: keep that as long as if nobody had waited. Never raises: a job's shorter life
+        is still minutes long, and whoever was to be told of this has an answer to send."""
+        try:
+            async with asyncio.timeout(KEEP_PATIENCE_S):
+                await self._run(script("keep"), job_id)
+        except (TimeoutError, QueueUnavailable) as error:
+            log.warning("result may be kept shorter", extra={"job_id": job_id, "error": str(error)})
 
     async def attach(self, job_id: str) -> bool:
         """Ask for the end of a job that somebody else submitted to be published here as well; false if there is none to come."""
@@ -433,6 +445,16 @@ class Queue:
         await self._breakers.close()
         await self._waiters.close()
         await self._link.close()
+
+
+def _success_ttl_s(invocation: Invocation, reply: bool) -> int:
+    """RQ's `result_ttl`, beside which `failure_ttl` is for every other end: shorter only if who waits is the one who will ever ask.
+
+    An idempotency key announces that the same question may come again, just because the answer did not arrive.
+    """
+    if not reply or not invocation.delivered_ttl_s or invocation.idempotency_key:
+        return invocation.result_ttl_s
+    return min(invocation.delivered_ttl_s, invocation.result_ttl_s)
 
 
 def _idempotency(invocation: Invocation) -> tuple[str, str]:

@@ -27,10 +27,22 @@ class Waiters:
     """Futures by job id, kept until forgotten by everybody who expected them. Two who wait for one job share its future."""
 
     def __init__(
-        self, url: str, channel: str, signing_key: bytes, read: Callable[[str], Awaitable[Settled | None]]
+        self,
+        url: str,
+        channel: str,
+        signing_key: bytes,
+        read: Callable[[str], Awaitable[Settled | None]],
+        keep: Callable[[str], Awaitable[None]],
     ) -> None:
+        """
+        Args:
+            read: the recorded end of a job, or nothing.
+            keep: told of each end that came for nobody.
+        """
         self._key = signing_key
         self._read = read
+        self._keep = keep
+        self._keeping: set[asyncio.Task[None]] = set()
         self._futures: dict[str, asyncio.Future[Settled]] = {}
         self._counts: dict[str, int] = {}
         self._watchers: dict[str, list[asyncio.Event]] = {}
@@ -90,7 +102,10 @@ class Waiters:
                 watcher.set()
             return
         future = self._futures.get(job_id)
-        if future is None or future.done():
+        if future is None:
+            self._keep_for_later(job_id)
+            return
+        if future.done():
             return
         text, _, result = rest.partition(b"\n")
         try:
@@ -102,6 +117,12 @@ class Waiters:
             future.set_result(settled_from(job_id, end, result, function="", version=0))
         except UnsafeRecord as error:
             log.warning("forged message ignored", extra={"job_id": job_id, "error": error.message})
+
+    def _keep_for_later(self, job_id: str) -> None:
+        """Who waited here has left in the meantime, perhaps with the job's address."""
+        task = asyncio.ensure_future(self._keep(job_id))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
 
     async def _reread(self) -> None:
         while True:
@@ -131,6 +152,9 @@ class Waiters:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._rereader
         await self._subscription.close()
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         for future in self._futures.values():
             future.cancel()
         self._futures.clear()

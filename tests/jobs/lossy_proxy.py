@@ -46,11 +46,13 @@ class LossyProxy:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # Closed before anything is waited for: `close` may cut the waiting short.
+            for side in (writer, outer):
+                side.close()
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             for side in (writer, outer):
-                side.close()
                 with contextlib.suppress(ConnectionError):
                     await side.wait_closed()
             self._tasks.discard(task)

@@ -12,7 +12,8 @@ local TYPES = { finished = 1, failed = 2, canceled = 3 }
 local PAUSE_LIMIT_MS = 3600000
 
 local member = id .. ':' .. attempt
-local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, RELEASED, ENVELOPE, QUEUED_MS, FAILURE, ORDER)
+local job = redis.call('HMGET', JOB .. id, 'origin', 'failure_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, RELEASED, ENVELOPE, QUEUED_MS, FAILURE, ORDER,
+  'result_ttl')
 local queue = job[1]
 if redis.call('ZREM', LEASES, member) == 0 or not queue then
   if string.match(job[11] or '', '^%S+ {"kind":"[^"]*","attempt":(%d+)') == attempt then return 'again' end
@@ -43,7 +44,7 @@ local function run_again(pause_ms)
 end
 
 local function record()
-  local ttl = tonumber(job[2]) or 3600
+  local ttl = status == 'finished' and life_of_success(job[13], job[2], job[3]) or tonumber(job[2]) or 3600
   if attempts > 0 and not job[4] then ttl = keep_letter(id, ttl) end
   finish(id, { status = status, kind = kind, text = text, reply = job[3], ttl = ttl, result = ARGV[8], logs = ARGV[9], type = TYPES[status],
     field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[7], worker = worker, attempt = attempt, order = job[12],

@@ -52,12 +52,12 @@ end
 
 local function settle(member, held, ended, registered)
   local id, attempt, status = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local job = redis.call('HMGET', JOB .. id, 'origin', 'result_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, ORDER)
+  local job = redis.call('HMGET', JOB .. id, 'origin', 'failure_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, ORDER, 'result_ttl')
   local queue = job[1]
   if not held or not queue then
     return job[6] and job[7] == attempt and 'already' or 'stale'
   end
-  local ttl = tonumber(job[2]) or 3600
+  local ttl = status == 'finished' and life_of_success(job[9], job[2], job[3]) or tonumber(job[2]) or 3600
   finish(id, { status = status, kind = ARGV[at + 3], text = ARGV[at + 4], reply = job[3], ttl = ttl, result = ARGV[at + 6],
     logs = ARGV[at + 7], type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[at + 5],
     worker = worker, attempt = attempt, order = job[8], tell = tell, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })

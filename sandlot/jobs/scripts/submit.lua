@@ -3,7 +3,7 @@
 -- own answer: those that came in together share the looks at queues and workers, nothing else.
 -- ARGV: limit of a queue, limit of all queues, queues whose breaker may not be closed (' a b ', '*' for any, '' for none), 1 if all of them are taken or
 --       none (they are of one queue then, and have no idempotency keys of their own), the idempotency key of all and its fingerprint ('' for none);
---       then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s, description,
+--       then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s (of a success that was delivered), failure_ttl_s (of all else), description,
 --       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none), signed order of a callback ('' for none)
 -- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'gone', id } | { 'no_worker' }
 --    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs that ended…, in … ms };
@@ -11,7 +11,7 @@
 local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local whole, whole_key, whole_fingerprint = ARGV[4] == '1', ARGV[5], ARGV[6]
 local FIRST = 7
-local ARGUMENTS = 14
+local ARGUMENTS = 15
 local total = tonumber(redis.call('GET', DEPTH) or 0)
 local lease_until = ms(now_ms + LEASE_MS)
 
@@ -123,15 +123,18 @@ end
 -- How many jobs have ended, and in how many ms, of late: of one queue as its registries say, which keep each job until its end + ttl;
 -- of all as the reaper has noted. Asked only for who is refused.
 local WINDOW_S = 20
-local function ended_of(name, ttl_s)
-  local from, to = now_s + ttl_s - WINDOW_S, now_s + ttl_s
-  local count, first = 0, to
-  for _, registry in ipairs({ FINISHED, FAILED, CANCELED }) do
-    count = count + redis.call('ZCOUNT', registry .. name, from, to)
-    local oldest = redis.call('ZRANGEBYSCORE', registry .. name, from, to, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-    if oldest then first = math.min(first, tonumber(oldest)) end
+local function ended_of(name, ...)
+  local count, span_ms, seen = 0, 0, {}
+  for _, text in ipairs({ ... }) do
+    local from, to = now_s + tonumber(text) - WINDOW_S, now_s + tonumber(text)
+    for _, registry in ipairs(seen[text] and {} or { FINISHED, FAILED, CANCELED }) do
+      count = count + redis.call('ZCOUNT', registry .. name, from, to)
+      local oldest = redis.call('ZRANGEBYSCORE', registry .. name, from, to, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      if oldest then span_ms = math.max(span_ms, (to - tonumber(oldest)) * 1000) end
+    end
+    seen[text] = true
   end
-  return count, math.max(1000, (to - first) * 1000 + math.floor(clock[2] / 1000))
+  return count, math.max(1000, span_ms + math.floor(clock[2] / 1000))
 end
 
 local function ended_of_all()
@@ -150,8 +153,8 @@ local function known_by(idempotency)
   return string.match(redis.call('GET', IDEMPOTENCY .. idempotency) or '', '^(%S+) (%S+)$')
 end
 
-local function submit(id, name, placement, envelope, data, timeout_s, result_ttl_s, description, concurrency, delay_ms, idempotency,
-  fingerprint, reply, order)
+local function submit(id, name, placement, envelope, data, timeout_s, result_ttl_s, failure_ttl_s, description, concurrency, delay_ms,
+  idempotency, fingerprint, reply, order)
   local found = existing(id, reply)
   if found then return found end
   if idempotency ~= '' then
@@ -167,7 +170,7 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
   if queue.closed_ms and (queue.closed_ms > 0 or queue.busy or queue.depth > 0) then
     return { 'broken', math.max(1000, queue.closed_ms) }
   end
-  if queue.depth >= queue_limit then return full('function', queue.depth, ended_of(name, tonumber(result_ttl_s))) end
+  if queue.depth >= queue_limit then return full('function', queue.depth, ended_of(name, result_ttl_s, failure_ttl_s)) end
   if total >= total_limit then return full('total', total, ended_of_all()) end
 
   local status, worker = 'queued', nil
@@ -180,7 +183,7 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
     if worker then status = 'started' end
   end
   local job = { 'status', status, 'created_at', stamp(), 'enqueued_at', stamp(), 'origin', name, 'timeout', timeout_s,
-    'result_ttl', result_ttl_s, 'failure_ttl', result_ttl_s, 'description', description, 'data', data, ENVELOPE, envelope,
+    'result_ttl', result_ttl_s, 'failure_ttl', failure_ttl_s, 'description', description, 'data', data, ENVELOPE, envelope,
     QUEUED_MS, delay_ms > 0 and ms(now_ms + delay_ms) or NOW_MS }
   local last = #job
   if reply ~= '' then
@@ -247,10 +250,10 @@ local function answer_for_all()
   if existing(ARGV[FIRST], '') then return nil end
   local count, name, placement = (#ARGV - FIRST + 1) / ARGUMENTS, ARGV[FIRST + 1], ARGV[FIRST + 2]
   if not is_served(placement) then return { { 'no_worker' } } end
-  local queue = queue_of(name, placement, tonumber(ARGV[FIRST + 8]))
+  local queue = queue_of(name, placement, tonumber(ARGV[FIRST + 9]))
   -- One job is let through on probation, a batch is not.
   if queue.closed_ms then return { { 'broken', math.max(1000, queue.closed_ms) } } end
-  if queue.depth + count > queue_limit then return { full('function', queue.depth, ended_of(name, tonumber(ARGV[FIRST + 6]))) } end
+  if queue.depth + count > queue_limit then return { full('function', queue.depth, ended_of(name, ARGV[FIRST + 6], ARGV[FIRST + 7])) } end
   if total + count > total_limit then return { full('total', total, ended_of_all()) } end
 end
 
@@ -263,7 +266,7 @@ local answers, ids = {}, {}
 for at = FIRST, #ARGV, ARGUMENTS do
   ids[#ids + 1] = ARGV[at]
   answers[#answers + 1] = submit(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6],
-    ARGV[at + 7], tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13])
+    ARGV[at + 7], ARGV[at + 8], tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10]), ARGV[at + 11], ARGV[at + 12], ARGV[at + 13], ARGV[at + 14])
 end
 if whole_key ~= '' then
   redis.call('SET', IDEMPOTENCY .. whole_key, table.concat(ids, ',') .. ' ' .. whole_fingerprint, 'EX', 86400)

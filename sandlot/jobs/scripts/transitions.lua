@@ -97,6 +97,17 @@ end
 
 local REGISTRY = { finished = FINISHED, failed = FAILED, canceled = CANCELED }
 
+-- How long a success is kept, in s. The shorter life (RQ's result_ttl, set when the caller waits) is for what is delivered: the API process
+-- he waits in must be listening now. What it then cannot deliver, it keeps (keep.lua).
+local listening = {}
+local function life_of_success(shorter, longer, reply)
+  shorter, longer = tonumber(shorter) or 3600, tonumber(longer) or 3600
+  if shorter >= longer then return longer end
+  local channel = string.match(reply or '', '^%S+') or ''
+  if listening[channel] == nil then listening[channel] = redis.call('PUBSUB', 'NUMSUB', TO_WAITER .. channel)[2] > 0 end
+  return listening[channel] and shorter or longer
+end
+
 -- Write how a job ended, except in its queue's registry. Called once per job: the caller has just taken away what gave the right to
 -- (the lease, or the state `queued`). e: status (RQ's), kind, text (signed by the worker, or '- {json}' where a script decides), reply,
 -- ttl, result, order; and for the result stream: type, field, value, worker, attempt, started_s; and logs. `tell`, if given, sends what goes to a waiter.
@@ -149,7 +160,7 @@ end
 
 -- An end that no worker witnessed. It has no signature and can carry no result.
 local function finish_unseen(id, queue, kind, attempt, detail)
-  local fields = redis.call('HMGET', JOB .. id, REPLY, 'result_ttl', ORDER)
+  local fields = redis.call('HMGET', JOB .. id, REPLY, 'failure_ttl', ORDER)
   local status, ttl = kind == 'cancelled' and 'canceled' or 'failed', tonumber(fields[2]) or 3600
   if kind == 'worker_lost' then ttl = keep_letter(id, ttl) end
   redis.call('INCR', ENDED)

@@ -11,6 +11,7 @@ import redis
 from sandlot.client import Client
 from sandlot.errors import FunctionNotFound, InvalidManifest, JobNotFound, NoResult
 from sandlot.models import OutcomeKind
+from tests.system.http.conftest import until
 
 NEVER = "5b0c8f2e-3c1d-4c43-9a51-6a0c5d6b7e88"
 
@@ -144,6 +145,29 @@ def test_hanging_up_cancels_only_for_who_asked(stack: Any, anyone: httpx.Client)
         httpx.post(f"{url}/v1/functions/sleeps/invoke", content=b"1", headers=key, timeout=0.3)
     job_id = submit(anyone, "sleeps", 1, **key).headers["x-job-id"]
     assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "succeeded"
+
+
+def test_only_what_was_delivered_is_kept_shorter(stack: Any, anyone: httpx.Client, admin: httpx.Client) -> None:
+    """Delivered is what was sent while the caller was still there: not what he was told to ask for, and not what he hung up on."""
+    with redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"]) as client:
+
+        def life_s(job_id: str) -> int:
+            assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "succeeded"
+            return int(client.ttl(f"rq:job:{job_id}"))
+
+        delivered = anyone.post("/v1/functions/echo/invoke", json={"n": 1}).headers["x-job-id"]
+        assert 0 < life_s(delivered) <= 300
+        unfinished = anyone.post("/v1/functions/sleeps/invoke", json=1, headers={"prefer": "wait=0.1"})
+        assert unfinished.status_code == 504
+        assert life_s(unfinished.json()["job"]["id"]) > 300
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{stack.url}/v1/functions/sleeps/invoke", content=b"0.77", timeout=0.2)
+        job_id = admin.get("/v1/jobs?function=sleeps&limit=1").json()["jobs"][0]["id"]
+        assert client.hget(f"rq:job:{job_id}", "data").endswith(b"[0.77],{}]")
+        assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "succeeded"
+        until(
+            lambda: client.ttl(f"rq:job:{job_id}") > 300, 5, lambda: "what nobody was there to be sent was kept shorter"
+        )
 
 
 def test_the_client_reads_all_of_it(stack: Any) -> None:

@@ -99,6 +99,7 @@ class FakeQueue:
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     futures: dict[str, asyncio.Future[Settled]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     followed: set[str] = field(default_factory=set)
     withdrawn: list[str] = field(default_factory=list)
     printed: dict[str, bytes] = field(default_factory=dict)
@@ -208,6 +209,9 @@ class FakeQueue:
 
     async def settled(self, job_id: str) -> Settled | None:
         return self.ends.get(job_id)
+
+    async def keep(self, job_id: str) -> None:
+        self.kept.append(job_id)
 
     async def attach(self, job_id: str) -> bool:
         return job_id in self.invocations and job_id not in self.ends

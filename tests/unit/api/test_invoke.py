@@ -158,6 +158,7 @@ async def test_a_wait_that_is_over_is_not_the_end_of_the_job(anyone: httpx.Async
     assert (reply.status_code, document["code"]) == (504, "wait_timeout")
     assert reply.headers["location"] == document["job"]["links"]["self"]
     assert not queue.cancelled
+    assert queue.kept == [document["job"]["id"]]
 
 
 async def test_respond_async_with_a_wait_is_202_when_the_wait_is_over(

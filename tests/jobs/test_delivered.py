@@ -1,0 +1,148 @@
+"""A success that its waiting caller was sent is kept shorter; everything that somebody may still ask for is not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+
+from sandlot.jobs import Queue, keys
+from sandlot.jobs.lua import script
+from sandlot.models import Invocation, OutcomeKind
+from tests.jobs.conftest import KEY
+from tests.jobs.lossy_proxy import LossyProxy
+
+LONG_S, SHORT_S = 3600, 60
+
+
+@pytest.fixture
+def wanted(make: Any) -> Any:
+    def maker(**fields: Any) -> Invocation:
+        return make(**{"result_ttl_s": LONG_S, "delivered_ttl_s": SHORT_S, **fields})  # type: ignore[no-any-return]
+
+    return maker
+
+
+async def end(worker: Any, result: bytes = b"1", **more: Any) -> None:
+    (claim,) = (await worker.step(1)).claims
+    assert (await worker.step(0, worker.ending(claim, result, logs=b"said\n", **more))).answers == ["ok"]
+
+
+def lives(raw: redis.Redis, job_id: str) -> set[int]:
+    """For how many minutes each part of a job is kept: its hash, its results, its logs, its place in RQ's registry."""
+    names = [keys.JOB + job_id, keys.RESULTS + job_id, keys.LOGS + job_id]
+    ends_s = raw.zscore("rq:finished:hello@python", job_id) or raw.zscore("rq:failed:hello@python", job_id)
+    assert ends_s is not None
+    seconds = [*(raw.ttl(name) for name in names), ends_s - raw.time()[0]]
+    return {round(life / 60) for life in seconds}
+
+
+SHORT, LONG = {SHORT_S // 60}, {LONG_S // 60}
+
+
+async def test_a_success_that_was_delivered_is_kept_shorter(
+    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis
+) -> None:
+    job = wanted()
+    future = queue.expect(job.job_id)
+    await queue.submit(job, reply=True)
+    await end(worker)
+    assert (await asyncio.wait_for(future, 5)).result == b"1"
+    assert lives(raw, job.job_id) == SHORT
+    assert raw.hmget(keys.JOB + job.job_id, "result_ttl", "failure_ttl") == [b"60", b"3600"], "as RQ would read it"
+
+
+@pytest.mark.parametrize(
+    ("reply", "fields", "kind"),
+    [
+        (False, {}, OutcomeKind.OK),
+        (True, {"idempotency_key": "k"}, OutcomeKind.OK),
+        (True, {"delivered_ttl_s": 0}, OutcomeKind.OK),
+        (True, {}, OutcomeKind.ERROR),
+    ],
+    ids=["asynchronous", "may be asked again by its key", "its function says how long", "a failure"],
+)
+async def test_every_other_end_is_kept(
+    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, reply: bool, fields: Any, kind: OutcomeKind
+) -> None:
+    job = wanted(**fields)
+    future = queue.expect(job.job_id)
+    await queue.submit(job, reply=reply)
+    await end(worker, kind=kind)
+    if reply:
+        await asyncio.wait_for(future, 5)
+    assert lives(raw, job.job_id) == LONG
+
+
+async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
+    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis
+) -> None:
+    job = wanted()
+    await queue.submit(job, reply=False)
+    future = queue.expect(job.job_id)
+    assert await queue.attach(job.job_id)
+    await end(worker)
+    await asyncio.wait_for(future, 5)
+    assert lives(raw, job.job_id) == LONG
+
+
+async def test_an_end_that_reaches_no_api_process_is_kept(
+    url: str, worker: Any, wanted: Any, raw: redis.Redis, until: Any
+) -> None:
+    """The process in which the caller waited has died: publishing is at most once."""
+    gone = await Queue.open(url, KEY, queue_limit=100, queue_limit_per_function=100)
+    job = wanted()
+    await gone.submit(job, reply=True)
+    await gone.close()
+    await until(lambda: not raw.pubsub_channels(keys.TO_WAITER + "*"))
+    await end(worker)
+    assert lives(raw, job.job_id) == LONG
+
+
+async def test_an_end_that_comes_for_nobody_is_kept(
+    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, until: Any
+) -> None:
+    """The caller stopped waiting, and nobody has said so in time."""
+    job = wanted()
+    queue.expect(job.job_id)
+    await queue.submit(job, reply=True)
+    queue.forget(job.job_id)
+    await end(worker)
+    await until(lambda: lives(raw, job.job_id) == LONG)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_what_could_not_be_delivered_is_kept_before_its_end_and_after(
+    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, before: bool
+) -> None:
+    job = wanted()
+    future = queue.expect(job.job_id)
+    await queue.submit(job, reply=True)
+    if before:
+        await queue.keep(job.job_id)
+    await end(worker)
+    await asyncio.wait_for(future, 5)
+    for _ in range(2):
+        await queue.keep(job.job_id)
+        assert lives(raw, job.job_id) == LONG
+    await queue.keep("no-such-job")
+    assert not raw.exists(keys.JOB + "no-such-job")
+
+
+async def test_a_keep_whose_reply_is_lost_keeps(server: Any, worker: Any, wanted: Any, raw: redis.Redis) -> None:
+    proxy = LossyProxy(str(server.unix_socket_path))
+    queue = await Queue.open(await proxy.open(), KEY, queue_limit=100, queue_limit_per_function=100)
+    try:
+        job = wanted()
+        future = queue.expect(job.job_id)
+        await queue.submit(job, reply=True)
+        await end(worker)
+        await asyncio.wait_for(future, 5)
+        proxy.marker, proxy.lose = script("keep").sha.encode(), 1
+        await queue.keep(job.job_id)
+        assert (proxy.lost, lives(raw, job.job_id)) == (1, LONG)
+    finally:
+        await queue.close()
+        await proxy.close()
