@@ -15,7 +15,11 @@ from typing import Any
 
 from sandlot.errors import SandlotError
 from sandlot.models import Isolation, Outcome, Runtime
+from sandlot.settings import Settings, load_settings
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
+from worker.builder.sources import read_sources
+from worker.builder.trees import Trees
+from worker.cache_folder import CacheFolder
 from worker.execution import Execution, VersionSpec
 from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
@@ -131,6 +135,14 @@ async def open_rig(host: SandboxHost, **settings: Any) -> AsyncIterator[Rig]:
     finally:
         await rig.pool.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> Trees:
+    loaded: Settings = load_settings(data=folder, **settings)
+    cache = CacheFolder(folder / "cache", loaded.cache_limit_mib)
+    cache.prune()
+    sources = read_sources(loaded, Path(find_node()))
+    return Trees(host, sources, cache, limit_mib=loaded.packages_limit_mib, limit_s=loaded.build_limit_s)
 
 
 def isolations() -> Mapping[str, Isolation]:

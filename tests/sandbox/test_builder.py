@@ -14,15 +14,11 @@ import pytest_asyncio
 from sandlot.functions import Manifest
 from sandlot.functions.lock import Lock
 from sandlot.models import Runtime
-from sandlot.settings import Settings, load_settings
 from tests.sandbox.npm_registry import TOKEN, Registry, open_registry
 from tests.sandbox.package_index import PASSWORD, Index, open_index
-from tests.sandbox.pool_rig import Rig, open_host, open_rig
-from tests.sandbox.runtime_process import find_node
+from tests.sandbox.pool_rig import Rig, open_host, open_rig, open_trees
 from worker.builder.package_files import BuildFailed
-from worker.builder.sources import read_sources
 from worker.builder.trees import Trees
-from worker.cache_folder import CacheFolder
 from worker.sandbox.host import SandboxHost
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -82,14 +78,6 @@ def index() -> Iterator[Index]:
 def registry() -> Iterator[Registry]:
     with open_registry() as opened:
         yield opened
-
-
-def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> Trees:
-    loaded: Settings = load_settings(data=folder, **settings)
-    cache = CacheFolder(folder / "cache", loaded.cache_limit_mib)
-    cache.prune()
-    sources = read_sources(loaded, Path(find_node()))
-    return Trees(host, sources, cache, limit_mib=loaded.packages_limit_mib, limit_s=loaded.build_limit_s)
 
 
 def private(host: SandboxHost, folder: Path, index: Index, **settings: Any) -> Trees:

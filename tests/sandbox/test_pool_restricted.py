@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from sandlot.errors import WallMissing
+from sandlot.functions.lock import Lock
 from sandlot.models import Isolation, OutcomeKind, Runtime
-from tests.sandbox.pool_rig import Rig, open_host, open_rig
+from tests.sandbox.pool_rig import Rig, open_host, open_rig, open_trees
 from worker.sandbox.host import SandboxHost
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -57,6 +59,16 @@ async def test_a_function_with_network_is_refused_for_good(rig: Rig) -> None:
     name = rig.write(COUNT, network=("example.com",))
     with pytest.raises(WallMissing, match="need strict"):
         await rig.run(name)
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+async def test_dependencies_are_not_built_here_and_the_missing_wall_and_the_remedy_are_named(
+    host: SandboxHost, runtime: Runtime, tmp_path: Path
+) -> None:
+    trees = open_trees(host, tmp_path)
+    for asked in (trees.sandbox(runtime), trees.tree(Lock(runtime=runtime, text=""))):
+        with pytest.raises(WallMissing, match=r"network namespace.*strict.*SANDLOT_SANDBOX=restricted asks for"):
+            await asked
 
 
 async def test_node_runs_here_too(rig: Rig) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import pytest
 
 from tests.sandbox.walls_rig import bundle, open_level
 from worker.sandbox.trial import try_once
+from worker.sandbox.zygote import kernel, landlock
 from worker.sandbox.zygote.restricted import is_open_to_others
 from worker.sandbox.zygote.scratch import remove_home
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: functions get another uid only there")
 
 
@@ -64,3 +69,34 @@ def test_open_means_open_all_the_way(tmp_path: Path) -> None:
     assert is_open_to_others(str(inner))
     inner.rmdir()
     folder.rmdir()
+
+
+PORTS = """
+import os, socket, sys
+from worker.sandbox.zygote import kernel, landlock
+port, other = map(int, sys.argv[1:])
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+landlock.restrict(kernel.landlock_abi(), readable=[], writable=[], devices=[], connect_ports=[port])
+for address in (("127.0.0.1", port), ("127.0.0.2", port), ("127.0.0.1", other)):
+    try:
+        socket.socket().connect(address)
+        print("reached")
+    except PermissionError:
+        print("refused")
+"""
+
+
+@pytest.mark.skipif(kernel.landlock_abi() < landlock.NETWORK_FROM, reason="Landlock knows no ports here")
+def test_a_port_that_landlock_permits_is_permitted_at_every_address() -> None:
+    """Why there are no builds and no hosts to reach without a network namespace: the proxy's port would be everybody's."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as proxy,
+        socket.create_server(("127.0.0.2", proxy.getsockname()[1])) as elsewhere,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        assert elsewhere.getsockname()[0] != proxy.getsockname()[0]
+        ports = [str(each.getsockname()[1]) for each in (proxy, other)]
+        shown = subprocess.run(
+            [sys.executable, "-c", PORTS, *ports], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+    assert shown.stdout.split() == ["reached", "reached", "refused"]

@@ -49,7 +49,11 @@ class Trees:
     def obstacle(self, runtime: Runtime) -> str:
         """Why nothing can be built for this runtime here; empty if it can."""
         if self._host.level != "strict":
-            return "dependencies are built in strict sandboxes, and this worker has restricted ones: see `strict` in docs/sandbox.md"
+            return (
+                "dependencies are built behind a network namespace, and this worker's sandboxes are restricted: there is none. "
+                "Without it a build could reach more than the package index (docs/sandbox.md, Builds). "
+                f"Give the function's worker strict sandboxes. Here: {self._host.why_not_strict}"
+            )
         return self._sources.obstacle(runtime)
 
     async def sandbox(self, runtime: Runtime) -> BuildSandbox:

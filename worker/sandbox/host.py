@@ -36,6 +36,8 @@ class SandboxHost:
     ) -> None:
         self.level = level
         self.runtimes = frozenset(runtime.name for runtime in runtimes)
+        self.why_not_strict = "" if level == "strict" else "SANDLOT_SANDBOX=restricted asks for such sandboxes"
+        """What has to change here for a better level."""
         self.probes: dict[str, list[ProbeResult]] = {}
         """What the last attack on each runtime's sandboxes found."""
         self._commands = {runtime.name: runtime for runtime in runtimes}
@@ -77,6 +79,7 @@ class SandboxHost:
                 raise SandboxUnavailable(
                     f"no sandbox holds on this machine, so nothing will be run. {strict.message}. {restricted.message}"
                 ) from restricted
+            host.why_not_strict = strict.message
             log.warning("sandbox_restricted", extra={"reason": strict.message})
             return host
 
