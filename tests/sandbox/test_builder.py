@@ -110,6 +110,8 @@ async def test_what_people_use_most_works_in_a_strict_sandbox_and_is_imported_on
 ) -> None:
     trees = open_trees(host, tmp_path)
     tree = await trees.tree(await resolve(trees, wants(*POPULAR)))
+    assert {path.name for path in (tree / "numpy").rglob("tests")} == {"tests"}
+    assert not [path for path in tree.rglob("*.pyc") if "tests" in path.parts]
     rig.write(SCIENCE, name="science", packages_dir=tree)
     first = await rig.run("science", [1, 2, 3])
     assert first.kind == "ok", first
