@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 import redis
+from starlette.responses import StreamingResponse
 
-from sandlot.jobs import Queue, keys
+from api import streams
+from api.calls import Calls
+from sandlot.jobs import DurabilityWatch, JobRecord, Queue, keys
 from sandlot.models import JobStatus, Outcome, OutcomeKind
+from sandlot.settings import Settings
 from tests.jobs.inline_pool import InlinePool
 
 
@@ -95,3 +100,30 @@ async def test_what_was_said_and_is_gone_is_said_from_the_beginning(
     assert await worker.queue.printed(job.job_id, 1, 2, b"b\n", []) == -1
     assert await worker.queue.printed(job.job_id, 1, 0, b"a\nb\n", []) == 1
     assert await queue.said(job.job_id, 1, 0) == b"a\nb\n"
+
+
+async def test_a_stream_on_which_nothing_happens_is_kept_open(
+    queue: Queue, worker: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "PING_S", 0.05)
+    monkeypatch.setattr(streams, "LOOK_S", 0.01)
+    job = make(delay_ms=60_000)
+    await queue.submit(job, reply=False)
+    record = await queue.job(job.job_id)
+    assert record is not None
+
+    async def nothing(_record: JobRecord) -> None:
+        return None
+
+    watch = await DurabilityWatch.open(queue._url)
+    stream = streams.follow(queue, Calls(queue, Settings(_env_file=None), watch), record, "events", "", nothing)
+    assert isinstance(stream, StreamingResponse)
+    said: list[bytes] = []
+    async for piece in stream.body_iterator:
+        said.append(bytes(piece))
+        if said.count(b": ping\n\n") == 2:
+            break
+    await stream.body_iterator.aclose()
+    await watch.close()
+    assert said[0] == b"retry: 1000\n\n"
+    assert [piece.split(b"\n")[0] for piece in said[1:] if not piece.startswith(b":")] == [b"event: status"]
