@@ -13,8 +13,9 @@ help: ## what there is to make
 up: setup ## start everything on this machine (Ctrl+C stops it); options: make up ARGS="--port 8001"
 	@exec $(RUN)sandlot up $(ARGS)
 
+# A file's tests share what it has started, so a file stays with one process.
 test: lint ## every check and every test
-	@$(RUN)python -m pytest $(ARGS)
+	@$(RUN)python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-containers: setup ## build the image and run compose.yaml with a real engine (root; minutes)
 	@UV_PROJECT_ENVIRONMENT=.venv $(RUN)uv sync --quiet --frozen --inexact --no-python-downloads --group containers

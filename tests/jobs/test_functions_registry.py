@@ -206,7 +206,7 @@ async def test_without_redis_every_question_says_so() -> None:
             registry.delete("hello"),
             registry.bundle("0" * 64),
         ):
-            with pytest.raises(QueueUnavailable, match="Redis did not do what the registry"):
+            with pytest.raises(QueueUnavailable, match="Redis did not do what was asked"):
                 await question
     finally:
         await client.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,16 @@ import pytest
 from sandlot.errors import SandboxUnavailable
 from tests.sandbox.walls_rig import PATIENCE_S, bundle, open_level, processes_of
 from worker.sandbox.host import SandboxHost
+from worker.sandbox.policy import find_python_runtime
 from worker.sandbox.trial import try_once
+from worker.sandbox.zygote import messages
+from worker.sandbox.zygote_link import ENVIRONMENT, PROGRAM
 
 SPAWNS = 1500
 AT_ONCE = 4
+REPOSITORY = Path(__file__).resolve().parents[2]
+RUNTIMES = REPOSITORY / "runtimes"
+ZYGOTE = REPOSITORY / "worker" / "sandbox"
 
 
 def cgroups_of(pid: int) -> set[str]:
@@ -204,3 +211,25 @@ def holds(pid: int, secret: str) -> bool:
             except OSError:
                 continue  # a region of the kernel's
     return False
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["before its plan", "after it"])
+def test_a_zygote_whose_worker_ends_while_it_starts_ends_without_a_word(tmp_path: Path, told: bool) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    runtime = find_python_runtime(RUNTIMES / "python")
+    with theirs:
+        process = subprocess.Popen(
+            [runtime.interpreter, "-I", "-c", PROGRAM, str(ZYGOTE), str(theirs.fileno())],
+            env=ENVIRONMENT,
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+        )
+    if told:
+        plan = {
+            "runtime": runtime.name, "folder": str(runtime.folder), "command": runtime.command, "preload": [],
+            "reserved_mib": runtime.reserved_mib, "level": "restricted", "state_dir": str(tmp_path), "uid_base": 0, "missing": [],
+        }  # fmt: skip
+        messages.send(ours, plan)
+    ours.close()
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, b"")

@@ -15,7 +15,7 @@ from sandlot.keys import new_token
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 URLS = {role: f"redis-{role}.url" for role in Role}
-NAMES = {"signing.key", "api.key", "metrics.token", "grafana.password", "valkey.acl", *URLS.values()}
+NAMES = {"signing.key", "api.key", "metrics.token", "callback.secret", "grafana.password", "valkey.acl", *URLS.values()}
 
 
 def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:

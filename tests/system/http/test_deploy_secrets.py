@@ -79,7 +79,7 @@ def test_the_function_has_it_and_nobody_else_can_read_it(stack: Any, admin: http
     assert VALUE.encode() not in files
     logged = "".join(line for part in stack.parts for line in part.lines)
     assert VALUE not in logged
-    for part in stack.parts:
+    for part in (part for part in stack.parts if part.process.poll() is None):  # other tests have stopped some
         for name in ("cmdline", "environ"):
             assert VALUE.encode() not in Path(f"/proc/{part.process.pid}/{name}").read_bytes()
 

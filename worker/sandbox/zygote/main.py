@@ -105,7 +105,7 @@ class Zygote:
         try:
             ini, ini_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
-            messages.send(self._worker, {"id": number, "failed": str(error)})
+            self._tell({"id": number, "failed": str(error)})
             return
         carried = Carried(number, slot, bounds, ini)
         try:
@@ -113,7 +113,7 @@ class Zygote:
         except OSError as error:
             carried.close()
             self._cgroups.leave(slot)
-            messages.send(self._worker, {"id": number, "failed": str(error)})
+            self._tell({"id": number, "failed": str(error)})
 
     def _start(self, carried: Carried, ini_inside: socket.socket) -> None:
         control, control_inside = socket.socketpair()
@@ -170,7 +170,7 @@ class Zygote:
             }
             messages.send(carried.ini, order, descriptors)
         except OSError as error:
-            messages.send(self._worker, {"id": carried.number, "refused": str(error)})
+            self._tell({"id": carried.number, "refused": str(error)})
         finally:
             for fd in descriptors:
                 os.close(fd)
@@ -211,10 +211,7 @@ class Zygote:
         carried.ready = True
 
     def _tell(self, message: messages.Message, descriptors: tuple[int, ...] = ()) -> None:
-        try:
-            messages.send(self._worker, message, descriptors)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # the worker is gone; the loop's next read ends this process
+        _tell(self._worker, message, descriptors)
 
     # Ending.
 
@@ -269,6 +266,13 @@ class Zygote:
         self._tell(end | counted)
 
 
+def _tell(worker: socket.socket, message: messages.Message, descriptors: tuple[int, ...] = ()) -> None:
+    try:
+        messages.send(worker, message, descriptors)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the worker is gone, perhaps while it started; the next read says so, and this process ends
+
+
 def _has_more(sock: socket.socket) -> bool:
     try:
         return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
@@ -286,15 +290,18 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     worker = socket.socket(fileno=int(sys.argv[2]))
     worker.set_inheritable(False)
-    packet = messages.receive(worker)
+    try:
+        packet = messages.receive(worker)
+    except ConnectionResetError:
+        packet = None
     if packet is None:
         return
     zygote = Zygote(worker, read_plan(packet[0]))
     try:
         told = zygote.open()
     except (OSError, ImportError) as error:
-        messages.send(worker, {"unavailable": f"{type(error).__name__}: {error}"})
+        _tell(worker, {"unavailable": f"{type(error).__name__}: {error}"})
         return
-    messages.send(worker, {"open": told})
+    _tell(worker, {"open": told})
     zygote.serve()
     zygote.close()
