@@ -125,12 +125,13 @@ class Calls:
                 if submitted.status.final:
                     return await self._replay(job_id)
             settled = await self._wait(future, job_id, wait_s, wish, receive)
-        except (WaitTimeout, ShuttingDown):
+        except (WaitTimeout, ShuttingDown) as error:
             # Whoever is told where the job is may ask for it for as long as any other.
             await self._queue.keep(job_id)
+            pending = await self._pending(submitted)
             if wish.respond_async:
-                return await self._pending(submitted)
-            raise
+                return pending
+            raise _unfinished(type(error), error.message, job_id, (pending.record or invocation).version) from error
         else:
             if HUNG_UP in scope and scope[HUNG_UP]():
                 await self._queue.keep(job_id)
@@ -225,8 +226,8 @@ class Calls:
             await self._queue.keep(job_id)
             raise ClientGone
         if why is _Why.TIME:
-            raise _unfinished(WaitTimeout, f"the function has not ended after {wait_s:g} s of waiting", job_id)
-        raise _unfinished(ShuttingDown, "this server is stopping", job_id)
+            raise WaitTimeout(f"the function has not ended after {wait_s:g} s of waiting")
+        raise ShuttingDown("this server is stopping")
 
     async def _pending(self, submitted: Submitted) -> Pending:
         record = await self._queue.job(submitted.job_id) if submitted.existing else None
@@ -242,12 +243,14 @@ class Calls:
         return settled
 
 
-def _unfinished(kind: type[WaitTimeout] | type[ShuttingDown], reason: str, job_id: str) -> WaitTimeout | ShuttingDown:
+def _unfinished(
+    kind: type[WaitTimeout] | type[ShuttingDown], reason: str, job_id: str, version: int
+) -> WaitTimeout | ShuttingDown:
     location = JOBS_PATH + job_id
     return kind(
         f"{reason}; the job goes on, ask for it at {location}",
         location=location,
-        job={"id": job_id, "links": {"self": location}},
+        job={"id": job_id, "version": version, "links": {"self": location}},
     )
 
 

@@ -180,6 +180,8 @@ def problem_of(error: SandlotError, *, instance: str) -> tuple[int, Headers, byt
         headers.append((b"www-authenticate", b'Bearer realm="sandlot"'))
     if isinstance(location := members.get("location"), str):
         headers.append((b"location", location.encode("latin-1")))
+    if isinstance(job := members.get("job"), dict) and "version" in job:
+        headers += [(b"x-job-id", job["id"].encode()), (b"x-function-version", b"%d" % job["version"])]
     if isinstance(allow := members.get("allow"), list):
         headers.append((b"allow", ", ".join(allow).encode("latin-1")))
     return problem(error.code, error.message, instance=instance, members=members, headers=headers)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.up_process import Up
+from tests.system.up_process import Up, clean_environment
 
 Sandlot = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -86,7 +89,31 @@ def test_a_deploy_that_no_worker_can_run_is_warned_about(sandlot: Sandlot, folde
     assert (called.returncode, "python,gpu" in called.stderr) == (3, True), called.stderr
 
 
-def test_secrets_are_set_from_stdin_listed_and_deleted(sandlot: Sandlot, folder: Path) -> None:
+def type_secret(folder: Path, name: str, value: str) -> None:
+    """At the prompt of a terminal, which must not show it."""
+    terminal, inside = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "sandlot", "secret", "set", name],
+        cwd=folder,
+        env=clean_environment(),
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+    ) as process:
+        os.close(inside)
+        seen = ""
+        while f"value of {name}: " not in seen:
+            seen += os.read(terminal, 4096).decode()
+        os.write(terminal, f"{value}\n".encode())
+        while f"{name} is set" not in seen:
+            seen += os.read(terminal, 4096).decode()
+        assert process.wait(30) == 0
+    os.close(terminal)
+    assert value not in seen
+
+
+def test_secrets_are_set_from_stdin_and_at_a_prompt_listed_and_deleted(sandlot: Sandlot, folder: Path) -> None:
     assert sandlot("secret", "set", "WORD", stdin="swordfish\n").stdout == "WORD is set\n"
     listed = sandlot("secret", "list")
     assert ("WORD" in listed.stdout, "swordfish" in listed.stdout) == (True, False)
@@ -96,6 +123,8 @@ def test_secrets_are_set_from_stdin_listed_and_deleted(sandlot: Sandlot, folder:
     )
     assert sandlot("deploy", str(path)).returncode == 0
     assert json.loads(sandlot("invoke", "trial").stdout) == len("swordfish")
+    type_secret(folder.parent, "WORD", "sword")
+    assert json.loads(sandlot("invoke", "trial").stdout) == len("sword")
     assert sandlot("secret", "delete", "WORD").stdout == "WORD is removed\n"
     again = sandlot("secret", "delete", "WORD")
     assert (again.returncode, "there is no secret 'WORD'" in again.stderr) == (2, True)

@@ -227,6 +227,24 @@ def test_what_is_wrong_with_a_folder_is_said_with_file_and_line(
     assert reason in refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("files", "dependencies"),
+    [
+        ({"main.py": HANDLER, "requirements.txt": "# why\nnumpy>=2  # fast\n\nhttpx[http2] \\\n  <1\n"}, ("numpy>=2", "httpx[http2]   <1")),
+        ({"index.mjs": "", "package.json": '{"dependencies": {"dayjs": "", "@a/b": "^4"}, "devDependencies": {"c": "1"}}'}, ("dayjs", "@a/b@^4")),
+        ({"index.mjs": "", "package.json": '{"dependencies": {"dayjs": "1"}}', "package-lock.json": "{}"}, ("dayjs@1",)),
+        ({"index.mjs": "", "package.json": '{"dependencies": {"dayjs": "1"}}', "node_modules/dayjs/index.js": ""}, ()),
+    ],
+    ids=["requirements", "package", "lock", "modules"],
+)  # fmt: skip
+def test_what_a_folder_depends_on_is_in_the_file_that_its_language_has_for_that(
+    files: dict[str, str], dependencies: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandlot.functions.source.find_node", lambda: None)  # no process in a unit test
+    _, manifest = read_files({name: text.encode() for name, text in files.items()})
+    assert manifest.dependencies == dependencies
+
+
 def test_a_symbolic_link_in_a_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     folder.mkdir()

@@ -10,6 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
+
+from sandlot.jobs.keys import JOB
 
 
 def source(number: int) -> dict[str, str]:
@@ -40,6 +43,49 @@ def test_a_call_by_alias_runs_the_version_it_means(admin: httpx.Client, function
     assert ran(admin.post(f"{function}/invoke?version=prod")) == (2, "2")
     assert admin.delete(f"{function}/aliases/prod").status_code == 204
     assert admin.post(f"{function}/invoke?version=prod").json()["code"] == "version_not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "prefer", "status"),
+    [
+        ("POST", "/v1/functions/versioned/invoke", "", 502),
+        ("POST", "/v1/functions/versioned/invoke", "respond-async", 202),
+        ("POST", "/v1/functions/versioned/invoke", "wait=0", 504),
+        ("GET", "/fn/versioned", "", 502),
+        ("GET", "/versioned", "", 502),
+    ],
+)
+def test_replies_without_a_value_say_which_version_ran_as_well(
+    admin: httpx.Client, function: str, method: str, path: str, prefer: str, status: int
+) -> None:
+    admin.put(function, json={"source": "def handler(event, context):\n    return 1 / 0\n"}).raise_for_status()
+    reply = admin.request(method, path, headers={"prefer": prefer} if prefer else {})
+    assert (reply.status_code, reply.headers["x-function-version"]) == (status, "3"), reply.text
+
+
+def test_what_a_version_is_set_to_goes_with_each_of_its_calls(stack: Any, admin: httpx.Client, function: str) -> None:
+    code = (
+        "import os\n\ndef handler(event, context):\n    return [os.environ['GREETING'], context.memory_limit_in_mb]\n"
+    )
+    settings = {"environment": {"GREETING": "Hello"}, "memory": "96MiB", "result_ttl": "77s"}
+    admin.put(function, json={"source": code, "manifest": settings}).raise_for_status()
+    reply = admin.post(f"{function}/invoke", headers={"prefer": "respond-async"})
+    job = admin.get(reply.headers["location"], headers={"prefer": "wait=20"}).json()
+    assert job["result"] == ["Hello", 96]
+    with redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"]) as client:
+        assert 70 < client.ttl(JOB + job["id"]) <= 77
+    assert settings.items() <= admin.get(function).json()["manifest"].items()
+
+
+def test_an_archive_over_the_limit_is_413_and_the_version_before_serves(admin: httpx.Client, function: str) -> None:
+    large = b"PK" + bytes(50 * 1024 * 1024)
+    reply = admin.put(function, content=large, headers={"content-type": "application/zip"})
+    assert (reply.status_code, reply.json()["code"], reply.json()["limit_bytes"]) == (
+        413,
+        "payload_too_large",
+        52428800,
+    )
+    assert ran(admin.post(f"{function}/invoke")) == (2, "2")
 
 
 def test_moving_latest_is_a_rollback(admin: httpx.Client, function: str) -> None:
@@ -134,9 +180,10 @@ def test_a_function_that_no_worker_can_run_is_told_at_its_deploy_and_at_its_call
     reply = admin.put(function, json=source(5) | {"manifest": {"tags": ["gpu"]}})
     assert reply.status_code == 200
     assert "sandlot worker --tag gpu" in reply.json()["warnings"][0]
-    refused = admin.post(f"{function}/invoke")
-    assert (refused.status_code, refused.json()["code"]) == (503, "no_worker")
-    assert "python,gpu" in refused.json()["detail"]
+    for prefer in ("wait=30", "respond-async"):
+        refused = admin.post(f"{function}/invoke", headers={"prefer": prefer})
+        assert (refused.status_code, refused.json()["code"]) == (503, "no_worker")
+        assert "python,gpu" in refused.json()["detail"]
 
 
 def test_a_worker_with_the_tag_runs_it(stack: Any, admin: httpx.Client, function: str) -> None:
