@@ -47,6 +47,15 @@ def handler(event, context):
         "cached": pandas.__cached__.endswith(".pyc"),
     }
 """
+LOOKS = """
+import greeter, os, sys
+
+def handler(event, context):
+    try:
+        open("/packages/greeter/__init__.py", "w")
+    except OSError as error:
+        return [greeter.VERSION, sys.path[-1], error.strerror, os.environ["OPENBLAS_NUM_THREADS"], os.environ["OMP_NUM_THREADS"]]
+"""
 LODASH = """
 const _ = require("lodash");
 exports.handler = async (event) => {
@@ -221,6 +230,8 @@ async def test_another_machine_builds_from_the_lock_alone_even_if_there_is_somet
     assert "1.0" in (tree / "greeter" / "__init__.py").read_text()
     assert (tree / "greeter" / "empty.txt").read_bytes() == b""
     assert not [path for path in tree.rglob("*") if path.is_symlink() or path.stat().st_mode & 0o222]
+    rig.write(LOOKS, name="looks", packages_dir=tree)
+    assert await rig.value("looks") == ["1.0", "/packages", "Read-only file system", "1", "1"]
 
 
 async def test_a_file_that_is_not_what_was_locked_is_not_installed(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -69,6 +71,22 @@ async def test_dependencies_are_not_built_here_and_the_missing_wall_and_the_reme
     for asked in (trees.sandbox(runtime), trees.tree(Lock(runtime=runtime, text=""))):
         with pytest.raises(WallMissing, match=r"network namespace.*strict.*SANDLOT_SANDBOX=restricted asks for"):
             await asked
+
+
+async def test_packages_that_are_in_the_cache_are_found_by_python_and_by_require(rig: Rig) -> None:
+    """As docs/functions.md says of a cache folder that is shared with a worker of strict sandboxes."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 -- the sandbox's user is another one
+        for path, text in (("greeter.py", "A = 1"), ("node_modules/greeter/index.js", "module.exports = 1")):
+            (Path(folder) / path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            (Path(folder) / path).write_text(text)
+        given = {"packages_dir": Path(folder)}
+        name = rig.write("import greeter\ndef handler(e, c):\n    return greeter.A\n", **given)
+        assert await rig.value(name) == 1
+        for number, source in enumerate(("() => require('greeter')", "async () => (await import('greeter')).default")):
+            name = rig.write(source, runtime=Runtime.NODE, name=f"node-{number}", **given)
+            outcome = await rig.run(name)
+            assert (outcome.kind == "ok") is (number == 0), outcome
 
 
 async def test_node_runs_here_too(rig: Rig) -> None:
