@@ -71,7 +71,9 @@ def _run_and_print(plan: Plan, options: argparse.Namespace) -> bool:
         history, judgement = asyncio.run(
             run_plan(plan, options.seed, folder, length_s=plan.length_s * options.scale, rate_hz=options.rate)
         )
-    except (AssertionError, TimeoutError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever went wrong with one plan, the others are run
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
         print(
             f"{plan.name.ljust(COLUMNS[0][1])}  FAILED: {type(error).__name__}: {error}\n    see {folder}", flush=True
         )

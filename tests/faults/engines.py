@@ -27,6 +27,7 @@ from worker.engine import Engine
 from worker.engine.registration import worker_name
 from worker.execution import Execution
 from worker.fail_points import FailingPool
+from worker.metrics.counts import WorkerCounts
 
 DRAIN_S: Final = 30.0
 PR_SET_PDEATHSIG: Final = 1  # prctl(2)
@@ -109,6 +110,7 @@ async def _serve(url: str) -> None:
 
     pool = InlinePool(SLOTS, behave)
     queue = await WorkerQueue.open(url, SIGNING_KEY.encode(), worker_name(), ["python"])
-    await Engine(connect_blocking(url), queue, FailingPool(pool, points), drain_s=DRAIN_S).run()
+    counts = WorkerCounts(functions_limit=1)
+    await Engine(connect_blocking(url), queue, FailingPool(pool, points), counts, drain_s=DRAIN_S).run()
     await queue.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))  # as `python -m worker` does

@@ -19,6 +19,7 @@ SHORT_S = {
     "reply lost: step": 1.5,
     "worker frozen 6 s": 1.0,
     "host drops": 1.0,
+    "500 SIGTERMs": 1.0,
 }
 SEED = 1
 
