@@ -38,7 +38,7 @@ bench: setup ## measure this machine, and what people would use instead, side by
 faults: setup ## break everything on purpose and judge what happened (some of it needs root)
 	@$(RUN)python -m tests.faults $(ARGS)
 
-hostile: setup ## throw 10,000 hostile requests at the API; options: make hostile ARGS="--seed 1 --requests 500"
+hostile: setup ## throw 10,000 hostile requests at the API, and hold it to its OpenAPI document; options: make hostile ARGS="--seed 1 --requests 500"
 	@$(RUN)python -m tests.hostile $(ARGS)
 
 wheel: setup ## build dist/sandlot-*.whl

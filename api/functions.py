@@ -40,6 +40,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         cursor: Annotated[str, Query(max_length=64)] = "",
     ) -> Response:
         """Functions in the order of their names; `next` is the cursor of the next page, or null."""
+        read_query(request.scope, frozenset({"limit", "cursor"}))
         page = await registry.list(limit, cursor)
         key = key_of(request.scope)
         shown = [

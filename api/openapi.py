@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 
 from api.operations import OPERATIONS, Answer, Header, Operation, Parameter
+from api.operations.schemas import SCHEMAS
 from api.replies import json_reply, response_of
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
@@ -50,7 +51,7 @@ def openapi_document(version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Problem": _PROBLEM},
+            "schemas": SCHEMAS,
         },
         "security": [{"key": []}, {}],
     }
@@ -66,18 +67,19 @@ def _operation(operation: Operation, method: str) -> dict[str, Any]:
         "responses": {str(answer.status): _answer(answer) for answer in operation.answers},
     }
     if operation.body is not None:
-        described["requestBody"] = {"content": {"application/json": {"schema": {}, "example": operation.body}}}
+        described["requestBody"] = {
+            "content": {"application/json": {"schema": operation.body_schema, "example": operation.body}}
+        }
     return described
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    kind = "integer" if isinstance(parameter.example, int) else "string"
     return {
         "name": parameter.name,
         "in": parameter.where,
         "description": parameter.description,
         "required": parameter.where == "path",
-        "schema": {"type": kind},
+        "schema": parameter.schema,
         "example": parameter.example,
     }
 
@@ -88,8 +90,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
         described["headers"] = {header.name: _header(header) for header in answer.headers}
     if answer.example is None:
         return described
-    schema = {"$ref": "#/components/schemas/Problem"} if answer.media_type == "application/problem+json" else {}
-    return described | {"content": {answer.media_type: {"schema": schema, "example": answer.example}}}
+    return described | {"content": {answer.media_type: {"schema": answer.schema, "example": answer.example}}}
 
 
 def _header(header: Header) -> dict[str, Any]:
@@ -98,20 +99,6 @@ def _header(header: Header) -> dict[str, Any]:
         schema["enum"] = list(header.values)
     return {"description": header.description, "required": True, "schema": schema, "example": header.example}
 
-
-_PROBLEM: Final = {
-    "type": "object",
-    "description": "RFC 9457",
-    "required": ["type", "title", "status", "detail", "instance", "code"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "what happened, with which value, and what to do"},
-        "instance": {"type": "string"},
-        "code": {"type": "string", "description": "fixed, for machines"},
-    },
-}
 
 _STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"

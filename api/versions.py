@@ -29,11 +29,13 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 def add_routes(routes: APIRouter, registry: Registry, queue: Queue) -> None:
     @routes.get("/v1/functions/{name}/versions")
     async def list_versions(
+        request: Request,
         name: str,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
         """Versions, newest first; `next` is the cursor of the next page, or null."""
+        read_query(request.scope, frozenset({"limit", "cursor"}))
         described = await registry.describe(name)
         rest = [version for version in described.versions if not cursor or version.number < cursor]
         more = rest[limit - 1].number if len(rest) > limit else None

@@ -21,19 +21,25 @@ from api.operations.examples import (
     X_FUNCTION_VERSION,
 )
 from api.operations.form import NO_FUNCTION, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.schemas import DURATION, FLAG, TEXT, array, record, ref
 
 CALL_HEADERS: Final = (
     PREFER,
     Parameter(
-        "Idempotency-Key", "header", "the same key and payload are the same job, whenever they come", '"8e03978e-40d5"'
+        "Idempotency-Key",
+        "header",
+        "the same key and payload are the same job, whenever they come",
+        '"8e03978e-40d5"',
+        {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     ),
-    Parameter("X-Sandlot-Delay", "header", "do not start before", "30s"),
-    Parameter("X-Sandlot-Expires", "header", "do not start after; the job is then expired", "60s"),
+    Parameter("X-Sandlot-Delay", "header", "do not start before", "30s", DURATION),
+    Parameter("X-Sandlot-Expires", "header", "do not start after; the job is then expired", "60s", DURATION),
     Parameter(
         "X-Sandlot-On-Disconnect",
         "header",
         "what hanging up does to a job one waits for: detach (default) or cancel",
         "cancel",
+        {"type": "string", "enum": ["cancel", "detach"]},
     ),
     Parameter(
         "traceparent",
@@ -49,7 +55,7 @@ CALL_HEADERS: Final = (
     ),
 )
 CALL_ANSWERS: Final = (
-    Answer(202, "accepted and not over: ask at Location", QUEUED, headers=ACCEPTED),
+    Answer(202, "accepted and not over: ask at Location", QUEUED, headers=ACCEPTED, schema=ref("Job")),
     not_ok(
         "the event is not JSON, or a header means nothing",
         "invalid_json",
@@ -129,7 +135,7 @@ CALLS: Final = (
             NAME,
             VERSION,
             WAIT,
-            Parameter("async", "query", "true: as Prefer: respond-async", "true"),
+            Parameter("async", "query", "true: as Prefer: respond-async", True, FLAG),
             *CALL_HEADERS,
         ),
         body={"name": "Ada"},
@@ -145,12 +151,14 @@ CALLS: Final = (
         "An Idempotency-Key is that of the whole batch.",
         parameters=(NAME, VERSION, *CALL_HEADERS[1:4], CALL_HEADERS[5]),
         body=[{"name": "Ada"}, {"name": "Grace"}],
+        body_schema={"type": "array", "minItems": 1, "maxItems": 1000},
         answers=(
             Answer(
                 202,
                 "all are accepted",
                 {"jobs": [JOB_ID, JOB_ID[:-1] + "8"]},
                 headers=(X_FUNCTION_VERSION, X_DURABILITY),
+                schema=record("jobs", jobs=array(TEXT)),
             ),
             not_ok("an event is not JSON, or there are too many", "invalid_json", "event 3 of the batch is not JSON"),
             NO_KEY,

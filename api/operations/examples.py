@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from api.operations import schemas
 from api.operations.form import Header, Parameter
+from api.operations.schemas import FUNCTION_NAME, QUALIFIER, SECONDS
 from sandlot.jobs import Durability
 
 JOB_ID: Final = "01a214f1-9968-71a8-96a5-af746b9b4987"
@@ -57,10 +59,10 @@ SUCCEEDED: Final = {
     "links": LINKS,
 }
 
-NAME: Final = Parameter("name", "path", "a function's name", "hello")
-JOB: Final = Parameter("job_id", "path", "a job's id, from X-Job-Id or Location", JOB_ID)
-VERSION: Final = Parameter("version", "query", "a version's number, or an alias; the latest without it", "3")
-WAIT: Final = Parameter("wait", "query", "seconds to wait, as Prefer: wait=N says it", "5")
+NAME: Final = Parameter("name", "path", "a function's name", "hello", FUNCTION_NAME)
+JOB: Final = Parameter("job_id", "path", "a job's id, from X-Job-Id or Location", JOB_ID, schemas.JOB_ID)
+VERSION: Final = Parameter("version", "query", "a version's number, or an alias; the latest without it", "3", QUALIFIER)
+WAIT: Final = Parameter("wait", "query", "seconds to wait, as Prefer: wait=N says it", 5, SECONDS)
 PREFER: Final = Parameter(
     "Prefer", "header", "respond-async, wait=N, handling=strict (RFC 7240)", "respond-async, wait=5"
 )

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from api.errors import STATUS, TITLE
+from api.operations.schemas import TEXT, ref
 
 Json = Any
 
@@ -31,6 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
     example: Json = None
     media_type: str = "application/json"
     headers: tuple[Header, ...] = ()
+    schema: Json = msgspec.field(default_factory=dict)
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -38,6 +40,7 @@ class Parameter(msgspec.Struct, frozen=True):
     where: str
     description: str
     example: Json = None
+    schema: Json = msgspec.field(default_factory=TEXT.copy)
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     body: Json = None
     """An example of the request's body; `None` for a route without one."""
+    body_schema: Json = msgspec.field(default_factory=dict)
     answers: tuple[Answer, ...]
     curl: str
 
@@ -64,9 +68,14 @@ def not_ok(description: str, code: str, detail: str, **members: Json) -> Answer:
         "instance": "/v1/…",
         "code": code,
     }
-    return Answer(STATUS[code], description, document | members, "application/problem+json")
+    return Answer(STATUS[code], description, document | members, "application/problem+json", schema=ref("Problem"))
 
 
+BAD: Final = not_ok(
+    "a parameter or header means nothing",
+    "bad_request",
+    "unknown query parameter 'stats'; there are: function, status",
+)
 NO_KEY: Final = not_ok("no valid key", "unauthenticated", "this needs an API key")
 NO_SCOPE: Final = not_ok("the key does not cover this", "forbidden", "this needs the scope deploy")
 NO_FUNCTION: Final = not_ok("no such function", "function_not_found", "no function 'helo' is deployed")
@@ -83,7 +92,11 @@ CHANGED: Final = not_ok(
     "'hello' has changed since you looked (If-Match does not hold); nothing was done. Look again, then decide",
 )
 IF_MATCH: Final = Parameter(
-    "If-Match", "header", "the function's ETag: do nothing if it has changed since", '"1795406400000000"'
+    "If-Match",
+    "header",
+    "the function's ETag: do nothing if it has changed since",
+    '"1795406400000000"',
+    {"type": "string", "pattern": '^("[^"]+"|[*])$'},
 )
 TRY_AGAIN: Final = not_ok(
     "try again: Redis, or a worker, is away",

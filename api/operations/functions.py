@@ -9,6 +9,7 @@ from typing import Final
 
 from api.operations.examples import DIGEST, FUNCTION, NAME, VERSION
 from api.operations.form import (
+    BAD,
     CHANGED,
     IF_MATCH,
     NO_FUNCTION,
@@ -20,6 +21,7 @@ from api.operations.form import (
     Parameter,
     not_ok,
 )
+from api.operations.schemas import TEXT, cursor, limit, page, record, ref
 
 FUNCTIONS: Final = (
     Operation(
@@ -28,11 +30,17 @@ FUNCTIONS: Final = (
         tag="functions",
         summary="What is deployed",
         parameters=(
-            Parameter("limit", "query", "how many, at most 1000", 100),
-            Parameter("cursor", "query", "`next` of the page before", "hello"),
+            Parameter("limit", "query", "how many, at most 1000", 100, limit(1000)),
+            Parameter("cursor", "query", "`next` of the page before", "hello", cursor(64)),
         ),
         answers=(
-            Answer(200, "functions by name", {"functions": [FUNCTION], "next": None}),
+            Answer(
+                200,
+                "functions by name",
+                {"functions": [FUNCTION], "next": None},
+                schema=page("functions", ref("Version")),
+            ),
+            BAD,
             NO_KEY,
             NO_SCOPE,
             TRY_AGAIN,
@@ -59,7 +67,9 @@ FUNCTIONS: Final = (
                     "waiting": [],
                     "aliases": {"prod": {"version": 3}},
                 },
+                schema=ref("Function"),
             ),
+            BAD,
             NO_KEY,
             NO_SCOPE,
             NO_FUNCTION,
@@ -82,9 +92,13 @@ FUNCTIONS: Final = (
             "filename": "hello.py",
             "manifest": {"timeout": "5s"},
         },
+        body_schema=record("source", source=TEXT, filename=TEXT, manifest={"type": "object"})
+        | {"additionalProperties": False},
         answers=(
-            Answer(201, "the function's first version", FUNCTION | {"version": 1, "changed": True}),
-            Answer(200, "another version, or the same again", FUNCTION | {"changed": True}),
+            Answer(
+                201, "the function's first version", FUNCTION | {"version": 1, "changed": True}, schema=ref("Deployed")
+            ),
+            Answer(200, "another version, or the same again", FUNCTION | {"changed": True}, schema=ref("Deployed")),
             not_ok("not a deploy", "bad_request", "source: Field required"),
             NO_KEY,
             NO_SCOPE,
@@ -111,7 +125,7 @@ FUNCTIONS: Final = (
         summary="Remove a function",
         description="With all its versions. What waits ends as cancelled; what runs goes on.",
         parameters=(NAME, IF_MATCH),
-        answers=(Answer(204, "removed, with all its versions"), NO_KEY, NO_SCOPE, NO_FUNCTION, CHANGED, TRY_AGAIN),
+        answers=(Answer(204, "removed, with all its versions"), BAD, NO_KEY, NO_SCOPE, NO_FUNCTION, CHANGED, TRY_AGAIN),
         curl='curl -X DELETE -H "Authorization: Bearer $(cat .sandlot/key)" localhost:8000/v1/functions/hello',
     ),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from api.operations.form import NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation
+from api.operations.schemas import TEXT, record, ref
 
 HEALTH: Final = (
     Operation(
@@ -15,7 +16,7 @@ HEALTH: Final = (
         path="/healthz",
         tag="health",
         summary="Is this process alive?",
-        answers=(Answer(200, "it is", {"status": "alive"}),),
+        answers=(Answer(200, "it is", {"status": "alive"}, schema=record("status", status=TEXT)),),
         curl="curl localhost:8000/healthz",
     ),
     Operation(
@@ -28,6 +29,7 @@ HEALTH: Final = (
                 200,
                 "Redis answers and a worker lives",
                 {"status": "ready", "workers": {"python": 1, "node": 1}, "queued": 0, "running": 0},
+                schema=ref("Ready"),
             ),
             TRY_AGAIN,
         ),
@@ -71,6 +73,7 @@ HEALTH: Final = (
                     ],
                     "bounds_s": [0.0005, 0.001, 0.0025, 0.005],
                 },
+                schema=ref("Status"),
             ),
             NO_KEY,
             NO_SCOPE,
@@ -88,7 +91,7 @@ HEALTH: Final = (
             "each under its own `process`. For the scope `read` on all functions, or for `SANDLOT_METRICS_TOKEN`, which reads nothing else."
         ),
         answers=(
-            Answer(200, "the text", 'sandlot_queue_depth{function="hello"} 3.0\n', "text/plain"),
+            Answer(200, "the text", 'sandlot_queue_depth{function="hello"} 3.0\n', "text/plain", schema=TEXT),
             NO_KEY,
             NO_SCOPE,
         ),
@@ -99,7 +102,7 @@ HEALTH: Final = (
         path="/openapi.json",
         tag="documentation",
         summary="This description, for machines",
-        answers=(Answer(200, "OpenAPI 3.1", {"openapi": "3.1.0"}),),
+        answers=(Answer(200, "OpenAPI 3.1", {"openapi": "3.1.0"}, schema={"type": "object"}),),
         curl="curl localhost:8000/openapi.json",
     ),
     Operation(
@@ -107,7 +110,7 @@ HEALTH: Final = (
         path="/docs",
         tag="documentation",
         summary="This description, for people",
-        answers=(Answer(200, "a page", "<!doctype html>", "text/html"),),
+        answers=(Answer(200, "a page", "<!doctype html>", "text/html", schema=TEXT),),
         curl="curl localhost:8000/docs",
     ),
 )

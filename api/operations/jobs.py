@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from api.operations.examples import ACCEPTED, JOB, JOB_ID, PREFER, QUEUED, SUCCEEDED, WAIT
-from api.operations.form import GONE, NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.form import BAD, GONE, NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.schemas import JOB_STATUS, PLACE, TEXT, cursor, limit, page, ref
 
-LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", "go on behind this event", "running.1.512")
+LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", "go on behind this event", "running.1.512", PLACE)
 BAD_PLACE: Final = not_ok(
     "Last-Event-ID is none of this stream's", "bad_request", "Last-Event-ID 'x' is none of this stream's"
 )
@@ -23,19 +24,20 @@ JOBS: Final = (
         summary="Jobs, newest first",
         description="Those of the key's owner, and of functions that the key covers. A page may be short and still have a next one.",
         parameters=(
-            Parameter("function", "query", "of this function only", "hello"),
+            Parameter("function", "query", "of this function only", "hello", cursor(64)),
             Parameter(
                 "status",
                 "query",
                 "queued, running, scheduled, succeeded, failed, timed_out, killed, cancelled, expired or lost",
                 "failed",
+                JOB_STATUS,
             ),
-            Parameter("limit", "query", "1 to 1000", 100),
-            Parameter("cursor", "query", "next of the page before", JOB_ID),
+            Parameter("limit", "query", "1 to 1000", 100, limit(1000)),
+            Parameter("cursor", "query", "next of the page before", JOB_ID, cursor(64)),
         ),
         answers=(
-            Answer(200, "a page", {"jobs": [QUEUED], "next": JOB_ID}),
-            not_ok("a parameter means nothing", "bad_request", "unknown query parameter 'state'"),
+            Answer(200, "a page", {"jobs": [QUEUED], "next": JOB_ID}, schema=page("jobs", ref("Job"))),
+            BAD,
             NO_KEY,
             NO_SCOPE,
             TRY_AGAIN,
@@ -49,7 +51,7 @@ JOBS: Final = (
         summary="How a job stands",
         description="With a wait: answers as soon as the job is over, after the wait at the latest.",
         parameters=(JOB, WAIT, PREFER),
-        answers=(Answer(200, "the job", SUCCEEDED), NO_KEY, NO_JOB, GONE, TRY_AGAIN),
+        answers=(Answer(200, "the job", SUCCEEDED, schema=ref("Job")), BAD, NO_KEY, NO_SCOPE, NO_JOB, GONE, TRY_AGAIN),
         curl=f"curl -H 'Prefer: wait=5' localhost:8000/v1/jobs/{JOB_ID}",
     ),
     Operation(
@@ -62,8 +64,10 @@ JOBS: Final = (
         answers=(
             Answer(200, "the value alone", {"message": "Hello, Ada!"}),
             Answer(206, "the part that Range asked for", "Ada!", "application/json"),
-            Answer(202, "not over yet", QUEUED),
+            Answer(202, "not over yet", QUEUED, schema=ref("Job")),
+            BAD,
             NO_KEY,
+            NO_SCOPE,
             NO_JOB,
             not_ok(
                 "it ended without a result",
@@ -84,10 +88,11 @@ JOBS: Final = (
         description="With Accept: text/event-stream it is followed while it runs: the events `log`, then `end`.",
         parameters=(JOB, LAST_EVENT_ID),
         answers=(
-            Answer(200, "stdout and stderr, up to the log limit", "greeting Ada\n", "text/plain"),
+            Answer(200, "stdout and stderr, up to the log limit", "greeting Ada\n", "text/plain", schema=TEXT),
             Answer(204, "all of it was said before (Last-Event-ID)"),
             BAD_PLACE,
             NO_KEY,
+            NO_SCOPE,
             NO_JOB,
             GONE,
             TRY_AGAIN,
@@ -112,6 +117,7 @@ JOBS: Final = (
             Answer(204, "all of it was said before (Last-Event-ID)"),
             BAD_PLACE,
             NO_KEY,
+            NO_SCOPE,
             NO_JOB,
             GONE,
             TRY_AGAIN,
@@ -126,8 +132,10 @@ JOBS: Final = (
         description="A queued job never runs, a running one is killed within a second.",
         parameters=(JOB,),
         answers=(
-            Answer(202, "it is, or will be, cancelled", QUEUED | {"status": "cancelled"}),
+            Answer(202, "it is, or will be, cancelled", QUEUED | {"status": "cancelled"}, schema=ref("Job")),
+            BAD,
             NO_KEY,
+            NO_SCOPE,
             NO_JOB,
             not_ok("it is over", "job_final", "the job has succeeded"),
             TRY_AGAIN,
@@ -142,8 +150,10 @@ JOBS: Final = (
         description="A new job with the event and the version of one that has ended.",
         parameters=(JOB,),
         answers=(
-            Answer(202, "the new job", QUEUED, headers=ACCEPTED),
+            Answer(202, "the new job", QUEUED, headers=ACCEPTED, schema=ref("Job")),
+            BAD,
             NO_KEY,
+            NO_SCOPE,
             NO_JOB,
             not_ok("it is not over", "job_unfinished", "the job is running; cancel it, or wait for its end"),
             not_ok("its event is no longer kept", "job_gone", "the event is no longer kept"),

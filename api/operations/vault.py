@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from api.operations.form import NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.form import BAD, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.schemas import TEXT, array, record, ref
 
-_NAME: Final = Parameter("secret", "path", "a secret's name, which is that of the variable", "DB_PASSWORD")
+_NAME: Final = Parameter(
+    "secret",
+    "path",
+    "a secret's name, which is that of the variable",
+    "DB_PASSWORD",
+    {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"},
+)
 _SECRET: Final = {"name": "DB_PASSWORD", "prefix": "shop-", "updated_at": "2026-11-23T10:00:00.000Z"}
 _NONE: Final = not_ok("no such secret", "secret_not_found", "there is no secret 'DB_PASSWORD'")
 _KEY: Final = '-H "Authorization: Bearer $(cat .sandlot/key)"'
@@ -20,7 +27,18 @@ SECRETS: Final = (
         path="/v1/secrets",
         tag="secrets",
         summary="Which secrets there are",
-        answers=(Answer(200, "names, never values", {"secrets": [_SECRET]}), NO_KEY, NO_SCOPE, TRY_AGAIN),
+        answers=(
+            Answer(
+                200,
+                "names, never values",
+                {"secrets": [_SECRET]},
+                schema=record("secrets", secrets=array(ref("Secret"))),
+            ),
+            BAD,
+            NO_KEY,
+            NO_SCOPE,
+            TRY_AGAIN,
+        ),
         curl=f"curl {_KEY} localhost:8000/v1/secrets",
     ),
     Operation(
@@ -29,7 +47,14 @@ SECRETS: Final = (
         tag="secrets",
         summary="One secret, without its value",
         parameters=(_NAME,),
-        answers=(Answer(200, "when it was set, and for whom", _SECRET), NO_KEY, NO_SCOPE, _NONE, TRY_AGAIN),
+        answers=(
+            Answer(200, "when it was set, and for whom", _SECRET, schema=ref("Secret")),
+            BAD,
+            NO_KEY,
+            NO_SCOPE,
+            _NONE,
+            TRY_AGAIN,
+        ),
         curl=f"curl {_KEY} localhost:8000/v1/secrets/DB_PASSWORD",
     ),
     Operation(
@@ -41,8 +66,14 @@ SECRETS: Final = (
         "It is encrypted in Redis and cannot be read back.",
         parameters=(_NAME,),
         body={"value": "…", "prefix": "shop-"},
+        body_schema=record(
+            "value",
+            value={"type": "string", "minLength": 1, "maxLength": 4096},
+            prefix=TEXT,
+        )
+        | {"additionalProperties": False},
         answers=(
-            Answer(200, "set", _SECRET),
+            Answer(200, "set", _SECRET, schema=ref("Secret")),
             not_ok("not a secret", "bad_request", "the value of DB_PASSWORD is empty"),
             NO_KEY,
             NO_SCOPE,
@@ -56,7 +87,7 @@ SECRETS: Final = (
         tag="secrets",
         summary="Remove a secret",
         parameters=(_NAME,),
-        answers=(Answer(204, "removed"), NO_KEY, NO_SCOPE, _NONE, TRY_AGAIN),
+        answers=(Answer(204, "removed"), BAD, NO_KEY, NO_SCOPE, _NONE, TRY_AGAIN),
         curl=f"curl -X DELETE {_KEY} localhost:8000/v1/secrets/DB_PASSWORD",
     ),
 )

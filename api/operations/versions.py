@@ -9,6 +9,7 @@ from typing import Final
 
 from api.operations.examples import FUNCTION, NAME
 from api.operations.form import (
+    BAD,
     CHANGED,
     IF_MATCH,
     NO_FUNCTION,
@@ -21,8 +22,15 @@ from api.operations.form import (
     Parameter,
     not_ok,
 )
+from api.operations.schemas import COUNT, QUALIFIER, limit, page, record, ref, table
 
-_ALIAS: Final = Parameter("alias", "path", "a name of your own, or $LATEST", "prod")
+_ALIAS: Final = Parameter(
+    "alias",
+    "path",
+    "a name of your own, or $LATEST",
+    "prod",
+    {"type": "string", "pattern": r"^([a-z][a-z0-9-]{0,62}|\$LATEST)$"},
+)
 _SHARED: Final = {"version": 3, "weights": {"4": 0.1}}
 _KEY: Final = '-H "Authorization: Bearer $(cat .sandlot/key)"'
 
@@ -34,11 +42,17 @@ VERSIONS: Final = (
         summary="The versions of a function",
         parameters=(
             NAME,
-            Parameter("limit", "query", "how many, at most 1000", 100),
-            Parameter("cursor", "query", "`next` of the page before", 3),
+            Parameter("limit", "query", "how many, at most 1000", 100, limit(1000)),
+            Parameter("cursor", "query", "`next` of the page before", 3, COUNT),
         ),
         answers=(
-            Answer(200, "versions, newest first", {"versions": [FUNCTION], "next": None}),
+            Answer(
+                200,
+                "versions, newest first",
+                {"versions": [FUNCTION], "next": None},
+                schema=page("versions", ref("Version"), "integer"),
+            ),
+            BAD,
             NO_KEY,
             NO_SCOPE,
             NO_FUNCTION,
@@ -52,9 +66,10 @@ VERSIONS: Final = (
         tag="versions",
         summary="A version's code",
         description="A zip with the files and a `function.toml`. Deployed again, it is the same version.",
-        parameters=(NAME, Parameter("version", "path", "a number, or an alias", "3")),
+        parameters=(NAME, Parameter("version", "path", "a number, or an alias", "3", QUALIFIER)),
         answers=(
-            Answer(200, "the zip", "PK…", "application/zip"),
+            Answer(200, "the zip", "PK…", "application/zip", schema={"contentMediaType": "application/zip"}),
+            BAD,
             NO_KEY,
             NO_SCOPE,
             NO_VERSION,
@@ -69,7 +84,13 @@ VERSIONS: Final = (
         summary="The aliases of a function",
         parameters=(NAME,),
         answers=(
-            Answer(200, "aliases by name", {"aliases": {"prod": _SHARED}}),
+            Answer(
+                200,
+                "aliases by name",
+                {"aliases": {"prod": _SHARED}},
+                schema=record("aliases", aliases=table(ref("Target"))),
+            ),
+            BAD,
             NO_KEY,
             NO_SCOPE,
             NO_FUNCTION,
@@ -83,7 +104,14 @@ VERSIONS: Final = (
         tag="versions",
         summary="What an alias means",
         parameters=(NAME, _ALIAS),
-        answers=(Answer(200, "the alias", {"alias": "prod"} | _SHARED), NO_KEY, NO_SCOPE, NO_VERSION, TRY_AGAIN),
+        answers=(
+            Answer(200, "the alias", {"alias": "prod"} | _SHARED, schema=ref("Alias")),
+            BAD,
+            NO_KEY,
+            NO_SCOPE,
+            NO_VERSION,
+            TRY_AGAIN,
+        ),
         curl=f"curl {_KEY} localhost:8000/v1/functions/hello/aliases/prod",
     ),
     Operation(
@@ -95,8 +123,9 @@ VERSIONS: Final = (
         "Moving `$LATEST` is a rollback: it is what a call without a version means.",
         parameters=(NAME, _ALIAS, IF_MATCH),
         body=_SHARED,
+        body_schema=ref("Target") | {"additionalProperties": False},
         answers=(
-            Answer(200, "the alias as it is now", {"alias": "prod"} | _SHARED),
+            Answer(200, "the alias as it is now", {"alias": "prod"} | _SHARED, schema=ref("Alias")),
             not_ok("not an alias", "bad_request", "weights: the shares add up to 1.2, which is more than 1"),
             NO_KEY,
             NO_SCOPE,
@@ -112,7 +141,7 @@ VERSIONS: Final = (
         tag="versions",
         summary="Remove an alias",
         parameters=(NAME, _ALIAS, IF_MATCH),
-        answers=(Answer(204, "removed; the versions stay"), NO_KEY, NO_SCOPE, NO_VERSION, CHANGED, TRY_AGAIN),
+        answers=(Answer(204, "removed; the versions stay"), BAD, NO_KEY, NO_SCOPE, NO_VERSION, CHANGED, TRY_AGAIN),
         curl=f"curl -X DELETE {_KEY} localhost:8000/v1/functions/hello/aliases/prod",
     ),
 )

@@ -1,4 +1,4 @@
-"""`make hostile`: 10,000 hostile requests against a platform of its own, and a table of what came back.
+"""`make hostile`: 10,000 hostile requests against a platform of its own, and a table of what came back; then its OpenAPI document, held against it.
 
 Knows: how a platform is started for this. Does not know: how requests are made up or judged.
 """
@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.hostile.contract import breaches
 from tests.hostile.grammar import requests
 from tests.hostile.throw import GROWTH_LIMIT_MIB, throw
 from tests.system.up_process import Up
@@ -23,12 +24,15 @@ SOURCE = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument(
+        "--examples", type=int, default=10, help="of each way to ask for each operation of the document"
+    )
     parser.add_argument("--seed", type=int, default=int(time.time()))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sandlot-hostile-") as folder:
         (Path(folder) / "functions").mkdir()
         (Path(folder) / "functions" / "echo.py").write_text(SOURCE)
-        up = Up(Path(folder))
+        up = Up(Path(folder), env={"SANDLOT_WAIT_CAP_S": "0.5"})
         try:
             up.ready()
             (pid,) = [pid for pid in up.processes() if is_api(pid)]
@@ -37,6 +41,8 @@ def main() -> int:
             took_s = time.monotonic() - began_s
             with up.client() as client:
                 serves = client.post("/v1/functions/echo/invoke", content=b"1").content == b"1"
+            key = (Path(folder) / ".sandlot" / "key").read_text().strip()
+            broken = list(breaches(up.url, key, given.examples, seed=given.seed)) if given.examples else []
         finally:
             up.stop()
     print(
@@ -48,10 +54,11 @@ def main() -> int:
     print(
         f"{given.seed:<11} {given.requests:>8}  {counts} {len(verdict.bad):>9} {verdict.hung:>5} {verdict.slowest_s:>10.2f} {verdict.growth_mib:>10.1f}"
     )
-    for line in verdict.bad[:10]:
+    for line in (*verdict.bad[:10], *broken[:50]):
         print(line)
+    print(f"{len(broken)} replies that the OpenAPI document does not promise")
     print(f"{took_s:.0f} s; afterwards it {'serves' if serves else 'does NOT serve'}")
-    return 1 if verdict.bad or verdict.hung or not serves or verdict.growth_mib > GROWTH_LIMIT_MIB else 0
+    return 1 if broken or verdict.bad or verdict.hung or not serves or verdict.growth_mib > GROWTH_LIMIT_MIB else 0
 
 
 def is_api(pid: int) -> bool:

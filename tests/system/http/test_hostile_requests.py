@@ -30,6 +30,15 @@ def test_a_short_seeded_walk_through_the_grammar(stack: Any) -> None:
     assert api.stop() == 0
 
 
+def test_every_reply_is_one_that_the_openapi_document_promises(own: Any) -> None:
+    """A short part of what `make hostile` does: requests that Schemathesis makes up from the document."""
+    from tests.hostile.contract import breaches  # a second of imports, which nothing else needs
+
+    _, url = own.start_api(SANDLOT_WAIT_CAP_S="0.5")
+    own.start("worker").event("worker started")
+    assert list(breaches(url, own.key, 1, seed=20_261_126, brief=True)) == []
+
+
 @pytest.mark.parametrize(
     ("name", "request_bytes"),
     [

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from api.auth import ACCESS, Access, check_table
 from api.main import Api
+from api.operations import OPERATIONS
 from sandlot.jobs import new_job_id
 from sandlot.keys import KeyStore, Scope, new_token
 from sandlot.models import Invocation
@@ -19,6 +20,10 @@ from sandlot.vault import Vault
 
 BARE = ("ANY", "/{name}")
 """What no route takes is a function's name: the router's default, and no route itself."""
+DOCUMENTED = {
+    (shown.method, shown.path.replace("{path}", "{path:path}")): {answer.status for answer in shown.answers}
+    for shown in OPERATIONS
+}
 HIDDEN = "hidden"
 """A function, a job of it and a secret for it: what nobody here may know of."""
 WRONG = {
@@ -66,7 +71,10 @@ async def queued_job(queue: Any, owner: str) -> str:
 
 async def ask(client: httpx.AsyncClient, method: str, path: str, token: str, job_id: str) -> httpx.Response:
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    return await client.request("POST" if method == "ANY" else method, concrete(path, job_id=job_id), headers=headers)
+    reply = await client.request("POST" if method == "ANY" else method, concrete(path, job_id=job_id), headers=headers)
+    documented = DOCUMENTED.get((method, path.partition("?")[0]))
+    assert documented is None or reply.status_code in documented, (method, path, reply.text)
+    return reply
 
 
 def test_a_route_without_a_policy_keeps_the_api_from_starting(api: Api) -> None:

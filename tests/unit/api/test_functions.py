@@ -139,3 +139,10 @@ async def test_an_example_in_the_documentation_is_a_real_reply(anyone: httpx.Asy
     (operation,) = [shown for shown in OPERATIONS if (shown.method, shown.path) == ("GET", "/v1/jobs/{job_id}")]
     shown = json.loads(json.dumps(operation.answers[0].example))
     assert set(shown) - {"result"} <= set(real)
+
+
+@pytest.mark.parametrize("path", ["/v1/functions", "/v1/functions/hello/versions"])
+async def test_a_misspelt_parameter_is_refused_and_not_ignored(admin: httpx.AsyncClient, path: str) -> None:
+    reply = await admin.get(path, params={"limits": 3})
+    assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
+    assert (await admin.get(path, params={"limit": 3})).status_code == 200
