@@ -20,6 +20,7 @@ from api.main import open_api
 from api.peers import Peers
 from api.processes import CANNOT_START, Processes
 from api.server import Server, listen, url_of
+from sandlot.aside import let_the_loop_in
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.exposure import require_safe_listening
 from sandlot.logs import configure_logging
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
+        let_the_loop_in()
         require_safe_listening(settings)
         if given.listen_fd is not None:
             with socket.socket(fileno=given.listen_fd) as listening:

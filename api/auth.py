@@ -67,6 +67,7 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = MappingProxyType(
         ("GET", "/v1/jobs"): Access.JOBS,
         ("GET", "/v1/jobs/{job_id}"): Access.JOB,
         ("GET", "/v1/jobs/{job_id}/result"): Access.JOB,
+        ("HEAD", "/v1/jobs/{job_id}/result"): Access.JOB,
         ("GET", "/v1/jobs/{job_id}/logs"): Access.JOB,
         ("GET", "/v1/jobs/{job_id}/events"): Access.JOB,
         ("DELETE", "/v1/jobs/{job_id}"): Access.JOB,

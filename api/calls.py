@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Final
@@ -21,9 +21,9 @@ from api.body import ClientGone
 from api.exchange import HUNG_UP
 from api.wishes import Wish
 from sandlot.callbacks import callback_hosts, check_callback_url
-from sandlot.errors import CallbackRefused, JobFinal, JobGone, JobNotFound, ShuttingDown, WaitTimeout
+from sandlot.errors import CallbackRefused, JobFinal, JobGone, JobNotFound, SandlotError, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
-from sandlot.jobs import Durability, DurabilityWatch, JobRecord, Queue, Settled, Submitted
+from sandlot.jobs import Durability, DurabilityWatch, JobRecord, Queue, Settled, Stored, Submitted
 from sandlot.models import BY_DEFAULT, Invocation, JobStatus
 from sandlot.settings import Settings
 
@@ -53,6 +53,7 @@ class Calls:
     def __init__(self, queue: Queue, settings: Settings, watch: DurabilityWatch) -> None:
         self._queue = queue
         self._watch = watch
+        self.results = queue.results
         self._wait_cap_s = settings.wait_cap_s
         self._queue_budget_s = settings.queue_budget_s
         self._result_ttl_s = settings.result_ttl_s
@@ -138,6 +139,22 @@ class Calls:
             return settled
         finally:
             self._queue.forget(job_id)
+
+    async def pieces(self, stored: Stored, scope: Scope) -> AsyncIterator[bytes]:
+        """A large result while it is sent. If the caller does not stay, or the rest cannot be had, the job is kept as if nobody had waited.
+
+        Raises:
+            JobGone, UnsafeRecord, QueueUnavailable: at any piece.
+        """
+        try:
+            async for piece in self.results.read(stored, 0, stored.size_bytes):
+                yield piece
+                if HUNG_UP in scope and scope[HUNG_UP]():
+                    await self._queue.keep(stored.job_id)
+                    return
+        except SandlotError:
+            await self._queue.keep(stored.job_id)
+            raise
 
     async def submit(self, invocation: Invocation) -> Pending:
         """Queue it, and wait for nothing.

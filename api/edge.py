@@ -35,7 +35,7 @@ NO_ROUTE: Final = "none"
 
 
 class Hot(Protocol):
-    """A route that answers in one piece."""
+    """A route whose answer is a value."""
 
     async def answer(self, scope: Scope, receive: Receive) -> Reply | None: ...
 
@@ -95,7 +95,7 @@ class Edge:
             await send_reply(send, status, headers, body)
             self._note(scope, self._route_of(hot), status, headers, began_s)
             if status in REFUSALS or self._audit.calls:
-                self._audit.saw(scope, status, request_id, body)
+                self._audit.saw(scope, status, request_id, body if isinstance(body, bytes) else b"")
         elif self._traces is not None:
             self._traces.end(scope, self._route_of(hot), CLIENT_GONE, "")
 

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from starlette.types import Scope, Send
 
+from api.bodies import Body, send_pieces
 from sandlot.errors import SandlotError, TryAgain
 from sandlot.models import OutcomeKind
 
@@ -192,7 +193,10 @@ async def send_problem(scope: Scope, send: Send, error: SandlotError, extra: Hea
     await send_reply(send, status, headers + (extra or []), body)
 
 
-async def send_reply(send: Send, status: int, headers: Headers, body: bytes) -> None:
+async def send_reply(send: Send, status: int, headers: Headers, body: Body) -> None:
     """One whole answer; `headers` already say how long it is."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    if isinstance(body, bytes):
+        await send({"type": "http.response.body", "body": body})
+    else:
+        await send_pieces(send, body)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from api.bodies import CUT
+
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 
@@ -39,6 +41,10 @@ class Exchange(RequestResponseCycle):
         if message["type"] == "http.response.start" and not self.response_started:
             self.response_started = True
             self._start = message
+            return
+        if cast(str, message["type"]) == CUT:
+            self.disconnected = True
+            self.transport.close()
             return
         start, self._start = self._start, None
         if start is not None and message["type"] == "http.response.body":

@@ -17,8 +17,9 @@ from api.counts import FUNCTION
 from api.errors import problem, problem_of, send_problem, send_reply
 from api.gateway_event import url_event
 from api.gateway_response import BadFunctionResponse, response_of_result
-from api.replies import Reply, call_headers, failure_reply, pending_reply
+from api.replies import Reply, Whole, call_headers, failure_reply, pending_reply
 from api.wishes import read_wish
+from sandlot.aside import aside
 from sandlot.errors import RouteNotFound, SandlotError
 from sandlot.jobs import Durability, Settled
 from sandlot.models import FUNCTION_NAME, LATEST, OutcomeKind
@@ -70,19 +71,20 @@ class Gateway:
         wish = read_wish(scope, headers, _NO_QUERY, self._wait_cap_s)
         body = await read_body(scope, receive, headers, self._limit_bytes)
         job_id = self._calls.new_job_id(owner)
-        event = url_event(scope, body, name=name, path=path, job_id=job_id)
+        event = await aside(len(body), url_event, scope, body, name=name, path=path, job_id=job_id)
         invocation = self._calls.invocation(version, event, owner, wish, job_id=job_id)
         end = await self._calls.call(invocation, wish, scope, receive)
         if isinstance(end, Pending):
             return pending_reply(invocation, end, wish)
         if end.kind is not OutcomeKind.OK:
             return failure_reply(end, scope["path"], wish, self._calls.durability)
-        return _response(end, scope["path"], self._calls.durability)
+        result = end.result if end.stored is None else await self._calls.results.whole(end.stored)
+        return await aside(len(result), _response, end, result, scope["path"], self._calls.durability)
 
 
-def _response(settled: Settled, instance: str, durability: Durability) -> Reply:
+def _response(settled: Settled, result: bytes, instance: str, durability: Durability) -> Whole:
     try:
-        status, headers, body = response_of_result(settled.result)
+        status, headers, body = response_of_result(result)
     except BadFunctionResponse as error:
         detail = f"the function's answer cannot be sent: {error}"
         return problem(

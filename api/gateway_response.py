@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from api.errors import Headers
-from api.replies import JSON, TEXT, Reply
+from api.replies import JSON, TEXT, Whole
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -34,7 +34,7 @@ class BadFunctionResponse(Exception):
     """The function's answer claims to be an HTTP response and cannot be one; the message says why."""
 
 
-def response_of_result(result: bytes) -> Reply:
+def response_of_result(result: bytes) -> Whole:
     """An object with `statusCode` is a response; any other JSON is the body of a 200.
 
     Raises:

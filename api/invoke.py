@@ -15,7 +15,7 @@ from api.body import ClientGone, read_body
 from api.calls import Calls, Pending
 from api.counts import FUNCTION
 from api.errors import problem_of, send_reply
-from api.replies import Reply, failure_reply, pending_reply, value_reply
+from api.replies import Reply, failure_reply, pending_reply, stored_reply, value_reply
 from api.wishes import read_query, read_wish
 from sandlot.aside import aside
 from sandlot.errors import InvalidJson, SandlotError
@@ -64,6 +64,9 @@ class Invoke:
         if isinstance(end, Pending):
             return pending_reply(invocation, end, wish)
         if end.kind is OutcomeKind.OK:
+            if end.stored is not None:
+                pieces = self._calls.pieces(end.stored, scope)
+                return await stored_reply(end, end.stored, pieces, wish, self._calls.durability)
             return value_reply(end, wish, self._calls.durability)
         return failure_reply(end, scope["path"], wish, self._calls.durability)
 

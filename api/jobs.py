@@ -13,12 +13,12 @@ from fastapi.responses import Response
 from api.auth import Door, key_of
 from api.calls import Calls
 from api.documents import job_document
-from api.errors import Headers, problem
-from api.ranges import Unsatisfiable, has_already, wanted
-from api.replies import JSON, RETRY_SOON, TEXT, Reply, json_reply, pending_reply, response_of
+from api.errors import Headers
+from api.replies import RETRY_SOON, TEXT, json_reply, pending_reply, response_of
+from api.results import result_response
 from api.streams import follow
 from api.wishes import PLAIN, read_query, read_wait
-from sandlot.errors import JobGone, JobUnfinished, NoResult, VersionNotFound
+from sandlot.errors import JobGone, JobUnfinished, VersionNotFound
 from sandlot.jobs import JobRecord, Queue
 from sandlot.keys import Scope
 from sandlot.models import JobStatus
@@ -73,6 +73,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
         settled = await queue.settled(record.id)
         return None if settled is None else settled.result
 
+    @routes.head("/v1/jobs/{job_id}/result", include_in_schema=False)
     @routes.get("/v1/jobs/{job_id}/result")
     async def get_result(request: Request, job_id: JobId) -> Response:
         """The value alone, as the function wrote it: whole, in part (`Range`), or not again (`If-None-Match`)."""
@@ -80,18 +81,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
         record = await admitted_job(request, job_id)
         if not record.status.final:
             return response_of(json_reply(202, job_document(record, None), [RETRY_SOON]))
-        if record.status is not JobStatus.SUCCEEDED:
-            raise NoResult(
-                f"the job ended as {record.kind} and has no result; its job document says why",
-                outcome=record.kind,
-                error=record.error,
-            )
-        if has_already(request.headers, _etag(record)):
-            return Response(status_code=304, headers={"etag": _etag(record)})
-        settled = await queue.settled(job_id)
-        if settled is None:
-            raise JobGone(f"the result of job {job_id} is no longer kept")
-        return response_of(_result_reply(request, record, settled.result))
+        return await result_response(queue, request, record)
 
     @routes.get("/v1/jobs/{job_id}/logs")
     async def get_logs(request: Request, job_id: JobId) -> Response:
@@ -139,25 +129,3 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
             )
         invocation = calls.invocation(version, event, owner, PLAIN)
         return response_of(pending_reply(invocation, await calls.submit(invocation), PLAIN))
-
-
-def _etag(record: JobRecord) -> str:
-    return f'"{record.result_sha256}"'
-
-
-def _result_reply(request: Request, record: JobRecord, result: bytes) -> Reply:
-    etag = _etag(record)
-    headers = [JSON, (b"x-job-id", record.id.encode()), (b"etag", etag.encode()), (b"accept-ranges", b"bytes")]
-    try:
-        part = wanted(request.headers, etag, len(result))
-    except Unsatisfiable:
-        return problem(
-            "range_not_satisfiable",
-            f"the result has {len(result)} bytes",
-            instance=request.url.path,
-            headers=[(b"content-range", b"bytes */%d" % len(result))],
-        )
-    if part is None:
-        return 200, headers, result
-    headers.append((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, len(result))))
-    return 206, headers, result[part]

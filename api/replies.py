@@ -5,17 +5,20 @@ Knows: what the headers of a synchronous reply say. Does not know: how the call 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from api.bodies import Body, begun
 from api.calls import JOBS_PATH, Pending
 from api.documents import pending_document, settled_document
-from api.errors import CODE_OF_OUTCOME, Headers, problem
+from api.errors import CODE_OF_OUTCOME, Headers, problem, send_reply
 from api.wishes import Wish
 from sandlot.ends import detail_of
-from sandlot.jobs import Durability, Settled
+from sandlot.jobs import Durability, Settled, Stored
 from sandlot.models import Invocation, OutcomeKind
 
 JSON: Final = (b"content-type", b"application/json")
@@ -24,10 +27,11 @@ RETRY_SOON: Final = (b"retry-after", b"1")
 DURABILITY: Final = {durability: (b"x-durability", durability.encode()) for durability in Durability}
 _OK: Final = (b"x-sandlot-outcome", b"ok")
 
-Reply = tuple[int, Headers, bytes]
+Reply = tuple[int, Headers, Body]
+Whole = tuple[int, Headers, bytes]
 
 
-def json_reply(status: int, document: object, headers: Headers | None = None) -> Reply:
+def json_reply(status: int, document: object, headers: Headers | None = None) -> Whole:
     body = msgspec.json.encode(document)
     return status, [JSON, (b"content-length", b"%d" % len(body)), *(headers or [])], body
 
@@ -41,7 +45,27 @@ def value_reply(settled: Settled, wish: Wish, durability: Durability) -> Reply:
     return 200, headers, result
 
 
-def failure_reply(settled: Settled, instance: str, wish: Wish, durability: Durability) -> Reply:
+async def stored_reply(
+    settled: Settled, stored: Stored, pieces: AsyncIterator[bytes], wish: Wish, durability: Durability
+) -> Reply:
+    """The same of a large value, read while it is sent. A caller who got only a part may ask for the rest where Content-Location says.
+
+    Raises:
+        JobGone, UnsafeRecord, QueueUnavailable: about its first piece.
+    """
+    body = await begun(pieces)
+    headers = [JSON, *stored_headers(stored), *call_headers(settled, durability)]
+    headers.append((b"content-location", f"{JOBS_PATH}{settled.job_id}/result".encode()))
+    if wish.applied:
+        headers.append((b"preference-applied", wish.applied))
+    return 200, headers, body
+
+
+def stored_headers(stored: Stored) -> Headers:
+    return [(b"content-length", b"%d" % stored.size_bytes), (b"etag", b'"%b"' % stored.sha256.encode())]
+
+
+def failure_reply(settled: Settled, instance: str, wish: Wish, durability: Durability) -> Whole:
     """The problem document of a call that did not end well."""
     members: dict[str, object] = {"outcome": settled.kind, "job": settled_document(settled)}
     if settled.error is not None:
@@ -62,7 +86,7 @@ def failure_reply(settled: Settled, instance: str, wish: Wish, durability: Durab
     )
 
 
-def pending_reply(invocation: Invocation, pending: Pending, wish: Wish) -> Reply:
+def pending_reply(invocation: Invocation, pending: Pending, wish: Wish) -> Whole:
     """202: where to ask for the job."""
     headers: Headers = [
         (b"location", (JOBS_PATH + pending.job_id).encode()),
@@ -93,7 +117,7 @@ def call_headers(settled: Settled, durability: Durability) -> Headers:
     ]
 
 
-def response_of(reply: Reply) -> Response:
+def response_of(reply: Whole) -> Response:
     """The same for a route of FastAPI's."""
     status, headers, body = reply
     response = Response(body, status)
@@ -101,3 +125,15 @@ def response_of(reply: Reply) -> Response:
     if status != 204:  # which must not have it (RFC 9110, section 8.6)
         response.raw_headers.append((b"content-length", b"%d" % len(body)))
     return response
+
+
+class Streamed(Response):
+    """For a route of FastAPI's, a reply whose body comes in pieces, or which has only the head of one; `headers` say how long the body is."""
+
+    def __init__(self, status: int, headers: Headers, body: Body) -> None:
+        super().__init__(status_code=status)
+        self.raw_headers = headers
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_reply(send, self.status_code, self.raw_headers, self._body)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.large [--calls 20] [--mib 6]
 
-Knows: `sandlot up`, the watch of `benchmarks/lag`, /proc. Does not know: how Sandlot moves the bytes. Lateness contains what the machine itself is late by,
-which is what "at rest" shows: calls of `hello` alone, in turns with the large ones.
+Knows: `sandlot up`, the watch of `benchmarks/lag`, /proc. Does not know: how Sandlot moves the bytes. Lateness contains what the machine itself is late by:
+calls of `hello` alone, in turns with the large ones, show it, and what the loop's thread waited for a CPU is told apart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +48,13 @@ class Platform:
             raise SystemExit(f"{function} answered {status}: {body[:300]!r}")
         return body
 
-    def latest_ms(self, role: str, began_s: float, ended_s: float) -> float:
-        """By how much the role's loop was late at most in this time."""
+    def latest_ms(self, role: str, began_s: float, ended_s: float) -> tuple[float, float]:
+        """By how much the role's loop was late at most in this time; and the same without what it waited for a CPU."""
         path = self.lag_dir / str(self.pids[role])
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        moments = [(float(at), float(late)) for at, late in (line.split() for line in lines)]
-        return max((late for at, late in moments if began_s <= at <= ended_s + 0.05), default=0.0)
+        moments = [tuple(map(float, line.split())) for line in lines]
+        here = [(late, late - waited) for at, late, waited in moments if began_s <= at <= ended_s + 0.05]
+        return max((late for late, _ in here), default=0.0), max((own for _, own in here), default=0.0)
 
 
 @contextmanager
@@ -129,8 +130,8 @@ def _memory_bytes(pid: int, field: str) -> int:
 def measure(calls: int, size_bytes: int) -> None:
     event = document(size_bytes)
     with platform() as here:
-        rest: dict[str, list[float]] = {role: [] for role in ROLES}
-        large: dict[str, list[float]] = {role: [] for role in ROLES}
+        rest: dict[str, list[tuple[float, float]]] = {role: [] for role in ROLES}
+        large: dict[str, list[tuple[float, float]]] = {role: [] for role in ROLES}
         copies: dict[str, list[float]] = {role: [] for role in ROLES}
         took_ms = []
         idle = {role: _memory_bytes(here.pids[role], "VmRSS") for role in ROLES}
@@ -152,15 +153,20 @@ def measure(calls: int, size_bytes: int) -> None:
                 raise SystemExit(f"echo answered {len(answer)} bytes to {len(event)}")
     print(f"event and result of {len(event) / MIB:.1f} MiB, {calls} calls, median {median(took_ms):.0f} ms each")
     print(
-        "|  | loop late by at most, ms: median / worst | beside it, `hello` alone | peak memory beyond a process that has seen no large call, in copies |\n|---|---|---|---|"
+        "|  | loop late by at most, ms: median / worst | without waiting for a CPU | beside it, `hello` alone | peak memory beyond a process that has seen no large call, in copies |\n|---|---|---|---|---|"
     )
     for role in ROLES:
         print(
-            f"| {role} | {median(large[role]):.1f} / {max(large[role]):.1f} | {median(rest[role]):.1f} / {max(rest[role]):.1f} | {median(copies[role]):.1f} |"
+            f"| {role} | {_spread(late for late, _ in large[role])} | {_spread(own for _, own in large[role])} | {_spread(late for late, _ in rest[role])} | {median(copies[role]):.1f} |"
         )
 
 
-def _note(here: Platform, into: dict[str, list[float]], began_s: float) -> None:
+def _spread(some_ms: Iterable[float]) -> str:
+    known = list(some_ms)
+    return f"{median(known):.1f} / {max(known):.1f}"
+
+
+def _note(here: Platform, into: dict[str, list[tuple[float, float]]], began_s: float) -> None:
     ended_s = time.monotonic()
     time.sleep(0.02)  # the watch writes when its timer has fired
     for role in ROLES:

@@ -23,6 +23,8 @@ POINTS: Final = (
     "started",
     "ran",
     "kept",
+    "storing",
+    "stored",
     "settling",
     "settled",
     "stepping",
@@ -35,7 +37,7 @@ POINTS: Final = (
     "released",
 )
 """In a job's order: `handed` over by a submit; `claimed`, not yet given to the pool; `started` there; `ran`: the pool has its end; `kept`: the
-engine has it, and nothing is recorded; `settling`: about to be sent; `settled`: recorded, the answer not read. The others are pairs of
+engine has it, and nothing is recorded; `storing` and `stored`, before and after each piece of a large result; `settling`: about to be sent; `settled`: recorded, the answer not read. The others are pairs of
 before and after each script, whatever it carries."""
 
 ACTIONS: Final = ("kill", "stop", "note")

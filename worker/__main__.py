@@ -21,6 +21,7 @@ import redis
 import uvloop
 from redis.asyncio import Redis
 
+from sandlot.aside import let_the_loop_in
 from sandlot.callbacks import callback_hosts, callback_secrets
 from sandlot.errors import OperatorError, QueueUnavailable
 from sandlot.exposure import require_safe_redis
@@ -74,6 +75,7 @@ def main() -> int:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
         raise_descriptor_limit()
+        let_the_loop_in()
         uvloop.run(serve(settings))
     except (OperatorError, QueueUnavailable) as error:
         print(f"sandlot worker: {error.message}", file=sys.stderr)

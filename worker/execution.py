@@ -46,7 +46,7 @@ class Execution:
     function: str
     version: int
     digest: str
-    event: bytes
+    event: bytes | memoryview
     wall_limit_ms: int
     traceparent: str = ""
     queued_ms: float = 0.0

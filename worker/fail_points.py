@@ -86,6 +86,12 @@ class FailingQueue(WorkerQueue):
         for job_id, attempt, *_ in endings:
             self.points.reach(point, job_id, attempt)
 
+    async def store(self, claim: Claim, number: int, piece: bytes) -> bool:
+        self.points.reach("storing", claim.job_id, claim.attempt)
+        ours = await super().store(claim, number, piece)
+        self.points.reach("stored", claim.job_id, claim.attempt)
+        return ours
+
     def judge(self, ending: Ending, judgement: Judgement) -> asyncio.Future[Reply]:
         self._reach_all("settling", [ending])
         reply = super().judge(ending, judgement)

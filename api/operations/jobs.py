@@ -59,7 +59,8 @@ JOBS: Final = (
         path="/v1/jobs/{job_id}/result",
         tag="jobs",
         summary="What the function returned",
-        description="Its ETag never changes: If-None-Match answers 304, Range a part of it.",
+        description="Its ETag never changes: If-None-Match answers 304, Range a part of it, HEAD how long it is. What is longer than 256 KiB is read "
+        "while it is sent; if the rest cannot be had, the connection ends before Content-Length is reached.",
         parameters=(JOB,),
         answers=(
             Answer(200, "the value alone", {"message": "Hello, Ada!"}),

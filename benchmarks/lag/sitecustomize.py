@@ -1,13 +1,15 @@
 """Imported by every Python of a platform that is started with this folder on its PYTHONPATH: says how late the event loop is.
 
 Knows: uvloop.run, timers. Does not know: what the loop does. A process that runs no loop, or for which no file is named, is left alone.
-Each line of `$SANDLOT_BENCH_LAG/<pid>` is a moment (CLOCK_MONOTONIC, s) and by how many ms a timer was late then, if more than `NOTED_MS`.
+Each line of `$SANDLOT_BENCH_LAG/<pid>` is a moment (CLOCK_MONOTONIC, s), by how many ms a timer was late then, if more than `NOTED_MS`, and by how many
+of these because the machine had no CPU for the loop's thread (run_delay of proc_pid_schedstat(5): others were running).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Coroutine
 from time import monotonic
 from typing import TypeVar
@@ -19,15 +21,22 @@ NOTED_MS = 3.0
 
 async def _watch(path: str) -> None:
     loop = asyncio.get_running_loop()
-    with open(path, "a", buffering=1) as file:  # noqa: ASYNC230  # a line now and then, into a file on tmpfs or page cache
+    schedstat = f"/proc/self/task/{threading.get_native_id()}/schedstat"
+    with open(path, "a", buffering=1) as file, open(schedstat, "rb", buffering=0) as waits:  # noqa: ASYNC230  # a line now and then, into a file on tmpfs or page cache
         while True:
+            waited_ms = _waited_ms(waits.fileno())
             due_s = monotonic() + INTERVAL_S
             turn: asyncio.Future[None] = loop.create_future()
             loop.call_later(INTERVAL_S, turn.set_result, None)
             await turn
             late_ms = (monotonic() - due_s) * 1000
             if late_ms > NOTED_MS:
-                file.write(f"{monotonic():.4f} {late_ms:.2f}\n")
+                waited_ms = _waited_ms(waits.fileno()) - waited_ms
+                file.write(f"{monotonic():.4f} {late_ms:.2f} {min(waited_ms, late_ms):.2f}\n")
+
+
+def _waited_ms(descriptor: int) -> float:
+    return int(os.pread(descriptor, 100, 0).split()[1]) / 1e6
 
 
 def _install(folder: str) -> None:

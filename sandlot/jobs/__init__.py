@@ -9,6 +9,7 @@ from sandlot.jobs.ids import new_job_id
 from sandlot.jobs.listing import JobPage
 from sandlot.jobs.queue import Queue, QueueStatus, Submitted
 from sandlot.jobs.record import JobRecord
+from sandlot.jobs.results import Stored
 from sandlot.jobs.settlement import End, Settled
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Queue",
     "QueueStatus",
     "Settled",
+    "Stored",
     "Submitted",
     "connect",
     "new_job_id",

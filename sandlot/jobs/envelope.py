@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from binascii import b2a_base64
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -23,6 +23,9 @@ DATA_SUFFIX: Final = b"],{}]"
 
 _ONE_SHOT_LIMIT_BYTES: Final = 65536
 """Below, one call over a joined copy is fastest; above, the copy would cost more than it saves."""
+
+
+Event = TypeVar("Event", bytes, memoryview)
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,7 +47,7 @@ _decoder: Final = msgspec.json.Decoder(Envelope)
 _encoder: Final = msgspec.json.Encoder()
 
 
-def mac(key: bytes, purpose: bytes, head: bytes, body: bytes = b"") -> bytes:
+def mac(key: bytes, purpose: bytes, head: bytes, body: bytes | memoryview = b"") -> bytes:
     """44 characters of base64. `purpose` keeps a signature of one kind from being used as another.
 
     HMAC-SHA256 (RFC 2104), from the hash of the key's two pads on: half the CPU of hmac.digest, which looks its hash up each time.
@@ -87,13 +90,13 @@ def seal(key: bytes, invocation: Invocation) -> bytes:
     return mac(key, b"envelope", text, invocation.event) + b"|" + text
 
 
-def unseal(key: bytes, job_id: str, sealed: bytes, data: bytes) -> tuple[Envelope, bytes]:
-    """The envelope and the event, if both are what a holder of the key sealed for this job.
+def unseal(key: bytes, job_id: str, sealed: bytes, data: Event) -> tuple[Envelope, Event]:
+    """The envelope and the event, if both are what a holder of the key sealed for this job. The event of a view is a view: nothing is copied.
 
     Raises:
         UnsafeRecord: they are not. Nothing of them may be obeyed.
     """
-    if not (data.startswith(DATA_PREFIX) and data.endswith(DATA_SUFFIX)):
+    if data[: len(DATA_PREFIX)] != DATA_PREFIX or data[-len(DATA_SUFFIX) :] != DATA_SUFFIX:
         raise UnsafeRecord(f"job {job_id} has data that Sandlot did not write; it was not executed")
     event = data[len(DATA_PREFIX) : -len(DATA_SUFFIX)]
     signature, _, text = sealed.partition(b"|")

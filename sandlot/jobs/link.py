@@ -177,6 +177,8 @@ class Link:
 
     def _on_reply(self, reply: Reply) -> None:
         call = self._in_flight.popleft()
+        if self._wire is not None and self._wire.swollen and not self._in_flight:
+            self._wire.shrink()
         self.round_trips.observe(time.monotonic() - call.sent_s)
         future = call.future
         if not isinstance(reply, hiredis.ReplyError):

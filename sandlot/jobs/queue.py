@@ -40,6 +40,7 @@ from sandlot.jobs.lua import Script, script
 from sandlot.jobs.pace import eta_s, position_of
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
 from sandlot.jobs.refusals import crash_loop, full, no_worker, short_of_memory
+from sandlot.jobs.results import Results
 from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_stream, settled_from
 from sandlot.jobs.submits import Submits
@@ -95,6 +96,7 @@ class Queue:
         self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled, self.keep)
         self._breakers = Breakers(url, self.broken)
         self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
+        self.results = Results(self._call)
         self.letters = DeadLetters(self._call, signing_key)
         self._clock = RedisClock(link)
         self.now_ms = self._clock.now_ms
@@ -293,7 +295,7 @@ class Queue:
         record = record_from(self._key, job_id, fields) if end_text is not None else None
         if record is None or end_text is None:
             return None
-        result = await self._result(job_id) if record.result_bytes else b""
+        result = await self._result(job_id) if record.result_bytes and record.stored is None else b""
         end = read_end(self._key, job_id, end_text)
         return await aside(
             len(result), settled_from, job_id, end, result, function=record.function, version=record.version

@@ -14,7 +14,8 @@ import msgspec
 from sandlot.jobs import keys
 from sandlot.jobs.callbacks import CallbackState
 from sandlot.jobs.envelope import open_envelope
-from sandlot.jobs.settlement import End, read_end
+from sandlot.jobs.results import Stored
+from sandlot.jobs.settlement import End, read_end, stored_from
 from sandlot.models import Evidence, FunctionError, JobStatus, OutcomeKind, Timings, status_of
 
 FIELDS: Final = (
@@ -56,6 +57,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None = None
     result_bytes: int = 0
     result_sha256: str = ""
+    stored: Stored | None = None
+    """Where a large result is; any other is in RQ's stream."""
     callback: CallbackState | None = None
     """Only where one job is asked for, and somebody is to be told of its end."""
 
@@ -91,6 +94,7 @@ def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: 
         owner=envelope.owner,
         result_bytes=end.result_bytes if end else 0,
         result_sha256=end.result_sha256 if end else "",
+        stored=stored_from(job_id, end) if end else None,
     )
 
 

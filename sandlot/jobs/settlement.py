@@ -19,19 +19,19 @@ import msgspec
 from sandlot.aside import PIECE_BYTES, pieces
 from sandlot.errors import UnsafeRecord
 from sandlot.jobs.envelope import mac
+from sandlot.jobs.results import STORED_FROM_BYTES, Stored, digests_of
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
 
 UNSIGNED: Final = b"-"
 UNWITNESSED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, OutcomeKind.WORKER_LOST})
-INLINE_LIMIT_BYTES: Final = 262144
-"""Results above are not published but read from the stream (`PUBLISH_LIMIT_BYTES` in transitions.lua says why)."""
 
 LOST_TEXT: Final = b2a_base64(zlib.compress(b"worker_lost: the worker that ran it stopped answering", 1), newline=False)
 """RQ's `exc_string` of a job that no worker is left to report on."""
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The recorded end of a job. `result` is the JSON text the function returned, empty unless `kind` is `ok`."""
+    """The recorded end of a job. `result` is the JSON text the function returned, empty unless `kind` is `ok`; of a large one `stored` says
+    where it is, and `result` is empty."""
 
     job_id: str
     function: str
@@ -39,6 +39,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     kind: OutcomeKind
     result: bytes = b""
+    stored: Stored | None = None
     error: FunctionError | None = None
     evidence: Evidence | None = None
     timings: Timings = Timings()
@@ -46,7 +47,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is signed and stored in the job's hash: everything about the end but the result, which it names by its digest."""
+    """What is signed and stored in the job's hash: everything about the end but the result, which it names by its digest; a large one by those
+    of its pieces as well."""
 
     kind: OutcomeKind
     attempt: int
@@ -54,6 +56,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = 0
     result_bytes: int = 0
     result_sha256: str = ""
+    result_pieces: bytes = b""
     error: FunctionError | None = None
     evidence: Evidence | None = None
     timings: Timings = Timings()
@@ -67,10 +70,11 @@ _RQ_STATUS: Final = {OutcomeKind.OK: "finished", OutcomeKind.CANCELLED: "cancele
 
 
 class Encoded(msgspec.Struct, frozen=True):
-    """A result as it is recorded: its SHA-256 and the base64 of RQ's `return_value`."""
+    """A result as it is recorded: its SHA-256, and the base64 of RQ's `return_value` or, of one that is stored, its pieces' digests."""
 
     sha256: str
-    value: bytes
+    value: bytes = b""
+    digests: bytes = b""
 
 
 def encode_result(result: bytes) -> Encoded:
@@ -83,8 +87,14 @@ def encode_result(result: bytes) -> Encoded:
     return Encoded(hashlib.sha256(result).hexdigest(), value.getvalue())
 
 
+def encode_stored(result: bytes) -> Encoded:
+    """Of a result whose pieces are stored before its end is recorded; in a thread too."""
+    sha256, digests = digests_of(result)
+    return Encoded(sha256, digests=digests)
+
+
 Ending = tuple[str, int, str, str, bytes, bytes, bytes, bytes]
-"""What the step script takes per execution: id, attempt, RQ status, kind, signed end, stream value, raw result, logs."""
+"""What the step script takes per execution: id, attempt, RQ status, kind, signed end, stream value, raw result (or where it is), logs."""
 
 
 def seal_end(
@@ -110,6 +120,7 @@ def seal_end(
             version=version,
             result_bytes=len(result),
             result_sha256=encoded.sha256,
+            result_pieces=encoded.digests,
             error=outcome.error,
             evidence=outcome.evidence,
             timings=timings,
@@ -118,9 +129,12 @@ def seal_end(
     )
     text = mac(key, b"end", job_id.encode(), end) + b" " + end
     value = encoded.value
+    published = result if has_waiter and len(result) <= STORED_FROM_BYTES else b""
+    if encoded.digests:
+        stored = Stored(job_id, attempt, len(result), encoded.sha256, encoded.digests)
+        value, published = _reference(stored), b"@%d" % stored.pieces
     if outcome.kind is not OutcomeKind.OK:
         value = failure_text(outcome)
-    published = result if has_waiter and len(result) <= INLINE_LIMIT_BYTES else b""
     return (
         job_id,
         attempt,
@@ -131,6 +145,12 @@ def seal_end(
         published,
         outcome.logs,
     )
+
+
+def _reference(stored: Stored) -> bytes:
+    """What RQ's `return_value` is of a result that is stored: where, and which."""
+    document = {"key": stored.key, "pieces": stored.pieces, "bytes": stored.size_bytes, "sha256": stored.sha256}
+    return b2a_base64(_encoder.encode({"sandlot.result": document}), newline=False)
 
 
 def failure_text(outcome: Outcome) -> bytes:
@@ -161,12 +181,21 @@ def read_end(key: bytes, job_id: str, text: bytes) -> End:
     raise UnsafeRecord(f"the recorded end of job {job_id} has no valid signature and is not believed")
 
 
+def stored_from(job_id: str, end: End) -> Stored | None:
+    """Where the result is that an end names; nothing unless it is stored."""
+    if not end.result_pieces:
+        return None
+    return Stored(job_id, end.attempt, end.result_bytes, end.result_sha256, end.result_pieces)
+
+
 def settled_from(job_id: str, end: End, result: bytes, *, function: str, version: int) -> Settled:
-    """
+    """`result` is not looked at if it is stored: its pieces are checked as they are read.
+
     Raises:
         UnsafeRecord: the result is not the one the worker signed for.
     """
-    if end.result_bytes and hashlib.sha256(result).hexdigest() != end.result_sha256:
+    stored = stored_from(job_id, end)
+    if end.result_bytes and stored is None and hashlib.sha256(result).hexdigest() != end.result_sha256:
         raise UnsafeRecord(f"the recorded result of job {job_id} is not the one its worker signed")
     return Settled(
         job_id=job_id,
@@ -174,7 +203,8 @@ def settled_from(job_id: str, end: End, result: bytes, *, function: str, version
         version=end.version or version,
         attempt=end.attempt,
         kind=end.kind,
-        result=result if end.result_bytes else b"",
+        result=result if end.result_bytes and stored is None else b"",
+        stored=stored,
         error=end.error,
         evidence=end.evidence,
         timings=end.timings,

@@ -110,8 +110,8 @@ class Waiters:
         text, _, result = rest.partition(b"\n")
         try:
             end = read_end(self._key, job_id, text)
-            if text.startswith(UNSIGNED) or (end.result_bytes and not result):
-                # No worker saw it, or it is too large to be published: what is missing is in the record.
+            if text.startswith(UNSIGNED) or (end.result_bytes and not (result or end.result_pieces)):
+                # No worker saw it, or its result is neither here nor stored: what is missing is in the record.
                 self._look.set()
                 return
             future.set_result(settled_from(job_id, end, result, function="", version=0))

@@ -35,12 +35,16 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._pending: list[bytes] = []
+        self.swollen = False
+        """The parser may hold the room that a large reply needed: it keeps it until it is fed again, which may be a second later."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses of asyncio's
 
     def data_received(self, data: bytes) -> None:
         reader, on_reply = self._reader, self._on_reply
+        if len(data) > LARGE_BYTES:
+            self.swollen = True
         reader.feed(data)
         try:
             reply = reader.gets()
@@ -54,6 +58,10 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._on_lost()
+
+    def shrink(self) -> None:
+        """Let go of that room. Only for who knows that no part of another reply has arrived: it would be lost."""
+        self._reader, self.swollen = hiredis.Reader(), False
 
     def send(self, *arguments: Argument) -> None:
         """Queue one command for this tick's write. A closed wire drops it: `on_lost` has told, or is about to tell, its owner."""

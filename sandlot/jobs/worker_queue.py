@@ -22,7 +22,7 @@ from sandlot.jobs.lua import script
 from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Encoded, Ending, seal_end
 from sandlot.jobs.subscription import Subscription
-from sandlot.jobs.wire import Argument, Reply
+from sandlot.jobs.wire import LARGE_BYTES, Argument, Reply
 from sandlot.metrics.meters import Histogram
 from sandlot.models import Outcome, Timings
 
@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """`answers`: `ok`, `already` or `stale` for each ending, in order. `parked`: a submit may now hand jobs over."""
+    """`answers`: `ok`, `already`, `stale` or `unstored` for each ending, in order. `parked`: a submit may now hand jobs over."""
 
     answers: list[str]
     claims: list[Claim]
@@ -224,8 +224,17 @@ class WorkerQueue:
             parked == 1,
         )
 
+    async def store(self, claim: Claim, number: int, piece: bytes) -> bool:
+        """Keep one piece of a large result until its end is recorded; false if the attempt is another's now.
+
+        Raises:
+            QueueUnavailable: unknown; storing it again is safe.
+        """
+        call = self._link.run(script("store"), claim.job_id, claim.attempt, number, piece)
+        return cast(int, await _answer(call)) == 1
+
     def judge(self, ending: Ending, judgement: Judgement) -> asyncio.Future[Reply]:
-        """Record one ending, or have its job run again, and what it means for its function. The answer: `ok`, `again`, `already` or `stale`.
+        """Record one ending, or have its job run again, and what it means for its function. The answer: `ok`, `again`, `already`, `stale` or `unstored`.
 
         Sending it again changes nothing."""
         return self._link.run(
@@ -284,11 +293,14 @@ class WorkerQueue:
             return 0
         return cast(int, await _answer(self._link.run(script("release"), delay_ms, *leases)))
 
-    def unseal(self, claim: Claim) -> tuple[Envelope, bytes]:
-        """
+    def unseal(self, claim: Claim) -> tuple[Envelope, bytes | memoryview]:
+        """What is to be done; a large event is a view of the claim's data, not a copy.
+
         Raises:
             UnsafeRecord: nobody with our key asked for this. It must not be executed.
         """
+        if len(claim.data) > LARGE_BYTES:
+            return unseal(self._key, claim.job_id, claim.sealed, memoryview(claim.data))
         return unseal(self._key, claim.job_id, claim.sealed, claim.data)
 
     def ending(

@@ -197,6 +197,7 @@ ELSEWHERE: Final[dict[str, str]] = (
         ("callback_take", "callback_end"),
         "tests/jobs/test_callbacks.py::test_a_lost_reply_tells_nobody_twice_within_the_lease",
     )
+    | {"store": "tests/jobs/test_results.py::test_a_piece_whose_reply_is_lost_is_stored_once_more"}
     | dict.fromkeys(
         ("follow", "printed"),
         "tests/jobs/test_faults.py::test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply",

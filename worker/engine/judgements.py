@@ -25,12 +25,20 @@ log = logging.getLogger(__name__)
 
 
 class Judgements:
-    """One per engine; `on_done` is called after each answer: a slot is free and a job may be."""
+    """One per engine; `on_done` is called after each answer: a slot is free and a job may be. `on_unstored` gets an ending whose result has
+    gone before it could be recorded."""
 
-    def __init__(self, queue: WorkerQueue, counts: WorkerCounts, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        queue: WorkerQueue,
+        counts: WorkerCounts,
+        on_done: Callable[[], None],
+        on_unstored: Callable[[Finished], object],
+    ) -> None:
         self._queue = queue
         self._counts = counts
         self._on_done = on_done
+        self._on_unstored = on_unstored
         self._loop = asyncio.get_running_loop()
         self._under_way: dict[str, Finished] = {}
 
@@ -77,6 +85,8 @@ class Judgements:
         elif answer == b"stale":
             self._counts.stale_ends += 1
             log.warning("outcome came too late", extra=known)
+        elif answer == b"unstored":
+            self._on_unstored(finished)
         del self._under_way[finished.claim.lease]
         self._on_done()
 

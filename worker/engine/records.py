@@ -42,9 +42,14 @@ class Finished:
     retry: RetryPolicy | None = None
     """Nothing for what would end in the same way however often it were tried."""
     encoded: Encoded | None = None
-    """Of a large result, which is encoded before it waits for a step."""
+    """Of a large result, which is encoded or stored before it waits for a step."""
     timings: Timings = NOTHING_TIMED
     """Complete once `ending` has been asked for."""
+
+    @property
+    def recorded_bytes(self) -> int:
+        """How much of its result its record takes along."""
+        return 0 if self.encoded is not None and self.encoded.digests else len(self.outcome.result)
 
     def ending(self, queue: WorkerQueue, now_s: float) -> Ending:
         """Signed, as a step takes it; `settle` is how long it waited for that step."""

@@ -24,11 +24,11 @@ from sandlot.jobs.wire import BACKOFFS_S, Reply
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Outcome, OutcomeKind, RetryPolicy
 from worker.engine.ahead import PATIENCE_S, Ahead
-from worker.engine.encoding import Encoding
 from worker.engine.executor import Executor
 from worker.engine.judgements import Judgements
 from worker.engine.records import Batch, Finished, Running, Tally, refusal
 from worker.engine.releases import Releases
+from worker.engine.storing import Storing
 from worker.execution import Execution
 from worker.metrics.counts import WorkerCounts
 
@@ -61,8 +61,8 @@ class Steps:
         self._parked = False
         self._scheduled = False
         self._releases = Releases(queue, counts, self._check_quiet)
-        self._judgements = Judgements(queue, counts, self._judged)
-        self._encoding = Encoding(self._encoded)
+        self._storing = Storing(queue, self._stored, self._lost_while_stored)
+        self._judgements = Judgements(queue, counts, self._judged, self._storing.take)
         self._ahead = Ahead()
         self._patience: asyncio.TimerHandle | None = None
         self.draining = False
@@ -78,7 +78,7 @@ class Steps:
     @property
     def leases(self) -> list[str]:
         """Every attempt whose right must be renewed: what runs, and what has run but is not recorded."""
-        waiting = [*self._encoding.records, *self._finished, *(self._batch.finished if self._batch else ())]
+        waiting = [*self._storing.records, *self._finished, *(self._batch.finished if self._batch else ())]
         held = [record.claim.lease for record in (*self._running.values(), *waiting)]
         return held + self._judgements.leases
 
@@ -204,14 +204,22 @@ class Steps:
         else:
             self.tally.failures += 1
         self.quiet.clear()
-        if not self._encoding.take(finished):
-            self._encoded(finished)
+        if not self._storing.take(finished):
+            self._stored(finished)
 
-    def _encoded(self, finished: Finished) -> None:
+    def _stored(self, finished: Finished) -> None:
         if (finished.outcome.kind is not OutcomeKind.OK or finished.claim.probe) and self._judgements.take(finished):
             return
         self._finished.append(finished)
         self._kick()
+
+    def _too_late(self, record: Finished) -> None:
+        self._counts.stale_ends += 1
+        log.warning("outcome came too late", extra={"job_id": record.claim.job_id, "attempt": record.claim.attempt})
+
+    def _lost_while_stored(self, record: Finished) -> None:
+        self._too_late(record)
+        self._check_quiet()
 
     def _forget(self, running: Running) -> None:
         """Kill it, if it has started; `_done` is not called."""
@@ -276,7 +284,7 @@ class Steps:
         size_bytes, now_s = 0, monotonic_s()
         while self._finished and len(taken) < ENDINGS_LIMIT and size_bytes < ENDINGS_LIMIT_BYTES:
             record = self._finished.popleft()
-            size_bytes += len(record.outcome.result)
+            size_bytes += record.recorded_bytes
             taken.append(record)
             endings.append(record.ending(self._queue, now_s))
         return taken, endings
@@ -306,10 +314,9 @@ class Steps:
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("job ended", extra=record.facts())
             elif answer == "stale":
-                self._counts.stale_ends += 1
-                log.warning(
-                    "outcome came too late", extra={"job_id": record.claim.job_id, "attempt": record.claim.attempt}
-                )
+                self._too_late(record)
+            elif answer == "unstored":
+                self._storing.take(record)
         self._parked = stepped.parked
         if self.draining:
             self._releases.give([claim.lease for claim in stepped.claims], delay_ms=0)
@@ -335,7 +342,7 @@ class Steps:
     def _check_quiet(self) -> None:
         if (
             not self._running
-            and not self._encoding.records
+            and not self._storing.records
             and not self._finished
             and self._batch is None
             and not self._hungry

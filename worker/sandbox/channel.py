@@ -100,7 +100,7 @@ class Channel:
         self._ticket = b""
         self._timer: asyncio.TimerHandle | None = None
         self._unsent: memoryview | None = None
-        self._unsent_next: bytes = b""
+        self._unsent_next: bytes | memoryview = b""
         self._header = b""
         self._kind = b""
         self._body: memoryview | None = None
@@ -111,7 +111,9 @@ class Channel:
     def usable(self) -> bool:
         return self._open and self._answered is None
 
-    def exchange(self, kind: bytes, head: bytes, tail: bytes, timeout_s: float, answered: Answered) -> bool:
+    def exchange(
+        self, kind: bytes, head: bytes, tail: bytes | memoryview, timeout_s: float, answered: Answered
+    ) -> bool:
         """Send one frame, `head` and `tail` together its body (after the ticket), and have `answered` called with the answer.
 
         The deadline covers sending, waiting and receiving. False if something unasked for was waiting in the socket, or the
@@ -161,7 +163,7 @@ class Channel:
             self._fail(Fault.CLOSED, "the process closed its control descriptor")
         return False
 
-    def _send(self, first: bytes, then: bytes) -> None:
+    def _send(self, first: bytes, then: bytes | memoryview) -> None:
         try:
             sent = self._control.send(first)
         except BlockingIOError:

@@ -4,7 +4,7 @@
 -- ARGV: worker, id, attempt, RQ status, kind, signed end, result-stream value, raw result, logs,
 --       attempts allowed after such an end (0: it is not run again), pause before the second in ms, thousandths of the pause's second half,
 --       greatest age in ms (0: any), 1 if it crashed, 1 if it was a probe
--- -> 'ok' (recorded) | 'again' (it will run again) | 'already' | 'stale'
+-- -> 'ok' (recorded) | 'again' (it will run again) | 'already' | 'stale' | 'unstored' (as in step.lua)
 local worker, id, attempt, status, kind, text = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local attempts, backoff_ms, jitter, max_age_ms = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local crashed, probe = ARGV[14] == '1', ARGV[15] == '1'
@@ -18,6 +18,15 @@ local queue = job[1]
 if redis.call('ZREM', LEASES, member) == 0 or not queue then
   if string.match(job[11] or '', '^%S+ {"kind":"[^"]*","attempt":(%d+)') == attempt then return 'again' end
   return job[6] and job[7] == attempt and 'already' or 'stale'
+end
+local life = status == 'finished' and life_of_success(job[13], job[2], job[3]) or tonumber(job[2]) or 3600
+local result = ARGV[8]
+if string.byte(result) == STORED then
+  if not keep_result(member, result, life) then
+    redis.call('ZADD', LEASES, ms(now_ms + LEASE_MS), member)
+    return 'unstored'
+  end
+  result = ''
 end
 redis.call('ZREM', STARTED .. queue, member)
 if job[4] then redis.call('SREM', CANCELS .. worker, id) end
@@ -44,9 +53,8 @@ local function run_again(pause_ms)
 end
 
 local function record()
-  local ttl = status == 'finished' and life_of_success(job[13], job[2], job[3]) or tonumber(job[2]) or 3600
-  if attempts > 0 and not job[4] then ttl = keep_letter(id, ttl) end
-  finish(id, { status = status, kind = kind, text = text, reply = job[3], ttl = ttl, result = ARGV[8], logs = ARGV[9], type = TYPES[status],
+  local ttl = attempts > 0 and not job[4] and keep_letter(id, life) or life
+  finish(id, { status = status, kind = kind, text = text, reply = job[3], ttl = ttl, result = result, logs = ARGV[9], type = TYPES[status],
     field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[7], worker = worker, attempt = attempt, order = job[12],
     started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   redis.call('INCR', ENDED)

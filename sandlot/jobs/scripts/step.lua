@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- One worker's turn: record how its executions ended, then claim as many jobs as it has free slots, and park what stays idle.
 -- ARGV: worker, step number, free slots, jobs it may claim beyond these (both 0: claim nothing and unpark), hand-offs seen (-1: count anew), number of placements,
---       placements…, then per execution: id, attempt, RQ status, kind, signed end, result-stream value, raw result, logs
--- -> { { 'ok' | 'already' | 'stale', … }, { { id, attempt, envelope, data, queued_ms, 1 if it has a waiter + 2 if it is a probe }, … }, 1 if its idle slots are parked }
+--       placements…, then per execution: id, attempt, RQ status, kind, signed end, result-stream value, raw result ('@' and a number: it is stored
+--       in so many pieces), logs
+-- -> { { 'ok' | 'already' | 'stale' | 'unstored' (the pieces are gone: nothing was recorded, the lease holds), … }, { { id, attempt, envelope, data, queued_ms, 1 if it has a waiter + 2 if it is a probe }, … }, 1 if its idle slots are parked }
 -- A step sent again (its reply was lost) settles nothing twice and returns the same claims.
 local worker, step, free, ahead, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local placements, at = {}, 7
@@ -58,7 +59,15 @@ local function settle(member, held, ended, registered)
     return job[6] and job[7] == attempt and 'already' or 'stale'
   end
   local ttl = status == 'finished' and life_of_success(job[9], job[2], job[3]) or tonumber(job[2]) or 3600
-  finish(id, { status = status, kind = ARGV[at + 3], text = ARGV[at + 4], reply = job[3], ttl = ttl, result = ARGV[at + 6],
+  local result = ARGV[at + 6]
+  if string.byte(result) == STORED then
+    if not keep_result(member, result, ttl) then
+      redis.call('ZADD', LEASES, ms(now_ms + LEASE_MS), member)
+      return 'unstored'
+    end
+    result = ''
+  end
+  finish(id, { status = status, kind = ARGV[at + 3], text = ARGV[at + 4], reply = job[3], ttl = ttl, result = result,
     logs = ARGV[at + 7], type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[at + 5],
     worker = worker, attempt = attempt, order = job[8], tell = tell, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   if job[4] then redis.call('SREM', CANCELS .. worker, id) end

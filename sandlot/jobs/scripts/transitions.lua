@@ -17,6 +17,8 @@ local NEVER_S = 4102444800
 local LETTER_TTL_S = 604800
 -- Results and events above this are not published: a subscriber's output buffer is bounded (client-output-buffer-limit pubsub 32mb).
 local PUBLISH_LIMIT_BYTES = 262144
+-- '@24' where a result would be: it was stored in 24 pieces (store.lua). No JSON text begins so.
+local STORED = string.byte('@')
 
 local function ms(number)
   return string.format('%.0f', number)
@@ -136,6 +138,12 @@ local function finish(id, e)
       if e.tell then e.tell(channel, message) else redis.call('PUBLISH', TO_WAITER .. channel, message) end
     end
   end
+end
+
+-- A large result that was stored is kept for as long as its job. false if it is not there, or not whole: it took too long to be recorded.
+local function keep_result(member, stored, ttl)
+  if redis.call('HLEN', RESULT .. member) ~= tonumber(string.sub(stored, 2)) then return false end
+  return redis.call('EXPIRE', RESULT .. member, ttl) == 1
 end
 
 -- Whether a job will be older in `pause_ms` than its function wants it to be run again at.

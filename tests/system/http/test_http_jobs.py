@@ -1,5 +1,7 @@
 """Jobs over real HTTP: what they show, who may see them, and how they are stopped."""
 
+import contextlib
+import hashlib
 import json
 import time
 from typing import Any
@@ -96,6 +98,74 @@ def test_a_result_is_sent_once_or_in_parts(anyone: httpx.Client) -> None:
     assert (behind.status_code, behind.headers["content-range"]) == (416, "bytes */300002")
     stale = anyone.get(location + "/result", headers={"range": "bytes=0-9", "if-range": '"other"'})
     assert (stale.status_code, stale.content) == (200, whole.content)
+
+
+def large_event() -> bytes:
+    """JSON of almost 6 MiB, no two pieces of which are the same."""
+    return json.dumps([f"{number:09}" for number in range(450_000)], separators=(",", ":")).encode()
+
+
+def pieces_of(stack: Any, job_id: str) -> tuple[redis.Redis, str]:
+    client = redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"])
+    return client, f"sandlot:result:{job_id}:1"
+
+
+def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Any, anyone: httpx.Client) -> None:
+    event = large_event()
+    called = anyone.post("/v1/functions/echo/invoke", content=event, timeout=60)
+    assert (called.status_code, called.headers["content-length"]) == (200, str(len(called.content)))
+    assert json.loads(called.content) == json.loads(event)
+    where, etag = called.headers["content-location"], called.headers["etag"]
+    assert etag == f'"{hashlib.sha256(called.content).hexdigest()}"'
+
+    whole = anyone.get(where)
+    assert (whole.status_code, whole.headers["etag"], whole.headers["accept-ranges"]) == (200, etag, "bytes")
+    assert (whole.content, whole.headers["content-type"]) == (called.content, "application/json")
+    size = len(whole.content)
+    for start, stop in ((0, 1), (262_143, 262_145), (1_000_000, 3_000_001), (size - 5, size)):
+        part = anyone.get(where, headers={"range": f"bytes={start}-{stop - 1}", "if-range": etag})
+        assert (part.status_code, part.content) == (206, whole.content[start:stop])
+        assert part.headers["content-range"] == f"bytes {start}-{stop - 1}/{size}"
+        assert part.headers["content-length"] == str(stop - start)
+    assert anyone.get(where, headers={"range": f"bytes={size}-"}).headers["content-range"] == f"bytes */{size}"
+    for ask in (anyone.get, anyone.head):
+        unchanged = ask(where, headers={"if-none-match": etag})
+        assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
+    head = anyone.head(where, headers={"range": "bytes=0-9"})
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(size))
+    assert head.headers["etag"] == etag
+    # Behind a URL it is the same value, or the response that it stands for.
+    assert anyone.post("/fn/responds", content=event, timeout=60).json() == json.loads(event)
+    response = anyone.post("/fn/responds", json={"statusCode": 201, "body": "x" * 1_000_000})
+    assert (response.status_code, response.text) == (201, "x" * 1_000_000)
+
+
+def test_a_large_result_that_was_changed_or_is_gone_is_never_handed_out(stack: Any, anyone: httpx.Client) -> None:
+    called = anyone.post("/v1/functions/echo/invoke", content=large_event(), timeout=60)
+    where, job_id = called.headers["content-location"], called.headers["x-job-id"]
+    client, key = pieces_of(stack, job_id)
+    with client:
+        first, third = client.hget(key, "0"), client.hget(key, "3")
+        client.hset(key, "3", third[:-1] + bytes([third[-1] ^ 1]))
+        with pytest.raises(httpx.RemoteProtocolError, match="peer closed connection"):
+            anyone.get(where)
+        got = b""
+        with anyone.stream("GET", where) as cut, contextlib.suppress(httpx.RemoteProtocolError):
+            for chunk in cut.iter_bytes():
+                got += chunk
+        assert got == called.content[: 3 * 262_144]
+        assert anyone.get(where, headers={"range": "bytes=786432-786440"}).json()["code"] == "unsafe_record"
+        assert anyone.get(where, headers={"range": "bytes=0-9"}).content == called.content[:10]
+        client.hset(key, mapping={"0": third, "3": third})
+        refused = anyone.get(where)
+        assert (refused.status_code, refused.json()["code"]) == (500, "unsafe_record")
+        client.hset(key, "0", first)
+        assert anyone.get(where).content == called.content
+        client.delete(key)
+    for gone in (anyone.get(where), anyone.get(where, headers={"range": "bytes=5-"})):
+        assert (gone.status_code, gone.json()["code"]) == (410, "job_gone")
+    assert anyone.head(where).status_code == 410
+    assert anyone.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
 
 
 def test_a_job_that_has_ended_is_run_again(anyone: httpx.Client, admin: httpx.Client) -> None:

@@ -108,6 +108,8 @@ class FakeQueue:
     load_now: Load | None = None
     round_trips: Histogram = field(default_factory=Histogram)
 
+    results: Any = None
+
     @property
     def letters(self) -> FakeLetters:
         return FakeLetters(self)
