@@ -54,6 +54,8 @@ def everything_in(raw: redis.Redis) -> bytes:
                 found.append((key, raw.zrange(key, 0, -1)))
             case b"stream":
                 found.append((key, raw.xrange(key)))
+            case b"none":  # it expired between the scan and the question
+                continue
             case other:
                 raise AssertionError(f"a key of type {other!r}, which this test cannot read")
     return repr(found).encode()
