@@ -43,14 +43,14 @@ class Stack:
         self.engine = engine
         self.project = project
         self.secrets = secrets
-        self.port = _free_port()
+        self.listens_at = f"127.0.0.1:{_free_port()}"
         self._file = file
-        self._environment = {
+        self.environment = {
             **engine.environment,
             "SANDLOT_IMAGE": IMAGE,
             "SANDLOT_VALKEY_IMAGE": IMAGE,
             "SANDLOT_SECRETS": str(secrets),
-            "SANDLOT_LISTEN": f"127.0.0.1:{self.port}",
+            "SANDLOT_LISTEN": self.listens_at,
             "SANDLOT_LOG_DRIVER": "k8s-file",  # Podman's name of Docker's json-file
             "SANDLOT_DRAIN_S": "5",
             "SANDLOT_SLOTS": str(SLOTS),
@@ -59,7 +59,7 @@ class Stack:
         }
         key = secrets / "api.key"
         self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}",
+            base_url=f"http://{self.listens_at}",
             headers={"authorization": f"Bearer {key.read_text().strip()}"} if key.exists() else {},
             timeout=30,
             trust_env=False,
@@ -70,7 +70,7 @@ class Stack:
         command = [sys.executable, "-m", "podman_compose", "--in-pod=0", "-p", self.project, "-f", self._file, *words]
         done = subprocess.run(
             command,
-            env=self._environment,
+            env=self.environment,
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             capture_output=True,
