@@ -174,9 +174,9 @@ def problem_of(error: SandlotError, *, instance: str) -> tuple[int, Headers, byt
     headers: Headers = []
     members = dict(error.fields)
     if isinstance(error, TryAgain):
-        retry_after_s = max(1, math.ceil(error.retry_after_s))
-        headers.append((b"retry-after", b"%d" % retry_after_s))
-        members["retry_after_s"] = retry_after_s
+        # The header knows whole seconds only (RFC 9110, section 10.2.3).
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        members["retry_after_s"] = round(error.retry_after_s, 3)
     if STATUS[error.code] == 401:
         headers.append((b"www-authenticate", b'Bearer realm="sandlot"'))
     if isinstance(location := members.get("location"), str):

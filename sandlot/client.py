@@ -384,7 +384,7 @@ def problem_of(reply: httpx.Response) -> SandlotError:
     message = str(document.get("detail") or document.get("title") or f"status {reply.status_code}")
     kind = by_code().get(str(document.get("code")), CallerError if reply.is_client_error else SandlotError)
     if issubclass(kind, TryAgain):
-        return kind(message, retry_after_s=_seconds(reply.headers.get("retry-after", "")), **fields)
+        return kind(message, retry_after_s=_retry_after_s(document, reply.headers.get("retry-after", "")), **fields)
     error = kind(message, **fields)
     error.code = str(document.get("code") or kind.code)
     return error
@@ -400,8 +400,12 @@ def _read_server_timing(header: str) -> dict[str, float]:
     return timings
 
 
-def _seconds(retry_after: str) -> float:
-    return float(retry_after) if retry_after.isdigit() else 1.0
+def _retry_after_s(document: dict[str, object], header: str) -> float:
+    """The problem's own member, which has fractions; the header, if a proxy answered."""
+    exactly = document.get("retry_after_s")
+    if isinstance(exactly, int | float):
+        return float(exactly)
+    return float(header) if header.isdigit() else 1.0
 
 
 def _encode(event: Json) -> bytes:

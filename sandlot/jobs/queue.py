@@ -37,7 +37,7 @@ from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.listing import JobPage, list_jobs
 from sandlot.jobs.load import LIVE_MS, Load, read_load
 from sandlot.jobs.lua import Script, script
-from sandlot.jobs.pace import eta_s, position_of
+from sandlot.jobs.pace import outlook
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
 from sandlot.jobs.refusals import crash_loop, full, no_worker, short_of_memory
 from sandlot.jobs.results import Results
@@ -275,8 +275,7 @@ class Queue:
         if record is None or record.status is not JobStatus.QUEUED or fields[-1] is None:
             return record
         name = fields[-1].decode()
-        position = await position_of(self._call, name, job_id)
-        eta = None if position is None else await eta_s(self._call, name, job_id, position)
+        position, eta = await outlook(self._run, name, job_id)
         return msgspec.structs.replace(record, queue_position=position, eta_s=eta)
 
     async def _callback(self, job_id: str, order: bytes) -> CallbackState:

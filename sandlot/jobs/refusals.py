@@ -12,20 +12,19 @@ from typing import Final
 from sandlot.errors import FunctionCrashLoop, NoWorker, QueueFull, QueueUnavailable
 from sandlot.models import Invocation
 
-ROOM: Final = 10
-"""Whoever is refused comes back when a tenth of the queue is free again: with the next free place, all would come at once for it."""
 LONGEST_S: Final = 300.0
 UNKNOWN_S: Final = 10.0
-"""Nothing has ended of late, so nobody can tell."""
+"""Nothing of it has ended or runs, so nobody can tell."""
 
 
 def full(invocation: Invocation, answer: Sequence[bytes]) -> QueueFull:
-    """From how fast the jobs of that queue, or all jobs, have ended in the last 20 s; a tenth up or down by chance, so that not all come back at once."""
-    which, depth, ended, span_ms = answer[1], *(int(number) for number in answer[2:5])
-    retry_after_s = depth / ROOM * span_ms / 1000 / ended if ended else UNKNOWN_S
-    retry_after_s = min(LONGEST_S, retry_after_s) * random.uniform(0.9, 1.1)  # noqa: S311  # spread, not secrecy
+    """Each who is refused is told of a place of his own (submit.lua), so they do not all come back at once; where nobody can tell, chance parts them."""
+    which, depth, wait_ms = answer[1], int(answer[2]), int(answer[3])
+    retry_after_s = wait_ms / 1000 if wait_ms >= 0 else UNKNOWN_S * random.uniform(0.9, 1.1)  # noqa: S311  # spread, not secrecy
     whose = f"the queue of {invocation.function!r} holds" if which == b"function" else "all queues together hold"
-    return QueueFull(f"{whose} {depth} jobs, which is the limit", retry_after_s=max(1.0, retry_after_s), depth=depth)
+    return QueueFull(
+        f"{whose} {depth} jobs, which is the limit", retry_after_s=min(LONGEST_S, retry_after_s), depth=depth
+    )
 
 
 def crash_loop(invocation: Invocation, rest_ms: int) -> FunctionCrashLoop:

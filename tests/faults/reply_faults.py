@@ -202,6 +202,7 @@ ELSEWHERE: Final[dict[str, str]] = (
         ("follow", "printed"),
         "tests/jobs/test_faults.py::test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply",
     )
+    | {"pace": "tests/jobs/test_transitions.py::test_a_look_whose_reply_is_lost_is_repeated"}
     | {"keep": "tests/jobs/test_delivered.py::test_a_keep_whose_reply_is_lost_keeps"}
 )
 """Scripts that no plan of these loses the reply of -> the test that does."""

@@ -35,31 +35,115 @@ async def fill(queue: Queue, make: Any, count: int, **fields: Any) -> None:
     await asyncio.gather(*(queue.submit(make(**fields), reply=False) for _ in range(count)))
 
 
-async def test_who_is_refused_is_told_when_a_tenth_will_be_free(small: Queue, make: Any, raw: redis.Redis) -> None:
-    """Jobs of this function have ended twice a second, others much faster: it is its own queue that is full."""
+def note_claims(raw: redis.Redis, queue: str, *ages_and_counts: tuple[float, int]) -> None:
+    """As steps note them, newest first. In these tests ages are so large that it does not matter how long the test takes."""
+    now_ms = int(raw.time()[0]) * 1000
+    raw.delete(f"sandlot:taken:{queue}")
+    raw.rpush(f"sandlot:taken:{queue}", *(f"{now_ms - age_s * 1000:.0f} {count}" for age_s, count in ages_and_counts))
+
+
+async def test_each_who_is_refused_is_told_of_a_place_of_his_own(small: Queue, make: Any, raw: redis.Redis) -> None:
+    """Eight places in the last 80 s are one in ten seconds; what was claimed before those eight no longer counts."""
     await fill(small, make, 50)
-    now_s, ttl_s = raw.time()[0], 60
-    raw.zadd("rq:finished:hello@python", {f"ok-{n}": now_s + ttl_s - n // 2 for n in range(20)})
-    # A dead letter ends later than what ended with it, and days later.
-    raw.zadd("rq:failed:hello@python", {"letter": now_s + 604_800})
+    note_claims(raw, "hello@python", (20, 2), (30, 2), (60, 4), (80, 1000), (81, 1000))
     raw.set("sandlot:ended", 100_000)
-    # 5 places at 2 a second, give or take a tenth, and the second that the clock of the registries has not finished.
-    assert 2.0 <= await told(small, make()) <= 3.2
+    assert [round(await told(small, make()), -1) for _ in range(3)] == [10, 20, 30]
+    together = await asyncio.gather(*(told(small, make()) for _ in range(5)))
+    assert [round(each_s, -1) for each_s in together] == [40, 50, 60, 70, 80]
 
 
-async def test_of_all_queues_together_the_rate_is_that_of_all(small: Queue, make: Any, raw: redis.Redis) -> None:
+async def test_no_more_is_promised_than_some_turns_of_the_queue(small: Queue, make: Any, raw: redis.Redis) -> None:
+    """Who is refused need not come back, and the places meant for those who did not must not frighten others away."""
+    await fill(small, make, 50)
+    note_claims(raw, "hello@python", (2, 4), (3, 4), (4, 1))  # a place each half second, 25 s a turn
+    told_s = await asyncio.gather(*(told(small, make()) for _ in range(600)))
+    assert max(told_s) == pytest.approx(200, rel=0.5)
+    assert sum(each_s == pytest.approx(max(told_s), rel=0.02) for each_s in told_s) > 30
+
+
+async def test_a_change_of_pace_is_seen_after_two_rounds(
+    small: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    """Sixteen places are two rounds of eight that run: at 100 a second they were claimed, and then two rounds at 8 in 100 s."""
+    await fill(small, make, 50)
+    assert len((await worker.step(8)).claims) == 8
+    await fill(small, make, 8)
+    fast = [(300.1 + n / 100, 1) for n in range(200)]
+    note_claims(raw, "hello@python", (300, 8), *fast)
+    assert await told(small, make()) == pytest.approx(300 / 16, rel=0.05)
+    raw.delete("sandlot:promised")
+    note_claims(raw, "hello@python", (100, 8), (200, 8), (300, 8), *fast)
+    assert await told(small, make()) == pytest.approx(300 / 16, rel=0.05)
+    raw.delete("sandlot:promised")
+    note_claims(raw, "hello@python", *[(1 + n / 10, 1) for n in range(20)], (1000, 8), (2000, 8))
+    assert await told(small, make()) == pytest.approx(2.6 / 16, rel=0.9), "and the other way round"
+
+
+async def test_before_a_full_queue_was_claimed_from_the_last_runs_say_how_long_one_takes(
+    small: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    """Four run, and those that ended last, delivered or not, ran for 20 s: a place every five seconds."""
+    now_s = raw.time()[0]
+    for registry, number, ttl_s in (("finished", 0, 60), ("finished", 1, 30), ("failed", 2, 60)):
+        raw.zadd(f"rq:{registry}:hello@python", {f"job-{number}": now_s + ttl_s})
+        raw.hset(
+            f"rq:job:job-{number}",
+            mapping={"sl_started_ms": (now_s - 20) * 1000, "sl_ended_ms": now_s * 1000},
+        )
+    # One that ended long ago, and will be forgotten when the one that was just delivered will.
+    raw.zadd("rq:finished:hello@python", {"job-old": now_s + 30})
+    raw.hset("rq:job:job-old", mapping={"sl_started_ms": 0, "sl_ended_ms": 40 * 8 * 1000 + 1})
+    assert (await worker.step(4)).parked
+    await fill(small, make, 54)
+    raw.delete("rq:job:job-old")
+    with pytest.raises(QueueFull) as refused:
+        await small.submit(make(delivered_ttl_s=30), reply=True)
+    assert refused.value.retry_after_s == 5.0
+
+
+async def test_of_all_queues_together_the_pace_is_that_of_all(small: Queue, make: Any, raw: redis.Redis) -> None:
     await fill(small, make, 40)
     await fill(small, make, 20, function="other")
     raw.set("sandlot:ended", 1200)
     now_ms = raw.time()[0] * 1000
-    raw.rpush("sandlot:drained", f"{now_ms} 1195", f"{now_ms - 40_000} 1160", f"{now_ms - 41_000} 1000")
-    # 6 places at 200 in 41 s.
-    assert 1.0 <= await told(small, make(function="third")) <= 1.5
+    raw.rpush(
+        "sandlot:drained",
+        f"{now_ms} 1200",
+        f"{now_ms - 40_000} 1196",
+        f"{now_ms - 80_000} 1192",
+        f"{now_ms - 90_000} 100",
+    )
+    # 8 ends in 80 s.
+    assert [round(await told(small, make(function=name)), -1) for name in ("third", "fourth")] == [10, 20]
+
+
+async def test_a_batch_is_told_when_there_is_room_for_all_of_it(small: Queue, make: Any, raw: redis.Redis) -> None:
+    await fill(small, make, 45)
+    note_claims(raw, "hello@python", (20, 4), (30, 4), (80, 1))
+    with pytest.raises(QueueFull) as refused:
+        await small.submit_batch([make() for _ in range(9)], "", "")
+    assert refused.value.retry_after_s == pytest.approx(40, rel=0.05), "five places are there, four are not"
 
 
 async def test_when_nothing_ends_nobody_can_tell(small: Queue, make: Any) -> None:
     await fill(small, make, 50)
     assert 9 <= await told(small, make()) <= 11
+
+
+async def test_claims_are_noted_as_long_as_a_queue_is_not_empty(
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+) -> None:
+    name = "sandlot:taken:hello@python"
+    await fill(queue, make, 10)
+    for free in (2, 3):
+        await worker.step(free)
+    assert [entry.split()[1] for entry in raw.lrange(name, 0, -1)] == [b"3", b"2"]
+    await worker.step(5)
+    await fill(queue, make, 1)
+    assert not raw.exists(name), "what was claimed before the queue was empty says nothing about now"
+    raw.rpush(name, *["1 1"] * 700)
+    await worker.step(1)
+    assert raw.llen(name) == 512
 
 
 async def test_the_reaper_notes_how_fast_jobs_end(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:

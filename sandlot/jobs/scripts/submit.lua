@@ -6,7 +6,7 @@
 --       then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s (of a success that was delivered), failure_ttl_s (of all else), description,
 --       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none), signed order of a callback ('' for none)
 -- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'gone', id } | { 'no_worker' }
---    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, jobs that ended…, in … ms };
+--    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, ms until a place is free for him (-1: nobody knows) };
 --    of all or none only one refusal, for all of them
 local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local whole, whole_key, whole_fingerprint = ARGV[4] == '1', ARGV[5], ARGV[6]
@@ -120,32 +120,34 @@ local function existing(known, reply)
   return { 'existing', known, state[1], state[2] or '' }
 end
 
--- How many jobs have ended, and in how many ms, of late: of one queue as its registries say, which keep each job until its end + ttl;
--- of all as the reaper has noted. Asked only for who is refused.
-local WINDOW_S = 20
-local function ended_of(name, ...)
-  local count, span_ms, seen = 0, 0, {}
-  for _, text in ipairs({ ... }) do
-    local from, to = now_s + tonumber(text) - WINDOW_S, now_s + tonumber(text)
-    for _, registry in ipairs(seen[text] and {} or { FINISHED, FAILED, CANCELED }) do
-      count = count + redis.call('ZCOUNT', registry .. name, from, to)
-      local oldest = redis.call('ZRANGEBYSCORE', registry .. name, from, to, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-      if oldest then span_ms = math.max(span_ms, (to - tonumber(oldest)) * 1000) end
-    end
-    seen[text] = true
+-- Refusals. Places come free one after the other, and each of those who are refused is told of one of his own: with the same moment for
+-- all of them, all but the first would be refused again. Nobody has to come back, so no more is promised than some turns of the whole queue.
+local TURNS = 8
+local promises = {}
+local function full(which, name, depth, surplus, each_ms)
+  if not each_ms then return { 'full', which, depth, -1 } end
+  local until_ms = promises[name] or tonumber(redis.call('HGET', PROMISED, name) or 0)
+  until_ms = math.min(math.max(until_ms, now_ms) + surplus * each_ms, now_ms + TURNS * depth * each_ms)
+  promises[name] = until_ms
+  return { 'full', which, depth, math.ceil(until_ms - now_ms) }
+end
+
+local paces = {}
+local function full_queue(name, depth, surplus, result_ttl_s, failure_ttl_s)
+  paces[name] = paces[name] or { place_ms(name, { result_ttl_s, failure_ttl_s }) }
+  return full('function', name, depth, surplus, paces[name][1])
+end
+
+-- All queues together: as many ends as all running jobs make in two rounds, by what the reapers have noted once a second.
+local function full_all(surplus)
+  local ended, want = tonumber(redis.call('GET', ENDED) or 0), math.max(CLAIMS_AT_LEAST, ROUNDS * redis.call('ZCARD', LEASES))
+  local each_ms
+  for _, sample in ipairs(redis.call('LRANGE', DRAINED, 0, -1)) do
+    local then_ms, before = string.match(sample, '^(%d+) (%d+)$')
+    if ended > tonumber(before) then each_ms = math.max(now_ms - then_ms, 1) / (ended - before) end
+    if ended - before >= want then break end
   end
-  return count, math.max(1000, span_ms + math.floor(clock[2] / 1000))
-end
-
-local function ended_of_all()
-  local sample = redis.call('LINDEX', DRAINED, WINDOW_S) or redis.call('LINDEX', DRAINED, -1)
-  local then_ms, ended = string.match(sample or '', '^(%d+) (%d+)$')
-  if not then_ms then return 0, 1 end
-  return tonumber(redis.call('GET', ENDED) or 0) - tonumber(ended), math.max(1, now_ms - tonumber(then_ms))
-end
-
-local function full(which, depth, count, span_ms)
-  return { 'full', which, depth, count, span_ms }
+  return full('total', '*', total, surplus, each_ms)
 end
 
 -- What was submitted under this idempotency key: ids (one, or several with commas) and the fingerprint, or nothing.
@@ -170,8 +172,8 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
   if queue.closed_ms and (queue.closed_ms > 0 or queue.busy or queue.depth > 0) then
     return { 'broken', math.max(1000, queue.closed_ms) }
   end
-  if queue.depth >= queue_limit then return full('function', queue.depth, ended_of(name, result_ttl_s, failure_ttl_s)) end
-  if total >= total_limit then return full('total', total, ended_of_all()) end
+  if queue.depth >= queue_limit then return full_queue(name, queue.depth, 1, result_ttl_s, failure_ttl_s) end
+  if total >= total_limit then return full_all(1) end
 
   local status, worker = 'queued', nil
   if delay_ms > 0 then
@@ -230,7 +232,7 @@ local function enter(queue, name)
   if #queue.ids > 0 then
     redis.call('INCRBY', DEPTH, #queue.ids)
     -- A queue that had work already is in the ring, or capped; the reaper looks after those that somehow are neither.
-    if redis.call('RPUSH', QUEUE .. name, unpack(queue.ids)) == #queue.ids then enter_ring(name) end
+    if redis.call('RPUSH', QUEUE .. name, unpack(queue.ids)) == #queue.ids then begin_queue(name) end
     if not nobody[queue.placement] then wake(queue.placement) end
   end
 end
@@ -253,13 +255,22 @@ local function answer_for_all()
   local queue = queue_of(name, placement, tonumber(ARGV[FIRST + 9]))
   -- One job is let through on probation, a batch is not.
   if queue.closed_ms then return { { 'broken', math.max(1000, queue.closed_ms) } } end
-  if queue.depth + count > queue_limit then return { full('function', queue.depth, ended_of(name, ARGV[FIRST + 6], ARGV[FIRST + 7])) } end
-  if total + count > total_limit then return { full('total', total, ended_of_all()) } end
+  local surplus = queue.depth + count - queue_limit
+  if surplus > 0 then return { full_queue(name, queue.depth, surplus, ARGV[FIRST + 6], ARGV[FIRST + 7]) } end
+  if total + count > total_limit then return { full_all(total + count - total_limit) } end
+end
+
+-- At the end of every way out.
+local function note_promises()
+  for name, until_ms in pairs(promises) do redis.call('HSET', PROMISED, name, ms(until_ms)) end
 end
 
 if whole then
   local refusal = answer_for_all()
-  if refusal then return refusal end
+  if refusal then
+    note_promises()
+    return refusal
+  end
 end
 
 local answers, ids = {}, {}
@@ -273,4 +284,5 @@ if whole_key ~= '' then
 end
 let_go()
 for name, queue in pairs(queues) do enter(queue, name) end
+note_promises()
 return answers

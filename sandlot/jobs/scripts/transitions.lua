@@ -68,10 +68,16 @@ local function wake(placement)
   end
 end
 
+-- A queue that was empty has work: it takes its place in the ring, and what was claimed from it before says nothing about now.
+local function begin_queue(queue)
+  redis.call('DEL', TAKEN .. queue)
+  enter_ring(queue)
+end
+
 -- A queue that had work already is in the ring, or capped; the reaper looks after those that somehow are neither.
 local function push(id, queue, front)
   redis.call('INCR', DEPTH)
-  if redis.call(front and 'LPUSH' or 'RPUSH', QUEUE .. queue, id) == 1 then enter_ring(queue) end
+  if redis.call(front and 'LPUSH' or 'RPUSH', QUEUE .. queue, id) == 1 then begin_queue(queue) end
 end
 
 -- A job of this queue no longer runs: if its cap kept the queue out of the ring, it may come back.
@@ -219,4 +225,40 @@ local function bury(worker, lost_text, take)
   for _, member in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
     if redis.call('HGET', JOB .. (string.match(member, '^(.*):%d+$') or ''), 'worker_name') == worker then take(member) end
   end
+end
+
+-- How fast a queue's places come free: by the last claims from it, as many as all its running jobs make in two rounds, so that a change of
+-- pace is seen after two. A claim counts in the time since the one before. Until there are so many, a running job's place comes free when it
+-- ends: by how long those have run that ended last. ttls: of what its registries keep, see life_of_success. -> ms per place, running | nil, running
+local ROUNDS, CLAIMS_AT_LEAST, CLAIMS_KEPT, RUNS = 2, 8, 512, 8
+-- So that what nobody calls any more leaves nothing.
+local TAKEN_TTL_S = 3600
+
+local function place_ms_by_runs(queue, running, ttls)
+  local runs, seen = {}, {}
+  for _, ttl in ipairs(ttls) do
+    for _, registry in ipairs(seen[ttl] and {} or { FINISHED, FAILED }) do
+      for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', registry .. queue, now_s + tonumber(ttl), now_s, 'LIMIT', 0, RUNS)) do
+        local job = redis.call('HMGET', JOB .. id, STARTED_MS, ENDED_MS)
+        if job[1] and job[2] then runs[#runs + 1] = { tonumber(job[2]), job[2] - job[1] } end
+      end
+    end
+    seen[ttl] = true
+  end
+  if #runs == 0 then return nil end
+  table.sort(runs, function(a, b) return a[1] > b[1] end)
+  local sum_ms, count = 0, math.min(#runs, RUNS)
+  for i = 1, count do sum_ms = sum_ms + runs[i][2] end
+  return math.max(sum_ms, 1) / count / math.max(running, 1)
+end
+
+local function place_ms(queue, ttls)
+  local running, count = redis.call('ZCARD', STARTED .. queue), 0
+  local want = math.max(CLAIMS_AT_LEAST, ROUNDS * running)
+  for _, claims in ipairs(redis.call('LRANGE', TAKEN .. queue, 0, want)) do
+    local at_ms, taken = string.match(claims, '^(%d+) (%d+)$')
+    if count >= want then return math.max(now_ms - at_ms, 1) / count, running end
+    count = count + taken
+  end
+  return place_ms_by_runs(queue, running, ttls), running
 end

@@ -1,0 +1,222 @@
+"""More work than there are slots for: how much is still done, and whether those who are turned away are told the truth.
+
+    python -m benchmarks.overload [--rounds 3] [--seconds 8] [--run-ms 20 100 1000]
+
+Knows: `sandlot up`, HTTP/1.1 as a caller writes it, open and closed loops. Does not know: how Sandlot decides.
+The function waits instead of computing, since whoever makes the load runs on the same cores. *Peak* is a closed loop of as many callers as keep all slots busy.
+*Five-fold* sends five times the peak's rate whatever is answered; good is a 200 no later than a full queue takes and one second more, counted from the moment it was to be sent. *Retry-After*: five
+times as many callers come at once as there are places in slots and queue, and each waits for as long as he is told and asks again; how long it really took until he was let in, divided by what he was told
+at first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Final, NamedTuple
+
+from benchmarks import hosting
+from benchmarks.servers import clean_environment
+
+FUNCTIONS: Final = Path(__file__).with_name("functions")
+SLOTS: Final = 8
+QUEUE_LIMIT: Final = 64
+OVERLOAD: Final = 5
+SPARE_S: Final = 1.0
+"""What good answers may take longer than a full queue and their own run do."""
+CONNECTIONS: Final = 400
+TICK_S: Final = 0.005
+START_LIMIT_S: Final = 60.0
+
+
+class Answer(NamedTuple):
+    status: int
+    document: dict[str, object]
+
+
+class Caller:
+    """One connection, kept."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def call(self, event: dict[str, float]) -> Answer:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        body = json.dumps(event)
+        writer.write(
+            f"POST /v1/functions/wait/invoke HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+        text = await reader.readexactly(length)
+        status = int(head[9:12])
+        return Answer(status, {} if status == 200 else json.loads(text))
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+@asynccontextmanager
+async def callers(port: int, count: int) -> AsyncIterator[list[Caller]]:
+    some = [Caller(port) for _ in range(count)]
+    try:
+        yield some
+    finally:
+        for caller in some:
+            caller.close()
+
+
+async def peak(port: int, run_s: float, seconds: float) -> float:
+    """Answers a second with every slot busy and a few callers waiting."""
+    done = 0
+    ends_s = time.monotonic() + seconds
+
+    async def loop(caller: Caller) -> None:
+        nonlocal done
+        while time.monotonic() < ends_s:
+            answer = await caller.call({"s": run_s})
+            done += answer.status == 200 and time.monotonic() < ends_s
+
+    async with callers(port, 2 * SLOTS) as some:
+        await asyncio.gather(*map(loop, some))
+    return done / seconds
+
+
+async def flood(port: int, run_s: float, rate: float, seconds: float) -> tuple[float, float, float]:
+    """-> good answers a second, requests a second that were sent, share of them that was refused."""
+    good = refused = sent = 0
+    deadline_s = run_s * (QUEUE_LIMIT / SLOTS + 1) + SPARE_S
+    ends_s = time.monotonic() + seconds
+    free: asyncio.Queue[Caller] = asyncio.Queue()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(caller: Caller, due_s: float) -> None:
+        nonlocal good, refused
+        answer = await caller.call({"s": run_s})
+        good += answer.status == 200 and time.monotonic() < min(due_s + deadline_s, ends_s)
+        refused += answer.status in (429, 503)
+        free.put_nowait(caller)
+
+    async with callers(port, CONNECTIONS) as some:
+        for caller in some:
+            free.put_nowait(caller)
+        began_s = ends_s - seconds
+        while (now_s := time.monotonic()) < ends_s:
+            while sent < (now_s - began_s) * rate and not free.empty():
+                task = asyncio.create_task(one(free.get_nowait(), began_s + sent / rate))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                sent += 1
+            await asyncio.sleep(TICK_S)
+        await asyncio.gather(*tasks)
+    return good / seconds, sent / seconds, refused / max(sent, 1)
+
+
+async def turned_away(port: int, run_s: float, seconds: float) -> tuple[list[float], float]:
+    """-> for each who was refused at first, how long it took over how long he was told; answers a second."""
+    ratios: list[float] = []
+    done = 0
+
+    async def come(caller: Caller) -> None:
+        nonlocal done
+        began_s, told_s, let_in_s = time.monotonic(), 0.0, 0.0
+        while (answer := await caller.call({"s": run_s})).status != 200:
+            wait_s = float(str(answer.document["retry_after_s"]))
+            told_s = told_s or wait_s
+            caller.close()  # an idle connection is closed by the other side some time
+            await asyncio.sleep(wait_s)
+            let_in_s = time.monotonic() - began_s
+        done += 1
+        if told_s:
+            ratios.append(let_in_s / told_s)
+
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + seconds:
+        async with callers(port, OVERLOAD * (QUEUE_LIMIT + SLOTS)) as some:
+            await asyncio.gather(*map(come, some))
+    return ratios, done / (time.monotonic() - began_s)
+
+
+@asynccontextmanager
+async def platform() -> AsyncIterator[int]:
+    with tempfile.TemporaryDirectory(prefix="overload-") as folder:
+        port = hosting.free_port()
+        words = ["-m", "sandlot", "up", "--port", str(port), "--data", f"{folder}/data", "--functions", str(FUNCTIONS)]
+        limits = {"SANDLOT_SLOTS": str(SLOTS), "SANDLOT_QUEUE_LIMIT_PER_FUNCTION": str(QUEUE_LIMIT)}
+        up = await asyncio.create_subprocess_exec(
+            sys.executable, *words, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+            env=clean_environment() | limits, cwd=FUNCTIONS.parent.parent,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                while not await _answers(port):  # noqa: ASYNC110 - another process has no event of ours
+                    await asyncio.sleep(0.2)
+            yield port
+        finally:
+            up.send_signal(signal.SIGINT)
+            await up.wait()
+
+
+async def _answers(port: int) -> bool:
+    caller = Caller(port)
+    try:
+        return (await caller.call({"s": 0.0})).status == 200
+    except (OSError, EOFError):
+        return False
+    finally:
+        caller.close()
+
+
+async def measure(rounds: int, seconds: float, runs_ms: Sequence[float]) -> None:
+    async with platform() as port:
+        print(
+            f"{SLOTS} slots, {QUEUE_LIMIT} places in the queue; medians of {rounds} rounds of {seconds:g} s, in turns"
+        )
+        print(
+            "| function takes | peak, calls/s | five-fold: sent/s | refused | good/s | of the peak | Retry-After: took / told, median | p90 | calls/s of those who obey it |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for run_s in (run_ms / 1000 for run_ms in runs_ms):
+            length_s = max(seconds, 20 * run_s)
+            rows = []
+            for _ in range(rounds):
+                top = await peak(port, run_s, length_s)
+                good, sent, refused = await flood(port, run_s, OVERLOAD * top, length_s)
+                ratios, obeying = await turned_away(port, run_s, length_s)
+                rows.append((top, sent, refused, good, good / top, median(ratios), quantiles(ratios, n=10)[8], obeying))
+            top, sent, refused, good, share, middle, most, obeying = (
+                median(column) for column in zip(*rows, strict=True)
+            )
+            print(
+                f"| {run_s * 1000:g} ms | {top:.0f} | {sent:.0f} | {refused:.0%} | {good:.0f} | {share:.2f} | {middle:.2f} | {most:.2f} | {obeying:.0f} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument(
+        "--run-ms", type=float, nargs="+", default=(20.0, 100.0, 1000.0), help="how long the function waits"
+    )
+    options = parser.parse_args()
+    asyncio.run(measure(options.rounds, options.seconds, options.run_ms))
+
+
+if __name__ == "__main__":
+    main()
