@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from api.body import ClientGone
 from api.exchange import HUNG_UP
@@ -93,6 +93,9 @@ class Calls:
             owner=owner,
             request=request,
             callback_url=self._callback_url(wish) if wish.callback_url else "",
+            cancel_on_disconnect=(
+                manifest.on_disconnect == "cancel" if wish.cancel_on_disconnect is None else wish.cancel_on_disconnect
+            ),
         )
 
     def _callback_url(self, wish: Wish) -> str:
@@ -109,7 +112,7 @@ class Calls:
             WaitTimeout: it is not over, and the caller wished for nothing but its end.
             ShuttingDown: the same, because this process stops.
             JobGone: the idempotency key's job is over and its result no longer kept.
-            ClientGone: the caller hung up and had asked that this cancels the job.
+            ClientGone: the caller hung up, and this cancels the job, as he or the function's manifest had said.
             QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: nothing was queued.
         """
         wait_s = self._wait_s(invocation, wish)
@@ -125,7 +128,8 @@ class Calls:
                 future = self._queue.expect(job_id)
                 if submitted.status.final:
                     return await self._replay(job_id)
-            settled = await self._wait(future, job_id, wait_s, wish, receive)
+            watched = receive if invocation.cancel_on_disconnect else None
+            settled = await self._wait(future, job_id, wait_s, watched)
         except (WaitTimeout, ShuttingDown) as error:
             # Whoever is told where the job is may ask for it for as long as any other.
             await self._queue.keep(job_id)
@@ -182,7 +186,7 @@ class Calls:
             if not await self._queue.attach(job_id):  # it ended in between
                 return await self._queue.job(job_id)
             with contextlib.suppress(WaitTimeout, ShuttingDown):
-                await self._wait(future, job_id, min(wait_s, self._wait_cap_s), Wish(), _never)
+                await self._wait(future, job_id, min(wait_s, self._wait_cap_s))
             return await self._queue.job(job_id)
         finally:
             self._queue.forget(job_id)
@@ -214,8 +218,9 @@ class Calls:
         return min(self._wait_cap_s, (invocation.wall_limit_ms + invocation.delay_ms) / 1000 + self._queue_budget_s)
 
     async def _wait(
-        self, future: asyncio.Future[Settled], job_id: str, wait_s: float, wish: Wish, receive: Receive
+        self, future: asyncio.Future[Settled], job_id: str, wait_s: float, watched: Receive | None = None
     ) -> Settled:
+        """`watched`: the connection whose end cancels the job."""
         # The future belongs to everybody who waits for this job, so what ends one wait must not end it: each wait has its own.
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[_Why] = loop.create_future()
@@ -223,7 +228,7 @@ class Calls:
         ended = partial(_tell_ended, turn)
         future.add_done_callback(ended)
         # A task per call is why a connection is not watched for everybody.
-        watcher = asyncio.ensure_future(_tell_gone(receive, turn)) if wish.cancel_on_disconnect else None
+        watcher = asyncio.ensure_future(_tell_gone(watched, turn)) if watched is not None else None
         self._waiting.add(turn)
         if self._stopping:
             _tell(turn, _Why.STOPPING)
@@ -284,7 +289,3 @@ async def _tell_gone(receive: Receive, turn: asyncio.Future[_Why]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     _tell(turn, _Why.GONE)
-
-
-async def _never() -> Message:
-    raise AssertionError("a long poll does not look at its connection")

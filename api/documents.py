@@ -142,4 +142,4 @@ def iso(epoch_ms: int | None) -> str | None:
 
 def _links(job_id: str) -> dict[str, str]:
     path = JOBS_PATH + job_id
-    return {"self": path, "result": f"{path}/result", "logs": f"{path}/logs"}
+    return {"self": path, "result": f"{path}/result", "logs": f"{path}/logs", "events": f"{path}/events"}

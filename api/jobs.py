@@ -5,6 +5,7 @@ Knows: the replies for each state of a job. Does not know: how a job is stored.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request
@@ -14,6 +15,7 @@ from api.auth import Door, key_of
 from api.calls import Calls
 from api.documents import job_document
 from api.errors import Headers
+from api.ranges import has_already
 from api.replies import RETRY_SOON, TEXT, json_reply, pending_reply, response_of
 from api.results import result_response
 from api.streams import follow
@@ -57,7 +59,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
 
     @routes.get("/v1/jobs/{job_id}")
     async def get_job(request: Request, job_id: JobId) -> Response:
-        """The job; with `Prefer: wait=N` (or `?wait=N`) as soon as it has ended, after N seconds at the latest."""
+        """The job, or (304) that it stands as before; with `Prefer: wait=N` (or `?wait=N`) as soon as it has ended, after N seconds at the latest."""
         wait_s, applied = read_wait(request.scope, read_query(request.scope, frozenset({"wait"})), settings.wait_cap_s)
         record = await admitted_job(request, job_id)
         if wait_s and not record.status.final:
@@ -65,7 +67,12 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
         headers: Headers = [(b"preference-applied", applied)] if applied else []
         if not record.status.final:
             headers.append(RETRY_SOON)
-        return response_of(json_reply(200, job_document(record, await inline_result(record)), headers))
+        whole = json_reply(200, job_document(record, await inline_result(record)), headers)
+        etag = f'"{hashlib.sha256(whole[2]).hexdigest()}"'
+        headers.append((b"etag", etag.encode()))
+        if has_already(request.headers, etag):
+            return response_of((304, headers, b""))
+        return response_of((200, [*whole[1], headers[-1]], whole[2]))
 
     async def inline_result(record: JobRecord) -> bytes | None:
         if record.status is not JobStatus.SUCCEEDED or record.result_bytes > _INLINE_RESULT_BYTES:

@@ -120,9 +120,10 @@ class EdgeProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _is_ambiguous(self, http_version: str) -> bool:
-        """What the parser lets pass, and another one could read differently (RFC 9112, sections 3.2, 6.1 and 6.3)."""
+        """A head without its one Host; what the parser lets pass, and another one could read differently (RFC 9112, sections 3.2, 6.1 and 6.3)."""
         names = [name for name, _ in self.headers]
-        if names.count(b"host") > 1:
+        hosts = names.count(b"host")
+        if hosts > 1 or (not hosts and http_version == "1.1"):
             return True
         if b"transfer-encoding" not in names:
             return False

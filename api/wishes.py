@@ -44,7 +44,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float | None = None
     applied: bytes = b""
     """The value of Preference-Applied; empty for none."""
-    cancel_on_disconnect: bool = False
+    cancel_on_disconnect: bool | None = None
+    """`None`: as the function's manifest says."""
     delay_ms: int = 0
     expires_ms: int = 0
     idempotency_key: str = ""
@@ -76,7 +77,7 @@ def read_wish(scope: Scope, headers: Mapping[bytes, bytes], query: Mapping[str, 
         respond_async=respond_async,
         wait_s=wait_s,
         applied=applied,
-        cancel_on_disconnect=_read_on_disconnect(headers.get(b"x-sandlot-on-disconnect", b"detach")),
+        cancel_on_disconnect=_read_on_disconnect(headers.get(b"x-sandlot-on-disconnect")),
         delay_ms=_read_duration_ms("X-Sandlot-Delay", headers.get(b"x-sandlot-delay")),
         expires_ms=_read_duration_ms("X-Sandlot-Expires", headers.get(b"x-sandlot-expires")),
         idempotency_key=_read_idempotency_key(headers.get(b"idempotency-key")),
@@ -176,7 +177,9 @@ def _read_flag(text: str) -> bool:
     raise CallerError(f"async={text[:80]} is neither true nor false")
 
 
-def _read_on_disconnect(value: bytes) -> bool:
+def _read_on_disconnect(value: bytes | None) -> bool | None:
+    if value is None:
+        return None
     text = value.decode("latin-1").strip().lower()
     if text not in ("cancel", "detach"):
         raise CallerError(f"X-Sandlot-On-Disconnect: {text[:80]} is neither cancel nor detach")

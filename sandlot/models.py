@@ -196,3 +196,5 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """JSON object of what else the function may see in `context` (client context, for one); empty for none."""
     callback_url: str = ""
     """Is told of the end; empty for none."""
+    cancel_on_disconnect: bool = False
+    """Whether it is cancelled when its caller hangs up while waiting."""

@@ -37,7 +37,7 @@ CALL_HEADERS: Final = (
     Parameter(
         "X-Sandlot-On-Disconnect",
         "header",
-        "what hanging up does to a job one waits for: detach (default) or cancel",
+        "what hanging up does to a job one waits for: detach or cancel; by default what the function's on_disconnect says",
         "cancel",
         {"type": "string", "enum": ["cancel", "detach"]},
     ),

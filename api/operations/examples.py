@@ -17,6 +17,7 @@ LINKS: Final = {
     "self": f"/v1/jobs/{JOB_ID}",
     "result": f"/v1/jobs/{JOB_ID}/result",
     "logs": f"/v1/jobs/{JOB_ID}/logs",
+    "events": f"/v1/jobs/{JOB_ID}/events",
 }
 DIGEST: Final = "9f2c" + "0" * 60
 TIMINGS: Final = {"queued": 0.4, "boot": 0.0, "import": 0.0, "run": 1.2, "settle": 0.3, "total": 1.9}

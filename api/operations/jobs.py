@@ -8,9 +8,26 @@ from __future__ import annotations
 from typing import Final
 
 from api.operations.examples import ACCEPTED, JOB, JOB_ID, PREFER, QUEUED, SUCCEEDED, WAIT
-from api.operations.form import BAD, GONE, NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.form import (
+    BAD,
+    GONE,
+    NO_JOB,
+    NO_KEY,
+    NO_SCOPE,
+    TRY_AGAIN,
+    Answer,
+    Header,
+    Operation,
+    Parameter,
+    not_ok,
+)
 from api.operations.schemas import JOB_STATUS, PLACE, TEXT, cursor, limit, page, ref
 
+_ETAG: Final = f'"{"1" * 64}"'
+IF_NONE_MATCH: Final = Parameter(
+    "If-None-Match", "header", "the ETag of an earlier reply: 304 if it would be the same", _ETAG
+)
+ETAG: Final = Header("ETag", "changes whenever the job does", _ETAG)
 LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", "go on behind this event", "running.1.512", PLACE)
 BAD_PLACE: Final = not_ok(
     "Last-Event-ID is none of this stream's", "bad_request", "Last-Event-ID 'x' is none of this stream's"
@@ -50,8 +67,17 @@ JOBS: Final = (
         tag="jobs",
         summary="How a job stands",
         description="With a wait: answers as soon as the job is over, after the wait at the latest.",
-        parameters=(JOB, WAIT, PREFER),
-        answers=(Answer(200, "the job", SUCCEEDED, schema=ref("Job")), BAD, NO_KEY, NO_SCOPE, NO_JOB, GONE, TRY_AGAIN),
+        parameters=(JOB, WAIT, PREFER, IF_NONE_MATCH),
+        answers=(
+            Answer(200, "the job", SUCCEEDED, headers=(ETAG,), schema=ref("Job")),
+            Answer(304, "it stands as it did", headers=(ETAG,)),
+            BAD,
+            NO_KEY,
+            NO_SCOPE,
+            NO_JOB,
+            GONE,
+            TRY_AGAIN,
+        ),
         curl=f"curl -H 'Prefer: wait=5' localhost:8000/v1/jobs/{JOB_ID}",
     ),
     Operation(

@@ -98,7 +98,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     },
     "Job": record(_JOB_HAS, **_JOB),
     "DeadLetter": record(_JOB_HAS, **_JOB, event=ANYTHING),
-    "Links": record("*", self=TEXT, result=TEXT, logs=TEXT),
+    "Links": record("*", self=TEXT, result=TEXT, logs=TEXT, events=TEXT),
     "Timings": record("*", **dict.fromkeys(("queued", "boot", "import", "run", "settle", "total"), NUMBER)),
     "FunctionError": record("*", errorType=TEXT, errorMessage=TEXT, stackTrace=array(TEXT)),
     "Evidence": record(

@@ -106,6 +106,9 @@ class Manifest(BaseModel):
     retry: Retry | None = None
     """When a job is run again; `None` is the platform's default."""
 
+    on_disconnect: Literal["detach", "cancel"] = "detach"
+    """What becomes of a job whose caller hangs up while waiting, if the call itself does not say."""
+
     schedule: str | None = None
     """A cron expression: when the latest version is called without anybody calling it."""
     timezone: str | None = None
@@ -226,6 +229,7 @@ class Manifest(BaseModel):
             **({"secrets": list(self.secrets)} if self.secrets else {}),
             **({"source_builds": True} if self.source_builds else {}),
             **({"retry": self.retry.written()} if self.retry is not None else {}),
+            **({"on_disconnect": self.on_disconnect} if self.on_disconnect != "detach" else {}),
             **({"schedule": self.schedule} if self.schedule is not None else {}),
             **({"timezone": self.timezone} if self.timezone is not None else {}),
         }

@@ -59,6 +59,7 @@ def test_what_is_written_is_read_in_our_units() -> None:
         ({"memory": "1048577KiB"}, "memory", "whole number of MiB"),
         ({"isolation": "vm"}, "isolation", "'reuse', 'fork' or 'sandbox'"),
         ({"visibility": "everybody"}, "visibility", "'private' or 'public'"),
+        ({"on_disconnect": "kill"}, "on_disconnect", "'detach' or 'cancel'"),
         ({"environment": {"A": 1}}, "environment", "environment.A"),
         ({"environment": {"A-B": "1"}}, "environment", "not a variable name"),
         ({"environment": {"A": "\0"}}, "environment", "null byte"),

@@ -70,6 +70,7 @@ def test_every_reply_is_one_that_the_openapi_document_promises(own: Any) -> None
         ("chunk size 0x", POST + b"transfer-encoding: chunked\r\n\r\n0x1\r\n1\r\n" + CHUNKED),
         ("chunk with bare LF", POST + b"transfer-encoding: chunked\r\n\r\n1\n1\n" + CHUNKED),
         ("TE in HTTP/1.0", POST.replace(b"1.1", b"1.0") + b"transfer-encoding: chunked\r\n\r\n" + CHUNKED),
+        ("no host", POST.replace(b"host: a\r\n", b"") + b"content-length: 1\r\n\r\n1" + SMUGGLED),
         ("two hosts", POST + b"host: b\r\ncontent-length: 1\r\n\r\n1" + SMUGGLED),
     ],
 )  # fmt: skip

@@ -198,7 +198,9 @@ def test_an_event_that_was_changed_in_redis_is_not_signed_anew(stack: Any, anyon
     assert (reply.status_code, reply.json()["code"]) == (500, "unsafe_record")
 
 
-def test_hanging_up_cancels_only_for_who_asked(stack: Any, anyone: httpx.Client) -> None:
+def test_hanging_up_cancels_only_where_that_was_asked_for(
+    stack: Any, anyone: httpx.Client, admin: httpx.Client
+) -> None:
     url = stack.url
     key = {"idempotency-key": f"hang-up-{time.time_ns()}"}
     with pytest.raises(httpx.ReadTimeout):
@@ -210,6 +212,15 @@ def test_hanging_up_cancels_only_for_who_asked(stack: Any, anyone: httpx.Client)
         )
     job_id = submit(anyone, "sleeps", 15, **key).headers["x-job-id"]
     assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "cancelled"
+    key = {"idempotency-key": f"by-the-manifest-{time.time_ns()}"}
+    source = "import time\n\n\ndef handler(event, context):\n    time.sleep(event)\n"
+    manifest = {"timeout": "20s", "visibility": "public", "on_disconnect": "cancel"}
+    admin.put("/v1/functions/needs-you", json={"source": source, "manifest": manifest}).raise_for_status()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/functions/needs-you/invoke", content=b"15", headers=key, timeout=0.5)
+    job_id = submit(anyone, "needs-you", 15, **key).headers["x-job-id"]
+    assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "cancelled"
+    admin.delete("/v1/functions/needs-you").raise_for_status()
     key = {"idempotency-key": f"stay-{time.time_ns()}"}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{url}/v1/functions/sleeps/invoke", content=b"1", headers=key, timeout=0.3)

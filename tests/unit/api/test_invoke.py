@@ -275,6 +275,25 @@ async def test_hanging_up_cancels_the_job_of_who_asked_for_that(api: Api, queue:
     assert len(queue.cancelled) == 1
 
 
+@pytest.mark.parametrize(
+    ("on_disconnect", "headers", "cancelled"),
+    [("cancel", [], 1), ("cancel", [(b"x-sandlot-on-disconnect", b"detach")], 0), ("detach", [], 0)],
+)
+async def test_what_hanging_up_does_is_the_function_s_to_say_unless_the_call_does(
+    api: Api, queue: Any, hold: Any, end_of: Any, registry: Any, on_disconnect: str, headers: Any, cancelled: int
+) -> None:
+    registry.add("hello", visibility="public", on_disconnect=on_disconnect)
+    queue.ending = hold
+    calling = asyncio.ensure_future(hang_up(api, queue, headers))
+    await until(lambda: bool(api.calls.waiting))
+    if not cancelled:
+        with pytest.raises(TimeoutError):  # hung up or not, it goes on
+            await asyncio.wait_for(asyncio.shield(calling), 0.05)
+        queue.finish(end_of(*queue.invocations.values(), result=b"1"))
+    await calling
+    assert len(queue.cancelled) == cancelled
+
+
 async def hang_up(api: Api, queue: Any, headers: list[tuple[bytes, bytes]]) -> list[Any]:
     """Call, and disconnect once the job is queued; returns what was sent."""
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

@@ -24,6 +24,7 @@ async def test_a_job_that_succeeded_shows_its_result_and_links(anyone: httpx.Asy
     assert job["created_at"] == "2026-11-23T04:00:00.000Z"
     assert job["timings"] == {"queued": 0.5, "boot": 0.0, "import": 0.0, "run": 1.25, "settle": 0.0, "total": 2.0}
     assert job["links"]["result"] == f"/v1/jobs/{job_id}/result"
+    assert (await anyone.get(job["links"]["events"])).headers["content-type"].startswith("text/event-stream")
     result = await anyone.get(job["links"]["result"])
     assert (result.status_code, result.content) == (200, b'{"a":1}')
 
@@ -35,6 +36,22 @@ async def test_an_unfinished_job_says_when_to_ask_again(anyone: httpx.AsyncClien
         reply = await anyone.get(f"/v1/jobs/{job_id}{path}")
         assert reply.status_code == (202 if path == "/result" else 200)
         assert reply.headers["retry-after"] == "1"
+
+
+async def test_who_polls_is_sent_a_job_again_only_when_it_has_changed(
+    anyone: httpx.AsyncClient, queue: Any, hold: Any, end_of: Any
+) -> None:
+    queue.ending = hold
+    job_id = await submitted(anyone)
+    path = f"/v1/jobs/{job_id}"
+    first = await anyone.get(path)
+    known = {"if-none-match": first.headers["etag"]}
+    same = await anyone.get(path, headers=known)
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", first.headers["etag"])
+    queue.finish(end_of(queue.invocations[job_id], result=b"1"))
+    ended = await anyone.get(f"{path}?wait=10", headers=known)
+    assert (ended.status_code, ended.json()["status"]) == (200, "succeeded")
+    assert ended.headers["etag"] != first.headers["etag"]
 
 
 async def test_a_long_poll_answers_when_the_job_ends(
