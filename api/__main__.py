@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import uvloop
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if settings.api_processes == 1:
                 uvloop.run(serve(settings, listening, None))
             else:
-                uvloop.run(serve_all(settings, listening))
+                uvloop.run(serve_all(settings, listening, given.installed))
     except (OperatorError, QueueUnavailable) as error:
         print(f"sandlot api: {error.message}", file=sys.stderr)
         return CANNOT_START
@@ -86,7 +87,8 @@ async def serve(
         # What is alive now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        _log.info("listening", extra={"url": url_of(listening, tls=settings.tls_cert is not None)})
+        url = url_of(listening, tls=settings.tls_cert is not None)
+        _log.info("listening", extra={"url": url, "version": version("sandlot")})
         api.metrics.peers = Peers(peers, number, api.metrics.own)
         async with api.metrics.peers.open():
             if ready_fd is not None:
@@ -96,8 +98,8 @@ async def serve(
     _log.info("stopped")
 
 
-async def serve_all(settings: Settings, listening: socket.socket) -> None:
-    await Processes(settings, listening).run()
+async def serve_all(settings: Settings, listening: socket.socket, installed: Path | None) -> None:
+    await Processes(settings, listening, installed).run()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -108,6 +110,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alive-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--peers", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--installed", type=Path, help=argparse.SUPPRESS)  # given by `sandlot api`: itself
     parser.add_argument("--number", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

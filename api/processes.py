@@ -14,6 +14,8 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from sandlot.errors import OperatorError
@@ -33,7 +35,8 @@ CANNOT_START: Final = 2
 class Processes:
     """Runs `count` processes until a signal says stop, or until one of them says that it cannot start."""
 
-    def __init__(self, settings: Settings, listening: socket.socket) -> None:
+    def __init__(self, settings: Settings, listening: socket.socket, installed: Path | None = None) -> None:
+        """`installed`: the `sandlot` that was started, by the path it was called by. A link there may mean another version at a renewal."""
         self._count = settings.api_processes
         self._stop_deadline_s = settings.shutdown_grace_s + _KILL_AFTER_S
         self._listening = listening
@@ -42,6 +45,11 @@ class Processes:
         self._renewing = asyncio.Lock()
         self._cannot_start = False
         self._peers = ""
+        flags = ["-P"] if sys.flags.safe_path else []  # the folder we were started in is not to be imported from
+        self._ours = (sys.executable, *flags, "-m", "api")
+        self._installed = (str(installed), "api", "--") if installed is not None else self._ours
+        self._commands = [self._ours] * self._count
+        """What each number was last started by: one that dies is replaced by its like, not by what was installed meanwhile."""
 
     async def run(self) -> None:
         """
@@ -73,7 +81,7 @@ class Processes:
 
     async def _keep(self, alive_fd: int, number: int) -> None:
         """One process after another, under the same number."""
-        process = await self._start(alive_fd, number)
+        process = await self._start(self._commands[number], alive_fd, number)
         while True:
             await self._happens(process, self._renewals[number])
             if process.returncode is None:
@@ -92,7 +100,7 @@ class Processes:
                 await asyncio.wait_for(self._stopping.wait(), _PAUSE_S)
             if self._stopping.is_set():
                 return
-            process = await self._start(alive_fd, number)
+            process = await self._start(self._commands[number], alive_fd, number)
 
     async def _happens(self, process: asyncio.subprocess.Process, renewal: asyncio.Event) -> None:
         """Until it has ended, is to be renewed, or everything is to stop."""
@@ -110,23 +118,25 @@ class Processes:
         async with self._renewing:
             ready_end, write_end = os.pipe()
             try:
-                successor = await self._start(alive_fd, number, write_end)
+                successor = await self._start(self._installed, alive_fd, number, write_end)
             finally:
                 os.close(write_end)
             if not await _says_ready(ready_end):
                 _log.error("process not renewed", extra={"pid": process.pid, "successor": successor.pid})
                 await self._stop(successor)
                 return process
+            self._commands[number] = self._installed
             await self._stop(process)
             return successor
 
-    async def _start(self, alive_fd: int, number: int, ready_fd: int | None = None) -> asyncio.subprocess.Process:
+    async def _start(
+        self, command: Sequence[str], alive_fd: int, number: int, ready_fd: int | None = None
+    ) -> asyncio.subprocess.Process:
         """`ready_fd`: the write end of a pipe on which it says that it serves."""
         listen_fd = self._listening.fileno()
-        flags = ["-P"] if sys.flags.safe_path else []  # the folder we were started in is not to be imported from
         ready = [] if ready_fd is None else ["--ready-fd", str(ready_fd)]
         return await asyncio.create_subprocess_exec(
-            sys.executable, *flags, "-m", "api", "--listen-fd", str(listen_fd), "--alive-fd", str(alive_fd),
+            *command, "--listen-fd", str(listen_fd), "--alive-fd", str(alive_fd),
             "--peers", self._peers, "--number", str(number), *ready,
             pass_fds=[fd for fd in (listen_fd, alive_fd, ready_fd) if fd is not None],
             start_new_session=True,  # Ctrl+C is for us; they are told by us, once

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import sandlot
 from sandlot.errors import InvalidSettings
 
+_SERVER: Final = os.path.join("sandlot", "_server")
 Program = Literal["api", "worker", "worker.doctor", "worker.local"]
 
 
@@ -47,13 +48,21 @@ def command_line() -> list[str]:
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with these settings on top and the server's packages in reach."""
-    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # Of another version, whose API starts this one's process at an upgrade: nothing of it must be found from here.
+    inherited = [path for path in given if path and not path.endswith(_SERVER)]
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         **settings,
         "PYTHONPATH": os.pathsep.join([str(server_root()), *inherited]),
     }
+
+
+def installed_script() -> Path | None:
+    """The `sandlot` that was called, by the path it was called by, links and all; None if it was not by one (`python -m sandlot`)."""
+    called = Path(os.path.abspath(sys.argv[0]))
+    return called if called.name == "sandlot" and os.access(called, os.X_OK) and called.is_file() else None
 
 
 def own_command() -> str:

@@ -6,7 +6,7 @@ Knows: how options turn into the settings of a server process, and which Redis i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandlot.cli import installation
@@ -15,7 +15,7 @@ from sandlot.cli.data_dir import DataDir
 from sandlot.settings import load_settings
 
 
-def replace_with(program: installation.Program, options: Mapping[str, object]) -> None:
+def replace_with(program: installation.Program, options: Mapping[str, object], words: Sequence[str] = ()) -> None:
     """Run this program instead of ourselves (same process id, so that signals and supervisors reach it); does not return.
 
     Without a Redis of its own it joins the `sandlot up` that runs in this folder, or in one above.
@@ -26,5 +26,5 @@ def replace_with(program: installation.Program, options: Mapping[str, object]) -
     running = home.running()
     if not named and running is not None:
         given |= {"SANDLOT_REDIS_URL": running.redis_url, "SANDLOT_DATA": str(home.path)}
-    command = installation.command(program)
+    command = [*installation.command(program), *words]
     os.execve(command[0], command, installation.environment(given))  # noqa: S606 - our own interpreter, a fixed list of words

@@ -210,6 +210,19 @@ def test_four_workers_share_the_work(stack: Stack) -> None:
     assert len(stack.containers("worker")) == 4
 
 
+def test_workers_that_are_stopped_finish_what_they_run(stack: Stack) -> None:
+    """As at an upgrade: new ones are there, old ones are stopped."""
+    stack.up(workers=4)
+    stack.wait_for(workers=4)
+    jobs = [stack.submit("slow", {"s": 1}) for _ in range(4 * SLOTS)]
+    until(lambda: all(stack.has_begun(job) for job in jobs), "every slot of every worker to be busy")
+    old = stack.containers("worker")[:2]
+    stack.engine.run("stop", "--time", "30", *old)
+    assert [stack.engine.inspect(name)["State"]["ExitCode"] for name in old] == [0, 0]
+    records = [stack.job(job) for job in jobs]
+    assert Counter((record["outcome"], record["attempt"]) for record in records) == {("ok", 1): 4 * SLOTS}
+
+
 def test_what_a_killed_worker_had_begun_is_done_by_the_others(stack: Stack) -> None:
     stack.up(workers=4)
     stack.wait_for(workers=4)

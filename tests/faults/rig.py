@@ -50,6 +50,8 @@ class Rig:
         self.disk = disk
         """What Valkey's data is on, if it is on a disk of its own."""
         self.fsync = fsync
+        self.installation: Path | None = None
+        """Where an installed Sandlot is to be started from, rather than this tree."""
         self.hosts = list(hosts)
         self.parts: list[Part] = []
         self.valkey: Part | None = None
@@ -131,12 +133,17 @@ class Rig:
 
     # API and workers.
 
+    def _command(self, program: str) -> list[str]:
+        if self.installation is not None:
+            return [str(self.installation / "bin" / "sandlot"), program]
+        return [sys.executable, "-m", program]
+
     async def start_api(self, *, through_proxy: bool = False, processes: int = 1, clock: str = "") -> Part:
         """`clock`: by how much its wall clock is wrong, `+600` or `-600` seconds; as for a worker."""
         port = self.to_api.port if through_proxy else self.redis_port
         self.api = self._start(
             f"api-{next(self._numbers)}",
-            [sys.executable, "-m", "api"],
+            self._command("api"),
             SANDLOT_REDIS_URL=f"redis://127.0.0.1:{port}/0",
             SANDLOT_PORT=str(self.api_port),
             SANDLOT_API_PROCESSES=str(processes),
@@ -155,7 +162,7 @@ class Rig:
             address = f"127.0.0.1:{self.to_workers.port if through_proxy else self.redis_port}"
         worker = self._start(
             f"worker-{next(self._numbers)}",
-            [sys.executable, "-m", "worker"],
+            self._command("worker"),
             host,
             SANDLOT_REDIS_URL=f"redis://{address}/0",
             SANDLOT_INSECURE_REDIS="1",
@@ -244,9 +251,11 @@ async def open_rig(
     wrong_clocks: tuple[str, ...] = (),
     disk: Disk | None = None,
     fsync: str = "always",
+    installation: Path | None = None,
 ) -> AsyncIterator[Rig]:
     """Everything started and a function deployed; workers are spread over the hosts, if there are any."""
     rig = Rig(folder, hosts, disk, fsync)
+    rig.installation = installation
     try:
         await rig.to_api.open()
         await rig.to_workers.open()

@@ -75,6 +75,7 @@ async def _run(
         wrong_clocks=plan.wrong_clocks,
         disk=mounted,
         fsync=plan.fsync,
+        installation=plan.installation,
     ) as rig:
         observer = Observer(rig, history)
         callers = Callers(rig, history, dice, rate_hz=rate_hz, work_s=plan.work_s, with_keys=plan.with_keys)

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.faults.caller import Callers
 from tests.faults.disks import DiskKind
@@ -65,6 +66,8 @@ class Plan:
     """Whether a job may end with fewer attempts left than one that is run once."""
     must_lose: bool = False
     """A plan that shows that the fault is one: with less than what is promised there is loss."""
+    installation: Path | None = None
+    """Where the Sandlot under test is installed; by default it is this tree."""
     disk: DiskKind = ""
     fsync: str = "always"
     rate_hz: float = 30.0

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from typing import Final
 
-from tests.faults.parts import until
+from tests.faults.parts import Part, until
 from tests.faults.scene import Scene
 
 RENEWAL_DEADLINE_S: Final = 60.0
@@ -21,19 +22,28 @@ async def replace_everything(scene: Scene) -> None:
     """In turn: a new worker and then SIGTERM for an old one; SIGHUP for the API, whose processes are renewed one by one. Nobody is refused."""
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
-        await _renew_api(scene)
+        await renew_api(scene)
         await scene.pause(0.1, 0.5)
-        victim = scene.dice.choice(scene.rig.living())
+        await replace_workers(scene, [scene.dice.choice(scene.rig.living())])
+    nobody_was_refused(scene)
+
+
+async def replace_workers(scene: Scene, victims: Sequence[Part]) -> None:
+    """For each a new one, and when that works, SIGTERM."""
+    for victim in victims:
         await scene.rig.start_worker()
         status = await victim.stop()
         if status != 0:
             scene.history.broke.append(f"{victim.name} ended with {status} after SIGTERM: {victim.tail()}")
+
+
+def nobody_was_refused(scene: Scene) -> None:
     refused = {code: times for code, times in scene.history.refused.items() if code != HARMLESS}
     if refused:
         scene.history.broke.append(f"callers were refused while nothing was broken: {refused}")
 
 
-async def _renew_api(scene: Scene) -> None:
+async def renew_api(scene: Scene) -> None:
     api = scene.rig.api
     assert api is not None
     before = len(api.events("stopped"))

@@ -13,6 +13,7 @@ import logging
 import math
 import signal
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Final
 
 import redis
@@ -107,7 +108,10 @@ class Engine(Registration):
         await self._queue.beat(self._pulse())
         self._queue.on_watched = self._following.watch
         await self._queue.listen(steps.handed, steps.hungry, steps.cancel, steps.subscribed)
-        log.info("worker started", extra={"worker": self.name, "placements": ",".join(self._queue.placements)})
+        log.info(
+            "worker started",
+            extra={"worker": self.name, "placements": ",".join(self._queue.placements), "version": version("sandlot")},
+        )
 
     async def _in_thread(self, call: object) -> None:
         """One of RQ's blocking calls.

@@ -90,18 +90,22 @@ def api(
         bool, typer.Option("--insecure-redis", help="Reach Redis over a network without TLS.")
     ] = False,
     data: DataOption = None,
+    words: Annotated[list[str] | None, typer.Argument(hidden=True, help="For a process that a renewal starts.")] = None,
 ) -> None:
     """Run an API process, on any machine that reaches your Redis.
 
     It needs SANDLOT_REDIS_URL and the signing key that your workers have (SANDLOT_SIGNING_KEY or SANDLOT_SIGNING_KEY_FILE);
     where `sandlot up` runs, it joins that without either.
     """
+    from sandlot.cli.installation import installed_script
     from sandlot.cli.servers import replace_with
 
     settings = {"SANDLOT_PORT": port, "SANDLOT_HOST": host, "SANDLOT_API_PROCESSES": workers}
     tls = {"SANDLOT_TLS_CERT": tls_cert, "SANDLOT_TLS_KEY": tls_key, "SANDLOT_INSECURE": insecure or None}
     queue = {"SANDLOT_REDIS_URL": redis_url, "SANDLOT_INSECURE_REDIS": insecure_redis or None}
-    replace_with("api", {**settings, **tls, **queue, "SANDLOT_DATA": data})
+    script = installed_script()
+    itself = ["--installed", str(script)] if script is not None else []
+    replace_with("api", {**settings, **tls, **queue, "SANDLOT_DATA": data}, [*itself, *(words or ())])
 
 
 @commands.command(rich_help_panel="Run")
