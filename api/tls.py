@@ -16,7 +16,7 @@ _log = logging.getLogger("sandlot.api")
 
 
 class Tls:
-    """TLS 1.2 and 1.3, as Python's defaults for servers have them."""
+    """TLS 1.2 and 1.3."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         """
@@ -24,7 +24,7 @@ class Tls:
             InvalidSettings: a file cannot be read, is not what it should be, or the two do not belong together.
         """
         self._certificate, self._key = certificate, key
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context = _context()
         _load(self.context, certificate, key)
 
     @classmethod
@@ -38,12 +38,19 @@ class Tls:
         """Read both files again: connections from now on get what they hold. What cannot be used changes nothing."""
         try:
             # Elsewhere first: a key that does not match would leave the context with half of each.
-            _load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), self._certificate, self._key)
+            _load(_context(), self._certificate, self._key)
             _load(self.context, self._certificate, self._key)
         except InvalidSettings as error:
             _log.error("certificate not renewed", extra={"reason": error.message})
             return
         _log.info("certificate renewed", extra={"path": str(self._certificate)})
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # Debian's Python leaves this to OpenSSL's configuration file.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:

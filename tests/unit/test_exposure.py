@@ -13,6 +13,7 @@ from api.tls import Tls
 from sandlot.errors import InvalidSettings
 from sandlot.exposure import is_in, read_proxies, require_safe_listening, require_safe_redis
 from sandlot.settings import Settings
+from tests.certificates import Authority
 
 
 def settings(**given: Any) -> Settings:
@@ -81,4 +82,10 @@ def test_a_certificate_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> 
     with pytest.raises(InvalidSettings, match="No such file"):
         Tls.of(settings(tls_cert=tmp_path / "none", tls_key=tmp_path / "key.pem"))
     assert Tls.of(settings()) is None
-    assert ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+def test_nothing_older_than_tls_1_2_is_spoken_whatever_the_machine_s_default(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).issue("api")
+    tls = Tls.of(settings(tls_cert=certificate, tls_key=key))
+    assert tls is not None
+    assert tls.context.minimum_version == ssl.TLSVersion.TLSv1_2

@@ -85,7 +85,7 @@ def try_memory_in_children(targets):
     try:
         held = 0
         for end in ends:
-            ready, _, _ = select.select([end], [], [], 5)
+            ready, _, _ = select.select([end], [], [], 12)  # six times 100 MiB are slow to get on a busy machine
             held += bool(ready and os.read(end, 1))
         alive = sum(os.waitpid(pid, os.WNOHANG)[0] == 0 for pid in children)
     finally:
