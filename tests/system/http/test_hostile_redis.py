@@ -226,6 +226,34 @@ def judge(events: list[list[str]], attacker: Attacker) -> None:
         assert event != "import" or arguments[0].strip("'").partition(".")[0] != MODULE, (program, event, text)
 
 
+GULLIBLE = """\
+import sys
+import redis
+from rq.job import Job
+raw = redis.Redis.from_url(sys.argv[1])
+raw.hdel("rq:job:" + sys.argv[2], "result")  # RQ wants that to be text
+Job.fetch(sys.argv[2], connection=raw).perform()
+"""
+
+
+def test_what_is_planted_works_on_stock_rq_and_the_hook_sees_it(own: Any, tmp_path: Path, trap: Trap) -> None:
+    """Or the other test would prove nothing."""
+    (tmp_path / "gullible.py").write_text(GULLIBLE)
+    log, arm = tmp_path / "events", tmp_path / "armed"
+    arm.touch()
+    url = own.environment["SANDLOT_REDIS_URL"]
+    with redis.Redis.from_url(url) as raw:
+        attacker = Attacker(raw, tmp_path, trap)
+        _, job_id, *_ = attacker.plant_jobs("echo@python")
+    command = [sys.executable, str(WATCHED), str(log), str(arm), "gullible", url, job_id]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}  # a pickle in `data`, as RQ's default has it
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert attacker.mark.exists(), done.stderr
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any(event == "os.system" and str(attacker.mark) in " ".join(told) for _, event, *told in events), events
+    assert FORBIDDEN & {event for _, event, *_ in events}
+
+
 @pytest.mark.timeout(240)
 def test_whoever_can_write_to_redis_executes_nothing(own: Any, tmp_path: Path, trap: Trap) -> None:
     watch = Watch(own, tmp_path)
