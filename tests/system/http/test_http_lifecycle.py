@@ -290,7 +290,9 @@ def test_a_head_that_does_not_come_is_408_and_a_silent_connection_is_closed(stac
     with concurrent.futures.ThreadPoolExecutor() as threads:
         half = threads.submit(speak, stack.url, b"GET /healthz HTTP/1.1\r\nx-half")
         silent = threads.submit(speak, stack.url)
-        second = threads.submit(speak, stack.url, b"GET /healthz HTTP/1.1\r\n\r\n", b"GET /healthz HTTP/1.1\r\nx-half")
+        second = threads.submit(
+            speak, stack.url, b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n", b"GET /healthz HTTP/1.1\r\nx-half"
+        )
         assert half.result().startswith(b"HTTP/1.1 408 ")
         assert silent.result() == b""
         assert second.result().startswith(b"HTTP/1.1 200 ")
