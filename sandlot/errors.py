@@ -25,7 +25,8 @@ def by_code() -> dict[str, type[SandlotError]]:
     waiting: list[type[SandlotError]] = [SandlotError]
     while waiting:
         kind = waiting.pop()
-        found[kind.code] = kind
+        if "code" in vars(kind):  # a subclass that keeps its parent's code is the parent to whoever reads a reply
+            found[kind.code] = kind
         waiting += kind.__subclasses__()
     return found
 

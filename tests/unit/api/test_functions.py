@@ -124,8 +124,11 @@ async def test_the_documentation_shows_every_route_with_an_example(anyone: httpx
 
 def test_every_error_has_a_status_and_a_title() -> None:
     from api.errors import CODE_OF_OUTCOME, STATUS, TITLE
-    from sandlot.errors import by_code
+    from sandlot.errors import QueueUnavailable, by_code
+    from sandlot.jobs.link import Unreachable
     from sandlot.models import OutcomeKind
+
+    assert by_code()[Unreachable.code] is QueueUnavailable
 
     # What only a command raises is never a reply.
     assert {code for code, kind in by_code().items() if not kind.__module__.startswith("sandlot.cli.")} <= set(STATUS)
