@@ -67,12 +67,12 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Calls, door: Door, settin
         headers: Headers = [(b"preference-applied", applied)] if applied else []
         if not record.status.final:
             headers.append(RETRY_SOON)
-        whole = json_reply(200, job_document(record, await inline_result(record)), headers)
-        etag = f'"{hashlib.sha256(whole[2]).hexdigest()}"'
+        status, described, body = json_reply(200, job_document(record, await inline_result(record)))
+        etag = f'"{hashlib.sha256(body).hexdigest()}"'
         headers.append((b"etag", etag.encode()))
         if has_already(request.headers, etag):
             return response_of((304, headers, b""))
-        return response_of((200, [*whole[1], headers[-1]], whole[2]))
+        return response_of((status, [*described, *headers], body))
 
     async def inline_result(record: JobRecord) -> bytes | None:
         if record.status is not JobStatus.SUCCEEDED or record.result_bytes > _INLINE_RESULT_BYTES:

@@ -120,7 +120,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _is_ambiguous(self, http_version: str) -> bool:
-        """A head without its one Host; what the parser lets pass, and another one could read differently (RFC 9112, sections 3.2, 6.1 and 6.3)."""
+        """What the parser lets pass, and another one could read differently: none or two hosts, two lengths of a body (RFC 9112, sections 3.2, 6.1 and 6.3)."""
         names = [name for name, _ in self.headers]
         hosts = names.count(b"host")
         if hosts > 1 or (not hosts and http_version == "1.1"):

@@ -124,16 +124,22 @@ async def test_the_documentation_shows_every_route_with_an_example(anyone: httpx
 
 def test_every_error_has_a_status_and_a_title() -> None:
     from api.errors import CODE_OF_OUTCOME, STATUS, TITLE
-    from sandlot.errors import QueueUnavailable, by_code
-    from sandlot.jobs.link import Unreachable
+    from sandlot.errors import by_code
     from sandlot.models import OutcomeKind
-
-    assert by_code()[Unreachable.code] is QueueUnavailable
 
     # What only a command raises is never a reply.
     assert {code for code, kind in by_code().items() if not kind.__module__.startswith("sandlot.cli.")} <= set(STATUS)
     assert set(CODE_OF_OUTCOME.values()) <= set(STATUS) & set(TITLE)
     assert set(CODE_OF_OUTCOME) == set(OutcomeKind) - {OutcomeKind.OK}
+
+
+def test_a_code_is_read_as_the_class_that_defines_it() -> None:
+    """`Unreachable` is a QueueUnavailable with the same code, and cannot be made from a reply alone."""
+    from sandlot.errors import QueueUnavailable, by_code
+    from sandlot.jobs.link import Unreachable
+
+    assert issubclass(Unreachable, QueueUnavailable)
+    assert by_code()[Unreachable.code] is QueueUnavailable
 
 
 async def test_an_example_in_the_documentation_is_a_real_reply(anyone: httpx.AsyncClient) -> None:
