@@ -6,7 +6,6 @@ Knows: the scripts' arguments and answers, who in this process waits for what. D
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import time
@@ -19,19 +18,17 @@ import msgspec
 
 from sandlot.aside import aside
 from sandlot.errors import (
-    IdempotencyConflict,
     JobFinal,
-    JobGone,
     JobNotFound,
     QueueUnavailable,
     SandlotError,
 )
 from sandlot.jobs import keys
 from sandlot.jobs.breakers import Breakers
-from sandlot.jobs.callbacks import STATE_FIELDS, CallbackState, seal_order, state_from
+from sandlot.jobs.callbacks import STATE_FIELDS, CallbackState, state_from
 from sandlot.jobs.clock import RedisClock
 from sandlot.jobs.dead_letters import DeadLetters
-from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
+from sandlot.jobs.envelope import unseal
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.listing import JobPage, list_jobs
@@ -39,10 +36,11 @@ from sandlot.jobs.load import LIVE_MS, Load, read_load
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.pace import outlook
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
-from sandlot.jobs.refusals import crash_loop, full, no_worker, short_of_memory
+from sandlot.jobs.refusals import refusal, short_of_memory
 from sandlot.jobs.results import Results
 from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_stream, settled_from
+from sandlot.jobs.submission import arguments_of, scoped_key
 from sandlot.jobs.submits import Submits
 from sandlot.jobs.waiters import Waiters
 from sandlot.jobs.wire import Argument, Reply
@@ -130,7 +128,9 @@ class Queue:
         """
         if percent := self._breakers.memory_percent():
             raise short_of_memory(percent)
-        arguments = await aside(len(invocation.event), self._arguments, invocation, reply)
+        arguments = await aside(
+            len(invocation.event), arguments_of, self._key, invocation, self._channel if reply else ""
+        )
         answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
         code = answer[0]
         if code in (b"new", b"existing"):
@@ -138,7 +138,7 @@ class Queue:
             # A repeated call finds the job of its own first try.
             existing = code == b"existing" and job_id != invocation.job_id
             return Submitted(job_id, existing, known_status(answer[2], answer[3]))
-        raise _refusal(invocation, answer)
+        raise refusal(invocation, answer)
 
     async def submit_batch(
         self, invocations: Sequence[Invocation], idempotency_key: str, fingerprint: str
@@ -153,9 +153,9 @@ class Queue:
             QueueFull, NoWorker, IdempotencyConflict: none was queued.
             QueueUnavailable: nothing was acknowledged.
         """
-        scoped = _scoped(invocations[0].owner, idempotency_key) if idempotency_key else ""
+        scoped = scoped_key(invocations[0].owner, idempotency_key) if idempotency_key else ""
         arguments = await asyncio.to_thread(
-            lambda: [argument for invocation in invocations for argument in self._arguments(invocation, reply=False)]
+            lambda: [argument for invocation in invocations for argument in arguments_of(self._key, invocation, "")]
         )
         answers = cast(
             "list[list[bytes]]",
@@ -163,25 +163,7 @@ class Queue:
         )
         if answers[0][0] in (b"new", b"existing"):
             return [answer[1].decode() for answer in answers]
-        raise _refusal(invocations[0], answers[0])
-
-    def _arguments(self, invocation: Invocation, reply: bool) -> tuple[Argument, ...]:
-        return (
-            invocation.job_id,
-            keys.queue_name(invocation.function, invocation.placement),
-            invocation.placement,
-            seal(self._key, invocation),
-            b"".join((DATA_PREFIX, invocation.event, DATA_SUFFIX)),
-            -(-invocation.wall_limit_ms // 1000),
-            _success_ttl_s(invocation, reply),
-            invocation.result_ttl_s,
-            f"{invocation.function} v{invocation.version}",
-            invocation.concurrency,
-            invocation.delay_ms,
-            *_idempotency(invocation),
-            self._channel if reply else b"",
-            seal_order(self._key, invocation),
-        )
+        raise refusal(invocations[0], answers[0])
 
     async def _run(self, what: Script, *arguments: Argument) -> Reply:
         """One idempotent script; see `_repeat`.
@@ -446,44 +428,3 @@ class Queue:
         await self._breakers.close()
         await self._waiters.close()
         await self._link.close()
-
-
-def _success_ttl_s(invocation: Invocation, reply: bool) -> int:
-    """RQ's `result_ttl`, beside which `failure_ttl` is for every other end: shorter only if who waits is the one who will ever ask.
-
-    An idempotency key announces that the same question may come again, just because the answer did not arrive.
-    """
-    if not reply or not invocation.delivered_ttl_s or invocation.idempotency_key:
-        return invocation.result_ttl_s
-    return min(invocation.delivered_ttl_s, invocation.result_ttl_s)
-
-
-def _idempotency(invocation: Invocation) -> tuple[str, str]:
-    """The key, scoped to its owner, and what must be the same for it to mean the same job: the function and the event, not the
-    version, since a deployment between two tries must not turn a retry into a conflict."""
-    if not invocation.idempotency_key:
-        return "", ""
-    scoped = _scoped(invocation.owner, invocation.idempotency_key)
-    state = hashlib.sha256(f"{invocation.function}\0".encode())
-    state.update(invocation.event)
-    return scoped, state.hexdigest()
-
-
-def _scoped(owner: str, idempotency_key: str) -> str:
-    return hashlib.sha256(f"{owner}\0{idempotency_key}".encode()).hexdigest()
-
-
-def _refusal(invocation: Invocation, answer: list[bytes]) -> SandlotError:
-    """Why submit.lua queued nothing."""
-    if answer[0] == b"full":
-        return full(invocation, answer)
-    if answer[0] == b"broken":
-        return crash_loop(invocation, int(answer[1]))
-    if answer[0] == b"gone":
-        job_id = answer[1].decode()
-        return JobGone(
-            f"the job {job_id} of this idempotency key has ended, and its result is no longer kept", job={"id": job_id}
-        )
-    if answer[0] == b"conflict":
-        return IdempotencyConflict("this idempotency key was used before, for another function or another payload")
-    return no_worker(invocation)

@@ -9,7 +9,15 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from sandlot.errors import FunctionCrashLoop, NoWorker, QueueFull, QueueUnavailable
+from sandlot.errors import (
+    FunctionCrashLoop,
+    IdempotencyConflict,
+    JobGone,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+    SandlotError,
+)
 from sandlot.models import Invocation
 
 LONGEST_S: Final = 300.0
@@ -48,3 +56,19 @@ def short_of_memory(percent: int) -> QueueUnavailable:
         retry_after_s=5.0,
         applied="no",
     )
+
+
+def refusal(invocation: Invocation, answer: Sequence[bytes]) -> SandlotError:
+    """Why submit.lua queued nothing."""
+    if answer[0] == b"full":
+        return full(invocation, answer)
+    if answer[0] == b"broken":
+        return crash_loop(invocation, int(answer[1]))
+    if answer[0] == b"gone":
+        job_id = answer[1].decode()
+        return JobGone(
+            f"the job {job_id} of this idempotency key has ended, and its result is no longer kept", job={"id": job_id}
+        )
+    if answer[0] == b"conflict":
+        return IdempotencyConflict("this idempotency key was used before, for another function or another payload")
+    return no_worker(invocation)
