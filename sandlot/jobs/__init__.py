@@ -7,7 +7,8 @@ from sandlot.jobs.connection import connect
 from sandlot.jobs.durability import Durability, DurabilityWatch
 from sandlot.jobs.ids import new_job_id
 from sandlot.jobs.listing import JobPage
-from sandlot.jobs.queue import Queue, QueueStatus, Submitted
+from sandlot.jobs.load import QueueStatus
+from sandlot.jobs.queue import Queue, Submitted
 from sandlot.jobs.record import JobRecord
 from sandlot.jobs.results import Stored
 from sandlot.jobs.settlement import End, Settled

@@ -28,6 +28,15 @@ _FIELDS: Final = ("placements", "slots", "busy", keys.STATS)
 Call = Callable[..., Awaitable[Reply]]
 
 
+class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How things stand. `workers`: live workers by placement."""
+
+    reachable: bool
+    workers: dict[str, int] = {}
+    queued: int = 0
+    running: int = 0
+
+
 class QueueLoad(msgspec.Struct, frozen=True):
     """One function's queue on one placement. `oldest_wait_s`: since the first in the queue was queued."""
 
@@ -155,3 +164,24 @@ def _texts(reply: object) -> list[str]:
 
 def _number(text: object) -> int:
     return int(cast("bytes | None", text) or 0)
+
+
+async def read_status(call: Call) -> QueueStatus:
+    """The short form of it, for a health check.
+
+    Raises:
+        QueueUnavailable
+    """
+    clock, depth, running, placements = await asyncio.gather(
+        call("TIME"), call("GET", keys.DEPTH), call("ZCARD", keys.LEASES), call("SMEMBERS", keys.PLACEMENTS)
+    )
+    seconds, microseconds = cast("list[bytes]", clock)
+    since = int(seconds) * 1000 + int(microseconds) // 1000 - LIVE_MS
+    names = sorted(name.decode() for name in cast("list[bytes]", placements))
+    live = await asyncio.gather(*(call("ZCOUNT", keys.BEATS + name, since, "+inf") for name in names))
+    return QueueStatus(
+        reachable=True,
+        workers=dict(zip(names, cast("list[int]", live), strict=True)),
+        queued=int(cast("bytes | None", depth) or 0),
+        running=cast(int, running),
+    )

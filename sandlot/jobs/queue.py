@@ -32,7 +32,7 @@ from sandlot.jobs.envelope import unseal
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.listing import JobPage, list_jobs
-from sandlot.jobs.load import LIVE_MS, Load, read_load
+from sandlot.jobs.load import Load, QueueStatus, read_load, read_status
 from sandlot.jobs.lua import Script, script
 from sandlot.jobs.pace import outlook
 from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
@@ -70,15 +70,6 @@ class Glance(msgspec.Struct, frozen=True):
 
     status: JobStatus
     attempt: int
-
-
-class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How things stand. `workers`: live workers by placement."""
-
-    reachable: bool
-    workers: dict[str, int] = {}
-    queued: int = 0
-    running: int = 0
 
 
 class Queue:
@@ -390,25 +381,9 @@ class Queue:
     async def status(self) -> QueueStatus:
         """Never raises: a queue that cannot be reached is a status."""
         try:
-            return await self._status()
+            return await read_status(self._call)
         except (QueueUnavailable, hiredis.ReplyError):
             return QueueStatus(reachable=False)
-
-    async def _status(self) -> QueueStatus:
-        clock = cast("list[bytes]", await self._call("TIME"))
-        since = int(clock[0]) * 1000 + int(clock[1]) // 1000 - LIVE_MS
-        depth = self._call("GET", keys.DEPTH)
-        running = self._call("ZCARD", keys.LEASES)
-        placements = cast("list[bytes]", await self._call("SMEMBERS", keys.PLACEMENTS))
-        workers = {}
-        for placement in sorted(name.decode() for name in placements):
-            workers[placement] = cast(int, await self._call("ZCOUNT", keys.BEATS + placement, since, "+inf"))
-        return QueueStatus(
-            reachable=True,
-            workers=workers,
-            queued=int(cast("bytes | None", await depth) or 0),
-            running=cast(int, await running),
-        )
 
     async def load(self) -> Load:
         """How much work waits, and who works on it.
