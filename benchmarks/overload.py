@@ -22,9 +22,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Final, NamedTuple
+from typing import Final
+
+import uvloop
 
 from benchmarks import hosting
+from benchmarks.callers import Caller, callers, request
 from benchmarks.servers import clean_environment
 
 FUNCTIONS: Final = Path(__file__).with_name("functions")
@@ -38,57 +41,19 @@ TICK_S: Final = 0.005
 START_LIMIT_S: Final = 60.0
 
 
-class Answer(NamedTuple):
-    status: int
-    document: dict[str, object]
-
-
-class Caller:
-    """One connection, kept."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def call(self, event: dict[str, float]) -> Answer:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = self._streams
-        body = json.dumps(event)
-        writer.write(
-            f"POST /v1/functions/wait/invoke HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-        )
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
-        text = await reader.readexactly(length)
-        status = int(head[9:12])
-        return Answer(status, {} if status == 200 else json.loads(text))
-
-    def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
-
-
-@asynccontextmanager
-async def callers(port: int, count: int) -> AsyncIterator[list[Caller]]:
-    some = [Caller(port) for _ in range(count)]
-    try:
-        yield some
-    finally:
-        for caller in some:
-            caller.close()
+def _wait(run_s: float) -> bytes:
+    return request("/v1/functions/wait/invoke", json.dumps({"s": run_s}))
 
 
 async def peak(port: int, run_s: float, seconds: float) -> float:
     """Answers a second with every slot busy and a few callers waiting."""
-    done = 0
+    done, event = 0, _wait(run_s)
     ends_s = time.monotonic() + seconds
 
     async def loop(caller: Caller) -> None:
         nonlocal done
         while time.monotonic() < ends_s:
-            answer = await caller.call({"s": run_s})
+            answer = await caller.call(event)
             done += answer.status == 200 and time.monotonic() < ends_s
 
     async with callers(port, 2 * SLOTS) as some:
@@ -99,6 +64,7 @@ async def peak(port: int, run_s: float, seconds: float) -> float:
 async def flood(port: int, run_s: float, rate: float, seconds: float) -> tuple[float, float, float]:
     """-> good answers a second, requests a second that were sent, share of them that was refused."""
     good = refused = sent = 0
+    event = _wait(run_s)
     deadline_s = run_s * (QUEUE_LIMIT / SLOTS + 1) + SPARE_S
     ends_s = time.monotonic() + seconds
     free: asyncio.Queue[Caller] = asyncio.Queue()
@@ -106,7 +72,7 @@ async def flood(port: int, run_s: float, rate: float, seconds: float) -> tuple[f
 
     async def one(caller: Caller, due_s: float) -> None:
         nonlocal good, refused
-        answer = await caller.call({"s": run_s})
+        answer = await caller.call(event)
         good += answer.status == 200 and time.monotonic() < min(due_s + deadline_s, ends_s)
         refused += answer.status in (429, 503)
         free.put_nowait(caller)
@@ -129,13 +95,13 @@ async def flood(port: int, run_s: float, rate: float, seconds: float) -> tuple[f
 async def turned_away(port: int, run_s: float, seconds: float) -> tuple[list[float], float]:
     """-> for each who was refused at first, how long it took over how long he was told; answers a second."""
     ratios: list[float] = []
-    done = 0
+    done, event = 0, _wait(run_s)
 
     async def come(caller: Caller) -> None:
         nonlocal done
         began_s, told_s, let_in_s = time.monotonic(), 0.0, 0.0
-        while (answer := await caller.call({"s": run_s})).status != 200:
-            wait_s = float(str(answer.document["retry_after_s"]))
+        while (answer := await caller.call(event)).status != 200:
+            wait_s = float(str(answer.document()["retry_after_s"]))
             told_s = told_s or wait_s
             caller.close()  # an idle connection is closed by the other side some time
             await asyncio.sleep(wait_s)
@@ -174,8 +140,8 @@ async def platform() -> AsyncIterator[int]:
 async def _answers(port: int) -> bool:
     caller = Caller(port)
     try:
-        return (await caller.call({"s": 0.0})).status == 200
-    except (OSError, EOFError):
+        return (await caller.call(_wait(0.0))).status == 200
+    except OSError:
         return False
     finally:
         caller.close()
@@ -215,7 +181,7 @@ def main() -> None:
         "--run-ms", type=float, nargs="+", default=(20.0, 100.0, 1000.0), help="how long the function waits"
     )
     options = parser.parse_args()
-    asyncio.run(measure(options.rounds, options.seconds, options.run_ms))
+    uvloop.run(measure(options.rounds, options.seconds, options.run_ms))
 
 
 if __name__ == "__main__":
