@@ -1,71 +1,31 @@
-"""Talk to a Sandlot API from Python.
+"""The API's calls, as methods.
 
-Knows: the paths, headers and problem documents of `docs/api.md`. Does not know: Redis, workers, where a key is kept.
-What a function does comes back as an `InvokeResult`; what the platform or the caller got wrong is raised, as the same exception
-class that the API raised (`sandlot.errors`), found by its `code`.
+Knows: which call of `docs/api.md` is which method. Does not know: connections, how problems are read; Redis, workers, where a key is kept.
 """
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self, cast
+from types import TracebackType
+from typing import Final, Self, cast
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from sandlot.errors import ApiUnreachable, CallerError, InvalidSettings, SandlotError, TryAgain, by_code
+from sandlot.client.answers import ABSENT, InvokeResult, Json, problem_of, read_server_timing
+from sandlot.client.connection import Connection
+from sandlot.client.paths import function_path, invoke_path, job_path, letter_path, secret_path
+from sandlot.errors import ApiUnreachable
 from sandlot.models import JobStatus, OutcomeKind
-from sandlot.streams import StreamEvent, read_events
 
-Json = Any
-"""A decoded JSON value, as the caller of this client gets or gives it."""
-
-_CONNECT_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 30.0
 """One long poll; the API caps a longer one, and a proxy in between may cut it."""
-
 _RETRY_S: Final = 1.0
 """Before a stream that ended early is asked for again."""
-_SILENCE_S: Final = 45.0
-"""Three pings of the API; a stream that is silent for longer is broken."""
-
 _OUTCOMES: Final = frozenset(kind.value for kind in OutcomeKind)
-_ABSENT: Final[Mapping[str, Json]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class InvokeResult:
-    """How a synchronous call ended, whoever is to blame for the way it did."""
-
-    outcome: OutcomeKind
-    value: bytes
-    """The JSON text that the function returned, as it came; empty unless `outcome` is `ok`."""
-    job_id: str
-    version: str
-    timings: Mapping[str, float] = field(default_factory=dict)
-    """Milliseconds by stage: `queued, boot, import, run, settle, total`."""
-    problem: Mapping[str, Json] = field(default_factory=lambda: _ABSENT)
-    """The problem document of a call that did not end well: `code`, `detail`, `error`, `evidence`, `job`."""
-
-    @property
-    def ok(self) -> bool:
-        return self.outcome is OutcomeKind.OK
-
-    def json(self) -> Json:
-        return msgspec.json.decode(self.value)
-
-
-def _believing(ca_file: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise InvalidSettings(f"cannot use {ca_file} as a certificate authority: {error} (SANDLOT_CA_FILE)") from error
 
 
 class Client:
@@ -91,17 +51,11 @@ class Client:
         Raises:
             InvalidSettings: that file cannot be used.
         """
-        self.url = url.rstrip("/")
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=timeout,
-            transport=transport,
-            trust_env=False,
-            verify=True if ca_file is None else _believing(ca_file),
-        )
+        self._connection = Connection(url, key, timeout_s, ca_file, transport)
+
+    @property
+    def url(self) -> str:
+        return self._connection.url
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +66,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        self._connection.close()
 
     def invoke(
         self,
@@ -133,8 +87,8 @@ class Client:
             WaitTimeout: the function still runs; `fields["job"]` has its links.
         """
         headers = _optional({"prefer": _wait(wait_s), "idempotency-key": idempotency_key})
-        reply = self._send(
-            "POST", _invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
+        reply = self._connection.send(
+            "POST", invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
         )
         outcome = reply.headers.get("x-sandlot-outcome", "")
         if reply.is_error and outcome not in _OUTCOMES:
@@ -144,8 +98,8 @@ class Client:
             value=b"" if reply.is_error else reply.content,
             job_id=reply.headers.get("x-job-id", ""),
             version=reply.headers.get("x-function-version", ""),
-            timings=_read_server_timing(reply.headers.get("server-timing", "")),
-            problem=cast(Mapping[str, Json], reply.json()) if reply.is_error else _ABSENT,
+            timings=read_server_timing(reply.headers.get("server-timing", "")),
+            problem=cast(Mapping[str, Json], reply.json()) if reply.is_error else ABSENT,
         )
 
     def submit(
@@ -172,13 +126,13 @@ class Client:
                 "x-callback-url": callback_url,
             }
         )
-        return self._json(
-            "POST", _invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
+        return self._connection.json(
+            "POST", invoke_path(name), params=_optional({"version": version}), headers=headers, content=_encode(event)
         )
 
     def status(self) -> dict[str, Json]:
         """The queue, its workers, and what they have done since they started; two of these give rates."""
-        return self._json("GET", "/v1/status")
+        return self._connection.json("GET", "/v1/status")
 
     def invoke_batch(
         self,
@@ -189,9 +143,9 @@ class Client:
         idempotency_key: str | None = None,
     ) -> list[str]:
         """Queue a call for each event, all of them or none; the ids of the jobs, in order. `events`: at most 1,000, or a JSON array's text."""
-        reply = self._json(
+        reply = self._connection.json(
             "POST",
-            f"{_function_path(name)}/invoke-batch",
+            f"{function_path(name)}/invoke-batch",
             params=_optional({"version": version}),
             headers=_optional({"idempotency-key": idempotency_key}),
             content=_encode(events),
@@ -203,11 +157,11 @@ class Client:
     ) -> dict[str, Json]:
         """One page of the key's jobs, newest first: `jobs`, and in `next` the cursor of the page after it, or nothing."""
         wanted = _optional({"function": function, "status": status, "limit": limit, "cursor": cursor})
-        return self._json("GET", "/v1/jobs", params=wanted)
+        return self._connection.json("GET", "/v1/jobs", params=wanted)
 
     def job(self, job_id: str, *, wait_s: float | None = None) -> dict[str, Json]:
         """The job as it is now, or as soon as it has ended, after `wait_s` at the latest."""
-        return self._json("GET", _job_path(job_id), headers=_optional({"prefer": _wait(wait_s)}))
+        return self._connection.json("GET", job_path(job_id), headers=_optional({"prefer": _wait(wait_s)}))
 
     def wait(self, job_id: str) -> dict[str, Json]:
         """The job once it has ended, however long that takes."""
@@ -222,50 +176,41 @@ class Client:
         Raises:
             NoResult: it ended without one.
         """
-        reply = self._checked("GET", _job_path(job_id) + "/result")
+        reply = self._connection.checked("GET", job_path(job_id) + "/result")
         return None if reply.status_code == httpx.codes.ACCEPTED else reply.content
 
     def logs(self, job_id: str) -> str:
-        return self._checked("GET", _job_path(job_id) + "/logs").text
+        return self._connection.checked("GET", job_path(job_id) + "/logs").text
 
     def follow(self, job_id: str) -> Iterator[tuple[str, dict[str, Json]]]:
         """What happens to a job, as it happens: (`status` | `log` | `result`, its document) until it is over. A stream that breaks is taken up where it was."""
         place = ""
         while True:
             try:
-                for event in self._stream(_job_path(job_id) + "/events", place):
+                for event in self._connection.stream(job_path(job_id) + "/events", place):
                     place = event.place or place
                     if event.name:
                         yield event.name, msgspec.json.decode(event.data)
                     if event.name in ("result", "gone"):
                         return
-            except httpx.TransportError as error:
+            except ApiUnreachable:
                 if not place:
-                    raise ApiUnreachable(f"cannot follow job {job_id} at {self.url}: {error}") from error
+                    raise
             time.sleep(_RETRY_S)
 
-    def _stream(self, path: str, place: str) -> Iterator[StreamEvent]:
-        headers = {"accept": "text/event-stream"} | _optional({"last-event-id": place})
-        timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_TIMEOUT_S)
-        with self._http.stream("GET", path, headers=headers, timeout=timeout) as reply:
-            if reply.is_error:
-                reply.read()
-                raise problem_of(reply)
-            yield from read_events(reply.iter_lines())
-
     def cancel(self, job_id: str) -> dict[str, Json]:
-        return self._json("DELETE", _job_path(job_id))
+        return self._connection.json("DELETE", job_path(job_id))
 
     def retry(self, job_id: str) -> dict[str, Json]:
         """A new job with the event and the version of one that has ended."""
-        return self._json("POST", _job_path(job_id) + "/retry")
+        return self._connection.json("POST", job_path(job_id) + "/retry")
 
     def dead_letters(self, function: str = "") -> list[dict[str, Json]]:
         """Jobs that were tried in vain, newest first: all that this key may see, or one function's."""
         letters: list[dict[str, Json]] = []
         cursor: str | None = ""
         while cursor is not None:
-            page = self._json(
+            page = self._connection.json(
                 "GET", "/v1/dead-letters", params=_optional({"function": function, "limit": 200, "cursor": cursor})
             )
             letters += page["dead_letters"]
@@ -274,28 +219,28 @@ class Client:
 
     def dead_letter(self, job_id: str) -> dict[str, Json]:
         """One of them, with its `event` unless that is large."""
-        return self._json("GET", _letter_path(job_id))
+        return self._connection.json("GET", letter_path(job_id))
 
     def redrive(self, job_id: str) -> dict[str, Json]:
         """A new job in its place; asked for twice, it is one."""
-        return self._json("POST", _letter_path(job_id) + "/redrive")
+        return self._connection.json("POST", letter_path(job_id) + "/redrive")
 
     def purge(self, job_id: str) -> None:
         """It is no longer listed."""
-        self._checked("DELETE", _letter_path(job_id))
+        self._connection.checked("DELETE", letter_path(job_id))
 
     def functions(self) -> list[dict[str, Json]]:
         """Every deployed function, by name."""
         functions: list[dict[str, Json]] = []
         cursor: str | None = ""
         while cursor is not None:
-            page = self._json("GET", "/v1/functions", params=_optional({"cursor": cursor}))
+            page = self._connection.json("GET", "/v1/functions", params=_optional({"cursor": cursor}))
             functions += page["functions"]
             cursor = page["next"]
         return functions
 
     def function(self, name: str, *, version: str | None = None) -> dict[str, Json]:
-        return self._json("GET", _function_path(name), params=_optional({"version": version}))
+        return self._connection.json("GET", function_path(name), params=_optional({"version": version}))
 
     def deploy(
         self,
@@ -315,97 +260,44 @@ class Client:
             VersionConflict: it is.
         """
         body = {"source": source} | _optional({"filename": filename, "manifest": manifest})
-        return self._json("PUT", _function_path(name), json=body, headers=_if_match(revision))
+        return self._connection.json("PUT", function_path(name), json=body, headers=_if_match(revision))
 
     def deploy_archive(self, name: str, archive: bytes, *, revision: str = "") -> dict[str, Json]:
         """Deploy a folder, sent as a zip archive; `revision` as for `deploy`."""
         headers = {"content-type": "application/zip"} | _if_match(revision)
-        return self._json("PUT", _function_path(name), content=archive, headers=headers)
+        return self._connection.json("PUT", function_path(name), content=archive, headers=headers)
 
     def move_alias(
         self, name: str, alias: str, version: int, *, weights: Mapping[int, float] | None = None, revision: str = ""
     ) -> dict[str, Json]:
         """Let an alias, or `$LATEST`, mean this version from now on; `weights` send shares of the calls to others. `revision` as for `deploy`."""
         body = {"version": version} | _optional({"weights": weights})
-        path = f"{_function_path(name)}/aliases/{quote(alias, safe='')}"
-        return self._json("PUT", path, content=_encode(body), headers=_if_match(revision))
+        path = f"{function_path(name)}/aliases/{quote(alias, safe='')}"
+        return self._connection.json("PUT", path, content=_encode(body), headers=_if_match(revision))
 
     def download(self, name: str, version: str) -> bytes:
         """A version's code as a zip."""
-        return self._checked("GET", f"{_function_path(name)}/versions/{quote(version, safe='')}/bundle").content
+        return self._connection.checked(
+            "GET", f"{function_path(name)}/versions/{quote(version, safe='')}/bundle"
+        ).content
 
     def set_secret(self, name: str, value: str, *, prefix: str = "") -> dict[str, Json]:
         """Set or replace a secret, for functions whose names begin with `prefix`."""
-        return self._json("PUT", _secret_path(name), content=_encode({"value": value, "prefix": prefix}))
+        return self._connection.json("PUT", secret_path(name), content=_encode({"value": value, "prefix": prefix}))
 
     def secrets(self) -> list[dict[str, Json]]:
         """Every secret's name, prefix and time; values are never returned."""
-        return cast(list[dict[str, Json]], self._json("GET", "/v1/secrets")["secrets"])
+        return cast(list[dict[str, Json]], self._connection.json("GET", "/v1/secrets")["secrets"])
 
     def delete_secret(self, name: str) -> None:
-        self._checked("DELETE", _secret_path(name))
+        self._connection.checked("DELETE", secret_path(name))
 
     def delete(self, name: str) -> None:
-        self._checked("DELETE", _function_path(name))
+        self._connection.checked("DELETE", function_path(name))
 
     def health(self) -> dict[str, Json]:
         """What `/readyz` says: `ready`, `queued`, `running`, live `workers` by placement; or the problem document that says why not."""
-        return cast(dict[str, Json], self._send("GET", "/readyz").json())
-
-    def _json(self, method: str, path: str, **options: Any) -> dict[str, Json]:  # noqa: ANN401 - httpx's own keywords
-        return cast(dict[str, Json], self._checked(method, path, **options).json())
-
-    def _checked(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own keywords
-        reply = self._send(method, path, **options)
-        if reply.is_error:
-            raise problem_of(reply)
-        return reply
-
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own keywords
-        try:
-            return self._http.request(method, path, **options)
-        except httpx.TimeoutException as error:
-            raise ApiUnreachable(f"{self.url} did not answer {method} {path} in time") from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ApiUnreachable(f"cannot reach {self.url}: {error}. Is Sandlot running (sandlot up)?") from error
-
-
-def problem_of(reply: httpx.Response) -> SandlotError:
-    """The exception that a problem document stands for; `fields` has all of its members, with `status`."""
-    try:
-        document = reply.json()
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        document = {
-            "detail": f"{reply.request.url} answered {reply.status_code} without a problem document; is it a Sandlot API?"
-        }
-    fields = {name: value for name, value in document.items() if name not in ("detail", "retry_after_s")}
-    message = str(document.get("detail") or document.get("title") or f"status {reply.status_code}")
-    kind = by_code().get(str(document.get("code")), CallerError if reply.is_client_error else SandlotError)
-    if issubclass(kind, TryAgain):
-        return kind(message, retry_after_s=_retry_after_s(document, reply.headers.get("retry-after", "")), **fields)
-    error = kind(message, **fields)
-    error.code = str(document.get("code") or kind.code)
-    return error
-
-
-def _read_server_timing(header: str) -> dict[str, float]:
-    """`run;dur=1.5, total;dur=2` as a dict (W3C Server Timing)."""
-    timings = {}
-    for metric in header.split(","):
-        name, _, duration = metric.strip().partition(";dur=")
-        if duration:
-            timings[name] = float(duration)
-    return timings
-
-
-def _retry_after_s(document: dict[str, object], header: str) -> float:
-    """The problem's own member, which has fractions; the header, if a proxy answered."""
-    exactly = document.get("retry_after_s")
-    if isinstance(exactly, int | float):
-        return float(exactly)
-    return float(header) if header.isdigit() else 1.0
+        return cast(dict[str, Json], self._connection.send("GET", "/readyz").json())
 
 
 def _encode(event: Json) -> bytes:
@@ -422,23 +314,3 @@ def _wait(wait_s: float | None) -> str | None:
 
 def _if_match(revision: str) -> dict[str, str]:
     return {"if-match": f'"{revision}"'} if revision else {}
-
-
-def _function_path(name: str) -> str:
-    return f"/v1/functions/{quote(name, safe='')}"
-
-
-def _secret_path(name: str) -> str:
-    return f"/v1/secrets/{quote(name, safe='')}"
-
-
-def _invoke_path(name: str) -> str:
-    return _function_path(name) + "/invoke"
-
-
-def _letter_path(job_id: str) -> str:
-    return f"/v1/dead-letters/{quote(job_id, safe='')}"
-
-
-def _job_path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
