@@ -28,11 +28,11 @@ from sandlot.errors import (
 )
 from sandlot.functions.alias import ALIAS_NAME, Alias, Shared, check_alias, read_alias
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
-from sandlot.functions.lock import Lock, open_lock
+from sandlot.functions.lock import Lock, open_lock, seal_lock
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.push import Push
 from sandlot.functions.store import VERSIONS_KEPT, Store
-from sandlot.functions.version import Version, placement_of, sign, verify
+from sandlot.functions.version import Version, needs, placement_of, sign, verify
 from sandlot.jobs import keys
 from sandlot.models import FUNCTION_NAME, LATEST
 
@@ -131,6 +131,7 @@ class Registry:
         packed = await asyncio.to_thread(pack, bundle, manifest)
         digest = await asyncio.to_thread(digest_of, packed)
         number = await self._store.last_number(name) + 1
+        lock = await self._lock_for(digest, name, manifest)
         for _ in range(_DEPLOY_TRIES):
             version = Version(
                 function=name,
@@ -148,6 +149,7 @@ class Registry:
                 len(packed),
                 revision,
                 build_at=version.placement if manifest.dependencies else "",
+                lock=lock,
             )
             number = answer.number
             if answer.status == b"missing":
@@ -274,6 +276,22 @@ class Registry:
             UnsafeRecord: there is none that is signed with our key.
         """
         return open_lock(await self._store.lock(version.digest), version.digest, self._signing_key)
+
+    async def _lock_for(self, digest: str, name: str, manifest: Manifest) -> bytes:
+        """The lock of what `$LATEST` means, signed for this digest, if that depends on the same; else nothing.
+
+        So a change of the code alone waits for no index, and gets no other packages than the ones it was tried with.
+        """
+        number = await self._store.latest_number(name) if manifest.dependencies else None
+        record = None if number is None else await self._store.record(name, number)
+        if record is None:
+            return b""
+        try:
+            before = verify(record, name, self._signing_key)
+            lock = await self.lock(before) if needs(before.manifest) == needs(manifest) else None
+        except UnsafeRecord:  # deploying again is what helps against that, so it does not fail here
+            return b""
+        return b"" if lock is None else seal_lock(lock, digest, self._signing_key)
 
     async def move_alias(self, name: str, alias: str, target: Alias, *, revision: str = "") -> str:
         """Let the alias mean this from now on; the function's new revision. `$LATEST` is moved like any other.

@@ -157,19 +157,21 @@ class Store:
         revision: str = "",
         *,
         build_at: str = "",
+        lock: bytes = b"",
     ) -> Recorded:
         """Make this digest the function's latest version, if its bundle of `size` bytes is stored, the number is the next, and the
         function is at this revision ("" for whichever, "*" for any but none).
 
         Args:
             build_at: the placement of workers to resolve its dependencies; "" for a version that has none.
+            lock: what they are to be, signed for this version; it counts if there is none yet, and then nothing is left to resolve.
         """
-        lock = [keys.LOCK + digest, keys.BUILDS + build_at, keys.BUILD + digest]
+        build = [keys.LOCK + digest, keys.BUILDS + build_at, keys.BUILD + digest]
         channels: list[str | int] = [keys.FUNCTIONS_CHANGED, int(bool(build_at)), keys.BUILDS_CHANGED, build_at]
         async with answering():
             answer = await self._deploy(
-                keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest, *lock],
-                args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, *channels],
+                keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest, *build],
+                args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, *channels, lock],
             )
         return Recorded(*answer)
 

@@ -45,6 +45,11 @@ def placement_of(manifest: Manifest) -> str:
     return placement(manifest.runtime.value, manifest.tags)
 
 
+def needs(manifest: Manifest) -> tuple[str, tuple[str, ...], bool]:
+    """All that a resolver looks at: where it runs, what is asked for, and how it may come."""
+    return placement_of(manifest), manifest.dependencies, manifest.source_builds
+
+
 def sign(version: Version, signing_key: bytes) -> bytes:
     """The record of this version: a signature in hex, then JSON."""
     record = _Record(

@@ -240,3 +240,55 @@ async def test_failed_versions_do_not_pile_up(registry: Registry, builds: Builds
     fields = raw.hkeys(keys.FUNCTION + "hello")
     assert sum(field.startswith(b"f") for field in fields) == 11
     assert sum(field.startswith(b"p") for field in fields) == 11
+
+
+async def test_a_change_of_the_code_alone_keeps_the_lock_and_is_active_at_once(
+    registry: Registry, builds: Builds, raw: redis.Redis
+) -> None:
+    await deploy(registry, wants("numpy"))
+    await builds.succeed(await taken(builds), LOCK)
+    changed = await deploy(registry, wants("numpy"), "2")
+    assert (changed.version.number, changed.active, changed.changed) == (2, True, True)
+    assert (await registry.resolve("hello")).number == 2
+    assert await registry.lock(changed.version) == LOCK
+    assert await builds.take(PYTHON, [0, 0]) is None
+    settings = wants("numpy").model_copy(update={"timeout_ms": 1234})
+    assert (await deploy(registry, settings, "2")).active, "settings that no resolver looks at"
+
+
+async def test_what_a_resolver_would_look_at_is_resolved_anew(registry: Registry, builds: Builds) -> None:
+    await deploy(registry, wants("numpy"))
+    await builds.succeed(await taken(builds), LOCK)
+    for other in (
+        wants("numpy>=1"),
+        wants("numpy", "pandas"),
+        wants("numpy").model_copy(update={"source_builds": True}),
+        wants("numpy").model_copy(update={"tags": ("arm",)}),
+    ):
+        assert not (await deploy(registry, other)).active, other
+
+
+async def test_a_lock_that_is_not_signed_with_our_key_is_not_kept_but_resolved_anew(
+    registry: Registry, builds: Builds, raw: redis.Redis
+) -> None:
+    first = await deploy(registry, wants("numpy"))
+    await builds.succeed(await taken(builds), LOCK)
+    raw.set(keys.LOCK + first.version.digest, b"0" * 64 + b"{}")
+    assert not (await deploy(registry, wants("numpy"), "2")).active
+    await builds.succeed(await taken(builds), LOCK)
+    await meaning(registry, 2)
+
+
+async def test_what_waits_for_a_build_is_active_as_soon_as_the_lock_is_known(
+    registry: Registry, builds: Builds
+) -> None:
+    """Two saves while the first build goes on, and the second once more when it is done: its own build is nobody's any more."""
+    await deploy(registry, wants("numpy"))
+    assert not (await deploy(registry, wants("numpy"), "2")).active
+    first = await taken(builds)
+    assert first.number == 1
+    await builds.succeed(first, LOCK)
+    await registry.move_alias("hello", LATEST, Alias(version=1))
+    again = await deploy(registry, wants("numpy"), "2")
+    assert (again.version.number, again.active) == (2, True)
+    assert await builds.take(PYTHON, [0, 0]) is None

@@ -45,6 +45,57 @@ def test_a_save_is_deployed_and_a_call_is_shown_with_what_it_printed(platform: U
     assert (status, "stopped watching" in dev.output) == (0, True)
 
 
+HELD = """import pathlib, time
+
+def handler(event, context):
+    print("begun")
+    while not pathlib.Path("/tmp/never").exists():
+        time.sleep(0.02)
+"""
+
+
+def test_what_a_call_prints_is_shown_while_it_runs_and_once(platform: Up, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "held.py").write_text('# /// script\n# [tool.sandlot]\n# timeout = "1m"\n# ///\n' + HELD)
+    dev = Command(platform.folder, "dev", "--functions", str(folder))
+    try:
+        shows(dev, r": held\n")
+        with platform.client() as client:
+            job = client.post("/v1/functions/held/invoke", headers={"prefer": "respond-async"}).json()["id"]
+            shows(dev, r"│ held: begun\n")
+            assert client.get(f"/v1/jobs/{job}").json()["status"] == "running", "what it printed was shown too late"
+            client.delete(f"/v1/jobs/{job}")
+            shows(dev, rf"✗ held cancelled.* job {job}")
+        assert dev.output.count("held: begun") == 1
+    finally:
+        status = dev.stop()
+        with platform.client() as client:
+            client.delete("/v1/functions/held")
+    assert status == 0
+
+
+def test_ctrl_c_does_not_wait_for_a_call_that_is_listened_to(platform: Up, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "held.py").write_text('# /// script\n# [tool.sandlot]\n# timeout = "1m"\n# ///\n' + HELD)
+    dev = Command(platform.folder, "dev", "--functions", str(folder))
+    with platform.client() as client:
+        try:
+            shows(dev, r": held\n")
+            job = client.post("/v1/functions/held/invoke", headers={"prefer": "respond-async"}).json()["id"]
+            shows(dev, r"│ held: begun\n")
+            assert dev.stop() == 0
+            assert client.get(f"/v1/jobs/{job}").json()["status"] == "running", (
+                "stopping what watches stops nothing else"
+            )
+            client.delete(f"/v1/jobs/{job}")
+        finally:
+            dev.kill()
+            client.delete("/v1/functions/held")
+    assert "Traceback" not in dev.output
+
+
 @pytest.mark.parametrize(
     ("words", "status", "reason"),
     [(("--functions", "nowhere"), 4, "there is no such folder"), (("--url", "http://127.0.0.1:9"), 3, "sandlot up")],

@@ -4,7 +4,7 @@
 --
 -- KEYS: functions, function, bundle, bundle users, lock, builds, build
 -- ARGV: name, digest, expected number, signed record, chunks of the bundle, expected revision ('' for any, '*' for any that exists), channel,
---       '1' if it has dependencies, builds' channel, placement
+--       '1' if it has dependencies, builds' channel, placement, a signed lock for it if one is known ('' if not)
 -- Returns {'ok', number, created, changed, record, revision, '1' if it is active}, {'missing', number} when the bundle has to be uploaded first,
 -- {'conflict', number} when somebody else took the number: sign a record for the number returned and ask again,
 -- or {'stale', 0} when the function is at another revision.
@@ -23,6 +23,10 @@ local number = tonumber(redis.call('HGET', KEYS[2], 'd' .. digest) or 0)
 local known = number > 0 and redis.call('HGET', KEYS[2], 'v' .. number)
 local waiting = number > 0 and redis.call('HGET', KEYS[2], 'p' .. number)
 local locked = ARGV[8] == '0' or redis.call('EXISTS', KEYS[5]) == 1
+if not locked and ARGV[11] ~= '' then
+  redis.call('SET', KEYS[5], ARGV[11])
+  locked = true
+end
 local kind = (known or locked) and 'v' or 'p'
 
 if known then
