@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Final
@@ -60,6 +60,7 @@ class Calls:
         self._delivered_ttl_s = settings.delivered_ttl_s
         self._callback_hosts = callback_hosts(settings)
         self._waiting: set[asyncio.Future[_Why]] = set()
+        self._following: set[asyncio.Event] = set()
         self._stopping = False
 
     def new_job_id(self, owner: str) -> str:
@@ -196,6 +197,17 @@ class Calls:
         self._stopping = True
         for turn in self._waiting:
             _tell(turn, _Why.STOPPING)
+        for wake in self._following:
+            wake.set()
+
+    @contextlib.contextmanager
+    def following(self, wake: asyncio.Event) -> Iterator[None]:
+        """Whoever follows a job waits for this event, which is also set when this process begins to stop."""
+        self._following.add(wake)
+        try:
+            yield
+        finally:
+            self._following.discard(wake)
 
     @property
     def durability(self) -> Durability:

@@ -2,15 +2,16 @@
 
 Knows: the events, their ids, when a stream is over. Does not know: who may follow a job, how a worker says what is printed.
 Nothing is kept of a stream: an id says how far its reader is (the status it knows, the attempt, the bytes read of that attempt's output), and all the
-rest is read from Redis. So any API process goes on where another stopped, and a reader that is slow or gone costs nothing but a turn each second.
+rest is read from Redis. So any API process goes on where another stopped, a reader that is slow keeps nothing waiting, and one of whose job nothing
+is new asks Redis nothing: how its job stands it is told (sandlot/jobs/followers.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from time import monotonic as monotonic_s
 from typing import Final, Literal
 
 import msgspec
@@ -19,13 +20,14 @@ from starlette.responses import Response, StreamingResponse
 from api.calls import Calls
 from api.documents import job_document
 from sandlot.errors import CallerError, QueueUnavailable, UnsafeRecord
-from sandlot.jobs import JobRecord, Queue, Settled
+from sandlot.jobs import Follower, JobRecord, Queue
 from sandlot.models import JobStatus
 
 PING_S: Final = 15.0
 """Proxies cut a connection on which nothing comes."""
-LOOK_S: Final = 1.0
-"""How long a change of status may go unnoticed, and how often a worker is told that somebody watches."""
+AGAIN_S: Final = 1.0
+"""Before what could not be read is read again."""
+PING: Final = b": ping\n\n"
 OVER: Final = "over"
 HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -89,53 +91,46 @@ def follow(
 async def _events(
     queue: Queue, calls: Calls, job_id: str, kind: Kind, place: Place, result_of: ResultOf
 ) -> AsyncIterator[bytes]:
-    future = queue.expect(job_id)
-    said_s = monotonic_s()
+    loop = asyncio.get_running_loop()
+    said_s = loop.time()
     yield b"retry: 1000\n\n"
-    try:
-        with queue.watching(job_id) as more:
-            while not calls.stopping:
-                more.clear()
-                try:
-                    async for event in _news(queue, job_id, kind, place, result_of):
-                        said_s = monotonic_s()
-                        yield event
-                except UnsafeRecord:
-                    return  # asked for by itself, the job says what is wrong with it
-                except QueueUnavailable:
-                    pass  # Redis is away: looked at again in a moment, from the same place
-                if place.status == OVER:
-                    return
-                if monotonic_s() - said_s >= PING_S:
-                    said_s = monotonic_s()
-                    yield b": ping\n\n"
-                await _something(future, more)
-    finally:
-        queue.forget(job_id)
+    with queue.following(job_id) as follower, calls.following(follower.changed):
+        while not calls.stopping:
+            follower.changed.clear()
+            try:
+                async for event in _news(queue, job_id, follower, kind, place, result_of):
+                    said_s = loop.time()
+                    yield event
+            except UnsafeRecord:
+                return  # asked for by itself, the job says what is wrong with it
+            except QueueUnavailable:
+                loop.call_later(AGAIN_S, follower.changed.set)  # from the same place
+            if place.status == OVER:
+                return
+            while not await _set(follower.changed, said_s + PING_S):
+                said_s = loop.time()
+                yield PING
 
 
-async def _something(future: asyncio.Future[Settled], more: asyncio.Event) -> None:
-    """The end of the job, more to read, or the end of patience."""
-    if future.done():
-        await asyncio.sleep(LOOK_S / 10)  # its record is being written, or cannot be read at the moment
-        return
-    future.add_done_callback(wake := lambda _: more.set())
-    try:
-        async with asyncio.timeout(LOOK_S):
-            await more.wait()
-    except TimeoutError:
-        pass  # nobody had anything to say
-    finally:
-        future.remove_done_callback(wake)
+async def _set(event: asyncio.Event, until_s: float) -> bool:
+    """Whether it is set, by that time of the loop at the latest."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(until_s):
+            await event.wait()
+    return event.is_set()
 
 
-async def _news(queue: Queue, job_id: str, kind: Kind, place: Place, result_of: ResultOf) -> AsyncIterator[bytes]:
+async def _news(
+    queue: Queue, job_id: str, follower: Follower, kind: Kind, place: Place, result_of: ResultOf
+) -> AsyncIterator[bytes]:
     """What there is beyond `place`, which is moved along.
 
     Raises:
-        QueueUnavailable
+        QueueUnavailable, UnsafeRecord
     """
-    glance = await queue.follow(job_id)
+    if not follower.looked:
+        return
+    glance = follower.glance
     if glance is None:
         place.status = OVER
         yield _event("gone", place, b"{}")

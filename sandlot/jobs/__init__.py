@@ -5,6 +5,7 @@ Knows: RQ's data model, our own keys beside it, the scripts that move a job from
 
 from sandlot.jobs.connection import connect
 from sandlot.jobs.durability import Durability, DurabilityWatch
+from sandlot.jobs.followers import Follower
 from sandlot.jobs.ids import new_job_id
 from sandlot.jobs.listing import JobPage
 from sandlot.jobs.load import QueueStatus
@@ -17,6 +18,7 @@ __all__ = [
     "Durability",
     "DurabilityWatch",
     "End",
+    "Follower",
     "JobPage",
     "JobRecord",
     "Queue",

@@ -29,6 +29,7 @@ from sandlot.jobs.callbacks import STATE_FIELDS, CallbackState, state_from
 from sandlot.jobs.clock import RedisClock
 from sandlot.jobs.dead_letters import DeadLetters
 from sandlot.jobs.envelope import unseal
+from sandlot.jobs.followers import Follower, Followers
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.link import Link, Refused, Unreachable
 from sandlot.jobs.listing import JobPage, list_jobs
@@ -65,13 +66,6 @@ class Submitted(msgspec.Struct, frozen=True):
     status: JobStatus
 
 
-class Glance(msgspec.Struct, frozen=True):
-    """How a job stands, and which attempt at it is or was the last."""
-
-    status: JobStatus
-    attempt: int
-
-
 class Queue:
     """One per process: one pipelined connection, one subscription."""
 
@@ -82,7 +76,10 @@ class Queue:
         self._link = link
         self._key = signing_key
         self._channel = secrets.token_hex(8)
-        self._waiters = Waiters(url, keys.TO_WAITER + self._channel, signing_key, self.settled, self.keep)
+        self._followers = Followers(self._run, self._channel)
+        self._waiters = Waiters(
+            url, keys.TO_WAITER + self._channel, signing_key, self.settled, self.keep, self._followers
+        )
         self._breakers = Breakers(url, self.broken)
         self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
         self.results = Results(self._call)
@@ -104,6 +101,7 @@ class Queue:
             await agree(link.call)
             await queue._clock.look()
             await queue._waiters.open()
+            queue._followers.open()
             await queue._breakers.open()
         except SandlotError:
             await link.close()
@@ -296,18 +294,9 @@ class Queue:
         """All that is kept of a job's output; nothing if there is none."""
         return cast("bytes | None", await self._call("GET", keys.LOGS + job_id))
 
-    def watching(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
-        """An event that is set whenever a job that is followed has printed more."""
-        return self._waiters.watching(job_id)
-
-    async def follow(self, job_id: str) -> Glance | None:
-        """How a job stands; for the next seconds its worker says what it prints. To be repeated each second for as long as somebody watches.
-
-        Raises:
-            QueueUnavailable
-        """
-        answer = cast("tuple[bytes, bytes, int] | None", await self._run(script("follow"), job_id, self._channel))
-        return None if answer is None else Glance(known_status(answer[0], answer[1]), answer[2])
+    def following(self, job_id: str) -> AbstractContextManager[Follower]:
+        """How a job stands, told whenever that changes; while anybody follows it, its worker says what it prints."""
+        return self._followers.following(job_id)
 
     async def said(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
         """What a job has printed, from that byte on: while an attempt runs, of that attempt; with `None`, of the one that ended it."""
@@ -401,5 +390,6 @@ class Queue:
     async def close(self) -> None:
         """Who still waits gets a cancelled future."""
         await self._breakers.close()
+        await self._followers.close()
         await self._waiters.close()
         await self._link.close()

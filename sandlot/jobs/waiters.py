@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord
+from sandlot.jobs.followers import Followers
 from sandlot.jobs.settlement import UNSIGNED, Settled, read_end, settled_from
 from sandlot.jobs.subscription import Subscription
 
@@ -33,11 +34,13 @@ class Waiters:
         signing_key: bytes,
         read: Callable[[str], Awaitable[Settled | None]],
         keep: Callable[[str], Awaitable[None]],
+        followers: Followers,
     ) -> None:
         """
         Args:
             read: the recorded end of a job, or nothing.
             keep: told of each end that came for nobody.
+            followers: told of what is heard of any job, and that something may have been missed.
         """
         self._key = signing_key
         self._read = read
@@ -45,9 +48,9 @@ class Waiters:
         self._keeping: set[asyncio.Task[None]] = set()
         self._futures: dict[str, asyncio.Future[Settled]] = {}
         self._counts: dict[str, int] = {}
-        self._watchers: dict[str, list[asyncio.Event]] = {}
+        self._followers = followers
         self._look = asyncio.Event()
-        self._subscription = Subscription(url, channel, self._on_message, self._look.set)
+        self._subscription = Subscription(url, channel, self._on_message, self._on_subscribed)
         self._rereader: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -74,17 +77,9 @@ class Waiters:
             self._counts.pop(job_id, None)
             self._futures.pop(job_id, None)
 
-    @contextlib.contextmanager
-    def watching(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job's worker says that there is more to read."""
-        watcher = asyncio.Event()
-        self._watchers.setdefault(job_id, []).append(watcher)
-        try:
-            yield watcher
-        finally:
-            self._watchers[job_id].remove(watcher)
-            if not self._watchers[job_id]:
-                del self._watchers[job_id]
+    def _on_subscribed(self) -> None:
+        self._look.set()
+        self._followers.missed()
 
     def _on_message(self, payload: bytes) -> None:
         """One or more ends (or `+`, for more to read), each `<length>\\n<job>\\n<signed end>\\n<result>` (transitions.lua)."""
@@ -98,12 +93,13 @@ class Waiters:
         name, _, rest = message.partition(b"\n")
         job_id = name.decode("utf-8", "replace")
         if rest == MORE:
-            for watcher in self._watchers.get(job_id, ()):
-                watcher.set()
+            self._followers.printed(job_id)
             return
+        followed = self._followers.ended(job_id)
         future = self._futures.get(job_id)
         if future is None:
-            self._keep_for_later(job_id)
+            if not followed:
+                self._keep_for_later(job_id)
             return
         if future.done():
             return

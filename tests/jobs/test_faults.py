@@ -24,6 +24,7 @@ from sandlot.models import JobStatus, OutcomeKind
 from tests.jobs.conftest import KEY, RunningEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
+from tests.jobs.stream_readers import Readers
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,10 +149,10 @@ async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_
             text += b"line %d\n" % number
             proxy.marker, proxy.lose = (b"line %d" % number if number % 2 else script("follow").sha.encode()), 1
             pool.outputs[job.job_id] = text
-            async with asyncio.timeout(20):
-                while await queue.said(job.job_id, 1, 0) != text:
-                    await watching.follow(job.job_id)
-                    await asyncio.sleep(0.02)
+            with watching.following(job.job_id):  # a new follower, a new look
+                async with asyncio.timeout(20):
+                    while await queue.said(job.job_id, 1, 0) != text or proxy.lost <= number:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
         assert proxy.lost == 4
     finally:
         await watching.close()
@@ -205,7 +206,7 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: An
     running = await RunningEngine.start(url, InlinePool(2, lambda _: None))
     queue = await Queue.open(url, KEY, queue_limit=1000, queue_limit_per_function=1000)
     try:
-        async with asyncio.timeout(60):
+        async with Readers(queue) as following, asyncio.timeout(60):
             while not (await queue.status()).workers:  # noqa: ASYNC110  # Redis has no event for it
                 await asyncio.sleep(0.02)
             jobs = [make() for _ in range(20)]
@@ -213,6 +214,8 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: An
             for job in jobs:
                 await queue.submit(job, reply=True)
             await until(lambda: len(running.pool.started) == 2)
+            readers = [await following.read(job.job_id) for job in jobs for _ in range(5)]
+            await until(lambda: all(reader.events for reader in readers))
             os.kill(server._process.pid, signal.SIGKILL)
             server._process.wait()
             # Both finish while there is nobody to tell.
@@ -225,9 +228,11 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: An
             await asyncio.sleep(2)
             server = start()
             settled = await asyncio.gather(*futures)
+            await until(lambda: all(reader.over for reader in readers))
         assert {one.kind for one in settled} == {OutcomeKind.OK}
         assert {one.attempt for one in settled} == {1}
         assert len(running.pool.started) == 20
+        assert {tuple(reader.events[-2:]) for reader in readers} == {("status", "result")}
     finally:
         await running.stop()
         await queue.close()

@@ -1,20 +1,23 @@
-"""What a job prints is said while it runs, to those who watch, once."""
+"""What a job prints is said while it runs, to those who watch, once; and those who watch cost one look for all of them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import redis
-from starlette.responses import StreamingResponse
 
 from api import streams
-from api.calls import Calls
-from sandlot.jobs import DurabilityWatch, JobRecord, Queue, keys
+from sandlot.jobs import Queue, followers, keys
+from sandlot.jobs.followers import Glance
 from sandlot.models import JobStatus, Outcome, OutcomeKind
-from sandlot.settings import Settings
+from tests.jobs.conftest import HandWorker
 from tests.jobs.inline_pool import InlinePool
+from tests.jobs.stream_readers import Reader, Readers
+
+MANY = 200
 
 
 async def running(queue: Queue, pool: InlinePool, make: Any, until: Any) -> Any:
@@ -25,16 +28,21 @@ async def running(queue: Queue, pool: InlinePool, make: Any, until: Any) -> Any:
 
 
 async def read_until(queue: Queue, job_id: str, text: bytes) -> None:
-    """As a watcher does: say that one watches, wait for word, read."""
+    """As a watcher does: follow, wait for word, read."""
     async with asyncio.timeout(10):
-        with queue.watching(job_id) as more:
+        with queue.following(job_id) as follower:
             while True:
-                more.clear()
-                glance = await queue.follow(job_id)
-                assert glance is not None
-                if await queue.said(job_id, glance.attempt, 0) == text:
+                await follower.changed.wait()
+                follower.changed.clear()
+                if follower.glance is not None and await queue.said(job_id, follower.glance.attempt, 0) == text:
                     return
-                await asyncio.wait([asyncio.ensure_future(more.wait())], timeout=0.2)
+
+
+async def glance_at(queue: Queue, job_id: str) -> Glance | None:
+    async with asyncio.timeout(10):
+        with queue.following(job_id) as follower:
+            await follower.changed.wait()
+            return follower.glance
 
 
 async def test_whole_lines_are_said_while_the_job_runs(
@@ -43,7 +51,7 @@ async def test_whole_lines_are_said_while_the_job_runs(
     pool = InlinePool(behaviour=lambda execution: None)
     await start_engine(pool)
     job = await running(queue, pool, make, until)
-    assert await queue.follow(job.job_id) is not None
+    assert await glance_at(queue, job.job_id) == Glance(JobStatus.RUNNING, 1)
     pool.outputs[job.job_id] = b"one\ntwo\nthr"
     await read_until(queue, job.job_id, b"one\ntwo\n")
     pool.outputs[job.job_id] = b"one\ntwo\nthree\n"
@@ -52,9 +60,7 @@ async def test_whole_lines_are_said_while_the_job_runs(
     pool.finish(job.job_id, Outcome(kind=OutcomeKind.OK, result=b"1", logs=b"one\ntwo\nthree\nend"))
     await until(lambda: raw.get(keys.LOGS + job.job_id) is not None)
     assert await queue.said(job.job_id, None, 14) == b"end"
-    glance = await queue.follow(job.job_id)
-    assert glance is not None
-    assert (glance.status, glance.attempt) == (JobStatus.SUCCEEDED, 1)
+    assert await glance_at(queue, job.job_id) == Glance(JobStatus.SUCCEEDED, 1)
 
 
 async def test_of_a_job_that_nobody_watches_nothing_is_written(
@@ -72,7 +78,7 @@ async def test_of_a_job_that_nobody_watches_nothing_is_written(
 
 
 async def test_a_job_that_is_not_there_has_nothing_to_say(queue: Queue) -> None:
-    assert await queue.follow("nobody") is None
+    assert await glance_at(queue, "nobody") is None
     assert await queue.said("nobody", 1, 0) == b""
 
 
@@ -102,28 +108,88 @@ async def test_what_was_said_and_is_gone_is_said_from_the_beginning(
     assert await queue.said(job.job_id, 1, 0) == b"a\nb\n"
 
 
-async def test_a_stream_on_which_nothing_happens_is_kept_open(
-    queue: Queue, worker: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+async def read(queue: Queue) -> AsyncIterator[Callable[[str], Any]]:
+    """Begins to read the stream of a job."""
+    async with Readers(queue) as readers:
+        yield readers.read
+
+
+def counted(raw: redis.Redis) -> dict[str, int]:
+    """How often what followers may use was called, by clients and by scripts."""
+    stats: dict[str, dict[str, int]] = raw.info("commandstats")
+    commands = ("evalsha", "hmget", "getrange", "publish")
+    return {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in commands}
+
+
+async def looks_cost(queue: Queue, raw: redis.Redis, until: Any, readers: list[Reader]) -> dict[str, int]:
+    """What five looks at all who are followed, as when messages may have been lost, and two pings to each follower, ask of Redis."""
+    pings = [reader.pings for reader in readers]
+    before = counted(raw)
+    for number in range(5):
+        queue._followers.missed()
+        await until(lambda number=number: counted(raw)["evalsha"] > before["evalsha"] + number)
+    await until(lambda: all(reader.pings > seen + 1 for reader, seen in zip(readers, pings, strict=True)), 20)
+    return {name: calls - before[name] for name, calls in counted(raw).items()}
+
+
+@pytest.mark.parametrize("jobs", [1, MANY])
+async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
+    queue: Queue,
+    worker: HandWorker,
+    make: Any,
+    raw: redis.Redis,
+    until: Any,
+    read: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
 ) -> None:
-    monkeypatch.setattr(streams, "PING_S", 0.05)
-    monkeypatch.setattr(streams, "LOOK_S", 0.01)
-    job = make(delay_ms=60_000)
-    await queue.submit(job, reply=False)
-    record = await queue.job(job.job_id)
-    assert record is not None
+    monkeypatch.setattr(followers, "LOOK_S", 3600.0)  # only what happens makes anybody look, and the test
+    monkeypatch.setattr(streams, "PING_S", 0.1)
+    watched: list[tuple[str, str]] = []
+    worker.queue.on_watched = lambda *who: watched.append(who)
+    made = [make() for _ in range(jobs)]
+    for job in made:
+        await queue.submit(job, reply=False)
+    readers = [await read(made[number % jobs].job_id) for number in range(MANY)]
+    await until(lambda: all(reader.events == ["status"] for reader in readers), 20)
 
-    async def nothing(_record: JobRecord) -> None:
-        return None
+    cost = await looks_cost(queue, raw, until, readers)
+    assert cost == {"evalsha": 5, "hmget": 5 * jobs, "getrange": 0, "publish": 0}
 
-    watch = await DurabilityWatch.open(queue._url)
-    stream = streams.follow(queue, Calls(queue, Settings(_env_file=None), watch), record, "events", "", nothing)
-    assert isinstance(stream, StreamingResponse)
-    said: list[bytes] = []
-    async for piece in stream.body_iterator:
-        said.append(bytes(piece))
-        if said.count(b": ping\n\n") == 2:
-            break
-    await stream.body_iterator.aclose()
-    await watch.close()
-    assert said[0] == b"retry: 1000\n\n"
-    assert [piece.split(b"\n")[0] for piece in said[1:] if not piece.startswith(b":")] == [b"event: status"]
+    reads = counted(raw)["getrange"]
+    claims = (await worker.step(jobs)).claims
+    queue._followers.missed()
+    await until(lambda: all(reader.events == ["status"] * 2 for reader in readers), 20)
+    # Each reads the job, with the end of its log, and what the attempt has printed.
+    await until(lambda: counted(raw)["getrange"] == reads + 2 * MANY)
+    await until(lambda: len(watched) == jobs)
+    assert {job_id for job_id, _ in watched} == {job.job_id for job in made}, "one asks for all who follow"
+    cost = await looks_cost(queue, raw, until, readers)
+    assert cost == {"evalsha": 5, "hmget": 5 * jobs, "getrange": 0, "publish": 5 * jobs}
+    for job in made:
+        assert await worker.queue.printed(job.job_id, 1, 0, b"line\n", [watched[0][1]]) == 1
+    await until(lambda: all(reader.events[2:] == ["log"] for reader in readers), 20)
+    late = await read(made[0].job_id)
+    await until(lambda: late.events == ["status", "log"])
+
+    await worker.step(0, *[worker.ending(claim) for claim in claims])
+    await until(lambda: all(reader.over for reader in readers), 20)
+    assert {tuple(reader.events[3:]) for reader in readers} == {("status", "result")}
+    await until(lambda: late.over)
+    assert queue._followers._jobs == {}
+
+
+async def test_what_happens_of_itself_is_seen_at_the_next_look(
+    queue: Queue, worker: HandWorker, make: Any, read: Callable[[str], Any], until: Any, raw: redis.Redis
+) -> None:
+    job, broken = make(), make()
+    for each in (job, broken):
+        await queue.submit(each, reply=False)
+    reader, other = await read(job.job_id), await read(broken.job_id)
+    await until(lambda: reader.events == other.events == ["status"])
+    raw.set(keys.JOB + broken.job_id, "no hash")  # of which nothing can be said, and all of the others
+    await worker.step(1)
+    await until(lambda: reader.events == ["status", "status"])
+    await until(lambda: other.over)
+    assert other.events == ["status", "gone"]

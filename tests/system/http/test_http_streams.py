@@ -24,8 +24,8 @@ def events(client: httpx.Client, path: str, place: str = "") -> Iterator[StreamE
         yield from read_events(reply.iter_lines())
 
 
-def submit(client: httpx.Client, name: str, event: Any = None) -> str:
-    reply = client.post(f"/v1/functions/{name}/invoke?async=true", content=json.dumps(event))
+def submit(client: httpx.Client, name: str, event: Any = None, headers: dict[str, str] | None = None) -> str:
+    reply = client.post(f"/v1/functions/{name}/invoke?async=true", content=json.dumps(event), headers=headers)
     return str(reply.headers["location"])
 
 
@@ -114,6 +114,31 @@ def test_many_follow_one_job_and_one_who_never_reads_hurts_nobody(anyone: httpx.
         anyone.delete(job)
         for stream in streams:
             assert list(stream)[-1].name == "result"
+
+
+def test_hundreds_follow_a_job_on_which_nothing_happens_and_all_see_its_end(anyone: httpx.Client, stack: Stack) -> None:
+    job = submit(anyone, "sleeps", 1, {"x-sandlot-delay": "5m"})
+    with httpx.Client(base_url=stack.url, timeout=60, trust_env=False, limits=httpx.Limits()) as many:
+        streams = [events(many, job + "/events") for _ in range(200)]
+        assert {next(stream).name for stream in streams} == {"status"}
+        assert anyone.delete(job).status_code == 202
+        for stream in streams:
+            last = list(stream)[-1]
+            assert (last.name, json.loads(last.data)["status"]) == ("result", "cancelled")
+
+
+def test_an_api_that_stops_ends_its_streams_and_another_goes_on(anyone: httpx.Client, stack: Stack) -> None:
+    api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="2")
+    job = submit(anyone, "sleeps", 1, {"x-sandlot-delay": "5m"})
+    with stack.client(key=False, url=url) as client:
+        stream = events(client, job + "/events")
+        first = next(stream)
+        api.process.terminate()
+        assert list(stream) == []
+        assert api.stop() == 0
+    rest = events(anyone, job + "/events", first.place)
+    assert anyone.delete(job).status_code == 202
+    assert [event.name for event in rest] == ["status", "result"]
 
 
 def test_the_client_follows_a_job(stack: Stack) -> None:

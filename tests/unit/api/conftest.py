@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,12 @@ from sandlot.errors import (
 )
 from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
 from sandlot.functions.registry import Page
-from sandlot.jobs import Durability, JobRecord, QueueStatus, Settled, Submitted
+from sandlot.jobs import Durability, Follower, JobRecord, QueueStatus, Settled, Submitted
 from sandlot.jobs.dead_letters import LetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.listing import JobPage
 from sandlot.jobs.load import Load
-from sandlot.jobs.queue import Glance
 from sandlot.keys import KeyStore, Scope
 from sandlot.metrics.meters import Histogram
 from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, OutcomeKind, Timings, status_of
@@ -100,7 +99,6 @@ class FakeQueue:
     futures: dict[str, asyncio.Future[Settled]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    followed: set[str] = field(default_factory=set)
     withdrawn: list[str] = field(default_factory=list)
     printed: dict[str, bytes] = field(default_factory=dict)
     live: QueueStatus = field(default_factory=lambda: QueueStatus(reachable=True, workers={"python": 1}))
@@ -194,17 +192,16 @@ class FakeQueue:
         seen = [record for record in records if record and function in ("", record.function) and wanted(record)]
         return JobPage(tuple(seen[:limit]), seen[limit - 1].id if len(seen) > limit else "")
 
-    def watching(self, job_id: str) -> contextlib.AbstractContextManager[asyncio.Event]:
-        watcher = asyncio.Event()
-        watcher.set()
-        return contextlib.nullcontext(watcher)
-
-    async def follow(self, job_id: str) -> Glance | None:
+    @contextlib.contextmanager
+    def following(self, job_id: str) -> Iterator[Follower]:
         """A job that has not ended is gone at the second look, so that its stream ends."""
-        if job_id in self.followed and job_id not in self.ends:
-            return None
-        self.followed.add(job_id)
-        return Glance(self.status_of(job_id), 1 if job_id in self.ends else 0)
+        follower, end = Follower(), self.ends.get(job_id)
+        if end is None:
+            follower.see((b"queued", b"", 0) if job_id in self.invocations else None)
+            asyncio.get_running_loop().call_later(0.01, follower.see, None)
+        else:
+            follower.see((b"finished", end.kind.encode(), 1))
+        yield follower
 
     async def said(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
         return self.printed.get(job_id, b"")[from_byte:]
