@@ -22,7 +22,7 @@ TICKET_BYTES: Final = 8
 _CONTEXT: Final = TICKET_BYTES + 4
 
 _HEADER: Final = struct.Struct(">Ic")
-_BUFFER_BYTES: Final = 64 * 1024
+BUFFER_BYTES: Final = 64 * 1024
 """One read takes header and body of almost every frame; longer ones get a buffer of their own."""
 
 
@@ -36,9 +36,10 @@ class Link:
     `receive` returns a view into a buffer that the next `receive` overwrites: whoever keeps anything copies it.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, buffer: bytearray | None = None) -> None:
+        """`buffer` is of `BUFFER_BYTES` and this link's alone from now on; without one it makes its own, and so writes to all of it."""
         self.fd = fd
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._buffer = memoryview(bytearray(BUFFER_BYTES) if buffer is None else buffer)
         self._buffers = [self._buffer]
 
     def receive(self) -> tuple[bytes, memoryview]:
@@ -52,7 +53,7 @@ class Link:
             got += self._read([self._buffer[got:]])
         length, kind = _HEADER.unpack_from(self._buffer)
         end = length + 5
-        if end <= _BUFFER_BYTES:
+        if end <= BUFFER_BYTES:
             while got < end:
                 got += self._read([self._buffer[got:]])
             return kind, self._buffer[5:end]

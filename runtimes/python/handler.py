@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from .failure import LoadFailed
@@ -19,6 +19,7 @@ from .failure import LoadFailed
 Handler = Callable[[Any, Any], Any]
 
 _DEFAULT_FUNCTION = "handler"
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def load_handler(bundle: str, name: str, packages: str = "") -> Handler:
@@ -43,7 +44,6 @@ def load_handler(bundle: str, name: str, packages: str = "") -> Handler:
 
 def rehearse_load_handler(handler: Handler) -> Handler:
     """What `load_handler` does, without a file."""
-    importlib.invalidate_caches()
     importlib.machinery.PathFinder.find_spec("sandlot_rehearsal", ["/nowhere"])
     module = ModuleType("sandlot_rehearsal")
     code = compile("import json\ndef handler(event, context):\n    return {'a': [event]}\n", "rehearsal", "exec")
@@ -77,7 +77,6 @@ def _import_module(bundle: str, name: str) -> ModuleType:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names:
         raise LoadFailed(f"the module {top!r} has the name of a standard module: rename {top}.py")
-    importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -98,6 +97,9 @@ def _attribute(module: ModuleType, module_name: str, function_name: str) -> Any:
 
 
 def _check(handler: Any, name: str) -> Handler:  # noqa: ANN401 -- whatever the user put there
+    if _is_plain(handler):
+        plain: Handler = handler
+        return plain
     if not callable(handler):
         raise LoadFailed(f"{name} is of type {type(handler).__name__}, not a function")
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
@@ -110,6 +112,15 @@ def _check(handler: Any, name: str) -> Handler:  # noqa: ANN401 -- whatever the 
         pass  # Built-in callables may have no signature; the call itself will tell.
     checked: Handler = handler
     return checked
+
+
+def _is_plain(handler: object) -> bool:
+    """Whether it is, at a glance, a function of two arguments, as most handlers are. `inspect` would say the same and touch 60 pages more of each sandbox."""
+    if type(handler) is not FunctionType or handler.__dict__:  # a decorator may have put a `__wrapped__` there
+        return False
+    code = handler.__code__
+    required = code.co_argcount - len(handler.__defaults__ or ())
+    return required <= 2 <= code.co_argcount and not code.co_kwonlyargcount and not code.co_flags & _GENERATOR
 
 
 class Awaiter:

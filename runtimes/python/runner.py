@@ -8,12 +8,13 @@ protects anything: it is correct for functions that behave, and harmless to the 
 
 from __future__ import annotations
 
+# Without the enums of `signal`: each sandbox would touch, and so copy, their memory.
+import _signal  # type: ignore[import-not-found]
 import faulthandler
 import gc
 import io
 import json
 import os
-import signal
 import sys
 import time
 import types
@@ -23,7 +24,7 @@ from typing import Any, Final, NoReturn
 from . import template
 from .context import Context, Version
 from .failure import LoadFailed, describe, describe_bad_result, refuse
-from .frames import ERROR, READY, RESULT, TICKET_BYTES, Closed, Link, split_request
+from .frames import BUFFER_BYTES, ERROR, READY, RESULT, TICKET_BYTES, Closed, Link, split_request
 from .handler import Awaiter, Handler, load_handler, rehearse_load_handler
 from .secret_files import FOLDER_VARIABLE, SecretFiles
 
@@ -32,13 +33,19 @@ PROTOCOL: Final = 1
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _decoder = json.JSONDecoder()
 
+_BUFFER: Final = bytearray(BUFFER_BYTES)
+"""For `serve`, made before the fork: blanks share its pages until something is received."""
+
+_REHEARSALS: Final = 20
+"""Well above the 8 calls after which CPython 3.11 begins to specialise a function."""
+
 _PLAIN: Final = frozenset({dict, list, str, int, float, bool, type(None), tuple})
 """Types that are no awaitable: most results, told apart without a look at their attributes."""
 
 
 def serve(control_fd: int = 3, trace_fd: int = 4) -> NoReturn:
     """Speak the protocol on `control_fd` until the worker closes it, then end the process."""
-    link = Link(control_fd)
+    link = Link(control_fd, _BUFFER)
     _open_streams()
     _tell_stack_when_asked(trace_fd)
     sys.dont_write_bytecode = True  # The bundle is read-only; trying costs four system calls for each module.
@@ -133,6 +140,16 @@ def _rehearse_load() -> None:
     _encode({"ok": True, "import_ms": _since_ms(time.monotonic())}).encode()
 
 
+def rehearse() -> None:
+    """In the zygote, before it forks: run what a blank will run, so that nothing of it is done for the first time there.
+
+    The interpreter rewrites code that has run some times (PEP 659), and remembers what it looked up. All sandboxes share what it writes here.
+    """
+    for _ in range(_REHEARSALS):
+        _open_stream(2)
+        _rehearse_load()
+
+
 def _prepare_child(invocations: Invocations, trace_fd: int) -> None:
     """Ahead of its request, in a forked child.
 
@@ -195,11 +212,13 @@ def _since_ms(began_s: float) -> float:
 
 def _open_streams() -> None:
     """stdout and stderr on the log pipe, line by line: what was printed before a kill has left the process."""
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        raw = io.FileIO(fd, "w", closefd=False)
-        text = io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
-        setattr(sys, name, text)
-        setattr(sys, f"__{name}__", text)
+    sys.stdout = sys.__stdout__ = _open_stream(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _open_stream(2)  # type: ignore[misc]
+
+
+def _open_stream(fd: int) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
 def _flush() -> None:
@@ -215,8 +234,8 @@ def _tell_stack_when_asked(trace_fd: int) -> None:
 
     Ignored in Python's own table: `asyncio.run` takes SIGINT over from the default handler, and only from that.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.register(signal.SIGINT, file=trace_fd, all_threads=True, chain=False)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    faulthandler.register(_signal.SIGINT, file=trace_fd, all_threads=True, chain=False)
 
 
 def _end(code: object) -> NoReturn:

@@ -73,6 +73,23 @@ def test_a_callable_object_answers(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "def handler(event, context, more=None): return event\n",
+        "def handler(event, context, /, *, key=1): return event\n",
+        "def handler(*given): return given[0]\n",
+        "def handler(event=None, context=None): return event\n",
+        "import functools\nhandler = functools.partial(lambda a, event, context: event, 1)\n",
+        "import functools\ndef inner(event, context): pass\n@functools.wraps(inner)\ndef handler(*given): return given[0]\n",
+    ],
+)
+def test_whatever_takes_two_arguments_is_a_handler(start: Start, source: str) -> None:
+    process = start(source)
+    assert process.load()["ok"]
+    assert process.call(5) == (b"O", 5)
+
+
+@pytest.mark.parametrize(
     ("name", "file"),
     [
         ("", "main.py"),
@@ -109,6 +126,8 @@ def test_dependencies_beside_the_function_can_be_imported(start: Start) -> None:
         ("def other(event, context): pass\n", "", "ImportError", "has no 'handler': it defines other"),
         ("handler = 5\n", "", "ImportError", "of type int, not a function"),
         ("def handler(event): pass\n", "", "ImportError", "must take two arguments"),
+        ("def handler(event, context, more): pass\n", "", "ImportError", "must take two arguments"),
+        ("def handler(event, context, *, key): pass\n", "", "ImportError", "must take two arguments"),
         ("def handler(event, context): yield 1\n", "", "ImportError", "is a generator"),
         ("async def handler(event, context): yield 1\n", "", "ImportError", "is a generator"),
         ("x = 1\n", "nope.handler", "ImportError", "there is no module 'nope'"),

@@ -27,3 +27,4 @@ def load(plan: Plan) -> None:
         raise ImportError(f"no runtime in {plan.folder}")
     runtime = sys.modules["sandlot_runtime"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(runtime)
+    runtime.rehearse()
