@@ -5,10 +5,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: up test test-containers test-upgrades check lint setup unit bench faults hostile wheel clean help
+.PHONY: up test test-containers test-upgrades test-leaks check lint setup unit bench faults hostile wheel clean help
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, target, ":"); printf "  make %-8s %s\n", target[1], $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, target, ":"); printf "  make %-15s %s\n", target[1], $$2}'
 
 up: setup ## start everything on this machine (Ctrl+C stops it); options: make up ARGS="--port 8001"
 	@exec $(RUN)sandlot up $(ARGS)
@@ -23,6 +23,9 @@ test-containers: setup ## build the image and run compose.yaml with a real engin
 
 test-upgrades: setup ## put this code in the place of an earlier day's while calls come in (a minute; needs the repository's history)
 	@SANDLOT_TEST_UPGRADES=1 $(RUN)python -m pytest tests/faults/test_upgrade.py $(ARGS)
+
+test-leaks: setup ## 10,000 sandboxes, and that nothing stays of them (two minutes)
+	@SANDLOT_TEST_SANDBOXES=10000 $(RUN)python -m pytest tests/sandbox/test_walls_leaks.py -k many_sandboxes $(ARGS)
 
 check: lint unit ## format, lint, types, import law and unit tests: under a minute
 
