@@ -1,12 +1,22 @@
 """Deploying, listing, describing and removing functions over HTTP, and what a deploy that is none is told."""
 
+import importlib
 import io
 import json
+import pkgutil
 import zipfile
 from typing import Any
 
 import httpx
 import pytest
+
+import api as api_package
+import sandlot
+import worker
+from api.errors import CODE_OF_OUTCOME, STATUS, TITLE
+from sandlot.errors import QueueUnavailable, SandlotError, by_code
+from sandlot.jobs.link import Unreachable
+from sandlot.models import OutcomeKind
 
 SOURCE = "def handler(event, context):\n    return event\n"
 
@@ -122,22 +132,33 @@ async def test_the_documentation_shows_every_route_with_an_example(anyone: httpx
     assert "<script" not in page
 
 
-def test_every_error_has_a_status_and_a_title() -> None:
-    from api.errors import CODE_OF_OUTCOME, STATUS, TITLE
-    from sandlot.errors import by_code
-    from sandlot.models import OutcomeKind
+def every_error() -> list[type[SandlotError]]:
+    """Of all modules of the three packages: a class is known to its parent only once its module is imported."""
+    for package in (sandlot, api_package, worker):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    found = [SandlotError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found
 
-    # What only a command raises is never a reply.
-    assert {code for code, kind in by_code().items() if not kind.__module__.startswith("sandlot.cli.")} <= set(STATUS)
+
+def test_every_error_has_a_status_and_a_title() -> None:
+    defined = [kind for kind in every_error() if "code" in vars(kind)]
+    codes = [kind.code for kind in defined]
+    assert sorted(set(codes)) == sorted(codes), "one code, one class"
+    assert by_code() == dict(zip(codes, defined, strict=True))
+    of_commands = {kind.code for kind in defined if kind.__module__.startswith("sandlot.cli.")}
+    assert of_commands == {"child_ended"}, "what only a command raises is never a reply"
+    assert set(codes) - of_commands <= set(STATUS)
+    assert not of_commands & set(STATUS)
     assert set(CODE_OF_OUTCOME.values()) <= set(STATUS) & set(TITLE)
     assert set(CODE_OF_OUTCOME) == set(OutcomeKind) - {OutcomeKind.OK}
 
 
 def test_a_code_is_read_as_the_class_that_defines_it() -> None:
     """`Unreachable` is a QueueUnavailable with the same code, and cannot be made from a reply alone."""
-    from sandlot.errors import QueueUnavailable, by_code
-    from sandlot.jobs.link import Unreachable
-
     assert issubclass(Unreachable, QueueUnavailable)
     assert by_code()[Unreachable.code] is QueueUnavailable
 
