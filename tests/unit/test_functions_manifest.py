@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from sandlot.errors import InvalidManifest
+from sandlot.functions.headers import toml_manifest
 from sandlot.functions.manifest import Manifest, Unwritable, parse_manifest
 from sandlot.models import Isolation, OutcomeKind, Runtime
 
@@ -45,76 +48,94 @@ def test_what_is_written_is_read_in_our_units() -> None:
     assert (manifest.isolation, dict(manifest.environment)) == (Isolation.FORK, {"A": "1"})
 
 
-@pytest.mark.parametrize(
-    ("table", "key", "reason"),
-    [
-        ({"timeot": "5s"}, "timeot", 'did you mean "timeout"'),
-        ({"frobnicate": 1}, "frobnicate", "known are: runtime, handler, timeout"),
-        ({"timeout_s": 5}, "timeout_s", "not a setting"),
-        ({"timeout": 5}, "timeout", "needs a unit"),
-        ({"timeout": "0s"}, "timeout", "greater than or equal to 0.01"),
-        ({"timeout": "2d"}, "timeout", "less than or equal to 86400"),
-        ({"memory": "256MB"}, "memory", "write MiB"),
-        ({"memory": "1MiB"}, "memory", "greater than or equal to 32"),
-        ({"memory": "1048577KiB"}, "memory", "whole number of MiB"),
-        ({"isolation": "vm"}, "isolation", "'reuse', 'fork' or 'sandbox'"),
-        ({"visibility": "everybody"}, "visibility", "'private' or 'public'"),
-        ({"on_disconnect": "kill"}, "on_disconnect", "'detach' or 'cancel'"),
-        ({"environment": {"A": 1}}, "environment", "environment.A"),
-        ({"environment": {"A-B": "1"}}, "environment", "not a variable name"),
-        ({"environment": {"A": "\0"}}, "environment", "null byte"),
-        ({"environment": {"A": "x" * 40_000}}, "environment", "exceed 32KiB"),
-        ({"concurrency": True}, "concurrency", "valid integer"),
-        ({"concurrency": -1}, "concurrency", "greater than or equal to 0"),
-        ({"handler": "main"}, "handler", '"file.function"'),
-        ({"handler": "../../etc/passwd.x"}, "handler", '"file.function"'),
-        ({"dependencies": "numpy"}, "dependencies", "valid tuple"),
-        ({"dependencies": ["numpy", "numpy=2"]}, "dependencies", "'numpy=2' is not a requirement"),
-        ({"dependencies": ["Num_Py", "num-py>2"]}, "dependencies", "the same package"),
-        ({"dependencies": ["a @ https://example.org/a.whl"]}, "dependencies", "names an address"),
-        ({"dependencies": ["-e ."]}, "dependencies", "an option of pip"),
-        ({"dependencies": [f"p{n}" for n in range(101)]}, "dependencies", "101 are listed; at most 100"),
-        ({"dependencies": ["x" * 501]}, "dependencies", "501 characters"),
-        ({"source_builds": True}, "source_builds", "no effect without dependencies"),
-        ({"dependencies": ["a"], "source_builds": 1}, "source_builds", "valid boolean"),
-        ({"network": "example.org"}, "network", 'as in ["api.example.com"]'),
-        ({"network": "all"}, "network", 'neither "none" nor a list'),
-        ({"network": [1]}, "network", "network"),
-        ({"network": ["https://example.org"]}, "network", "no scheme or path"),
-        ({"network": ["example.org/a"]}, "network", "is no host"),
-        ({"network": ["example.org:0"]}, "network", "between 1 and 65535"),
-        ({"network": ["example.org:x"]}, "network", "is no host"),
-        ({"network": ["*"]}, "network", "is no host"),
-        ({"network": ["*.org"]}, "network", "too wide"),
-        ({"network": ["a.*.org"]}, "network", "is no host"),
-        ({"network": ["localhost"]}, "network", "internal"),
-        ({"network": ["redis:6379"]}, "network", "internal"),
-        ({"network": ["127.0.0.1"]}, "network", "not on the open internet"),
-        ({"network": ["10.1.2.3:80"]}, "network", "not on the open internet"),
-        ({"network": ["169.254.169.254"]}, "network", "not on the open internet"),
-        ({"network": ["[::1]:80"]}, "network", "not on the open internet"),
-        ({"network": ["2130706433"]}, "network", "too wide or internal"),
-        ({"network": ["127.1"]}, "network", "too wide or internal"),
-        ({"network": ["b\u00fccher.de"]}, "network", "xn--"),
-        ({"network": [f"h{number}.example.org" for number in range(65)]}, "network", "at most 64"),
-        ({"walls": "strong"}, "walls", "is no wall; known are: strict, user"),
-        ({"walls": ["strict", 1]}, "walls", "walls"),
-        ({"schedule": "every day"}, "schedule", "'every day' is not a cron expression"),
-        ({"schedule": "61 * * * *"}, "schedule", "is not a cron expression"),
-        ({"schedule": ""}, "schedule", "is not a cron expression"),
-        ({"schedule": 5}, "schedule", "valid string"),
-        ({"schedule": "* " * 150}, "schedule", "at most 200"),
-        ({"timezone": "Europe/Berlin"}, "timezone", "no effect without schedule"),
-        ({"schedule": "* * * * *", "timezone": "Europe/Atlantis"}, "timezone", "is not a time zone"),
-        ({"schedule": "61 * * * *", "timezone": "Europe/Berlin"}, "schedule", "is not a cron expression"),
-        ({"runtime": "ruby"}, "runtime", "'python' or 'node'"),
-    ],
-)
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"timeot": "5s"}, "timeot", 'did you mean "timeout"'),
+    ({"frobnicate": 1}, "frobnicate", "known are: runtime, handler, timeout"),
+    ({"timeout_s": 5}, "timeout_s", "not a setting"),
+    ({"timeout": 5}, "timeout", "needs a unit"),
+    ({"timeout": "0s"}, "timeout", "greater than or equal to 0.01"),
+    ({"timeout": "2d"}, "timeout", "less than or equal to 86400"),
+    ({"memory": "256MB"}, "memory", "write MiB"),
+    ({"memory": "1MiB"}, "memory", "greater than or equal to 32"),
+    ({"memory": "1048577KiB"}, "memory", "whole number of MiB"),
+    ({"isolation": "vm"}, "isolation", "'reuse', 'fork' or 'sandbox'"),
+    ({"visibility": "everybody"}, "visibility", "'private' or 'public'"),
+    ({"on_disconnect": "kill"}, "on_disconnect", "'detach' or 'cancel'"),
+    ({"environment": {"A": 1}}, "environment", "environment.A"),
+    ({"environment": {"A-B": "1"}}, "environment", "not a variable name"),
+    ({"environment": {"A": "\0"}}, "environment", "null byte"),
+    ({"environment": {"A": "x" * 40_000}}, "environment", "exceed 32KiB"),
+    ({"concurrency": True}, "concurrency", "valid integer"),
+    ({"concurrency": -1}, "concurrency", "greater than or equal to 0"),
+    ({"handler": "main"}, "handler", '"file.function"'),
+    ({"handler": "../../etc/passwd.x"}, "handler", '"file.function"'),
+    ({"dependencies": "numpy"}, "dependencies", "valid tuple"),
+    ({"dependencies": ["numpy", "numpy=2"]}, "dependencies", "'numpy=2' is not a requirement"),
+    ({"dependencies": ["Num_Py", "num-py>2"]}, "dependencies", "the same package"),
+    ({"dependencies": ["a @ https://example.org/a.whl"]}, "dependencies", "names an address"),
+    ({"dependencies": ["-e ."]}, "dependencies", "an option of pip"),
+    ({"dependencies": [f"p{n}" for n in range(101)]}, "dependencies", "101 are listed; at most 100"),
+    ({"dependencies": ["x" * 501]}, "dependencies", "501 characters"),
+    ({"source_builds": True}, "source_builds", "no effect without dependencies"),
+    ({"dependencies": ["a"], "source_builds": 1}, "source_builds", "valid boolean"),
+    ({"network": "example.org"}, "network", 'as in ["api.example.com"]'),
+    ({"network": "all"}, "network", 'neither "none" nor a list'),
+    ({"network": [1]}, "network", "network"),
+    ({"network": ["https://example.org"]}, "network", "no scheme or path"),
+    ({"network": ["example.org/a"]}, "network", "is no host"),
+    ({"network": ["example.org:0"]}, "network", "between 1 and 65535"),
+    ({"network": ["example.org:x"]}, "network", "is no host"),
+    ({"network": ["*"]}, "network", "is no host"),
+    ({"network": ["*.org"]}, "network", "too wide"),
+    ({"network": ["a.*.org"]}, "network", "is no host"),
+    ({"network": ["localhost"]}, "network", "internal"),
+    ({"network": ["redis:6379"]}, "network", "internal"),
+    ({"network": ["127.0.0.1"]}, "network", "not on the open internet"),
+    ({"network": ["10.1.2.3:80"]}, "network", "not on the open internet"),
+    ({"network": ["169.254.169.254"]}, "network", "not on the open internet"),
+    ({"network": ["[::1]:80"]}, "network", "not on the open internet"),
+    ({"network": ["2130706433"]}, "network", "too wide or internal"),
+    ({"network": ["127.1"]}, "network", "too wide or internal"),
+    ({"network": ["b\u00fccher.de"]}, "network", "xn--"),
+    ({"network": [f"h{number}.example.org" for number in range(65)]}, "network", "at most 64"),
+    ({"walls": "strong"}, "walls", "is no wall; known are: strict, user"),
+    ({"walls": ["strict", 1]}, "walls", "walls"),
+    ({"schedule": "every day"}, "schedule", "'every day' is not a cron expression"),
+    ({"schedule": "61 * * * *"}, "schedule", "is not a cron expression"),
+    ({"schedule": ""}, "schedule", "is not a cron expression"),
+    ({"schedule": 5}, "schedule", "valid string"),
+    ({"schedule": "* " * 150}, "schedule", "at most 200"),
+    ({"timezone": "Europe/Berlin"}, "timezone", "no effect without schedule"),
+    ({"schedule": "* * * * *", "timezone": "Europe/Atlantis"}, "timezone", "is not a time zone"),
+    ({"schedule": "61 * * * *", "timezone": "Europe/Berlin"}, "schedule", "is not a cron expression"),
+    ({"runtime": "ruby"}, "runtime", "'python' or 'node'"),
+]
+
+
+@pytest.mark.parametrize(("table", "key", "reason"), WRONG)
 def test_what_a_manifest_cannot_say_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
     with pytest.raises(Unwritable) as refused:
         parse_manifest(table, PYTHON)
     assert refused.value.key == key
     assert reason in str(refused.value)
+
+
+def toml(value: Any) -> str:
+    """As TOML writes it, on one line; but for tables that is as JSON does."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(("table", "key", "reason"), WRONG)
+def test_what_a_manifest_cannot_say_is_refused_with_the_line_where_it_is_written(
+    table: dict[str, Any], key: str, reason: str
+) -> None:
+    lines = ["# settings", 'log_limit = "1MiB"', *(f"{name} = {toml(value)}" for name, value in table.items())]
+    with pytest.raises(InvalidManifest) as refused:
+        toml_manifest("function.toml", "\n".join(lines), PYTHON)
+    assert refused.value.message.startswith(f"function.toml:{3 + [*table].index(key)}: ")
+    assert reason in refused.value.message
 
 
 def test_hosts_are_read_in_one_spelling_and_order() -> None:
