@@ -183,6 +183,11 @@ def _answer_with_problems(app: FastAPI) -> None:
             return answer(request, RouteNotFound(f"nothing is at {request.url.path[:200]}; /docs lists what there is"))
         return answer(request, CallerError(str(error.detail)))
 
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        """Left to the edge, which answers every bug alike: Starlette's own answer to one is a line of plain text."""
+        raise error
+
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
         first: dict[str, Any] = error.errors()[0]

@@ -30,7 +30,10 @@ def deploy_path(
         raise InvalidManifest(f"{path}: there is no such file or folder")
     if path.suffix == ".zip" and path.is_file():
         archive = path.read_bytes()
-        read_archive(archive, node=node)
+        try:
+            read_archive(archive, node=node)
+        except InvalidManifest as error:
+            raise InvalidManifest(f"{path.name}: {error.message}") from error
         return client.deploy_archive(name or function_name(path.with_suffix("")), archive, revision=revision)
     read_path(path, node=node)
     target = name or function_name(path)

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from sandlot.errors import InvalidManifest
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle, check_names
 from sandlot.functions.manifest import Manifest
-from sandlot.functions.source import MANIFEST_FILE, read_files
+from sandlot.functions.source import MANIFEST_FILE, is_left_out, read_files
 from sandlot.functions.toml_text import toml_text
 
 RATIO_LIMIT: Final = 100
 """Code shrinks to a fifth, logs to a twentieth; deflate can do 1,032."""
 RATIO_FREE_BYTES: Final = 8 * 1024 * 1024
 """So much may come out of however few bytes: a file of zeros is no attack."""
+_ENCRYPTED: Final = 1
+"""Of an entry's flags (APPNOTE.TXT 4.4.4)."""
+_UNREADABLE: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(NotImplementedError, RuntimeError, OSError, ValueError, LookupError),
+)
+"""What zipfile raises, in one release or another, for bytes that are no archive."""
 _READ_BYTES: Final = 256 * 1024
 _DIRECTORY_ENTRY: Final = b"PK\x01\x02"
 _DIRECTORY_LIMIT: Final = 10 * FILES_LIMIT
@@ -33,7 +41,7 @@ _DIRECTORY_LIMIT: Final = 10 * FILES_LIMIT
 def read_archive(
     archive: bytes, manifest: Mapping[str, Any] | None = None, *, node: Path | None = None
 ) -> tuple[Bundle, Manifest]:
-    """The function in this zip, laid out as in a folder.
+    """The function in this zip, laid out as in a folder; what a folder leaves out is left out here too.
 
     Raises:
         InvalidManifest: it is not a zip, has an entry that no bundle may have (named), or cannot be a function.
@@ -72,18 +80,19 @@ def _entries(archive: bytes) -> dict[str, bytes]:
                 raise InvalidManifest(f"the archive has {len(entries)} entries; at most {FILES_LIMIT} are allowed")
             _refuse_special(entries)
             for entry in entries:
-                if not entry.is_dir():
+                if not entry.is_dir() and not is_left_out(PurePosixPath(entry.filename)):
                     content = _read(opened, entry, room, inflated_limit - (TOTAL_LIMIT_BYTES - room))
                     files[entry.filename] = content
                     room -= len(content)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
-        # zipfile raises RuntimeError for encrypted entries and NotImplementedError for compressions it lacks.
+    except _UNREADABLE as error:
         raise InvalidManifest(f"the archive cannot be read: {error}") from error
     return files
 
 
 def _refuse_special(entries: Sequence[zipfile.ZipInfo]) -> None:
     for entry in entries:
+        if not entry.filename:  # zipfile looks at its last character to know whether it is a folder
+            raise InvalidManifest(f"the archive has an entry without a name ({entry.orig_filename!r})")
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG):
             raise InvalidManifest(
                 f"{entry.filename!r} in the archive is a link or a device; only files and folders are allowed"
@@ -91,6 +100,13 @@ def _refuse_special(entries: Sequence[zipfile.ZipInfo]) -> None:
         if entry.filename != entry.orig_filename:  # zipfile cuts a name at its first null byte
             raise InvalidManifest(
                 f"{entry.orig_filename!r} in the archive has characters that are not allowed in a path"
+            )
+        if entry.flag_bits & _ENCRYPTED:
+            raise InvalidManifest(f"{entry.filename!r} in the archive is encrypted; make it without a password")
+        # Those that everything writes. The others' decoders take memory before there is anything to count.
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InvalidManifest(
+                f"{entry.filename!r} in the archive is compressed by method {entry.compress_type}; only deflate (8) and none (0) are read"
             )
     try:
         check_names(entry.filename.removesuffix("/") for entry in entries)

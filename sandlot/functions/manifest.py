@@ -53,6 +53,10 @@ class Unwritable(ValueError):
         """The entry at fault, as written, where the key has a list of them."""
 
 
+class Missing(Unwritable):
+    """A setting that nothing implies is not there."""
+
+
 def _seconds(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
@@ -250,6 +254,7 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
 
 
 _WITH_UNIT: Final = {"timeout": '"5s"', "memory": '"256MiB"', "result_ttl": '"1h"', "log_limit": '"256KiB"'}
+_EXAMPLE: Final = {"runtime": 'runtime = "python" or "node"', "handler": 'handler = "file.function"'}
 KEYS: Final = tuple((field.alias or name) for name, field in Manifest.model_fields.items())
 
 
@@ -281,6 +286,9 @@ def _first(error: ValidationError) -> Unwritable:
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, Unwritable):
         return cause
+    if details["type"] == "missing":
+        key = str(details["loc"][0])
+        return Missing(key, f"{key} is missing: write {_EXAMPLE[key]}")
     path = [str(part) for part in details["loc"] if not str(part).startswith(("function-", "tuple[", "literal["))]
     key = path[1 if path[0] == "retry" and len(path) > 1 else 0] if path else ""
     reason = str(cause) if cause is not None else f"{details['msg']} (it is {details['input']!r})"

@@ -7,13 +7,13 @@ Everything here reads files and may start Node's parser: an event loop calls it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Final
 
 from sandlot.errors import InvalidManifest
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle
 from sandlot.functions.headers import given_manifest, node_manifest, python_manifest, toml_manifest
-from sandlot.functions.manifest import Manifest
+from sandlot.functions.manifest import Manifest, Missing
 from sandlot.functions.node_binary import find_node
 from sandlot.functions.requirements import read_package_file, read_requirements_file
 from sandlot.functions.syntax import check_node, check_python, check_python_handler, decode
@@ -56,6 +56,10 @@ def read_path(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Man
     Raises:
         InvalidManifest: it cannot be a function; the message names file and line.
     """
+    if path.is_file() and path.suffix not in _RUNTIME_OF:
+        raise InvalidManifest(
+            f"{path.name}: no source file ({', '.join(_RUNTIME_OF)}), folder or zip; a function is one of these"
+        )
     name = function_name(path)
     try:
         if path.is_dir():
@@ -135,10 +139,15 @@ def _folder(files: dict[str, bytes], prefix: str, given: dict[str, Any], node: P
     if listed:
         defaults["dependencies"] = listed
     label = prefix + MANIFEST_FILE
-    if written is None:
-        manifest = given_manifest("manifest", given, defaults)
-    else:
-        manifest = _on_top(label, toml_manifest(label, decode(label, written), {**defaults, **given}), given)
+    try:
+        if written is None:
+            manifest = given_manifest("manifest", given, defaults)
+        else:
+            manifest = _on_top(label, toml_manifest(label, decode(label, written), {**defaults, **given}), given)
+    except InvalidManifest as error:
+        if isinstance(error.__cause__, Missing):
+            raise InvalidManifest(f"{error}. {_why_not_implied(bundle)}") from error
+        raise
     _require_one_list(prefix + listing, listed, manifest)
     _check(bundle, manifest, prefix, node)
     return bundle, manifest
@@ -155,6 +164,20 @@ def _implied_by(bundle: Bundle) -> dict[str, str]:
         return {}
     main = PurePosixPath(mains[0])
     return {"runtime": _RUNTIME_OF[main.suffix].value, "handler": f"{main.stem}.handler"}
+
+
+def _why_not_implied(bundle: Bundle) -> str:
+    mains = [name for name in _MAIN_FILES if name in bundle.files]
+    if mains:
+        return f"{' and '.join(mains)} are both there"
+    deeper = next((path for path in bundle.files if PurePosixPath(path).name in _MAIN_FILES), "")
+    if deeper:
+        return f"{deeper} is a folder too deep: send what is in {PurePosixPath(deeper).parent}/"
+    return f"No {', '.join(_MAIN_FILES[:-1])} or {_MAIN_FILES[-1]} is there to tell; there is {_some(bundle)}"
+
+
+def _some(bundle: Bundle) -> str:
+    return ", ".join(list(bundle.files)[:5]) or "nothing"
 
 
 def _check(bundle: Bundle, manifest: Manifest, prefix: str, node: Path | None) -> None:
@@ -182,9 +205,8 @@ def _entry(bundle: Bundle, manifest: Manifest, prefix: str) -> tuple[str, str]:
     for candidate in candidates:
         if candidate in bundle.files:
             return candidate, function
-    there = ", ".join(list(bundle.files)[:5]) or "nothing"
     raise InvalidManifest(
-        f'{prefix or "the function"}: handler = "{manifest.handler}" names a file that is not there; there is {there}'
+        f'{prefix or "the function"}: handler = "{manifest.handler}" names a file that is not there; there is {_some(bundle)}'
     )
 
 
@@ -215,22 +237,31 @@ def _require_one_list(label: str, listed: list[str], manifest: Manifest) -> None
         raise InvalidManifest(f"{label}: the manifest lists other dependencies; write them in one place")
 
 
+def is_left_out(relative: PurePath) -> bool:
+    """Hidden files, and what Python's compiler leaves behind; their author does not think of them as the function's."""
+    return any(part.startswith(".") or part == _CACHE for part in relative.parts) or relative.suffix == ".pyc"
+
+
 def folder_files(folder: Path) -> dict[str, bytes]:
     """The files of a function's folder, its manifest among them; hidden ones and caches are left out.
 
     Raises:
-        InvalidManifest: there is a symbolic link, or more than a bundle may hold (found out before all of it is read).
+        InvalidManifest: there is a symbolic link, a pipe, a socket or a device, or more than a bundle may hold (found out before all of it is read).
     """
     files: dict[str, bytes] = {}
     total = 0
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if any(part.startswith(".") or part == _CACHE for part in relative.parts) or path.suffix == ".pyc":
+        if is_left_out(relative):
             continue
         if path.is_symlink():
             raise InvalidManifest(f"{folder.name}/{relative}: a symbolic link; put the file itself there")
-        if not path.is_file():
+        if path.is_dir():
             continue
+        if not path.is_file():
+            raise InvalidManifest(
+                f"{folder.name}/{relative}: neither a file nor a folder (a pipe, socket or device); remove it"
+            )
         total += path.stat().st_size
         if len(files) > FILES_LIMIT or total > TOTAL_LIMIT_BYTES:
             raise InvalidManifest(

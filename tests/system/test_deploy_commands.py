@@ -62,6 +62,7 @@ def test_a_hostile_zip_is_refused_by_the_name_of_its_entry(sandlot: Sandlot, fol
         archive.writestr("../../outside.py", "x = 1")
     shown = sandlot("deploy", str(path))
     assert (shown.returncode, "'../../outside.py'" in shown.stderr) == (2, True), shown.stderr
+    assert shown.stderr.startswith("error trial.zip: the archive is refused"), "of several paths it says which"
 
 
 def test_of_two_who_looked_at_the_same_time_the_second_is_told(sandlot: Sandlot, folder: Path) -> None:

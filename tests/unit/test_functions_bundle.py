@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 import stat
 import zipfile
 
@@ -225,3 +227,47 @@ def test_a_downloaded_version_is_the_same_version_again() -> None:
 def test_what_is_no_archive_is_refused(junk: bytes) -> None:
     with pytest.raises(InvalidManifest, match="cannot be read"):
         read_archive(junk)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_what_is_stored_or_deflated_is_read(method: int) -> None:
+    """An LZMA entry names the size of a dictionary, up to 4 GiB, that its decoder takes; a broken one raised what nobody caught."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as opened:
+        opened.writestr("main.py", SOURCE)
+    with pytest.raises(
+        InvalidManifest, match=f"'main.py' in the archive is compressed by method {method}; only deflate"
+    ):
+        read_archive(packed.getvalue())
+
+
+def test_an_encrypted_entry_is_refused_by_its_name() -> None:
+    plain = bytearray(archive([(zipfile.ZipInfo("main.py"), SOURCE)]))
+    plain[plain.find(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(InvalidManifest, match=r"'main\.py' in the archive is encrypted"):
+        read_archive(bytes(plain))
+
+
+def test_an_entry_without_a_name_is_refused() -> None:
+    plain = archive([(zipfile.ZipInfo("main.py"), SOURCE), (zipfile.ZipInfo("X"), b"")])
+    with pytest.raises(InvalidManifest, match="an entry without a name"):
+        read_archive(plain.replace(b"X", b"\0"))
+
+
+def test_an_archive_with_bytes_that_were_changed_is_read_or_refused_and_never_breaks_the_reader() -> None:
+    """Seeded, so that a failure is the same again."""
+    chance = random.Random(5)  # noqa: S311 -- not a secret
+    genuine = archive([(zipfile.ZipInfo("main.py"), SOURCE), (zipfile.ZipInfo("d/x.txt"), b"x" * 200)])
+    for _ in range(400):
+        bent = bytearray(genuine)
+        for _ in range(chance.choice((1, 2, 3, 8))):
+            bent[chance.randrange(len(bent))] = chance.choice((0, 255, chance.randrange(256)))
+        with contextlib.suppress(InvalidManifest):
+            read_archive(bytes(bent))
+
+
+def test_what_a_folder_leaves_out_an_archive_leaves_out_too() -> None:
+    """Finder puts `__MACOSX/._main.py` there, which is no Python; whoever deploys the folder gets the same version."""
+    names = ("main.py", ".DS_Store", "__MACOSX/._main.py", "__pycache__/main.cpython-311.pyc", ".git/config")
+    bundle, _ = read_archive(archive([(zipfile.ZipInfo(name), SOURCE) for name in names]))
+    assert list(bundle.files) == ["main.py"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from sandlot.errors import InvalidManifest
 from sandlot.functions import function_name, function_paths, read_files, read_path, read_source
+from sandlot.functions.source import folder_files
 from sandlot.models import Runtime
 
 NO_NODE = Path("/nowhere/node-is-not-started-in-unit-tests")
@@ -172,6 +174,22 @@ def test_a_folder_is_a_function_with_its_function_toml(tmp_path: Path) -> None:
     [
         ({"function.toml": "timeout = '9s'"}, "manifest_less", ""),
         ({"function.toml": "\ntimeout = 9\n", "main.py": HANDLER}, "job/function.toml:2", "needs a unit"),
+        ({"function.toml": "", "app.py": HANDLER}, "job/function.toml:1", "runtime is missing: write runtime"),
+        (
+            {"function.toml": "runtime = 'python'", "app.py": HANDLER},
+            "job/function.toml:1",
+            "or index.cjs is there to tell; there is app.py",
+        ),
+        (
+            {"function.toml": "", "main.py": HANDLER, "index.js": ""},
+            "job/function.toml:1",
+            "main.py and index.js are both there",
+        ),
+        (
+            {"function.toml": "", "src/main.py": HANDLER},
+            "job/function.toml:1",
+            "src/main.py is a folder too deep: send what is in src/",
+        ),
         ({"function.toml": "\n[oops\n", "main.py": HANDLER}, "job/function.toml:2", "not TOML"),
         ({"function.toml": "", "main.py": "x ="}, "job/main.py:1", "does not parse"),
         ({"function.toml": "", "main.py": HANDLER, "other.py": "\nx ="}, "job/other.py:2", "does not parse"),
@@ -219,6 +237,7 @@ def test_what_is_wrong_with_a_folder_is_said_with_file_and_line(
     folder = tmp_path / "job"
     folder.mkdir()
     for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     with pytest.raises(InvalidManifest) as refused:
         read_path(folder, node=NO_NODE)
@@ -253,6 +272,19 @@ def test_a_symbolic_link_in_a_folder_is_refused(tmp_path: Path) -> None:
     (folder / "secrets").symlink_to("/etc/passwd")
     with pytest.raises(InvalidManifest, match="job/secrets: a symbolic link"):
         read_path(folder)
+
+
+def test_a_pipe_in_a_folder_is_refused_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(HANDLER)
+    os.mkfifo(tmp_path / "queue")
+    with pytest.raises(InvalidManifest, match="queue: neither a file nor a folder"):
+        folder_files(tmp_path)
+
+
+def test_a_file_that_is_no_source_is_told_what_a_function_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InvalidManifest, match=r"notes.txt: no source file \(\.py, \.js, \.mjs, \.cjs\), folder or zip"):
+        read_path(tmp_path / "notes.txt")
 
 
 def test_a_file_that_vanished_is_said_to_be_unreadable(tmp_path: Path) -> None:

@@ -69,6 +69,20 @@ async def test_what_cannot_be_deployed_is_told_why(
         assert word in reply.json()["detail"]
 
 
+async def test_a_bug_of_ours_is_a_problem_document_on_every_route(
+    admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise LookupError("password=hunter2")
+
+    monkeypatch.setattr("api.deploys.read_archive", explode)
+    reply = await admin.put("/v1/functions/hello", content=b"PK", headers={"content-type": "application/zip"})
+    assert (reply.status_code, reply.headers["content-type"]) == (500, "application/problem+json")
+    assert reply.json()["code"] == "internal_error"
+    assert reply.json()["request_id"] == reply.headers["x-request-id"]
+    assert "hunter2" not in reply.text
+
+
 async def test_functions_are_listed_in_pages(admin: httpx.AsyncClient) -> None:
     first = (await admin.get("/v1/functions?limit=1")).json()
     assert ([function["name"] for function in first["functions"]], first["next"]) == (["hello"], "hello")
