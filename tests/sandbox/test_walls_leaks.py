@@ -136,6 +136,22 @@ async def test_a_killed_zygote_takes_only_its_own_and_is_replaced(level: str, tm
         sandbox.close()
 
 
+async def test_a_zygote_whose_mould_was_killed_is_replaced(tmp_path: Path) -> None:
+    async with open_level("strict") as host:
+        sandbox = await host.blank("python")
+        pids = processes_of(sandbox)
+        zygote = zygote_of(host)
+        (mould,) = {int(pid) for pid in children_of(zygote)} - {sandbox.pid}
+        os.kill(mould, signal.SIGKILL)
+        async with asyncio.timeout(PATIENCE_S):
+            await sandbox.ended()
+            await until_gone([*pids, mould, zygote])
+            trial = await try_once(host, "python", bundle(tmp_path, "def handler(e, c): return e"), 7)
+        assert trial.answer == 7
+        assert zygote_of(host) != zygote
+        sandbox.close()
+
+
 async def test_a_request_under_way_fails_with_its_zygote() -> None:
     async with open_level("strict") as host:
         pid = zygote_of(host)
@@ -158,7 +174,9 @@ ABANDONED_WORKER = textwrap.dedent("""
     async def main():
         async with open_level(sys.argv[1]) as host:
             sandbox = await host.blank("python")
-            print(*processes_of(sandbox), *host.zygote_pids().values(), flush=True)
+            (zygote,) = host.zygote_pids().values()
+            with open(f"/proc/{zygote}/task/{zygote}/children") as children:
+                print(*processes_of(sandbox), zygote, *children.read().split(), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
     asyncio.run(main())
 """)

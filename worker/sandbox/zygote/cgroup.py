@@ -28,8 +28,8 @@ class Cgroups(Protocol):
     def prepare(self, slot: int, bounds: Limits) -> None:
         """Have an empty group with these limits ready for the slot."""
 
-    def enter(self, slot: int) -> None:
-        """Called in the new process: put itself, and with it its future children, into the slot's group, if it can."""
+    def doors(self, slot: int) -> tuple[int, ...]:
+        """Descriptors, ours to keep, by which the new process can enter the slot's group by itself: it writes a zero to each."""
 
     def join(self, slot: int, pid: int) -> None:
         """Called in the zygote: put the new process into the slot's group, if it could not do so itself."""
@@ -55,8 +55,8 @@ class NoCgroups:
     def prepare(self, slot: int, bounds: Limits) -> None:
         return
 
-    def enter(self, slot: int) -> None:
-        return
+    def doors(self, slot: int) -> tuple[int, ...]:
+        return ()
 
     def join(self, slot: int, pid: int) -> None:
         return

@@ -24,7 +24,7 @@ class CgroupsV1:
         self._parents = parents
         self._folders = dict.fromkeys(parents.values())  # in order, once each: cpu and cpuacct are often one hierarchy
         self._applied: dict[int, Limits] = {}
-        self._doors: dict[int, list[int]] = {}
+        self._doors: dict[int, tuple[int, ...]] = {}
         self._seen: dict[int, tuple[int, int]] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -38,17 +38,14 @@ class CgroupsV1:
         if slot not in self._applied:
             for folder in self._folders:
                 os.makedirs(f"{folder}/{slot}", exist_ok=True)
-            self._doors[slot] = [
+            self._doors[slot] = tuple(
                 os.open(f"{folder}/{slot}/tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in self._folders
-            ]
+            )
             self._seen[slot] = (0, 0)
         self.limit(slot, bounds)
 
-    def enter(self, slot: int) -> None:
-        # A single thread that moves itself takes no lock. Moving somebody else takes the one that every fork and exit of the machine holds
-        # for reading, and waits 10 ms for an RCU grace period (cgroup_procs_write_start in kernel/cgroup/cgroup.c).
-        for fd in self._doors[slot]:
-            os.write(fd, b"0")
+    def doors(self, slot: int) -> tuple[int, ...]:
+        return self._doors[slot]
 
     def join(self, slot: int, pid: int) -> None:
         return

@@ -41,8 +41,8 @@ class CgroupsV2:
             write(f"{folder}/memory.swap.max", "0")
         self.limit(slot, bounds)
 
-    def enter(self, slot: int) -> None:
-        return
+    def doors(self, slot: int) -> tuple[int, ...]:
+        return ()
 
     def join(self, slot: int, pid: int) -> None:
         write(f"{self._folder}/{slot}/cgroup.procs", str(pid))

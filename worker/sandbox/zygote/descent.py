@@ -106,6 +106,24 @@ def _offer_to_oom_killer() -> None:
         return
 
 
+def wait_for_go(zygote: socket.socket) -> tuple[socket.socket, messages.Message]:
+    """The order to go, when whatever had to be done from outside has been; descriptors and control group are as they shall be.
+
+    Returns:
+        The socket to the zygote where it is from now on, at `FIRST_FREE_FD`, and the order.
+    """
+    packet = messages.receive(zygote)
+    if packet is None:
+        os._exit(0)  # the zygote went away
+    order, (log, control, trace, *doors) = packet
+    for door in doors:
+        # A single thread that moves itself takes no lock. Moving somebody else takes the one that every fork and exit of the machine holds
+        # for reading, and waits 10 ms for an RCU grace period (cgroup_procs_write_start in kernel/cgroup/cgroup.c).
+        os.write(door, b"0")
+    place_descriptors(log, control, trace, zygote.detach())
+    return socket.socket(fileno=FIRST_FREE_FD), order
+
+
 def place_descriptors(log: int, control: int, trace: int, *others: int) -> list[int]:
     """Descriptors 0 to 4 exactly as `runtimes/PROTOCOL.md` lists them, `others` from 5 on, and nothing else open."""
     null = os.open("/dev/null", os.O_RDWR)

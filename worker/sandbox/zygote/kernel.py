@@ -30,7 +30,7 @@ SYS_LANDLOCK_CREATE_RULESET: Final = 444
 SYS_LANDLOCK_ADD_RULE: Final = 445
 SYS_LANDLOCK_RESTRICT_SELF: Final = 446
 
-CLONE_PIDFD: Final = 0x1000
+CLONE_PARENT: Final = 0x8000
 CLONE_NEWTIME: Final = 0x80
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
@@ -78,6 +78,8 @@ PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 # PyDLL keeps the GIL: between PyOS_BeforeFork and the call nothing of Python may run.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+for _name in ("fork", "mount", "prctl", "sethostname", "umount2", "unshare"):
+    getattr(_libc, _name)  # ctypes makes a function when it is first asked for it: here, not once in each sandbox
 
 
 def _call(name: str, number: int, *arguments: object) -> int:
@@ -96,26 +98,18 @@ def _text(value: str | None) -> bytes | None:
     return None if value is None else os.fsencode(value)
 
 
-def clone(flags: int) -> tuple[int, int]:
-    """fork(2) with namespaces; (0, -1) in the child, (pid, pidfd) in the parent.
+def clone(flags: int) -> int:
+    """fork(2) with flags of clone(2), such as namespaces; 0 in the child.
 
     Neither the C library nor the interpreter is told: the child is an exact copy, with its parent's idea of thread ids. It may run
     trusted code and fork, nothing more. Only for a process with a single thread, in which no lock is held.
     """
     if len(sys._current_frames()) != 1:
         raise RuntimeError("raw clone in a process with threads")
-    pidfd = ctypes.c_int(-1)
-    pid: int = _libc.syscall(
-        ctypes.c_long(SYS_CLONE),
-        ctypes.c_ulong(flags | CLONE_PIDFD | signal.SIGCHLD),
-        None,
-        ctypes.byref(pidfd),
-        None,
-        None,
-    )
+    pid: int = _libc.syscall(ctypes.c_long(SYS_CLONE), ctypes.c_ulong(flags | signal.SIGCHLD), None, None, None, None)
     if pid < 0:
         raise _failure(f"clone({flags:#x})")
-    return pid, pidfd.value if pid else -1
+    return pid
 
 
 def fork() -> int:

@@ -30,7 +30,16 @@ SCOPE_SIGNALS: Final = 2
 def restrict(
     abi: int, *, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str], connect_ports: Iterable[int]
 ) -> None:
-    """Confine this thread and all it will start, as far as `abi` goes; needs no-new-privs.
+    """Confine this thread and all it will start, as far as `abi` goes; needs no-new-privs."""
+    rules = compose(abi, readable=readable, writable=writable, devices=devices, connect_ports=connect_ports)
+    kernel.landlock_restrict_self(rules)
+    os.close(rules)
+
+
+def compose(
+    abi: int, *, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str], connect_ports: Iterable[int]
+) -> int:
+    """These rules as a descriptor; they bind nobody yet.
 
     Args:
         readable: trees to read and execute.
@@ -57,8 +66,7 @@ def restrict(
     if abi >= NETWORK_FROM:
         for port in connect_ports:
             kernel.landlock_add_rule(ruleset, 2, struct.pack("=QQ", CONNECT_TCP, port))
-    kernel.landlock_restrict_self(ruleset)
-    os.close(ruleset)
+    return ruleset
 
 
 def _allow_path(ruleset: int, path: str, rights: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from .carried import Carried
-from .seccomp import FilterChoice
 
 
 class Level(Protocol):
@@ -16,14 +15,20 @@ class Level(Protocol):
             OSError: this machine does not permit it; the message is for people.
         """
 
-    def filter_choice(self, *, network: bool, shared_memory: bool) -> FilterChoice:
-        """The filter this level closes the door with."""
+    def settle(self, *, counted: bool) -> None:
+        """The last word before the first sandbox: what was loaded until now, all of them share.
 
-    def fork(self, carried: Carried) -> tuple[int, int]:
-        """A new process for the sandbox: (0, -1) in it, (pid, pidfd) here."""
+        Args:
+            counted: cgroups count a sandbox's memory as a whole.
+        """
 
-    def run(self, carried: Carried, inside: tuple[int, int, int, int], program: bytes) -> None:
-        """Called in the new process; never returns."""
+    def fork(self, carried: Carried, ini: int) -> int:
+        """A new process for the sandbox, a child of ours, that waits at `ini` for the order to go; returns its pid, and here only.
+
+        Raises:
+            OSError: there are no processes or namespaces to be had.
+            MouldGone: the process that it would be cast from has ended.
+        """
 
     def admit(self, carried: Carried) -> None:
         """Called here, once it exists and before it is told to go on."""
@@ -36,6 +41,13 @@ class Level(Protocol):
 
     def bury(self, carried: Carried, status: int) -> int | None:
         """Its first process has just been reaped with this status: see to the rest; returns how the runtime ended, if that is known."""
+
+    def note_other(self, pid: int) -> None:
+        """A child that is no sandbox has been reaped.
+
+        Raises:
+            MouldGone: it was the process that sandboxes are cast from.
+        """
 
     def close(self) -> None:
         """Remove what `open` made outside this process."""

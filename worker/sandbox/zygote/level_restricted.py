@@ -10,7 +10,6 @@ import os
 from . import kernel, publish, restricted, scratch, seccomp, skeleton
 from .carried import Carried
 from .plan import Plan
-from .seccomp import FilterChoice
 
 
 class RestrictedLevel:
@@ -20,6 +19,7 @@ class RestrictedLevel:
         self._scratch = ""
         self._published = publish.Published()
         self._covered: dict[str, int] = {}
+        self._program = b""
 
     def open(self) -> None:
         # Orphans come to us, not to whatever is PID 1 of a container.
@@ -36,22 +36,23 @@ class RestrictedLevel:
             self._covered = publish.open_ways_to(self._readable)
         restricted.require(self._plan, self._readable)
 
-    def filter_choice(self, *, network: bool, shared_memory: bool) -> FilterChoice:
-        return FilterChoice(
-            network=network, shared_memory=shared_memory, namespaces=False, other_uid=self._plan.uid_base > 0
+    def settle(self, *, counted: bool) -> None:
+        choice = seccomp.FilterChoice(
+            network=False, shared_memory=counted, namespaces=False, other_uid=self._plan.uid_base > 0
         )
+        self._program = seccomp.build_filter(choice, kernel.MACHINE)
 
-    def fork(self, carried: Carried) -> tuple[int, int]:
+    def fork(self, carried: Carried, ini: int) -> int:
         if self._scratch:
             carried.home = scratch.make_home(self._scratch, carried.slot, self._uid_of(carried))
+        # Not from a mould: the C library has to know this process, which goes on to be the runtime, and its fork makes children of its caller only.
         pid = kernel.fork()
-        return pid, os.pidfd_open(pid) if pid else -1
+        if pid == 0:
+            restricted.run(self._plan, ini, self._uid_of(carried), self._program, self._readable, carried.home)
+        return pid
 
     def _uid_of(self, carried: Carried) -> int:
         return self._plan.uid_base + carried.slot if self._plan.uid_base else 0
-
-    def run(self, carried: Carried, inside: tuple[int, int, int, int], program: bytes) -> None:
-        restricted.run(self._plan, carried.bounds, self._uid_of(carried), inside, program, self._readable, carried.home)
 
     def admit(self, carried: Carried) -> None:
         return  # it changes its uid by itself
@@ -69,6 +70,9 @@ class RestrictedLevel:
         if carried.home:
             scratch.remove_home(carried.home)
         return status
+
+    def note_other(self, pid: int) -> None:
+        return  # an orphan, adopted by us
 
     def close(self) -> None:
         self._published.close()

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import signal
 
-from . import kernel, skeleton, strict
+from . import kernel, seccomp, skeleton, strict
 from .carried import Carried
+from .mould import Mould
 from .plan import INSIDE_UID, Plan
-from .seccomp import FilterChoice
 
 BUNDLE_ATTRIBUTES = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 
@@ -21,6 +21,9 @@ class StrictLevel:
         self._plan = plan
         self._base = f"{plan.state_dir}/root"
         self._outside: dict[str, int] = {}
+        self._programs: dict[bool, bytes] = {}
+        """The compiled filters, without and with a network."""
+        self._mould: Mould | None = None
 
     def open(self) -> None:
         self._enter_own_mounts()
@@ -40,14 +43,19 @@ class StrictLevel:
             kernel.write_file("/proc/self/gid_map", f"0 {gid} 1".encode())
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 
-    def filter_choice(self, *, network: bool, shared_memory: bool) -> FilterChoice:
-        return FilterChoice(network=network, shared_memory=shared_memory)
+    def settle(self, *, counted: bool) -> None:
+        for network in (False, True):
+            choice = seccomp.FilterChoice(network=network, shared_memory=counted)
+            self._programs[network] = seccomp.build_filter(choice, kernel.MACHINE)
+        self._mould = Mould(strict.NAMESPACES, self._begin)
 
-    def fork(self, carried: Carried) -> tuple[int, int]:
-        return kernel.clone(strict.NAMESPACES)
+    def _begin(self, ini: int) -> None:
+        strict.run_init(self._base, self._plan, ini, self._outside, self._programs)
 
-    def run(self, carried: Carried, inside: tuple[int, int, int, int], program: bytes) -> None:
-        strict.run_init(self._base, self._plan, carried.bounds, inside, self._outside, program)
+    def fork(self, carried: Carried, ini: int) -> int:
+        if self._mould is None:
+            raise RuntimeError("settle comes first")
+        return self._mould.cast(ini)
 
     def admit(self, carried: Carried) -> None:
         # A host uid for each sandbox where we are root; else 0, which is our own in the user namespace we made.
@@ -74,5 +82,10 @@ class StrictLevel:
         """The kernel has killed and reaped everything else with PID 1, whose own status says nothing."""
         return carried.status
 
+    def note_other(self, pid: int) -> None:
+        if self._mould is not None:
+            self._mould.note_end(pid)
+
     def close(self) -> None:
-        return  # the mounts go with our namespace
+        if self._mould is not None:  # the mounts go with our namespace
+            self._mould.close()

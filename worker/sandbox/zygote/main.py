@@ -6,6 +6,7 @@ One thread, no secret, no function. When the worker goes away, everything here e
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -15,7 +16,7 @@ import socket
 import sys
 from typing import Any, Final
 
-from . import descent, kernel, messages, runtime, seccomp
+from . import descent, kernel, messages, rehearsal, runtime
 from .carried import Carried
 from .cgroup import Cgroups, NoCgroups
 from .cgroup_v1 import open_cgroups_v1
@@ -23,6 +24,7 @@ from .cgroup_v2 import open_cgroups_v2
 from .level import Level
 from .level_restricted import RestrictedLevel
 from .level_strict import StrictLevel
+from .mould import MouldGone
 from .plan import HOME_PATH, Limits, Plan, read_limits, read_plan
 
 _WORKER: Final = "worker"
@@ -38,7 +40,6 @@ class Zygote:
         self._level: Level = StrictLevel(plan) if plan.level == "strict" else RestrictedLevel(plan)
         self._cgroups: Cgroups = NoCgroups()
         self._carried: dict[int, Carried] = {}
-        self._filters: dict[seccomp.FilterChoice, bytes] = {}
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -51,9 +52,11 @@ class Zygote:
         if "cgroups" not in self._plan.missing:
             self._cgroups = open_cgroups_v2() or open_cgroups_v1() or NoCgroups()
         descent.prepare_environment(HOME_PATH)
+        rehearsal.rehearse()
         gc.collect()
         gc.disable()
         gc.freeze()
+        self._level.settle(counted=self._cgroups.counts_memory)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._selector.register(self._worker, selectors.EVENT_READ, _WORKER)
@@ -61,7 +64,11 @@ class Zygote:
         return {"landlock_abi": kernel.landlock_abi(), "cgroups": self._cgroups.describe()}
 
     def serve(self) -> None:
-        """Until the worker closes its end."""
+        """Until the worker closes its end.
+
+        Raises:
+            MouldGone: there will be no further sandbox.
+        """
         while True:
             for key, _events in self._selector.select():
                 if key.data == _WORKER:
@@ -119,40 +126,29 @@ class Zygote:
         control, control_inside = socket.socketpair()
         log, log_inside = os.pipe()
         trace, trace_inside = os.pipe()
-        inside = (log_inside, control_inside.detach(), trace_inside, ini_inside.detach())
+        inside = (log_inside, control_inside.detach(), trace_inside)
         carried.outward = (control.detach(), log, trace)
         try:
             self._cgroups.prepare(carried.slot, carried.bounds)
-            program = self._filter(carried.bounds)
-            carried.pid, pidfd = self._level.fork(carried)
-            if carried.pid == 0:
-                self._be_child(carried, inside, program)
+            with ini_inside:
+                carried.pid = self._level.fork(carried, ini_inside.fileno())
+            carried.outward = (os.pidfd_open(carried.pid), *carried.outward)
+            self._carried[carried.number] = carried
+            self._selector.register(carried.ini, selectors.EVENT_READ, carried)
+            self._let_go(carried, inside)
         finally:
             for fd in inside:
                 os.close(fd)
-        carried.outward = (pidfd, *carried.outward)
-        self._carried[carried.number] = carried
-        self._selector.register(carried.ini, selectors.EVENT_READ, carried)
+
+    def _let_go(self, carried: Carried, inside: tuple[int, int, int]) -> None:
         try:
             self._cgroups.join(carried.slot, carried.pid)
             self._level.admit(carried)
-            messages.send(carried.ini, {"go": True})
+            order = {"limits": carried.bounds._asdict()}
+            messages.send(carried.ini, order, (*inside, *self._cgroups.doors(carried.slot)))
         except OSError as error:
             carried.failure = str(error)
             self._kill(carried)
-
-    def _be_child(self, carried: Carried, inside: tuple[int, int, int, int], program: bytes) -> None:
-        try:
-            self._cgroups.enter(carried.slot)
-            self._level.run(carried, inside, program)
-        finally:
-            os._exit(72)
-
-    def _filter(self, bounds: Limits) -> bytes:
-        choice = self._level.filter_choice(network=bounds.network, shared_memory=self._cgroups.counts_memory)
-        if choice not in self._filters:
-            self._filters[choice] = seccomp.build_filter(choice, kernel.MACHINE)
-        return self._filters[choice]
 
     # Between start and end.
 
@@ -233,7 +229,8 @@ class Zygote:
                 return
             carried = by_pid.pop(found.si_pid, None)
             if carried is None:
-                os.waitpid(found.si_pid, 0)  # an orphan of a restricted sandbox, adopted by us
+                os.waitpid(found.si_pid, 0)
+                self._level.note_other(found.si_pid)
                 continue
             self._kill(
                 carried
@@ -303,5 +300,6 @@ def main() -> None:
         _tell(worker, {"unavailable": f"{type(error).__name__}: {error}"})
         return
     _tell(worker, {"open": told})
-    zygote.serve()
+    with contextlib.suppress(MouldGone):  # the worker hears of our end, and starts another
+        zygote.serve()
     zygote.close()

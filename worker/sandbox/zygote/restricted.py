@@ -14,7 +14,7 @@ from typing import Final
 
 from . import capabilities, descent, kernel, messages
 from .limits import limit_blank, limit_process
-from .plan import Limits, Plan, read_limits
+from .plan import Plan, read_limits
 
 # Only what name resolution, time zones and TLS read; /etc as a whole tells about the host.
 ETC: Final = (
@@ -61,9 +61,8 @@ def is_open_to_others(path: str) -> bool:
 
 def run(
     plan: Plan,
-    bounds: Limits,
+    ini: int,
     uid: int,
-    fds: tuple[int, int, int, int],
     program: bytes,
     readable: list[str],
     home: str,
@@ -71,18 +70,16 @@ def run(
     """Be the sandbox; never returns.
 
     Args:
+        ini: the socket to the zygote.
         uid: to change to; 0: stay who we are.
         readable: what the runtime needs; the bundle is added when it is known.
         home: the sandbox's own folder on a limited tmpfs, or "" if there is none to be had.
     """
     descent.reset_signals()
-    log, control, trace, ini = fds
-    descent.place_descriptors(log, control, trace, ini)
-    zygote = socket.socket(fileno=descent.FIRST_FREE_FD)
+    zygote = socket.socket(fileno=ini)
     try:
         os.setsid()
-        if messages.receive(zygote) is None:
-            os._exit(0)  # the zygote went away
+        zygote, _order = descent.wait_for_go(zygote)
         if uid:
             if "capabilities" not in plan.missing:
                 capabilities.lock()

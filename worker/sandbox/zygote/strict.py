@@ -30,7 +30,6 @@ NAMESPACE_NAMES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "
 TMP_INODES_PER_MIB: Final = 64
 PLACES: Final = (BUNDLE_PATH, PACKAGES_PATH)
 """Where the folders that are handed over go, in their order."""
-INIT_FD: Final = descent.FIRST_FREE_FD
 PROXY_PORT: Final = 3128
 _PROXY_URL: Final = f"http://127.0.0.1:{PROXY_PORT}"
 PROXY_ENVIRONMENT: Final = {
@@ -49,28 +48,26 @@ def namespace_ids(*, children: bool = False) -> dict[str, int]:
     }
 
 
-def run_init(
-    base: str, plan: Plan, bounds: Limits, fds: tuple[int, int, int, int], outside: dict[str, int], program: bytes
-) -> None:
+def run_init(base: str, plan: Plan, ini: int, outside: dict[str, int], programs: dict[bool, bytes]) -> None:
     """Be PID 1; never returns. Whatever goes wrong before PID 2 runs a function is sent to the zygote and ends the sandbox.
 
     Args:
-        fds: log, control, trace, and the socket to the zygote.
+        ini: the socket to the zygote.
         outside: the zygote's namespaces, to tell which ones are really new.
-        program: the compiled seccomp filter for PID 2.
+        programs: the compiled seccomp filters for PID 2, without and with a network.
     """
     descent.reset_signals()  # first: the zygote's wake-up descriptor has a number that is about to mean something else
-    log, control, trace, ini = fds
-    descent.place_descriptors(log, control, trace, ini)
-    zygote = socket.socket(fileno=INIT_FD)
+    zygote = socket.socket(fileno=ini)
     try:
+        zygote, order = descent.wait_for_go(zygote)
+        bounds = read_limits(order["limits"])
         facts = _enter(base, plan, bounds, zygote, outside)
         territory = descent.Territory(
             readable=["/"],
             writable=[HOME_PATH],
             devices=["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"],
             connect_ports=[PROXY_PORT] if bounds.network else [],
-            seccomp=program,
+            seccomp=programs[bounds.network],
         )
         _prepare_for_both(plan, bounds)
         child = kernel.fork()
@@ -83,9 +80,7 @@ def run_init(
 
 
 def _enter(base: str, plan: Plan, bounds: Limits, zygote: socket.socket, outside: dict[str, int]) -> dict[str, Any]:
-    """Wait for the identity maps, build the private root and move in."""
-    if not zygote.recv(messages.LONGEST):
-        raise EOFError("the zygote went away")
+    """Build the private root and move in."""
     if "cgroup" not in plan.missing:
         kernel.unshare(
             kernel.CLONE_NEWCGROUP
