@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,29 @@ async def test_doctor_names_the_missing_wall(level: Any, wall: str, named: str) 
     broken = [result for result in results if not result.held]
     assert f"{level} python: {named}" in [result.wall for result in broken]
     assert all(result.remedy for result in broken)
+
+
+START = """
+import asyncio
+from tests.sandbox.walls_rig import open_level
+
+async def main():
+    async with open_level("strict"):
+        pass
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, and setpriv")
+def test_a_level_that_does_not_even_start_names_the_remedy() -> None:
+    """As in Docker without our profile, which refuses the first `unshare`: here for want of a capability."""
+    words = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-c", START]
+    environment = {**os.environ, "container": "docker", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.splitlines()[-1].startswith("sandlot.errors.SandboxUnavailable: "), done.stderr
+    assert "unshare" in done.stderr.splitlines()[-1]
+    assert "deploy/worker-seccomp.json" in done.stderr.splitlines()[-1]
 
 
 async def test_auto_says_both_reasons_when_nothing_holds() -> None:

@@ -20,7 +20,7 @@ from sandlot.errors import RuntimeUnavailable, SandboxUnavailable, WallMissing
 from worker.sandbox.policy import Level, Policy, RuntimeCommand
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.uids import reserve_block
-from worker.sandbox.verify import ProbeResult, require
+from worker.sandbox.verify import ProbeResult, explain, require
 from worker.sandbox.zygote import identity
 from worker.sandbox.zygote_link import ZygoteLink
 
@@ -113,7 +113,7 @@ class SandboxHost:
         folder.mkdir(mode=0o755, exist_ok=True)
         link = ZygoteLink(self._commands[name], self.level, folder, self._uid_base(name), self._revive, self._missing)
         try:
-            await link.open()
+            await _start(link)
             self.probes[name] = await require(link)
         except BaseException:
             await link.close()
@@ -198,3 +198,14 @@ def _make_folder(state_dir: Path) -> Path:
             f"cannot make a folder in {state_dir}: {error.strerror}. Give the worker a data folder it can write to."
         ) from error
     return folder
+
+
+async def _start(link: ZygoteLink) -> None:
+    """
+    Raises:
+        SandboxUnavailable: this level does not even start here; with the remedy.
+    """
+    try:
+        await link.open()
+    except SandboxUnavailable as error:
+        raise SandboxUnavailable(f"{error.message}: {explain(link.level, error.message)}") from error
