@@ -3,8 +3,8 @@
 #   docker build -t sandlot .
 #   docker build --target sbom --output build/sbom .     # CycloneDX list of the Python packages and of Node, from uv.lock
 #
-# Pin the base to what you have reviewed: --build-arg BASE=docker.io/library/debian@sha256:...
-ARG BASE=docker.io/library/debian:bookworm-slim
+# Debian 12 of a day, by digest: builds of different days have the same base. A newer one: --build-arg BASE=docker.io/library/debian:bookworm-slim
+ARG BASE=docker.io/library/debian:bookworm-20260824-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 
 # What the result and the build have in common: certificates, Python, and libatomic for Valkey's allocator; nothing that compiles.
 FROM ${BASE} AS base
