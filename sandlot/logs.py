@@ -49,8 +49,13 @@ class PrettyLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        line = f"{clock} {record.levelname.lower():<7} {record.getMessage()}{fields}"
+        line = f"{clock} {record.levelname.lower():<7} {_one_line(record.getMessage() + fields)}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _one_line(text: str) -> str:
+    """A stranger's path may hold line ends, and what moves a terminal's cursor: they are shown, not obeyed."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
