@@ -22,6 +22,7 @@ from api.wishes import read_query
 from sandlot.functions import Described, Registry, Version, Waiting, find_node
 from sandlot.jobs import Queue
 from sandlot.models import LATEST
+from sandlot.placement import remedy
 from sandlot.settings import Settings
 from sandlot.vault import Vault
 
@@ -130,6 +131,5 @@ async def _without_worker(version: Version, queue: Queue) -> list[str]:
     status = await queue.status()
     if not status.reachable or status.workers.get(version.placement):
         return []
-    tags = version.manifest.tags
-    start = "sandlot worker" + "".join(f" --tag {tag}" for tag in tags)
+    start = remedy(version.placement)
     return [f"no live worker can run it now: it needs one for {version.placement!r}. Start one with: {start}"]

@@ -35,6 +35,11 @@ def placement(runtime: str, tags: Iterable[str]) -> str:
     return ",".join((runtime, *sorted(tags)))
 
 
+def remedy(placement: str) -> str:
+    """The command that starts a worker for it."""
+    return "sandlot worker" + "".join(f" --tag {tag}" for tag in placement.split(",")[1:])
+
+
 def runtime_of(placement: str) -> str:
     """The runtime that a placement begins with."""
     return placement.partition(",")[0]

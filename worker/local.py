@@ -20,7 +20,7 @@ import msgspec
 
 from sandlot.ends import detail_of
 from sandlot.errors import SandlotError, SecretNotFound
-from sandlot.functions import Manifest, Version, find_node, read_path
+from sandlot.functions import Manifest, Version, find_node, read_function
 from sandlot.json_text import check_json
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
 from sandlot.settings import Settings, load_settings
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 async def run(path: Path, event: bytes, settings: Settings, variables: Mapping[str, str]) -> Ran:
-    """Call the function in this file or folder once.
+    """Call the function in this file, folder or zip once.
 
     Args:
         variables: has the values of the secrets that the function names, under their names.
@@ -83,7 +83,7 @@ async def run(path: Path, event: bytes, settings: Settings, variables: Mapping[s
         OperatorError: no sandbox holds here, or there is no such runtime.
     """
     check_json(event)
-    name, bundle, manifest = await asyncio.to_thread(read_path, path, node=find_node(settings.node))
+    name, bundle, manifest = await asyncio.to_thread(read_function, path, node=find_node(settings.node))
     secrets = _secrets(manifest, variables)
     with _folder() as folder:
         version = Version(function=name, number=1, digest=_DIGEST, manifest=manifest, placement="", created_ms=0)

@@ -87,9 +87,10 @@ def _schedule(manifest: Mapping[str, Any]) -> str:
     return f": {manifest['schedule']} in {manifest.get('timezone', 'UTC')}" if "schedule" in manifest else ""
 
 
-def roll_back(name: str, version: int, alias: str, revision: str, url: str | None) -> None:
+def roll_back(name: str, version: int, alias: str, shares: Sequence[str], revision: str, url: str | None) -> None:
+    weights = dict(map(_share, shares))
     with open_client(url) as client:
-        client.move_alias(name, alias, version, revision=revision)
+        client.move_alias(name, alias, version, weights=weights, revision=revision)
     print(f"{name} {'is' if alias == LATEST else alias + ' is'} version {version} from now on")
 
 
@@ -114,6 +115,21 @@ def remove(name: str, url: str | None) -> None:
     with open_client(url) as client:
         client.delete(name)
     print(f"{name} is removed")
+
+
+def remove_alias(name: str, alias: str, url: str | None) -> None:
+    with open_client(url) as client:
+        client.delete_alias(name, alias)
+    print(f"{name} has no alias {alias} any more")
+
+
+def _share(written: str) -> tuple[int, float]:
+    """`4=0.1` or `4=10%`."""
+    number, _, share = written.partition("=")
+    try:
+        return int(number), float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter(f"--share {written}: write a version and its share, as in 2=10%") from None
 
 
 def _functions_at(path: Path) -> list[Path]:

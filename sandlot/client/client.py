@@ -275,6 +275,10 @@ class Client:
         path = f"{function_path(name)}/aliases/{quote(alias, safe='')}"
         return self._connection.json("PUT", path, content=_encode(body), headers=_if_match(revision))
 
+    def delete_alias(self, name: str, alias: str) -> None:
+        """It means nothing any more; its versions stay."""
+        self._connection.checked("DELETE", f"{function_path(name)}/aliases/{quote(alias, safe='')}")
+
     def download(self, name: str, version: str) -> bytes:
         """A version's code as a zip."""
         return self._connection.checked(

@@ -4,7 +4,7 @@ Knows: manifests, bundles, digests, versions, their records in Redis. Does not k
 """
 
 from sandlot.functions.alias import Alias
-from sandlot.functions.archive import read_archive, write_archive, write_version
+from sandlot.functions.archive import read_archive, read_function, write_archive, write_version
 from sandlot.functions.bundle import Bundle, check_names
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.node_binary import find_node
@@ -28,6 +28,7 @@ __all__ = [
     "function_paths",
     "read_archive",
     "read_files",
+    "read_function",
     "read_path",
     "read_source",
     "write_archive",

@@ -18,7 +18,7 @@ from typing import Any, Final
 from sandlot.errors import InvalidManifest
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle, check_names
 from sandlot.functions.manifest import Manifest
-from sandlot.functions.source import MANIFEST_FILE, is_left_out, read_files
+from sandlot.functions.source import MANIFEST_FILE, function_name, is_left_out, read_files, read_path
 from sandlot.functions.toml_text import toml_text
 
 RATIO_LIMIT: Final = 100
@@ -47,6 +47,23 @@ def read_archive(
         InvalidManifest: it is not a zip, has an entry that no bundle may have (named), or cannot be a function.
     """
     return read_files(_entries(archive), manifest, node=node)
+
+
+def read_function(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
+    """As `read_path`, and the function in a zip as well, which has the file's name.
+
+    Raises:
+        InvalidManifest: it cannot be a function; the message names the file.
+    """
+    if path.suffix != ".zip" or not path.is_file():
+        return read_path(path, node=node)
+    name = function_name(path.with_suffix(""))
+    try:
+        return name, *read_archive(path.read_bytes(), node=node)
+    except InvalidManifest as error:
+        raise InvalidManifest(f"{path.name}: {error.message}") from error
+    except OSError as error:
+        raise InvalidManifest(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def write_archive(files: Mapping[str, bytes]) -> bytes:

@@ -19,6 +19,7 @@ from sandlot.errors import (
     SandlotError,
 )
 from sandlot.models import Invocation
+from sandlot.placement import remedy
 
 LONGEST_S: Final = 300.0
 UNKNOWN_S: Final = 10.0
@@ -45,7 +46,7 @@ def crash_loop(invocation: Invocation, rest_ms: int) -> FunctionCrashLoop:
 
 def no_worker(invocation: Invocation) -> NoWorker:
     return NoWorker(
-        f"no live worker can run {invocation.function!r}: it needs one for {invocation.placement!r}. Start one with: sandlot worker",
+        f"no live worker can run {invocation.function!r}: it needs one for {invocation.placement!r}. Start one with: {remedy(invocation.placement)}",
         retry_after_s=5.0,
     )
 

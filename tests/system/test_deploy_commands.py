@@ -56,6 +56,22 @@ def test_zips_are_deployed_rolled_back_and_downloaded(sandlot: Sandlot, folder: 
     assert (refused.returncode, "cannot write" in refused.stderr) == (2, True)
 
 
+def test_an_alias_shares_its_calls_and_is_removed_without_its_versions(sandlot: Sandlot, folder: Path) -> None:
+    for number in (1, 2):
+        sandlot("deploy", str(write(folder, number)))
+    moved = sandlot("rollback", "trial", "1", "--alias", "prod", "--share", "2=25%")
+    assert (moved.returncode, moved.stdout) == (0, "trial prod is version 1 from now on\n"), moved.stderr
+    assert "prod is version 1, 25% to version 2" in sandlot("functions", "trial").stderr
+    for share, reason in (("2=much", "2=10%"), ("2=150%", "write one between 0 and 1")):
+        refused = sandlot("rollback", "trial", "1", "--alias", "prod", "--share", share)
+        assert (refused.returncode, reason in refused.stderr) == (2, True), refused.stderr
+    gone = sandlot("functions", "trial", "--delete", "--alias", "prod")
+    assert (gone.returncode, gone.stdout) == (0, "trial has no alias prod any more\n"), gone.stderr
+    assert "prod" not in sandlot("functions", "trial").stderr
+    again = sandlot("functions", "trial", "--delete", "--alias", "prod")
+    assert (again.returncode, "has no alias 'prod'" in again.stderr) == (2, True), again.stderr
+
+
 def test_a_hostile_zip_is_refused_by_the_name_of_its_entry(sandlot: Sandlot, folder: Path) -> None:
     path = write(folder, 1)
     with zipfile.ZipFile(path, "a") as archive:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,12 @@ def test_the_answer_is_on_stdout_and_all_else_on_stderr(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == before, "something was left behind"
 
 
-def test_node_and_folders_run_too_and_the_event_comes_from_a_file_or_stdin(folder: Path) -> None:
+def test_node_folders_and_zips_run_too_and_the_event_comes_from_a_file_or_stdin(folder: Path) -> None:
     (folder / "event.json").write_text('{"markdown": "# Hi"}')
     assert json.loads(run(folder, "functions/markdown", "--event", "event.json").stdout)["html"] == "<h1>Hi</h1>"
+    with zipfile.ZipFile(folder / "zipped.zip", "w") as archive:
+        archive.writestr("main.py", "def handler(event, context):\n    return context.function_name\n")
+    assert run(folder, "zipped.zip").stdout == '"zipped"\n'
     (folder / "functions" / "shout.js").write_text("(event) => event.toUpperCase()\n")
     assert run(folder, "functions/shout.js", "--event", "-", stdin='"hey"').stdout == '"HEY"\n'
 

@@ -40,7 +40,7 @@ def new(
 
 @commands.command(rich_help_panel="Functions")
 def run(
-    path: Annotated[Path, typer.Argument(help="Its file, or its folder.")],
+    path: Annotated[Path, typer.Argument(help="Its file, its folder, or a zip of that.")],
     event: Event = None,
     source: EventSource = None,
     as_json: AsJson = False,
@@ -103,6 +103,7 @@ def deploy(
 def functions(
     name: Annotated[str | None, typer.Argument(help="Show this one, with all its versions.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it, with all its versions.")] = False,
+    alias: Annotated[str | None, typer.Option(help="With --delete: remove this alias of it, and nothing else.")] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,12 +111,16 @@ def functions(
 
     [bold]Examples:[/] sandlot functions    sandlot functions hello    sandlot functions hello --delete
     """
-    from sandlot.cli.functions import list_all, remove, show
+    from sandlot.cli.functions import list_all, remove, remove_alias, show
 
+    if alias is not None and (name is None or not delete):
+        raise typer.BadParameter("--alias goes with a name and --delete: sandlot functions NAME --delete --alias ALIAS")
     if name is None:
         if delete:
             raise typer.BadParameter("say which one: sandlot functions NAME --delete")
         list_all(url, as_json)
+    elif alias is not None:
+        remove_alias(name, alias, url)
     elif delete:
         remove(name, url)
     else:
@@ -127,16 +132,24 @@ def rollback(
     name: Annotated[str, typer.Argument(help="The function.")],
     version: Annotated[int, typer.Argument(help="The version to go back (or forward) to.", min=1)],
     alias: Annotated[str, typer.Option(help="Move this alias instead; it is made if there is none.")] = "$LATEST",
+    shares: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--share",
+            metavar="VERSION=SHARE",
+            help="Of the alias's calls, so many go to that version (0.1 or 10%); may be repeated.",
+        ),
+    ] = None,
     if_match: IfMatch = "",
     url: Url = None,
 ) -> None:
     """Let a function, or one of its aliases, mean another version from now on.
 
-    [bold]Examples:[/] sandlot rollback hello 3    sandlot rollback hello 3 --alias prod
+    [bold]Examples:[/] sandlot rollback hello 3    sandlot rollback hello 3 --alias prod --share 4=10%
     """
     from sandlot.cli.functions import roll_back
 
-    roll_back(name, version, alias, if_match, url)
+    roll_back(name, version, alias, shares or (), if_match, url)
 
 
 @commands.command(rich_help_panel="Functions")

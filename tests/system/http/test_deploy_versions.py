@@ -183,7 +183,7 @@ def test_a_function_that_no_worker_can_run_is_told_at_its_deploy_and_at_its_call
     for prefer in ("wait=30", "respond-async"):
         refused = admin.post(f"{function}/invoke", headers={"prefer": prefer})
         assert (refused.status_code, refused.json()["code"]) == (503, "no_worker")
-        assert "python,gpu" in refused.json()["detail"]
+        assert "it needs one for 'python,gpu'. Start one with: sandlot worker --tag gpu" in refused.json()["detail"]
 
 
 def test_a_worker_with_the_tag_runs_it(stack: Any, admin: httpx.Client, function: str) -> None:
