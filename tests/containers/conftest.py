@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from tests.containers.docker_engine import Docker, open_docker
 from tests.containers.engine import REPOSITORY, Engine, NoEngine, lock, open_engine
 
 collect_ignore_glob = [] if os.environ.get("SANDLOT_TEST_CONTAINERS") else ["test_*.py"]
+
+
+ENGINES: Final = ("engine", "docker")
+"""The fixtures of what compose.yaml is run by."""
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +37,17 @@ def engine() -> Iterator[Engine]:
     finally:
         found.close()
         os.close(held)
+
+
+@pytest.fixture(scope="session")
+def docker(engine: Engine) -> Iterator[Docker]:
+    """Docker's own engine, with the image that Podman built."""
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(open_docker(engine))
+        except NoEngine as reason:
+            pytest.skip(f"no Docker here: {reason}")
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,14 @@ import fcntl
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 HOME: Final = REPOSITORY / "build" / "containers"
@@ -44,6 +47,16 @@ class NoEngine(Exception):
 class Engine:
     """Open with `open_engine`. `environment` is what makes any `podman`, and podman-compose, use this store."""
 
+    program: ClassVar[str] = "podman"
+    # No pod: Docker has none, and in one all containers would share a network.
+    compose: ClassVar[Sequence[str]] = (sys.executable, "-m", "podman_compose", "--in-pod=0")
+    log_driver: ClassVar[str] = "k8s-file"
+    """Podman's name of Docker's json-file."""
+    shell: ClassVar[str] = (
+        f'docker() {{ if [ "$1" = compose ]; then shift; {shlex.join(compose)} "$@"; else podman "$@"; fi; }}\n'
+    )
+    """After which a shell that is told `docker` asks this engine."""
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
 
@@ -51,7 +64,7 @@ class Engine:
         self, *words: str, limit_s: float = COMMAND_LIMIT_S, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["podman", *words],
+            [self.program, *words],
             env=dict(self.environment),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
@@ -61,7 +74,9 @@ class Engine:
             check=False,
         )
         if check and done.returncode:
-            raise AssertionError(f"podman {' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(
+                f"{self.program} {' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def once(self, *words: str, limit_s: float = COMMAND_LIMIT_S) -> subprocess.CompletedProcess[str]:
@@ -71,6 +86,18 @@ class Engine:
     def inspect(self, name: str) -> dict[str, Any]:
         found: list[dict[str, Any]] = json.loads(self.run("inspect", name).stdout)
         return found[0]
+
+    def remove(self, *names: str) -> None:
+        self.run("rm", "--force", "--time", "8", *names, check=False)
+
+    def healthy(self, name: str) -> bool:
+        """Asked by us: Podman leaves it to systemd's timers, which are not here."""
+        return self.run("healthcheck", "run", name, check=False).returncode == 0
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """This thread, and whatever it starts meanwhile, on the network where ports are published."""
+        yield
 
     def has_image(self, name: str) -> bool:
         return self.run("image", "exists", name, check=False).returncode == 0
@@ -94,12 +121,15 @@ class Engine:
 
     def build_image(self) -> None:
         """The Dockerfile's result, from the layers that are here already as far as they still hold."""
-        common = ["--network", "host", "--format", "docker", "--build-arg", f"BASE={BASE}"]
-        common += [word for limit in _own_limits() for word in ("--ulimit", limit)]  # a build reads no containers.conf
+        base = ("--build-arg", f"BASE={BASE}")
         # The stage that builds gets a name, or `image prune` below would take the layers that make the next build quick.
-        self.run("build", *common, "--target", "build", "--tag", BUILD, ".", limit_s=BUILD_LIMIT_S)
-        self.run("build", *common, "--tag", IMAGE, ".", limit_s=BUILD_LIMIT_S)
+        self.build(*base, "--target", "build", "--tag", BUILD, ".")
+        self.build(*base, "--tag", IMAGE, ".")
         self.run("image", "prune", "--force")
+
+    def build(self, *words: str) -> None:
+        limits = [word for limit in _own_limits() for word in ("--ulimit", limit)]  # a build reads no containers.conf
+        self.run("build", "--network", "host", "--format", "docker", *limits, *words, limit_s=BUILD_LIMIT_S)
 
     def close(self) -> None:
         self.run("rm", "--all", "--force", "--time", "5", check=False)
@@ -116,7 +146,7 @@ def open_engine() -> Engine:
     """
     if os.geteuid() != 0:
         raise NoEngine("a container engine with seccomp profiles and bridge networks of its own needs root")
-    _install_missing()
+    install(PROGRAMS)
     HOME.mkdir(parents=True, exist_ok=True)
     driver = "overlay"
     if not _works(_environment(driver)):
@@ -134,8 +164,16 @@ def lock() -> int:
     return fd
 
 
-def _install_missing() -> None:
-    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+def install(programs: Mapping[str, str]) -> None:
+    """Debian's packages of those that are missing.
+
+    Args:
+        programs: package by program.
+
+    Raises:
+        NoEngine: they cannot be had.
+    """
+    missing = [package for program, package in programs.items() if shutil.which(program) is None]
     if not missing:
         return
     if shutil.which("apt-get") is None:

@@ -1,6 +1,6 @@
-"""compose.yaml brought up by podman-compose: its containers, its API, and its end.
+"""compose.yaml brought up by podman-compose or `docker compose`: its containers, its API, and its end.
 
-Knows: podman-compose and Sandlot's HTTP API. Does not know: how images are made.
+Knows: what is Compose and Sandlot's HTTP API. Does not know: how images are made.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -23,6 +22,7 @@ START_LIMIT_S: Final = 60.0
 SLOTS: Final = 4
 EXPECTED: Final = re.compile(r"doesn't support|unused networks: monitoring$")
 """The second: podman-compose, unlike Docker's, speaks of a network that only a profile uses which is not asked for."""
+WARNING: Final = re.compile(r"WARN|level=warning")
 _Found = TypeVar("_Found")
 
 
@@ -51,7 +51,7 @@ class Stack:
             "SANDLOT_VALKEY_IMAGE": IMAGE,
             "SANDLOT_SECRETS": str(secrets),
             "SANDLOT_LISTEN": self.listens_at,
-            "SANDLOT_LOG_DRIVER": "k8s-file",  # Podman's name of Docker's json-file
+            "SANDLOT_LOG_DRIVER": engine.log_driver,
             "SANDLOT_DRAIN_S": "5",
             "SANDLOT_SLOTS": str(SLOTS),
             "SANDLOT_WORKER_MEMORY": "2g",
@@ -66,8 +66,7 @@ class Stack:
         )
 
     def compose(self, *words: str, check: bool = True) -> str:
-        # No pod: Docker has none, and in one all containers would share a network.
-        command = [sys.executable, "-m", "podman_compose", "--in-pod=0", "-p", self.project, "-f", self._file, *words]
+        command = [*self.engine.compose, "-p", self.project, "-f", self._file, *words]
         done = subprocess.run(
             command,
             env=self.environment,
@@ -81,7 +80,7 @@ class Stack:
         if check and done.returncode:
             raise AssertionError(f"{' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
         # Podman before 4.6 cannot wait for health; the tests wait for the API themselves.
-        warnings = [line for line in done.stderr.splitlines() if "WARN" in line and not EXPECTED.search(line)]
+        warnings = [line for line in done.stderr.splitlines() if WARNING.search(line) and not EXPECTED.search(line)]
         assert not (check and warnings), warnings
         return done.stdout
 
@@ -92,7 +91,7 @@ class Stack:
         self.http.close()
         # podman-compose takes down as many workers as the file says, not as many as there are.
         if found := self.engine.run("ps", "--all", "--quiet", *self._label("project", self.project)).stdout.split():
-            self.engine.run("rm", "--force", "--time", "8", *found, check=False)
+            self.engine.remove(*found)
         self.compose("down", "--volumes", check=False)
 
     def containers(self, service: str) -> list[str]:
@@ -120,6 +119,12 @@ class Stack:
     def workers(self) -> int:
         found = self.ready()
         return found["workers"].get("python", 0) if found else 0
+
+    def worker_names(self) -> set[str]:
+        """Each process has its own, whatever container it is in."""
+        reply = self.http.get("/v1/status")
+        assert reply.status_code == 200, reply.text
+        return {worker["name"] for worker in reply.json()["workers"]}
 
     def wait_for(self, workers: int) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers.conftest import ENGINES
 from tests.containers.engine import IMAGE, Engine
 from tests.containers.stack import SLOTS, Stack, until
 from tests.containers.test_image import OURS
@@ -32,9 +35,10 @@ def handler(event, context):
 SLOW = "import time\n\ndef handler(event, context):\n    time.sleep(event['s'])\n    return context.attempt\n"
 
 
-@pytest.fixture(scope="module")
-def stack(engine: Engine, secrets: Path) -> Iterator[Stack]:
-    with package_index(engine, f"{PROJECT}_out") as url:
+@pytest.fixture(scope="module", params=ENGINES)
+def stack(request: pytest.FixtureRequest, secrets: Path) -> Iterator[Stack]:
+    engine: Engine = request.getfixturevalue(request.param)
+    with engine.inside(), package_index(engine, f"{PROJECT}_out") as url:
         made = Stack(
             engine, PROJECT, "compose.yaml", secrets, SANDLOT_PYTHON_INDEX_URL=url, SANDLOT_BUILD_HOSTS="pypi.invalid"
         )
@@ -55,7 +59,7 @@ def up(made: Stack) -> Iterator[Stack]:
 @contextmanager
 def package_index(engine: Engine, network: str) -> Iterator[str]:
     """An index in a container on the network that workers have for it; made first, as its address is in their environment."""
-    engine.run("network", "create", network)
+    engine.run("network", "create", *labels(network), network)
     script = Path(__file__).parent / "wheel_index.py"
     mount = ("--volume", f"{script}:/index.py:ro")
     engine.run(
@@ -77,13 +81,15 @@ def package_index(engine: Engine, network: str) -> Iterator[str]:
     try:
         yield f"http://{engine.inspect(INDEX)['NetworkSettings']['Networks'][network]['IPAddress']}:8080/simple"
     finally:
-        engine.run("rm", "--force", "--time", "1", INDEX, check=False)
+        engine.remove(INDEX)
         engine.run("network", "rm", network, check=False)
 
 
-@pytest.mark.parametrize("file", ["compose.yaml", "compose.worker.yaml"])
-def test_the_file_is_read_without_a_warning(engine: Engine, secrets: Path, file: str) -> None:
-    assert "services:" in Stack(engine, "sandlot-test-config", file, secrets).compose("config")
+def labels(network: str) -> list[str]:
+    """Without which Docker's Compose would not have it as one of the project."""
+    project, _, name = network.rpartition("_")
+    said = {"com.docker.compose.project": project, "com.docker.compose.network": name}
+    return [word for key, value in said.items() for word in ("--label", f"{key}={value}")]
 
 
 @pytest.mark.parametrize(("function", "answer"), [("py", {"python": 42}), ("js", {"node": 42})])
@@ -118,7 +124,7 @@ def test_without_the_key_nothing_is_run(stack: Stack) -> None:
 @pytest.mark.parametrize("service", ["valkey", "api", "worker"])
 def test_every_container_is_healthy_by_its_own_account(stack: Stack, service: str) -> None:
     (name,) = stack.containers(service)
-    until(lambda: stack.engine.run("healthcheck", "run", name, check=False).returncode == 0, f"{service} to be healthy")
+    until(lambda: stack.engine.healthy(name), f"{service} to be healthy")
 
 
 @pytest.mark.parametrize("service", ["valkey", "api", "worker"])
@@ -131,6 +137,26 @@ def test_every_process_in_a_container_is_nobody_and_can_write_nothing_of_the_ima
     assert {fields[field] for field in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {"0" * 16}
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
     assert found.splitlines()[-1] == "3"
+
+
+@pytest.mark.parametrize("service", ["valkey", "api", "worker"])
+def test_the_engine_bounds_every_container_and_starts_it_again(stack: Stack, service: str) -> None:
+    (name,) = stack.containers(service)
+    given = stack.engine.inspect(name)["HostConfig"]
+    assert given["Memory"] > 0
+    assert given["PidsLimit"] > 0
+    assert (given["Privileged"], given["ReadonlyRootfs"], given["CapAdd"] or []) == (False, True, [])
+    assert given["RestartPolicy"]["Name"] == "unless-stopped"
+
+
+def test_a_worker_that_dies_is_started_again_by_the_engine(stack: Stack) -> None:
+    (worker,) = stack.containers("worker")
+    before = stack.worker_names()
+    os.kill(
+        stack.engine.inspect(worker)["State"]["Pid"], signal.SIGKILL
+    )  # not by the engine, to which it would be a wish
+    until(lambda: len(stack.worker_names() - before) == 1, "another worker in its place")
+    stack.wait_for(workers=1)
 
 
 def test_no_secret_is_in_the_environment_or_the_arguments_of_a_container(stack: Stack, secrets: Path) -> None:
@@ -153,9 +179,11 @@ def test_valkey_has_the_allocator_that_does_not_slow_with_the_queue(stack: Stack
 def test_valkey_answers_nobody_without_a_password_and_cannot_reach_the_world(stack: Stack) -> None:
     (valkey,) = stack.containers("valkey")
     assert "NOPERM" in stack.engine.run("exec", valkey, "bash", "-c", ASK_VALKEY).stdout
-    routes = stack.engine.run("exec", valkey, "cat", "/proc/net/route").stdout.splitlines()[1:]
-    assert routes
-    assert not [route for route in routes if route.split()[1] == "00000000"], "a default route"
+    (api,) = stack.containers("api")
+    outside = stack.engine.inspect(api)["NetworkSettings"]["Networks"][f"{stack.project}_front"]["IPAddress"]
+    reach = ("timeout", "3", "bash", "-c", f"exec 3<>/dev/tcp/{outside}/8000")
+    assert stack.engine.run("exec", api, *reach, check=False).returncode == 0, "what is to be reached is there"
+    assert stack.engine.run("exec", valkey, *reach, check=False).returncode != 0
 
 
 ASK_VALKEY = r"exec 3<>/dev/tcp/127.0.0.1/6379; printf 'KEYS *\r\n' >&3; read -t 3 -r answer <&3; echo $answer"
@@ -184,13 +212,6 @@ def test_every_worker_is_scraped_by_its_services_name_with_the_token_alone(stack
     reply = stack.http.get("/metrics", headers={"authorization": f"Bearer {token}"})
     assert reply.status_code == 200
     assert 'sandlot_placement_workers{placement="python"}' in reply.text
-
-
-def test_the_profile_with_prometheus_and_grafana_is_read(engine: Engine, secrets: Path) -> None:
-    """Only read: no registry of images is asked for them here."""
-    text = Stack(engine, "sandlot-test-config", "compose.yaml", secrets).compose("--profile", "monitoring", "config")
-    assert "prom/prometheus:v" in text
-    assert "grafana/grafana:" in text
 
 
 def test_a_workers_own_attack_on_its_sandboxes_finds_every_wall(stack: Stack) -> None:
@@ -234,12 +255,12 @@ def test_what_a_killed_worker_had_begun_is_done_by_the_others(stack: Stack) -> N
     assert Counter(record["attempt"] for record in records) == {1: 3 * SLOTS, 2: SLOTS}
 
 
-@pytest.mark.parametrize("signal", ["TERM", "KILL"])
-def test_nothing_that_was_accepted_is_lost_when_valkey_goes_and_comes_back(stack: Stack, signal: str) -> None:
+@pytest.mark.parametrize("ending", ["TERM", "KILL"])
+def test_nothing_that_was_accepted_is_lost_when_valkey_goes_and_comes_back(stack: Stack, ending: str) -> None:
     jobs = [stack.submit("slow", {"s": 0.05, "n": number}) for number in range(60)]
     (valkey,) = stack.containers("valkey")
     before = stack.engine.inspect(valkey)["State"]["StartedAt"]
-    stack.engine.run("kill", "--signal", signal, valkey)
+    stack.engine.run("kill", "--signal", ending, valkey)
 
     def gone() -> bool:
         state = stack.engine.inspect(valkey)["State"]

