@@ -44,11 +44,8 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault
         read_query(request.scope, frozenset({"limit", "cursor"}))
         page = await registry.list(limit, cursor)
         key = key_of(request.scope)
-        shown = [
-            version_document(version)
-            for version in page.functions
-            if key is None or version.function.startswith(key.prefix)
-        ]
+        listed = [_listed_document(function) for function in page.functions]
+        shown = [document for document in listed if key is None or document["name"].startswith(key.prefix)]
         return response_of(json_reply(200, {"functions": shown, "next": page.next}))
 
     @routes.get("/v1/functions/{name}")
@@ -118,6 +115,10 @@ async def _shown(registry: Registry, described: Described, name: str, qualifier:
 async def _progress(registry: Registry, waiting: Waiting) -> Document:
     now = await registry.waiting(waiting.version.function, waiting.version.number)
     return waiting_document(now or waiting)
+
+
+def _listed_document(function: Version | Waiting) -> Document:
+    return version_document(function) if isinstance(function, Version) else waiting_document(function)
 
 
 async def _warnings(version: Version, queue: Queue, vault: Vault) -> list[str]:

@@ -72,7 +72,9 @@ def print_functions(functions: Sequence[Mapping[str, Any]]) -> None:
     for function in functions:
         manifest = function.get("manifest", {})
         words = [manifest.get(key, "") for key in ("runtime", "timeout", "memory", "visibility")]
-        table.add_row(str(function["name"]), str(function["version"]), *(str(word) for word in words))
+        state = function.get("state", "active")
+        version = f"{function['version']}" if state == "active" else f"{function['version']} ({state})"
+        table.add_row(str(function["name"]), version, *(str(word) for word in words))
     Console().print(table)
 
 

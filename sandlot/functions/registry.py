@@ -79,7 +79,8 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Functions in the order of their names; `next` is the cursor of the page after this one."""
 
-    functions: tuple[Version, ...]
+    functions: tuple[Version | Waiting, ...]
+    """What each name means, or is to mean: a function whose first version is not complete has none that can be called."""
     next: str | None
 
 
@@ -334,13 +335,20 @@ class Registry:
     async def list(self, limit: int = 100, cursor: str = "") -> Page:
         """Up to `limit` functions whose names come after `cursor`."""
         names = await self._store.names(cursor, limit + 1)
-        functions = []
+        functions: list[Version | Waiting] = []
         for name in names[:limit]:
-            with contextlib.suppress(
-                FunctionNotFound
-            ):  # deleted since the names were read: simply no longer in the list
-                functions.append(await self.resolve(name))
+            # Deleted, or deleted and deployed again, since it was read: simply no longer in the list.
+            with contextlib.suppress(FunctionNotFound, VersionPending, VersionFailed):
+                functions.append(await self._listed(name))
         return Page(functions=tuple(functions), next=names[limit - 1] if len(names) > limit else None)
+
+    async def _listed(self, name: str) -> Version | Waiting:
+        try:
+            return await self.resolve(name)
+        except (VersionPending, VersionFailed):
+            number = await self._store.wanted_number(name)
+            waiting = None if number is None else await self.waiting(name, number)
+            return waiting if waiting is not None else await self.resolve(name)  # its build has just ended
 
     async def delete(self, name: str, *, revision: str = "") -> None:
         """Remove a function with all its versions.

