@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,30 @@ def test_ctrl_c_does_not_wait_for_a_call_that_is_listened_to(platform: Up, tmp_p
             dev.kill()
             client.delete("/v1/functions/held")
     assert "Traceback" not in dev.output
+
+
+def test_what_was_saved_while_the_platform_was_away_is_deployed_when_it_is_back(
+    start_up: Callable[..., Up], tmp_path: Path
+) -> None:
+    (tmp_path / "functions").mkdir()
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "divide.py").write_text(SOURCE.format(6))
+    up = start_up().ready()
+    port = up.url.rpartition(":")[2]
+    dev = Command(tmp_path, "dev", "--functions", str(folder))
+    try:
+        shows(dev, r": divide\n")
+        assert up.stop() == 0
+        (folder / "divide.py").write_text(SOURCE.format(12))
+        shows(dev, r"✗ cannot reach .*; divide version 1 still serves; divide.py is deployed when it answers\n")
+        again = start_up("--port", port).ready()
+        shows(dev, r"✓ divide is now version 2 ")
+        with again.client() as client:
+            assert client.post("/v1/functions/divide/invoke", content=b"3").json() == 4.0
+        assert dev.output.count("is deployed when it answers") == 1
+    finally:
+        dev.kill()
 
 
 @pytest.mark.parametrize(

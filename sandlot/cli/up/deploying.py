@@ -11,18 +11,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from watchfiles import DefaultFilter, awatch
 
 from sandlot.cli.deploy import deploy_path
 from sandlot.cli.progress import LOOK_S, look
 from sandlot.client import Client
-from sandlot.errors import InvalidManifest, SandlotError
+from sandlot.errors import ApiUnreachable, InvalidManifest, SandlotError, TryAgain
 from sandlot.functions.source import MANIFEST_FILE, function_name, function_paths
 
 Say = Callable[[str, str], None]
 """Tell the person: a mark (`ok`, `same`, `bad`, `note`, `log`) and a line."""
+
+RETRY_S: Final = 1.0
+"""Between two tries to deploy what was saved while the API did not answer."""
 
 
 class FunctionsFolder:
@@ -33,6 +36,8 @@ class FunctionsFolder:
         self._say = say
         self._deployed: dict[str, dict[str, Any]] = {}
         self._builds: dict[str, asyncio.Task[None]] = {}
+        self._owed: set[Path] = set()
+        """Saved while the API did not answer."""
         self.deployed_once = asyncio.Event()
 
     @property
@@ -62,6 +67,10 @@ class FunctionsFolder:
             await self.deploy_all()
             self.deployed_once.set()
             while True:
+                told, _ = await asyncio.wait({coming}, timeout=RETRY_S if self._owed else None)
+                if not told:
+                    await self._pay()
+                    continue
                 changed = {Path(path) for _, path in await coming}
                 coming = asyncio.ensure_future(anext(changes))
                 inside = {path.relative_to(self._folder).parts for path in changed}
@@ -83,6 +92,13 @@ class FunctionsFolder:
             elif path.is_dir() and not (path / MANIFEST_FILE).is_file():
                 self._say("note", f"{path.name}/ is no function without a {MANIFEST_FILE}")
 
+    async def _pay(self) -> None:
+        for path in sorted(self._owed):
+            if path.exists():
+                await self._deploy(path)
+            else:
+                self._owed.discard(path)
+
     def _paths(self) -> list[Path]:
         """What is a function there, one path for each name; the others are told."""
         chosen: dict[str, Path] = {}
@@ -103,9 +119,16 @@ class FunctionsFolder:
         started_s = time.monotonic()
         try:
             deployed = await asyncio.to_thread(deploy_path, self._client, path, node=self._node)
+        except (ApiUnreachable, TryAgain) as error:
+            if path not in self._owed:
+                self._owed.add(path)
+                self._say("bad", f"{error}{self._still(path)}; {path.name} is deployed when it answers")
+            return
         except SandlotError as error:
+            self._owed.discard(path)
             self._say("bad", f"{error}{self._still(path)}")
             return
+        self._owed.discard(path)
         name = deployed["name"]
         if name in self._builds:
             self._builds.pop(name).cancel()  # what was saved last is what counts
