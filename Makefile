@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: up test test-containers test-upgrades test-leaks check lint setup unit bench faults hostile wheel clean help
+.PHONY: up test test-containers test-systemd test-upgrades test-leaks check lint setup unit bench faults hostile wheel clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, target, ":"); printf "  make %-15s %s\n", target[1], $$2}'
@@ -20,6 +20,9 @@ test: lint ## every check and every test
 test-containers: setup ## build the image and run compose.yaml with a real engine (root; minutes)
 	@UV_PROJECT_ENVIRONMENT=.venv $(RUN)uv sync --quiet --frozen --inexact --no-python-downloads --group containers
 	@SANDLOT_TEST_CONTAINERS=1 $(RUN)python -m pytest tests/containers $(ARGS)
+
+test-systemd: setup ## boot a machine with the systemd units in it (root; QEMU; minutes)
+	@SANDLOT_TEST_SYSTEMD=1 $(RUN)python -m pytest tests/systemd $(ARGS)
 
 test-upgrades: setup ## put this code in the place of an earlier day's while calls come in (a minute; needs the repository's history)
 	@SANDLOT_TEST_UPGRADES=1 $(RUN)python -m pytest tests/faults/test_upgrade.py $(ARGS)

@@ -1,0 +1,31 @@
+"""In the guest: one request to the API with the first key; prints the reply's body, and ends with 0 for every status below 400.
+
+python3 ask.py METHOD PATH [JSON]
+"""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+KEY = Path("/etc/sandlot/api.key")
+
+
+def main(method: str, path: str, body: str | None = None) -> int:
+    headers = {"authorization": f"Bearer {KEY.read_text().strip()}", "content-type": "application/json"}
+    if method == "SUBMIT":
+        method, headers["prefer"] = "POST", "respond-async"
+    data = None if body is None else body.encode()
+    request = urllib.request.Request(f"http://127.0.0.1:8000{path}", data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=100) as reply:
+            print(reply.headers.get("x-job-id", ""), reply.read().decode(), sep="\n")
+            return 0
+    except urllib.error.HTTPError as refused:
+        print(refused.headers.get("x-job-id", ""), refused.read().decode(), sep="\n")
+        return 1
+
+
+sys.exit(main(*sys.argv[1:]))

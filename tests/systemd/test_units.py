@@ -1,0 +1,200 @@
+"""deploy/systemd under a running systemd: the worker's limits are cgroup v2, and what ends is replaced, drained and cleared away."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any, Final
+
+import pytest
+
+from tests.containers.engine import REPOSITORY
+from tests.systemd.machine import Machine
+
+pytestmark = pytest.mark.timeout(1800)
+
+ASK: Final = "python3 /usr/local/lib/ask.py"
+WORKER: Final = "sandlot-worker@1"
+GROUP: Final = r"/sys/fs/cgroup/system.slice/system-sandlot\x2dworker.slice/sandlot-worker@1.service"
+CALM: Final = "async def handler(event, context):\n    return event\n"
+TOGETHER: Final = """
+# /// script
+# [tool.sandlot]
+# memory = "64 MiB"
+# timeout = "60 s"
+# ///
+import os, time
+
+def handler(event, context):
+    for _ in range(4):  # each holds less than the limit
+        if os.fork() == 0:
+            held = bytearray(40 << 20)
+            held[::4096] = b"x" * len(held[::4096])
+            time.sleep(30)
+            os._exit(0)
+    for _ in range(4):
+        os.wait()
+    return "all four had it"
+"""
+FORKS: Final = """
+# /// script
+# [tool.sandlot]
+# timeout = "60 s"
+# ///
+import os, time
+
+def handler(event, context):
+    count = 0
+    try:
+        while count < 1000:
+            if os.fork() == 0:
+                time.sleep(30)
+                os._exit(0)
+            count += 1
+    except BlockingIOError:
+        return count
+    return count
+"""
+SLOW: Final = """
+# /// script
+# [tool.sandlot]
+# timeout = "60 s"
+# ///
+import time
+
+def handler(event, context):
+    time.sleep(event["s"])
+    return context.attempt
+"""
+
+
+def ask(machine: Machine, method: str, path: str, body: object = None) -> tuple[str, Any]:
+    """The job's id, if there is one, and the document."""
+    words = [method, path] if body is None else [method, path, json.dumps(body)]
+    job, _, text = machine.run(f"{ASK} {shlex.join(words)}", check=method != "POST").partition("\n")
+    return job, json.loads(text)
+
+
+def deploy(machine: Machine, name: str, source: str, filename: str = "main.py") -> None:
+    ask(machine, "PUT", f"/v1/functions/{name}", {"source": source, "filename": filename})
+
+
+def ended(machine: Machine, job: str) -> Any:
+    return ask(machine, "GET", f"/v1/jobs/{job}?wait=90")[1]
+
+
+def begun(machine: Machine, name: str, event: object) -> str:
+    job, _ = ask(machine, "SUBMIT", f"/v1/functions/{name}/invoke", event)
+    machine.until(f"{ASK} GET /v1/jobs/{job} | grep started_at")
+    return job
+
+
+def shown(machine: Machine, what: str, unit: str = WORKER) -> str:
+    return machine.run(f"systemctl show --property {what} --value {unit}").strip()
+
+
+def wait_for_worker(machine: Machine) -> None:
+    machine.until(f"{ASK} GET /readyz", limit_s=300)
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
+    assert machine.run("systemd-analyze verify sandlot-api.service sandlot-worker@1.service") == ""
+
+
+def test_what_the_units_give_up_is_what_the_page_says(machine: Machine) -> None:
+    text = " ".join((REPOSITORY / "docs" / "deploy.md").read_text().split())
+    said = re.search(r"gives the API ([\d.]+) and the worker ([\d.]+)", text)
+    assert said is not None
+    told = machine.run("systemd-analyze security --no-pager sandlot-api sandlot-worker@1")
+    assert tuple(re.findall(r"^sandlot-\S+ +([\d.]+)", told, re.MULTILINE)) == said.groups()
+
+
+def test_the_doctor_that_the_page_ends_with_sees_every_wall_and_the_queue(machine: Machine) -> None:
+    told = machine.run("cat /tmp/doctor")
+    assert told.count("memory: cgroup v2") == 2, told
+    for line in ("Queue", "Durability", "Eviction", "Sandbox strict python", "Sandbox strict node"):
+        assert re.search(rf"^✓  {line} ", told, re.MULTILINE), told
+
+
+def test_a_call_is_answered_from_a_strict_sandbox_with_a_cgroup_of_its_own(machine: Machine) -> None:
+    """Of Node the doctor above has said it: its parser, which a deploy needs, has no time for an emulated processor."""
+    deploy(machine, "calm", CALM)
+    job, answer = ask(machine, "POST", "/v1/functions/calm/invoke", {"n": 1})
+    assert answer == {"n": 1}
+    receipt = ended(machine, job)["sandbox"]
+    assert receipt["level"] == "strict"
+    assert (receipt["memory"], receipt["processes"], receipt["cpu"]) == ("cgroup v2",) * 3
+
+
+def test_memory_is_bounded_of_all_processes_of_a_function_together(machine: Machine) -> None:
+    deploy(machine, "together", TOGETHER)
+    job, _ = ask(machine, "POST", "/v1/functions/together/invoke", {})
+    record = ended(machine, job)
+    assert record["outcome"] == "memory", record
+    assert record["evidence"]["peak_memory_bytes"] <= 64 << 20
+
+
+def test_so_is_the_number_of_its_processes(machine: Machine) -> None:
+    deploy(machine, "forks", FORKS)
+    job, answer = ask(machine, "POST", "/v1/functions/forks/invoke", {})
+    assert isinstance(answer, int), answer
+    assert 8 < answer < 64, ended(machine, job)
+
+
+def test_no_secret_is_in_an_environment_or_an_argument_and_the_files_are_roots(machine: Machine) -> None:
+    machine.run(
+        "for unit in sandlot-api sandlot-worker@1; do"
+        ' for pid in $(find /sys/fs/cgroup/system.slice -path "*$unit.service*" -name cgroup.procs -exec cat {} +);'
+        " do cat /proc/$pid/environ /proc/$pid/cmdline; done; done > /tmp/seen; test -s /tmp/seen"
+    )
+    for name in ("signing.key", "api.key", "redis-api.url", "redis-worker.url"):
+        machine.run(f"! grep --quiet --fixed-strings --file /etc/sandlot/{name} /tmp/seen")
+        machine.run(f"! /usr/sbin/runuser -u sandlot -- cat /etc/sandlot/{name}")
+
+
+def test_a_restarted_worker_finishes_what_it_runs(machine: Machine) -> None:
+    deploy(machine, "slow", SLOW)
+    job = begun(machine, "slow", {"s": 8})
+    machine.run(f"systemctl restart {WORKER}")
+    record = ended(machine, job)
+    assert (record["outcome"], record["result"]) == ("ok", 1), record
+    wait_for_worker(machine)
+
+
+def test_a_killed_worker_is_started_again_and_what_it_ran_is_run_again(machine: Machine) -> None:
+    deploy(machine, "slow", SLOW)
+    job = begun(machine, "slow", {"s": 20})
+    before = shown(machine, "MainPID")
+    sandboxes = machine.run(f"find '{GROUP}' -mindepth 2 -name cgroup.procs -exec cat {{}} +").split()
+    assert before in sandboxes
+    machine.run(f"kill -KILL {before}")
+    machine.until(f"test $(systemctl show --property MainPID --value {WORKER}) -gt 0")
+    assert shown(machine, "NRestarts") == "1"
+    machine.run(
+        f"for pid in {' '.join(sandboxes)}; do ! grep --quiet sandlot-worker /proc/$pid/cgroup 2>/dev/null || exit 1; done"
+    )
+    wait_for_worker(machine)
+    record = ended(machine, job)
+    assert (record["outcome"], record["result"]) == ("ok", 2), record
+
+
+def test_nothing_is_left_of_a_worker_that_is_stopped(machine: Machine) -> None:
+    machine.run(f"systemctl stop {WORKER}")
+    assert (shown(machine, "Result"), shown(machine, "ExecMainStatus")) == ("success", "0")
+    machine.run(f"! test -e '{GROUP}'")
+    machine.run(f"systemctl start {WORKER}")
+    wait_for_worker(machine)
+
+
+def test_reload_replaces_the_processes_of_the_api_and_not_the_one_that_watches_them(machine: Machine) -> None:
+    machine.run("echo SANDLOT_API_PROCESSES=2 > /etc/sandlot/api.env && systemctl restart sandlot-api")
+    machine.until(f"{ASK} GET /healthz", limit_s=300)
+    first = shown(machine, "MainPID", "sandlot-api")
+    machine.until(f"test $(pgrep --parent {first} | wc -l) = 2", limit_s=300)
+    old = set(machine.run(f"pgrep --parent {first}").split())
+    machine.run("systemctl reload sandlot-api")
+    gone = " ".join(f"! test -e /proc/{pid};" for pid in sorted(old))
+    machine.until(f"set -e; {gone} test $(pgrep --parent {first} | wc -l) = 2", limit_s=300)
+    assert shown(machine, "MainPID", "sandlot-api") == first
+    machine.run(f"{ASK} GET /healthz")
