@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_S: Final = 3.0
 CALL_TIMEOUT_S: Final = 3.0
 """Redis answers in microseconds; three seconds of silence mean that it is stopped or unreachable."""
 CANCEL_AGAIN_S: Final = 0.1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,22 @@ async def open_transport(address: Address, protocol: asyncio.Protocol) -> None:
             )
 
 
-async def end_task(task: asyncio.Task[None] | None) -> None:
-    """Cancel a task that calls redis-py, until it has ended: redis-py swallows a cancellation that comes while it connects, and one is then not enough."""
+async def end_task(task: asyncio.Task[Any] | None) -> None:
+    """Cancel a task that calls redis-py, until it has ended: redis-py swallows a cancellation that comes while it sends, and one is then not enough.
+    (It sends within `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes just as it returns.)"""
     while task is not None and not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+
+
+async def cancellable(calls: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine that calls redis-py returns, for one who may be cancelled meanwhile and must hear of it."""
+    task = asyncio.ensure_future(calls)
+    try:
+        await asyncio.wait({task})
+    finally:
+        await end_task(task)
+    return task.result()
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from sandlot.jobs.connection import end_task
+import pytest
+
+from sandlot.jobs.connection import cancellable, connect, end_task
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
@@ -33,3 +35,32 @@ async def test_no_task_and_one_that_is_over_are_left_alone() -> None:
     await task
     await end_task(task)
     assert not task.cancelled()
+
+
+async def test_whoever_waits_for_redis_hears_of_his_cancellation_whenever_it_comes(url: str) -> None:
+    """At every turn of the loop in which a call is under way; redis-py itself loses it at one of them in Python 3.11."""
+
+    cancelled = 0
+    while True:
+        async with connect(url) as client:
+            await client.ping()  # it is connected
+            asking = asyncio.create_task(cancellable(client.ping()))
+            for _ in range(cancelled + 1):
+                await asyncio.sleep(0)
+            if asking.done():
+                break
+            asking.cancel()
+            await asyncio.wait({asking}, timeout=10)
+            assert asking.cancelled()
+            cancelled += 1
+    assert await asking is True
+    assert cancelled > 3
+
+
+async def test_what_was_waited_for_is_returned_or_raised() -> None:
+    async def fail() -> None:
+        raise ValueError("as it is")
+
+    assert await cancellable(asyncio.sleep(0, "done")) == "done"
+    with pytest.raises(ValueError, match="as it is"):
+        await cancellable(fail())

@@ -26,7 +26,7 @@ from sandlot.cli.up.orphans import run_again
 from sandlot.cli.up.valkey import Valkey
 from sandlot.client import Client
 from sandlot.errors import ApiUnreachable, OperatorError, PortTaken, QueueUnavailable
-from sandlot.jobs.connection import connect, shown_url
+from sandlot.jobs.connection import cancellable, connect, shown_url
 from sandlot.settings import Settings, read_secret_file
 
 START_DEADLINE_S: Final = 60.0
@@ -72,7 +72,7 @@ class Embedded:
             ChildEnded, InvalidSettings: it does not start, or does not get ready.
         """
         self.child = await start(self.valkey.program)
-        await self.valkey.ready(self.child)
+        await cancellable(self.valkey.ready(self.child))
 
 
 @dataclass(slots=True)
@@ -138,11 +138,13 @@ async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterato
         embedded = None if plan.redis_url else await stack.enter_async_context(_embedded_valkey(plan))
         redis_url = embedded.valkey.url if embedded is not None else plan.redis_url
         if plan.redis_url:
-            await _reach(plan.redis_url)
+            await cancellable(_reach(plan.redis_url))
         client = stack.enter_context(Client(plan.url, key))
         news = News(say)
-        children = [await start(program) for program in _programs(plan, redis_url, news)]
+        children: list[Child] = []
         stack.push_async_callback(_stop_all, children, hurry)
+        for program in _programs(plan, redis_url, news):
+            children.append(await start(program))  # noqa: PERF401 - a stop in between finds those that were started
         workers = await _ready(client, children)
         stack.enter_context(plan.data.announced(Running(pid=os.getpid(), url=plan.url, redis_url=redis_url)))
         folder = FunctionsFolder(plan.functions, client, None, say)
@@ -193,7 +195,7 @@ async def look_after(running: Everything, say: Say) -> None:
 async def _save_jobs(running: Everything, child: Child, say: Say) -> None:
     """A worker's death is known here before anybody else can notice its silence."""
     signing_key = read_secret_file(running.plan.data.signing_key_file, "signing key", "SANDLOT_SIGNING_KEY")
-    jobs = await run_again(running.redis_url, signing_key, child.process.pid)
+    jobs = await cancellable(run_again(running.redis_url, signing_key, child.process.pid))
     if jobs:
         say("note", f"{jobs} job{'s' if jobs > 1 else ''} of {child.program.name} will run again")
 
@@ -205,7 +207,7 @@ async def _embedded_valkey(plan: Plan) -> AsyncIterator[Embedded]:
     try:
         embedded = Embedded(valkey, await start(valkey.program))
         try:
-            await valkey.ready(embedded.child)
+            await cancellable(valkey.ready(embedded.child))
             yield embedded
         finally:
             # Whatever the hurry: Valkey has nothing to wait for, and ends in milliseconds.
