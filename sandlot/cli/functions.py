@@ -24,6 +24,10 @@ def deploy_all(paths: Sequence[Path], name: str | None, revision: str, url: str 
     from sandlot.cli.progress import wait_until_active
 
     chosen = [found for path in paths for found in _functions_at(path)]
+    for listing in _unread_listings(paths):
+        note(
+            f"{listing} is not read: without a function.toml beside it, {listing.parent}/ is a folder of functions, not one"
+        )
     if (name is not None or revision) and len(chosen) != 1:
         raise typer.BadParameter("--name and --if-match are for a single path")
     failed = 0
@@ -130,6 +134,13 @@ def _share(written: str) -> tuple[int, float]:
         return int(number), float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
     except ValueError:
         raise typer.BadParameter(f"--share {written}: write a version and its share, as in 2=10%") from None
+
+
+def _unread_listings(paths: Sequence[Path]) -> list[Path]:
+    """Lists of dependencies in folders that are no function, where somebody may think that they count."""
+    folders = [path for path in paths if path.is_dir() and not (path / "function.toml").is_file()]
+    listings = [folder / name for folder in folders for name in ("requirements.txt", "package.json")]
+    return [listing for listing in listings if listing.is_file()]
 
 
 def _functions_at(path: Path) -> list[Path]:

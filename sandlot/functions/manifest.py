@@ -7,6 +7,7 @@ Knows: every key, its spelling, default and bounds, and which combinations mean 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
@@ -291,5 +292,7 @@ def _first(error: ValidationError) -> Unwritable:
         return Missing(key, f"{key} is missing: write {_EXAMPLE[key]}")
     path = [str(part) for part in details["loc"] if not str(part).startswith(("function-", "tuple[", "literal["))]
     key = path[1 if path[0] == "retry" and len(path) > 1 else 0] if path else ""
+    if details["type"] == "tuple_type":
+        return Unwritable(key, f"{'.'.join(path)} is a list: write {key} = [{json.dumps(str(details['input']))}]")
     reason = str(cause) if cause is not None else f"{details['msg']} (it is {details['input']!r})"
     return Unwritable(key, f"{'.'.join(path)}: {reason}" if path else reason)

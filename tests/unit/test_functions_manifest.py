@@ -69,7 +69,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"concurrency": -1}, "concurrency", "greater than or equal to 0"),
     ({"handler": "main"}, "handler", '"file.function"'),
     ({"handler": "../../etc/passwd.x"}, "handler", '"file.function"'),
-    ({"dependencies": "numpy"}, "dependencies", "valid tuple"),
+    ({"dependencies": "numpy"}, "dependencies", 'dependencies is a list: write dependencies = ["numpy"]'),
     ({"dependencies": ["numpy", "numpy=2"]}, "dependencies", "'numpy=2' is not a requirement"),
     ({"dependencies": ["Num_Py", "num-py>2"]}, "dependencies", "the same package"),
     ({"dependencies": ["a @ https://example.org/a.whl"]}, "dependencies", "names an address"),
