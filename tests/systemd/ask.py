@@ -1,6 +1,7 @@
 """In the guest: one request to the API with the first key; prints the reply's body, and ends with 0 for every status below 400.
 
 python3 ask.py METHOD PATH [JSON]
+python3 ask.py SCRAPE URL      with the metrics token instead
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import urllib.request
 from pathlib import Path
 
 KEY = Path("/etc/sandlot/api.key")
+TOKEN = Path("/etc/sandlot/metrics.token")
+API = "http://127.0.0.1:8000"
 
 
 def main(method: str, path: str, body: str | None = None) -> int:
     headers = {"authorization": f"Bearer {KEY.read_text().strip()}", "content-type": "application/json"}
+    if method == "SCRAPE":
+        method, headers["authorization"] = "GET", f"Bearer {TOKEN.read_text().strip()}"
     if method == "SUBMIT":
         method, headers["prefer"] = "POST", "respond-async"
     data = None if body is None else body.encode()
-    request = urllib.request.Request(f"http://127.0.0.1:8000{path}", data, headers, method=method)
+    request = urllib.request.Request(path if "://" in path else API + path, data, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=100) as reply:
             print(reply.headers.get("x-job-id", ""), reply.read().decode(), sep="\n")

@@ -127,6 +127,18 @@ def test_a_call_is_answered_from_a_strict_sandbox_with_a_cgroup_of_its_own(machi
     assert (receipt["memory"], receipt["processes"], receipt["cpu"]) == ("cgroup v2",) * 3
 
 
+def test_prometheus_reads_the_metrics_of_both_with_the_token(machine: Machine) -> None:
+    """A worker's port is its own: a drop-in, as the page has it."""
+    drop_in = f"/etc/systemd/system/{WORKER}.service.d"
+    settings = r"[Service]\nEnvironment=SANDLOT_METRICS_PORT=9101\n"
+    machine.run(f"mkdir -p {drop_in} && printf '{settings}' > {drop_in}/override.conf && systemctl daemon-reload")
+    machine.run(f"systemctl restart {WORKER}")
+    machine.until(f"{ASK} SCRAPE http://127.0.0.1:9101/metrics | grep sandlot_slots", limit_s=300)
+    machine.run(f"{ASK} SCRAPE http://127.0.0.1:8000/metrics | grep sandlot_placement_slots")
+    machine.run(f"! {ASK} GET http://127.0.0.1:9101/metrics")
+    wait_for_worker(machine)
+
+
 def test_memory_is_bounded_of_all_processes_of_a_function_together(machine: Machine) -> None:
     deploy(machine, "together", TOGETHER)
     job, _ = ask(machine, "POST", "/v1/functions/together/invoke", {})
@@ -148,7 +160,7 @@ def test_no_secret_is_in_an_environment_or_an_argument_and_the_files_are_roots(m
         ' for pid in $(find /sys/fs/cgroup/system.slice -path "*$unit.service*" -name cgroup.procs -exec cat {} +);'
         " do cat /proc/$pid/environ /proc/$pid/cmdline; done; done > /tmp/seen; test -s /tmp/seen"
     )
-    for name in ("signing.key", "api.key", "redis-api.url", "redis-worker.url"):
+    for name in ("signing.key", "api.key", "metrics.token", "callback.secret", "redis-api.url", "redis-worker.url"):
         machine.run(f"! grep --quiet --fixed-strings --file /etc/sandlot/{name} /tmp/seen")
         machine.run(f"! /usr/sbin/runuser -u sandlot -- cat /etc/sandlot/{name}")
 

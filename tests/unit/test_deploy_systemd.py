@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sandlot.settings import Settings
 
@@ -24,6 +25,15 @@ def test_every_setting_exists_and_no_secret_is_one(unit: str) -> None:
 @pytest.mark.parametrize("unit", UNITS.values(), ids=list(UNITS))
 def test_every_credential_that_is_read_is_loaded(unit: str) -> None:
     assert set(re.findall(r"%d/(\S+)", unit)) == set(re.findall(r"^LoadCredential=([^:]+):", unit, re.MULTILINE))
+
+
+def test_they_are_given_what_compose_gives_and_what_the_script_makes() -> None:
+    compose = yaml.safe_load((FOLDER.parents[1] / "compose.yaml").read_text())["services"]
+    made = (FOLDER.parent / "make-secrets.sh").read_text()
+    for service, unit in (("api", UNITS["sandlot-api.service"]), ("worker", WORKER)):
+        files = {Path(path).name for path in re.findall(r"^LoadCredential=[^:]+:(\S+)$", unit, re.MULTILINE)}
+        assert {name.replace("-", "_").replace(".", "_") for name in files} == set(compose[service]["secrets"])
+        assert all(f"put {name} " in made or name == f"redis-{service}.url" for name in files)
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=list(UNITS))
