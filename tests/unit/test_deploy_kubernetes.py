@@ -77,7 +77,19 @@ def test_every_mount_has_its_volume_and_every_secret_is_one_that_the_script_make
 
 def test_a_worker_has_no_api_key() -> None:
     (secret,) = [volume["secret"] for volume in PODS["sandlot-worker"]["volumes"] if "secret" in volume]
-    assert {item["key"] for item in secret["items"]} == {"redis-worker.url", "signing.key", "metrics.token"}
+    assert {item["key"] for item in secret["items"]} == {
+        "redis-worker.url", "signing.key", "metrics.token", "callback.secret",
+    }  # fmt: skip
+
+
+def test_the_page_puts_every_key_that_is_mounted_into_its_secret() -> None:
+    page = (FOLDER.parents[1] / "docs" / "deploy.md").read_text().replace("\\\n", " ")
+    for pod in PODS.values():
+        for secret in (volume["secret"] for volume in pod["volumes"] if "secret" in volume):
+            made = re.search(rf"create secret generic {secret['secretName']} (.*)$", page, re.MULTILINE)
+            assert made is not None
+            mounted = {item["key"] for item in secret.get("items", [])}
+            assert mounted <= set(re.findall(r"--from-file=deploy/secrets/(\S+)", made[1]))
 
 
 def test_pods_outlive_the_drain_they_are_given() -> None:
