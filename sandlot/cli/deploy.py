@@ -35,8 +35,7 @@ def deploy_path(
         except InvalidManifest as error:
             raise InvalidManifest(f"{path.name}: {error.message}") from error
         return client.deploy_archive(name or function_name(path.with_suffix("")), archive, revision=revision)
-    read_path(path, node=node)
-    target = name or function_name(path)
+    target, _, _ = read_path(path, name=name, node=node)
     if path.is_dir():
         return client.deploy_archive(target, write_archive(folder_files(path)), revision=revision)
     source = path.read_bytes().decode("utf-8-sig")

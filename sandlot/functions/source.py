@@ -50,8 +50,8 @@ def function_paths(folder: Path) -> list[Path]:
     ]
 
 
-def read_path(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
-    """The function in this file or folder: its name, bundle and manifest.
+def read_path(path: Path, *, name: str | None = None, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
+    """The function in this file or folder: its name (the one given, else the path's), bundle and manifest.
 
     Raises:
         InvalidManifest: it cannot be a function; the message names file and line.
@@ -60,7 +60,7 @@ def read_path(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Man
         raise InvalidManifest(
             f"{path.name}: no source file ({', '.join(_RUNTIME_OF)}), folder or zip; a function is one of these"
         )
-    name = function_name(path)
+    name = name or function_name(path)
     try:
         if path.is_dir():
             bundle, manifest = _folder(folder_files(path), path.name + "/", {}, node)

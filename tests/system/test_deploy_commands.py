@@ -93,13 +93,16 @@ def test_of_two_who_looked_at_the_same_time_the_second_is_told(sandlot: Sandlot,
     assert json.loads(sandlot("invoke", "trial").stdout) == 2
 
 
-def test_a_list_of_packages_in_a_folder_that_is_no_function_is_said_to_be_unread(
+def test_a_list_of_packages_that_is_unread_is_said_to_be_and_a_name_given_is_the_functions(
     sandlot: Sandlot, folder: Path
 ) -> None:
     (folder / "trial.py").write_text("def handler(event, context):\n    return 1\n")
     (folder / "requirements.txt").write_text("numpy\n")
     shown = sandlot("deploy", str(folder))
     assert (shown.returncode, shown.stdout) == (0, "trial version 1\n"), shown.stderr
+    (folder / "9lives.py").write_text("def handler(event, context):\n    return 9\n")
+    assert sandlot("deploy", str(folder / "9lives.py"), "--name", "trial").stdout == "trial version 2\n"
+    assert sandlot("invoke", "trial").stdout == "9\n"
     assert f"{folder}/requirements.txt is not read: without a function.toml beside it" in shown.stderr.replace("\n", "")
 
 
