@@ -4,11 +4,12 @@ Knows: manifests, bundles, digests, versions, their records in Redis. Does not k
 """
 
 from sandlot.functions.alias import Alias
+from sandlot.functions.answers import Deployed, Described, Page, Waiting
 from sandlot.functions.archive import read_archive, read_function, write_archive, write_version
 from sandlot.functions.bundle import Bundle, check_names
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.node_binary import find_node
-from sandlot.functions.registry import Deployed, Described, Page, Registry, Waiting
+from sandlot.functions.registry import Registry
 from sandlot.functions.source import function_name, function_paths, read_files, read_path, read_source
 from sandlot.functions.version import Version
 

@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -27,6 +27,7 @@ from sandlot.errors import (
     VersionPending,
 )
 from sandlot.functions.alias import ALIAS_NAME, Alias, Shared, check_alias, read_alias
+from sandlot.functions.answers import Deployed, Described, Page, Waiting
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
 from sandlot.functions.lock import Lock, open_lock, seal_lock
 from sandlot.functions.manifest import Manifest
@@ -42,46 +43,6 @@ _DEPLOY_TRIES: Final = 20
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-
-
-class Deployed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a deploy did. `created`: there was no function of that name before; `changed`: there was no such version before."""
-
-    version: Version
-    created: bool
-    changed: bool
-    revision: str = ""
-    active: bool = True
-    """False: its dependencies are to be resolved first, and what `$LATEST` meant it still means."""
-
-
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that cannot be called: its dependencies are being resolved (`pending`), or cannot be had (`failed`, and why)."""
-
-    version: Version
-    state: Literal["pending", "failed"]
-    reason: str = ""
-    progress: str = ""
-
-
-class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """A function: what `$LATEST` means, every version that is kept, newest first, and the aliases. With each change it has another revision."""
-
-    latest: Version | None
-    """None: no version was ever complete."""
-    versions: tuple[Version, ...]
-    aliases: dict[str, Alias] = {}
-    revision: str = ""
-    waiting: tuple[Waiting, ...] = ()
-    """Newest first."""
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Functions in the order of their names; `next` is the cursor of the page after this one."""
-
-    functions: tuple[Version | Waiting, ...]
-    """What each name means, or is to mean: a function whose first version is not complete has none that can be called."""
-    next: str | None
 
 
 class Registry:

@@ -25,7 +25,7 @@ from sandlot.errors import (
     VersionNotFound,
 )
 from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
-from sandlot.functions.registry import Page
+from sandlot.functions.answers import Page
 from sandlot.jobs import Durability, Follower, JobRecord, QueueStatus, Settled, Submitted
 from sandlot.jobs.dead_letters import LetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
