@@ -6,6 +6,7 @@ Knows: lengths, types, partial reads and writes. Does not know: what a body mean
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from typing import Final
 
@@ -14,6 +15,8 @@ READY: Final = b"K"
 REQUEST: Final = b"R"
 RESULT: Final = b"O"
 ERROR: Final = b"E"
+NEXT: Final = b"N"
+JUDGE: Final = b"J"
 
 ERROR_LIMIT_BYTES: Final = 256 * 1024
 """Longest `E` or `K` body; the worker ends a process that sends more."""
@@ -58,6 +61,24 @@ class Link:
                 got += self._read([self._buffer[got:]])
             return kind, self._buffer[5:end]
         return kind, self._long_body(length, got)
+
+    def receive_order(self) -> tuple[bytes, int]:
+        """The type of the next frame, one without a body, and the descriptor that came with it, -1 for none; close-on-exec, the caller's to close.
+
+        Raises:
+            Closed: the other side closed.
+        """
+        # Never closed: the descriptor is the link's owner's.
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=self.fd)
+        try:
+            header, descriptors, _, _ = socket.recv_fds(sock, _HEADER.size, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:
+            raise Closed from error
+        finally:
+            sock.detach()
+        if len(header) < _HEADER.size:
+            raise Closed
+        return header[-1:], descriptors[0] if descriptors else -1
 
     def _long_body(self, length: int, got: int) -> memoryview:
         body = memoryview(bytearray(length))

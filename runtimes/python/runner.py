@@ -56,7 +56,11 @@ def serve(control_fd: int = 3, trace_fd: int = 4) -> NoReturn:
         invocation = _load(link, init)
         if init.get("isolation") == "fork":
             template.serve(
-                link, invocation.answer, bool(init.get("alone")), lambda: _prepare_child(invocation, trace_fd)
+                link,
+                invocation.answer,
+                bool(init.get("alone")),
+                lambda: _prepare_child(invocation, trace_fd),
+                invocation.rehearse,
             )
         while True:
             _, request = link.receive()
@@ -90,7 +94,10 @@ class Invocations:
         return kind, body, ticket
 
     def rehearse(self) -> None:
-        """Everything that `answer` does, except that what is called is not the user's."""
+        """Everything that `answer` does, except that what is called is not the user's.
+
+        It writes to the pages that an answer writes to: a fork shares all of them, and each first write costs a copy (0.3 ms together).
+        """
         context = b'{"job_id":"","attempt":0,"remaining_ms":0}'
         request = bytes(TICKET_BYTES) + len(context).to_bytes(4, "big") + context + b'{"a":[1]}'
         handler, self._handler = self._handler, _echo
@@ -151,13 +158,9 @@ def rehearse() -> None:
 
 
 def _prepare_child(invocations: Invocations, trace_fd: int) -> None:
-    """Ahead of its request, in a forked child.
-
-    The rehearsal writes to the pages that an answer writes to: a fork shares all of them, and each first write costs a copy (0.3 ms together).
-    """
+    """Ahead of its request, in a forked child."""
     _tell_stack_when_asked(trace_fd)
     invocations.secrets.write()  # again: the call before, which its input may have taken over, could change them
-    invocations.rehearse()
 
 
 def _load(link: Link, init: Mapping[str, Any]) -> Invocations:

@@ -56,6 +56,8 @@ class RuntimeProcess:
         self.bundle = bundle
         self.control, theirs = socket.socketpair()
         self.control.settimeout(PATIENCE_S)
+        self.link = self.control
+        """Where requests go: a template's child has a socket of its own."""
         self.ticket = b""
         self.trace_fd, trace = os.pipe()
         self._logs_fd, logs = os.pipe()
@@ -85,7 +87,7 @@ class RuntimeProcess:
         self.close()
 
     def send(self, kind: bytes, body: bytes) -> None:
-        self.control.sendall(struct.pack(">Ic", len(body), kind) + body)
+        self.link.sendall(struct.pack(">Ic", len(body), kind) + body)
 
     def receive(self) -> tuple[bytes, bytes]:
         length, kind = struct.unpack(">Ic", self._exactly(5))
@@ -93,7 +95,22 @@ class RuntimeProcess:
         if kind == b"K":
             return kind, body
         assert body[:8] == self.ticket, "an answer has to repeat its request's ticket"
+        if self.link is not self.control:
+            self.order_next()
         return kind, body[8:]
+
+    def order_next(self) -> None:
+        """The child that was asked last has served: `N`, with the socket of the next."""
+        if self.link is not self.control:
+            self.link.close()
+        self.link, theirs = socket.socketpair()
+        self.link.settimeout(PATIENCE_S)
+        with theirs:
+            socket.send_fds(self.control, [struct.pack(">Ic", 0, b"N")], [theirs.fileno()])
+
+    def order_judgement(self) -> None:
+        """The child that was asked last has closed its socket: `J`."""
+        self.control.sendall(struct.pack(">Ic", 0, b"J"))
 
     def load(self, handler: str = "", **fields: Any) -> dict[str, Any]:
         """Send `I`, return what `K` says."""
@@ -112,6 +129,8 @@ class RuntimeProcess:
         self.send(b"I", json.dumps(init | fields).encode())
         kind, body = self.receive()
         assert kind == b"K"
+        if fields.get("isolation") == "fork":
+            self.order_next()
         return dict(json.loads(body))
 
     def request(self, event: Any = None, **context: Any) -> None:
@@ -141,6 +160,7 @@ class RuntimeProcess:
         return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
+        self.link.close()
         self.control.close()
         # The whole group: without walls, a template's child that loops outlives its template.
         with contextlib.suppress(ProcessLookupError):
@@ -152,7 +172,7 @@ class RuntimeProcess:
     def _exactly(self, count: int) -> bytes:
         read = bytearray()
         while len(read) < count:
-            piece = self.control.recv(count - len(read))
+            piece = self.link.recv(count - len(read))
             if not piece:
                 raise EOFError(f"the runtime closed after {len(read)} of {count} bytes; logs: {self.logs()}")
             read += piece

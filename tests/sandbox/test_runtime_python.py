@@ -417,10 +417,32 @@ def test_the_end_of_a_forked_call_is_the_end_of_the_process(counting: RuntimePro
     counting.request(code)
     with pytest.raises(EOFError):
         counting.receive()
+    counting.order_judgement()
     assert counting.status() == status
 
 
-def test_a_forked_call_does_not_have_the_control_descriptor(counting: RuntimeProcess) -> None:
-    kind, error = counting.call("import socket; socket.socket(fileno=3).send(b'x')")
-    # The number may be the child's own pair; then the template sees a frame it cannot read, and ends. Never the worker.
-    assert (kind, error["errorType"]) == (b"E", "OSError")
+def test_a_request_waits_for_its_child(counting: RuntimeProcess) -> None:
+    """The worker never waits for a fork: it may send as soon as it has made the pair."""
+    os.kill(counting.process.pid, signal.SIGSTOP)
+    counting.order_next()
+    counting.request()
+    os.kill(counting.process.pid, signal.SIGCONT)
+    kind, body = counting.receive()
+    assert (kind, json.loads(body)[:2]) == (b"O", [1, False])
+
+
+def test_a_child_that_cannot_be_made_is_an_answer_and_the_next_call_gets_one(start: Start) -> None:
+    process = start(
+        "import os, errno\nfork, refused = os.fork, 2\n"
+        "def scarce():\n"
+        "    global refused\n"
+        "    refused -= 1\n"
+        "    if refused >= 0: raise BlockingIOError(errno.EAGAIN, 'no process')\n"
+        "    return fork()\n"
+        "os.fork = scarce\n"
+        "def handler(event, context): return event\n"
+    )
+    process.load(isolation="fork")
+    kind, error = process.call(1)
+    assert (kind, error["kind"]) == (b"E", "processes")
+    assert process.call(2) == (b"O", 2)

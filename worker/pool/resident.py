@@ -21,6 +21,7 @@ from worker.execution import Execution, VersionSpec
 from worker.pool import stack, verdict
 from worker.pool.verdict import MIB, Verdict
 from worker.sandbox.channel import INIT, REQUEST, RESULT, RESULT_LIMIT_BYTES, Channel, Fault, Faulty
+from worker.sandbox.fork_channel import ForkChannel
 from worker.sandbox.log_pipe import LogPipe
 from worker.sandbox.policy import End
 from worker.sandbox.sandbox import Sandbox
@@ -68,7 +69,11 @@ class Resident:
         """A secret it was given has changed since: it may end its call, and gets no other."""
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._channel = Channel(sandbox.control, self._faulty, self._loop)
+        self._channel: Channel | ForkChannel = (
+            ForkChannel(sandbox.control, self._faulty, self._loop)
+            if spec.isolation is Isolation.FORK and spec.runtime is Runtime.PYTHON
+            else Channel(sandbox.control, self._faulty, self._loop)
+        )
         self._logs = LogPipe(sandbox.log_fd, spec.log_limit_bytes, self._flooded, self._loop)
         self._end: asyncio.Future[End] | None = None
         self._ending: asyncio.Task[None] | None = None

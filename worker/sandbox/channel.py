@@ -12,7 +12,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -22,6 +22,8 @@ READY: Final = b"K"
 REQUEST: Final = b"R"
 RESULT: Final = b"O"
 ERROR: Final = b"E"
+NEXT: Final = b"N"
+JUDGE: Final = b"J"
 
 RESULT_LIMIT_BYTES: Final = 6 * 1024 * 1024
 ERROR_LIMIT_BYTES: Final = 256 * 1024
@@ -42,7 +44,7 @@ _SCRATCH_BYTES: Final = 64 * 1024
 _scratch: Final = bytearray(_SCRATCH_BYTES)
 _scratch_view: Final = memoryview(_scratch)
 
-_TIMER_TICK_S: Final = 0.002
+TIMER_TICK_S: Final = 0.002
 """uvloop's timers tick in milliseconds and may fire one early; a deadline may be late by that, never early."""
 
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
@@ -123,13 +125,23 @@ class Channel:
             return False
         self._answered = answered
         self._expected = _ANSWERS_TO[kind]
-        self._timer = self._loop.call_later(timeout_s + _TIMER_TICK_S, self._too_late)
+        self._timer = self._loop.call_later(timeout_s + TIMER_TICK_S, self._too_late)
         ticket = self._ticket = next_ticket() if kind == REQUEST else b""
         header = _HEADER.pack(len(ticket) + len(head) + len(tail), kind)
         if len(tail) <= _SCRATCH_BYTES:
             self._send(b"".join((header, ticket, head, tail)), b"")
         else:
             self._send(b"".join((header, ticket, head)), tail)
+        return self._open
+
+    def tell(self, kind: bytes, descriptors: Sequence[int] = ()) -> bool:
+        """Send a frame that has no body and no answer, with copies of these descriptors. False: it was not taken, and `on_fault` has been called."""
+        if not self._open:
+            return False
+        try:
+            socket.send_fds(self._control, [_HEADER.pack(0, kind)], descriptors)
+        except OSError as error:  # also when its buffer is full of orders that it did not read
+            self._fail(Fault.CLOSED, f"the process took no order: {error.strerror}")
         return self._open
 
     def close(self) -> None:
