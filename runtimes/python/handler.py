@@ -43,9 +43,13 @@ def load_handler(bundle: str, name: str, packages: str = "") -> Handler:
 
 
 def rehearse_load_handler(handler: Handler) -> Handler:
-    """What `load_handler` does, without a file."""
+    """What `load_handler` does, with an empty file that is in every sandbox.
+
+    Nothing is looked for in a folder: that would save another 50 µs, and touch 200 KiB more of each sandbox.
+    """
     importlib.machinery.PathFinder.find_spec("sandlot_rehearsal", ["/nowhere"])
     module = ModuleType("sandlot_rehearsal")
+    importlib.machinery.SourceFileLoader("sandlot_rehearsal", os.devnull).exec_module(module)
     code = compile("import json\ndef handler(event, context):\n    return {'a': [event]}\n", "rehearsal", "exec")
     exec(code, vars(module))  # noqa: S102 -- the line above
     _check(_attribute(module, "sandlot_rehearsal", "handler"), "sandlot_rehearsal.handler")

@@ -141,7 +141,7 @@ def _echo(event: object, _context: object) -> object:
 
 
 def _rehearse_load() -> None:
-    """Ahead of `I`, in a blank: what loading and answering touch, for the same reason. Reads no file."""
+    """Ahead of `I`, in a blank: what loading and answering touch, for the same reason. Reads no file but /dev/null."""
     init = json.loads('{"bundle": "/nowhere", "result_limit_bytes": 100, "function": "", "version": ""}')
     Invocations(init, rehearse_load_handler(_echo), SecretFiles("", {})).rehearse()
     _encode({"ok": True, "import_ms": _since_ms(time.monotonic())}).encode()
