@@ -122,14 +122,19 @@ async def test_a_fault_of_the_platform_costs_the_job_no_attempt(queue: Queue, st
     assert settled.kind is OutcomeKind.OK
 
 
-async def test_cancelling_a_running_job_kills_it(queue: Queue, start_engine: Any, make: Any, until: Any) -> None:
+@pytest.mark.parametrize("message", ["heard", "lost"])
+async def test_cancelling_a_running_job_kills_it(
+    queue: Queue, start_engine: Any, make: Any, until: Any, raw: Any, message: str
+) -> None:
     running = await start_engine(InlinePool(behaviour=lambda _: None))
     job = make()
     future = queue.expect(job.job_id)
     await queue.submit(job, reply=True)
     await until(lambda: running.pool.started)
+    if message == "lost":
+        running.queue._subscription._on_message = lambda payload: None
     await queue.cancel(job.job_id)
-    assert (await asyncio.wait_for(future, 2)).kind is OutcomeKind.CANCELLED
+    assert (await asyncio.wait_for(future, 10)).kind is OutcomeKind.CANCELLED  # lost: with the next beat
 
 
 async def test_a_lost_lease_kills_the_execution_and_its_outcome_is_not_recorded(

@@ -32,6 +32,8 @@ _LAST_WORDS_S: Final = 0.5
 """How long a process that closed its control descriptor may take to end by itself: 1 ms, or as many as a loaded machine makes of it."""
 _BURIAL_S: Final = 0.15
 """How long an outcome waits for what the kernel measured. 250 ms after a limit it has to be out; 500 processes take 150 ms to kill."""
+_CANCEL_BURIAL_S: Final = 0.5
+"""The same after a cancellation, which has a second: whoever is told of it should find nothing left, on a loaded machine too."""
 
 _GROWN: Final = 0.75
 """Of the memory limit."""
@@ -113,7 +115,7 @@ class Resident:
         self._killed = True
         self._settled = settled
         self._channel.close()
-        self._conclude(lambda end: verdict.of_cancel(end))
+        self._conclude(verdict.of_cancel, burial_s=_CANCEL_BURIAL_S)
 
     def printed(self) -> bytes:
         """What was printed since the last look, in the middle of a call too; it is then not among the logs of the call."""
@@ -213,12 +215,19 @@ class Resident:
 
     # How it ends.
 
-    def _conclude(self, decide: Callable[[End | None], Verdict] | None, patience_s: float = 0.0) -> None:
+    def _conclude(
+        self,
+        decide: Callable[[End | None], Verdict] | None,
+        *,
+        patience_s: float = 0.0,
+        burial_s: float = _BURIAL_S,
+    ) -> None:
         if self._ending is None:
-            self._ending = self._loop.create_task(self._end_and_tell(decide, monotonic() - self._began_s, patience_s))
+            ran_s = monotonic() - self._began_s
+            self._ending = self._loop.create_task(self._end_and_tell(decide, ran_s, patience_s, burial_s))
 
     async def _end_and_tell(
-        self, decide: Callable[[End | None], Verdict] | None, ran_s: float, patience_s: float
+        self, decide: Callable[[End | None], Verdict] | None, ran_s: float, patience_s: float, burial_s: float
     ) -> None:
         """Kill, hear what the kernel measured, decide, tell. `decide` is None for a limit: then the stack is asked for first."""
         trace = b""
@@ -229,7 +238,7 @@ class Resident:
             await self._wait_for_end(patience_s)
         self._died_alone = self._end is not None and self._end.done()
         self.sandbox.kill()
-        end = await self._wait_for_end(_BURIAL_S)
+        end = await self._wait_for_end(burial_s)
         self._logs_taken = self._logs.take()
         decided = self._of_timeout(end, trace, ran_s) if decide is None else decide(end)
         settled, self._settled = self._settled, None
