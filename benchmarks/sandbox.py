@@ -172,7 +172,9 @@ async def called(host: SandboxHost, runtime: str, bundle: Path) -> AsyncIterator
 
 
 async def call_first(sandbox: Sandbox, bundle: Path, event: object) -> Channel:
-    await sandbox.attach(bundle)
+    await sandbox.start_attach(bundle)
+    if not sandbox.waits_inside:
+        await sandbox.attached()
     channel = Channel(sandbox.control, complain)
     await exchange(channel, INIT, init_body(sandbox, ""), b"")
     await exchange(channel, REQUEST, *request_bodies(event, PATIENCE_S))

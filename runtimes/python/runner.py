@@ -43,8 +43,12 @@ _PLAIN: Final = frozenset({dict, list, str, int, float, bool, type(None), tuple}
 """Types that are no awaitable: most results, told apart without a look at their attributes."""
 
 
-def serve(control_fd: int = 3, trace_fd: int = 4) -> NoReturn:
-    """Speak the protocol on `control_fd` until the worker closes it, then end the process."""
+def serve(control_fd: int = 3, trace_fd: int = 4, gate_fd: int = -1) -> NoReturn:
+    """Speak the protocol on `control_fd` until the worker closes it, then end the process.
+
+    Args:
+        gate_fd: an eventfd(2) to wait for before anything of the bundle is read; closed by then. -1: the bundle is there.
+    """
     link = Link(control_fd, _BUFFER)
     _open_streams()
     _tell_stack_when_asked(trace_fd)
@@ -53,6 +57,9 @@ def serve(control_fd: int = 3, trace_fd: int = 4) -> NoReturn:
     try:
         _, body = link.receive()
         init = json.loads(bytes(body))
+        if gate_fd >= 0:
+            os.eventfd_read(gate_fd)
+            os.close(gate_fd)
         invocation = _load(link, init)
         if init.get("isolation") == "fork":
             template.serve(
@@ -197,8 +204,9 @@ def _give_environment(init: Mapping[str, Any]) -> SecretFiles:
     secrets = init.get("secrets") or {}
     files = SecretFiles(os.environ.get("HOME", ""), secrets)  # the sandbox's home: a manifest may name another
     files.write()
-    os.environ.update(init.get("environment") or {})
-    os.environ.update(secrets)
+    for variables in (init.get("environment"), secrets):
+        if variables:  # an update with nothing touches, and so copies, six pages
+            os.environ.update(variables)
     if files.folder:
         os.environ[FOLDER_VARIABLE] = files.folder
     return files

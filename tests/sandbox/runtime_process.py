@@ -65,7 +65,7 @@ class RuntimeProcess:
         command = (
             [sys.executable, "-I", "-c", _LOADER]
             if runtime == "python"
-            else [find_node(), *node_flags(), str(RUNTIMES / "node" / "runner.mjs")]
+            else [find_node(), *node_flags(), str(RUNTIMES / "node" / "runner.cjs")]
         )
         # Descriptors 3 and 4 by number: a shell is the plainest way to have them exactly so.
         script = f'exec 3<&{theirs.fileno()} 4>&{trace} 1>&{logs} 2>&{logs} </dev/null; exec "$@"'

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from sandlot.errors import RuntimeUnavailable, SandlotError, ShuttingDown, VersionNotFound
+from sandlot.errors import RuntimeUnavailable, SandboxUnavailable, SandlotError, ShuttingDown, VersionNotFound
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from tests.sandbox.pool_rig import PATIENCE_S, Rig, open_host, open_rig
 from worker.execution import VersionSpec
 from worker.sandbox.host import SandboxHost
+from worker.sandbox.policy import Policy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -345,6 +347,42 @@ async def test_a_bundle_that_vanished_is_our_error(rig: Rig) -> None:
     with pytest.raises(SandlotError):
         await rig.run(name, 1)
     assert rig.pool.busy == 0
+
+
+@pytest.mark.parametrize("runtime", [Runtime.PYTHON, Runtime.NODE])
+async def test_a_zygote_that_dies_while_a_bundle_is_handed_over_is_our_error(runtime: Runtime) -> None:
+    """Python's runtime has been told to import by then, and waits: its death says nothing about the function."""
+    source = ECHO if runtime is Runtime.PYTHON else "(event, context) => event\n"
+    async with open_host(node=True) as host, open_rig(host, blanks=1) as rig:
+        name = rig.write(source, runtime=runtime)
+        await rig.until(lambda: all(rig.pool._blanks._shelves.values()))
+        zygote = host.zygote_pids()[runtime]
+        os.kill(zygote, signal.SIGSTOP)
+        asked = rig.start(name, 1)
+        await rig.until(lambda: rig.pool._importing or not rig.pool._blanks._shelves[runtime])
+        os.kill(zygote, signal.SIGKILL)
+        with pytest.raises(SandboxUnavailable, match="ended first"):
+            async with asyncio.timeout(PATIENCE_S):
+                await asked
+        assert rig.pool.busy == 0
+        await rig.until(lambda: host.zygote_pids().get(runtime, zygote) != zygote)
+        assert await rig.value(name, 2) == 2
+
+
+async def test_what_a_module_sees_while_it_is_imported_is_what_its_handler_sees(rig: Rig) -> None:
+    """The import is asked for before the bundle is mounted and the limits are lowered."""
+    look = (
+        "import os, resource\n"
+        "def look():\n"
+        "    limits = {n: resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith('RLIMIT_')}\n"
+        "    return [limits, sorted(os.listdir('/proc/self/fd')), sorted(os.listdir('/')), os.getcwd(), dict(os.environ)]\n"
+        "seen = look()\n"
+        "def handler(event, context):\n"
+        "    return seen, look()\n"
+    )
+    imported, called = await rig.value(rig.write(look))
+    assert imported == called
+    assert imported[0]["RLIMIT_NOFILE"] == [Policy().open_files] * 2  # of a blank it is higher
 
 
 # Nothing is left.

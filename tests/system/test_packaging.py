@@ -71,7 +71,7 @@ def test_the_wheel_has_the_server_under_one_private_name(wheel: Path) -> None:
         "sandlot/_server/api/main.py",
         "sandlot/_server/worker/__main__.py",
         "sandlot/_server/runtimes/python/runner.py",
-        "sandlot/_server/runtimes/node/runner.mjs",
+        "sandlot/_server/runtimes/node/runner.cjs",
         "sandlot/jobs/scripts/deploy.lua",
         "sandlot/functions/parse.cjs",
     ):

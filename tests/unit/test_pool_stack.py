@@ -23,7 +23,7 @@ V8 = b"""printed
 KEYBOARD_INTERRUPT: Script execution was interrupted by `SIGINT`
     at inner (/fn/index.js:1:19)
     at handler (/fn/index.js:2:21)
-    at Invocations.next (file:///srv/runtimes/node/runner.mjs:45:22)
+    at Invocations.next (file:///srv/runtimes/node/runner.cjs:45:22)
 
 """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Self
 
 import msgspec
@@ -57,7 +58,7 @@ class BuildSandbox:
         folder, handler = INSIDE[self._runtime]
         spec = VersionSpec(_NAME, 1, "", self._runtime, handler, folder, memory_limit_mib=policy.memory_limit_mib)
         sandbox = await self._host.blank(self._runtime, policy)
-        self._resident = Resident(sandbox, spec, lambda _resident: None)
+        self._resident = Resident(sandbox, spec, monotonic(), lambda _resident: None)
         try:
             await sandbox.attach(folder, policy, self._sources.tools[self._runtime])
             await self._import(self._resident)

@@ -255,20 +255,28 @@ class Pool:
         policy = Policy(memory_limit_mib=spec.memory_limit_mib, network=spec.network)
         sandbox = await self._blanks.take(spec.runtime, policy)
         try:
-            await sandbox.attach(spec.bundle_dir, policy, spec.packages_dir)
+            await sandbox.start_attach(spec.bundle_dir, policy, spec.packages_dir)
+            if not sandbox.waits_inside:
+                await sandbox.attached()
             _require_walls(spec, sandbox)
         except BaseException:
             await bury(sandbox)
             raise
-        resident = Resident(sandbox, spec, self._lost)
-        resident.boot_ms = (monotonic() - began_s) * 1000
+        resident = Resident(sandbox, spec, began_s, self._lost)
         self._importing.add(resident)
         if self._closed:
             self._retire(resident)
-        else:
-            resident.start_import(self._import_limit_s, self._imported)
+            return
+        resident.start_import(self._import_limit_s, self._imported)
+        try:
+            await sandbox.attached()
+        except BaseException:
+            if resident in self._importing:  # else it is settled already, as what became of its import
+                resident.kill(None)
+                self._retire(resident)
+                raise
 
-    def _imported(self, resident: Resident, failed: Verdict | None, ran_s: float, logs: bytes) -> None:
+    def _imported(self, resident: Resident, failed: Verdict | None, _ran_s: float, logs: bytes) -> None:
         self._importing.discard(resident)
         self._waiting.end_boot(key_of(resident))
         if failed is None:
@@ -278,7 +286,6 @@ class Pool:
         if run is None:
             self._retire(resident)
         else:
-            resident.import_ms = ran_s * 1000
             self._settle(run, resident, failed, 0.0, logs)
 
     # Residents that leave.
@@ -343,7 +350,7 @@ class Pool:
 
 
 def _require_walls(spec: VersionSpec, sandbox: Sandbox) -> None:
-    """By the receipt, which is complete once the bundle is attached; nothing of the function has been read by then.
+    """By the receipt, which is complete before anything of the function is read.
 
     Raises:
         WallMissing: the version asks for one that does not stand here.

@@ -35,6 +35,9 @@ _BURIAL_S: Final = 0.15
 _CANCEL_BURIAL_S: Final = 0.5
 """The same after a cancellation, which has a second: whoever is told of it should find nothing left, on a loaded machine too."""
 
+_ANSWER_FIRST_S: Final = 0.001
+"""A kill takes the loop 0.25 ms, which an answer that was just heard would wait for."""
+
 _GROWN: Final = 0.75
 """Of the memory limit."""
 
@@ -58,12 +61,21 @@ Imported = Callable[["Resident", Verdict | None, float, bytes], None]
 class Resident:
     """Owns its sandbox from the constructor on; `dispose` gives everything back, and must be called once."""
 
-    def __init__(self, sandbox: Sandbox, spec: VersionSpec, on_lost: Callable[[Resident], None]) -> None:
+    def __init__(
+        self, sandbox: Sandbox, spec: VersionSpec, boot_began_s: float, on_lost: Callable[[Resident], None]
+    ) -> None:
+        """
+        Args:
+            boot_began_s: by `time.monotonic`, when this sandbox was asked for.
+            on_lost: told when it ends, or writes something, while nothing was asked of it.
+        """
         self.spec = spec
         self.sandbox = sandbox
         self.receipt = sandbox.receipt
         self.calls = 0
+        self._boot_began_s = boot_began_s
         self.boot_ms = 0.0
+        """Until the bundle was there."""
         self.import_ms = 0.0
         self.idle_since_s = 0.0
         self.retired = False
@@ -139,6 +151,7 @@ class Resident:
     async def dispose(self) -> None:
         """Kill, wait until everything is dead, close the descriptors."""
         self._channel.close()
+        await asyncio.sleep(_ANSWER_FIRST_S)
         self.sandbox.kill()
         if self._weighing is not None:
             await self._weighing
@@ -157,12 +170,18 @@ class Resident:
 
     def _ready(self, body: bytes, imported: Imported) -> None:
         ran_s = monotonic() - self._began_s
-        self._importing = False
         self._settled = None
-        self.import_ms = ran_s * 1000
+        self._account_import(ran_s)
         failed = verdict.of_ready(body)
         # What the import printed belongs to the first invocation; the one that learns of a failed import is that.
         imported(self, failed, ran_s, b"" if failed is None else self._logs.take())
+
+    def _account_import(self, ran_s: float) -> None:
+        # The runtime may have been told to import before the bundle was there, and have waited for it.
+        began_s = max(self._began_s, self.sandbox.attached_s)
+        self.boot_ms = (began_s - self._boot_began_s) * 1000
+        self.import_ms = (self._began_s + ran_s - began_s) * 1000
+        self._importing = False
 
     def _answered(self, kind: bytes, body: bytes) -> None:
         ran_s = monotonic() - self._began_s
@@ -241,6 +260,8 @@ class Resident:
         end = await self._wait_for_end(burial_s)
         self._logs_taken = self._logs.take()
         decided = self._of_timeout(end, trace, ran_s) if decide is None else decide(end)
+        if self._importing:
+            self._account_import(ran_s)
         settled, self._settled = self._settled, None
         if settled is not None:
             settled(self, decided, ran_s, self._logs_taken)

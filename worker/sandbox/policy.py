@@ -86,4 +86,4 @@ def find_python_runtime(folder: Path) -> RuntimeCommand:
 
 def find_node_runtime(folder: Path, node: Path, flags: tuple[str, ...] = ()) -> RuntimeCommand:
     """`node` is resolved: a sandbox shows the file itself, in strict mode as `/usr/bin/node` wherever the host has it."""
-    return RuntimeCommand("node", folder, (os.path.realpath(node), *flags, "{runtime}/runner.mjs"), NODE_RESERVED_MIB)
+    return RuntimeCommand("node", folder, (os.path.realpath(node), *flags, "{runtime}/runner.cjs"), NODE_RESERVED_MIB)

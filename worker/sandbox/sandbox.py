@@ -22,6 +22,7 @@ from sandlot.errors import SandboxUnavailable
 from sandlot.walls import missing_walls
 from worker.sandbox.egress import Egress
 from worker.sandbox.policy import End, Level, Policy
+from worker.sandbox.zygote.plan import BUNDLE_PATH, PACKAGES_PATH
 
 if TYPE_CHECKING:
     from worker.sandbox.zygote_link import ZygoteLink
@@ -48,10 +49,14 @@ class Sandbox:
         self.level: Level = facts["level"]
         self.alone = self.level == "strict"
         """Its processes are in a PID namespace of their own."""
-        self.bundle_path = "/fn" if self.alone else ""
+        self.waits_inside = self.alone and not link.runtime.command
+        """Its runtime waits for the bundle by itself: after `start_attach` it may be told to import at once, before `attached`."""
+        self.bundle_path = BUNDLE_PATH if self.alone else ""
         """Where the bundle is, as seen inside, once it is attached."""
         self.packages_path = ""
         """Where its packages are, as seen inside; empty without any."""
+        self.attached_s = 0.0
+        """By `time.monotonic`, since when the bundle is there; 0 as long as that is not known."""
         self.policy = policy
         self.number = number
         self._link = link
@@ -81,21 +86,43 @@ class Sandbox:
         return missing_walls(walls, self._facts)
 
     async def attach(self, bundle_dir: Path, policy: Policy | None = None, packages_dir: Path | None = None) -> None:
-        """Put the bundle, read-only, where `bundle_path` says, apply the policy's limits, and give up every remaining privilege inside.
+        """`start_attach`, and wait until it is done.
+
+        Raises:
+            SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
+        """
+        await self.start_attach(bundle_dir, policy, packages_dir)
+        await self.attached()
+
+    async def start_attach(
+        self, bundle_dir: Path, policy: Policy | None = None, packages_dir: Path | None = None
+    ) -> None:
+        """Have the bundle put, read-only, where `bundle_path` says, the policy's limits applied, and every remaining privilege inside given up.
 
         Args:
             packages_dir: what its dependencies are installed in, if it has any: read-only as well, at `packages_path`.
             policy: at most what the blank was started with in `network`; other limits may be anything.
 
         Raises:
-            SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
+            SandboxUnavailable: it was started without a network and the policy asks for one.
         """
         self.policy = policy or self.policy
         if self.policy.network:
             await self._open_egress()
         self._attached = asyncio.get_running_loop().create_future()
         folders = [bundle_dir] if packages_dir is None else [bundle_dir, packages_dir]
+        if self.alone and packages_dir is not None:
+            self.packages_path = PACKAGES_PATH
         self._link.send_attach(self.number, folders, self.policy)
+
+    async def attached(self) -> None:
+        """Wait until what `start_attach` began is done.
+
+        Raises:
+            SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
+        """
+        if self._attached is None:
+            raise RuntimeError("start_attach comes first")
         async with asyncio.timeout(ATTACH_LIMIT_S):
             await self._attached
 
@@ -245,8 +272,9 @@ class Sandbox:
 
     # Called by the link, which alone hears the zygote.
 
-    def note_attached(self, facts: dict[str, Any], paths: list[str]) -> None:
+    def note_attached(self, facts: dict[str, Any], paths: list[str], at_s: float) -> None:
         self._facts |= facts
+        self.attached_s = at_s
         self.bundle_path, self.packages_path = [*paths, ""][:2]
         if self._attached is not None and not self._attached.done():
             self._attached.set_result(None)

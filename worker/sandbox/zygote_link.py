@@ -192,7 +192,7 @@ class ZygoteLink:
         if "refused" in message:
             sandbox.note_refused(message["refused"])
         else:
-            sandbox.note_attached(message["attached"], message["paths"])
+            sandbox.note_attached(message["attached"], message["paths"], message["at_s"])
 
     def has_orphans_of(self, leader: int) -> bool:
         """Whether the zygote has adopted processes of that sandbox's group (restricted level only)."""

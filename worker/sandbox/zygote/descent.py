@@ -155,14 +155,18 @@ def prepare_environment(home: str) -> None:
     tempfile.tempdir = None  # the zygote's own is remembered there, and would be taken for the function's
 
 
-def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str]) -> None:
-    """Close the last trusted descriptor (executing does that by itself) and hand over to the runtime; never returns."""
+def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str], gate: int = -1) -> None:
+    """Close the last trusted descriptor (executing does that by itself) and hand over to the runtime; never returns.
+
+    Args:
+        gate: an eventfd(2) that a Python runtime waits for and closes before it touches the bundle; -1 if the bundle is there.
+    """
     if plan.runtime == "python":
         zygote.close()
         gc.enable()
         random.seed()
         runtime = sys.modules["sandlot_runtime"]
-        runtime.serve(control_fd=CONTROL_FD, trace_fd=TRACE_FD)
+        runtime.serve(control_fd=CONTROL_FD, trace_fd=TRACE_FD, gate_fd=gate)
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -188,7 +188,7 @@ class Zygote:
         elif "door" in message:
             carried.outward += tuple(descriptors)
         elif "attached" in message:
-            self._tell({"id": carried.number, "attached": message["attached"], "paths": carried.folders})
+            self._tell({"id": carried.number, "paths": carried.folders, **message})
         elif "ended" in message:
             carried.status, carried.peak_kib = message["ended"], message["peak_kib"]
         elif "failed" in message:

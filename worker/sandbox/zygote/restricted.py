@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import Final
 
 from . import capabilities, descent, kernel, messages
@@ -115,7 +116,7 @@ def _enter(
         limit_process(0, bounds, plan.reserved_mib, counted=order["counted"])
     descent.prepare_environment(home or "/")
     facts = descent.descend(territory, plan, home or "/")
-    messages.send(zygote, {"attached": facts | {"home": bool(home)}})
+    messages.send(zygote, {"attached": facts | {"home": bool(home)}, "at_s": time.monotonic()})
 
 
 def kill_group(pid: int) -> None:

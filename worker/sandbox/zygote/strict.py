@@ -70,10 +70,11 @@ def run_init(base: str, plan: Plan, ini: int, outside: dict[str, int], programs:
             seccomp=programs[bounds.network],
         )
         _prepare_for_both(plan, bounds)
+        gate = os.eventfd(0, os.EFD_CLOEXEC)
         child = kernel.fork()
         if child == 0:
-            _run_function(plan, zygote, territory, facts)
-        _supervise(child, plan, zygote)
+            _run_function(plan, zygote, territory, facts, gate)
+        _supervise(child, plan, zygote, gate)
     except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
         descent.tell_failure(zygote, error)
     os._exit(70)
@@ -165,7 +166,9 @@ def _become_nobody() -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
-def _run_function(plan: Plan, zygote: socket.socket, territory: descent.Territory, facts: dict[str, Any]) -> None:
+def _run_function(
+    plan: Plan, zygote: socket.socket, territory: descent.Territory, facts: dict[str, Any], gate: int
+) -> None:
     """Be PID 2; never returns."""
     try:
         os.setsid()
@@ -174,14 +177,18 @@ def _run_function(plan: Plan, zygote: socket.socket, territory: descent.Territor
         )  # until the descent is over: /proc/self has to be ours to write oom_score_adj
         facts |= descent.descend(territory, plan, HOME_PATH)
         messages.send(zygote, {"ready": facts})
-        descent.become_runtime(plan, zygote, inside_command(plan) if plan.command else [])
+        descent.become_runtime(plan, zygote, inside_command(plan) if plan.command else [], gate)
     except BaseException as error:  # noqa: BLE001 - a wall that does not stand ends the process before any function
         descent.tell_failure(zygote, error)
     os._exit(71)
 
 
-def _supervise(child: int, plan: Plan, zygote: socket.socket) -> None:
-    """Hand over the bundle when it is known, then only wait: reap orphans, and say how PID 2 ended."""
+def _supervise(child: int, plan: Plan, zygote: socket.socket, gate: int) -> None:
+    """Hand over the bundle when it is known, then only wait: reap orphans, and say how PID 2 ended.
+
+    Args:
+        gate: an eventfd(2) that lets PID 2 pass once the bundle is there and the limits hold.
+    """
     for fd in range(descent.FIRST_FREE_FD):
         os.close(fd)
     child_fd = os.pidfd_open(child)
@@ -193,7 +200,7 @@ def _supervise(child: int, plan: Plan, zygote: socket.socket) -> None:
         for fd, _event in watched.poll():
             if fd == child_fd:
                 ended = True
-            elif not _attach(child, plan, zygote):
+            elif not _attach(child, plan, zygote, gate):
                 os._exit(0)
             else:
                 watched.unregister(zygote)
@@ -205,7 +212,7 @@ def _supervise(child: int, plan: Plan, zygote: socket.socket) -> None:
             os._exit(0)
 
 
-def _attach(child: int, plan: Plan, zygote: socket.socket) -> bool:
+def _attach(child: int, plan: Plan, zygote: socket.socket, gate: int) -> bool:
     """Take the detached mounts of bundle and packages to their places and PID 2's limits down to the policy's; False when the zygote is gone."""
     packet = messages.receive(zygote)
     if packet is None:
@@ -218,7 +225,10 @@ def _attach(child: int, plan: Plan, zygote: socket.socket) -> bool:
     if message["tmp_changed"]:
         _mount_tmp(HOME_PATH, bounds.tmp_mib, kernel.MS_REMOUNT)
     limit_process(child, bounds, plan.reserved_mib, counted=message["counted"])
-    messages.send(zygote, {"attached": {}})
+    attached_s = time.monotonic()  # the machine's: a new time namespace is for children
+    os.eventfd_write(gate, 1)
+    os.close(gate)
+    messages.send(zygote, {"attached": {}, "at_s": attached_s})
     return True
 
 

@@ -2,8 +2,10 @@
 //
 // Knows: the fields of `I` and of an invoke frame's context. Does not know: how limits are enforced; the remaining time is a courtesy.
 
+"use strict";
+
 /** A function from an invoke frame's context to the handler's `context`; `init` is what all invocations of this process share. */
-export function contextsOf(init) {
+function contextsOf(init) {
   const functionName = String(init.function ?? "");
   const functionVersion = String(init.version ?? "");
   // Code written for Lambda splits this at colons, so it has as many as Lambda's.
@@ -29,3 +31,5 @@ export function contextsOf(init) {
     };
   };
 }
+
+module.exports = { contextsOf };

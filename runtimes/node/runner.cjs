@@ -4,15 +4,19 @@
 //
 // Runs inside the sandbox, in the process of the user's code, which can read and change everything here. Nothing in this file
 // protects anything: it is correct for functions that behave, and harmless to the worker for those that do not.
+//
+// CommonJS, like its neighbours: as ES modules they take 3.5 ms longer to load, a tenth of a cold start.
 
-import { existsSync } from "node:fs";
-import { Module } from "node:module";
-import { contextsOf } from "./context.mjs";
-import { LoadFailed, describe, refuse } from "./failure.mjs";
-import { ERROR, ERROR_LIMIT_BYTES, Link, READY, RESULT, splitRequest } from "./frames.mjs";
-import { loadHandler } from "./handler.mjs";
-import { FOLDER_VARIABLE, writeSecrets } from "./secrets.mjs";
-import { openStreams } from "./streams.mjs";
+"use strict";
+
+const { existsSync } = require("node:fs");
+const { Module } = require("node:module");
+const { contextsOf } = require("./context.cjs");
+const { LoadFailed, describe, refuse } = require("./failure.cjs");
+const { ERROR, ERROR_LIMIT_BYTES, Link, READY, RESULT, splitRequest } = require("./frames.cjs");
+const { loadHandler } = require("./handler.cjs");
+const { FOLDER_VARIABLE, writeSecrets } = require("./secrets.cjs");
+const { openStreams } = require("./streams.cjs");
 
 const PROTOCOL = 1;
 const CONTROL_FD = 3;
@@ -161,4 +165,4 @@ async function serve() {
   }
 }
 
-await serve();
+serve();

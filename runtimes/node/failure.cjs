@@ -4,19 +4,21 @@
 //
 // User code made the values looked at here, so their getters, lengths and chains are not to be trusted.
 
-import { ERROR_LIMIT_BYTES } from "./frames.mjs";
+"use strict";
+
+const { ERROR_LIMIT_BYTES } = require("./frames.cjs");
 
 const MESSAGE_LIMIT_CHARS = 16 * 1024;
 const FRAMES_KEPT = 60;
 const CAUSES_KEPT = 8;
 
 /** The function cannot be loaded; the text is for whoever deployed it. */
-export class LoadFailed extends Error {
+class LoadFailed extends Error {
   name = "ImportError";
 }
 
 /** JSON text for whatever was thrown; `kind` as given, or by what it is. */
-export function describe(thrown, bundle, kind) {
+function describe(thrown, bundle, kind) {
   return bounded({
     kind: kind ?? kindOf(thrown),
     errorType: nameOf(thrown),
@@ -26,7 +28,7 @@ export function describe(thrown, bundle, kind) {
 }
 
 /** JSON text for what is wrong without anything having been thrown. */
-export function refuse(kind, errorType, errorMessage) {
+function refuse(kind, errorType, errorMessage) {
   return bounded({ kind, errorType, errorMessage, stackTrace: [] });
 }
 
@@ -103,3 +105,5 @@ function userFrames(thrown, bundle) {
   const frames = lines.filter((line) => line.startsWith("    at ") && line.includes(folder)).reverse();
   return [...place, ...frames.slice(-FRAMES_KEPT)].map((line) => line.slice(0, 500));
 }
+
+module.exports = { LoadFailed, describe, refuse };

@@ -8,12 +8,14 @@
 //   3. It compiles as a script: CommonJS. Its exports count; a file that exports nothing is asked for its top-level functions.
 //   4. It does not, and speaks of import, export or top-level await: an ES module.
 
-import { existsSync, readFileSync, readdirSync } from "node:fs";
-import { Module, createRequire } from "node:module";
-import { basename, dirname, extname, join } from "node:path";
-import { pathToFileURL } from "node:url";
-import vm from "node:vm";
-import { LoadFailed } from "./failure.mjs";
+"use strict";
+
+const { existsSync, readFileSync, readdirSync } = require("node:fs");
+const { Module, createRequire } = require("node:module");
+const { basename, dirname, extname, join } = require("node:path");
+const { pathToFileURL } = require("node:url");
+const vm = require("node:vm");
+const { LoadFailed } = require("./failure.cjs");
 
 const SUFFIXES = [".mjs", ".js", ".cjs"];
 const DEFAULT_EXPORT = "handler";
@@ -25,7 +27,7 @@ const PARAMETERS = ["exports", "require", "module", "__filename", "__dirname"];
  * `name` is `file.export` (the file with or without suffix), or empty for the default: `handler` of index or main, or of the only file.
  * Throws LoadFailed if there is no such file or export, and whatever the user's file throws while it is loaded.
  */
-export async function loadHandler(bundle, name) {
+async function loadHandler(bundle, name) {
   const [file, wanted] = locate(bundle, name);
   const found = isModule(file, bundle) ? await fromModule(file) : await fromScript(file);
   return choose(found, wanted, basename(file));
@@ -178,3 +180,5 @@ function checked(handler, name) {
   }
   return handler;
 }
+
+module.exports = { loadHandler };

@@ -4,13 +4,15 @@
 //
 // Synchronous on purpose: a blocking read wakes sooner than an event loop, and between two invocations the process stands still, as on Lambda.
 
-import { readSync, writeSync, writevSync } from "node:fs";
+"use strict";
 
-export const READY = 0x4b;
-export const RESULT = 0x4f;
-export const ERROR = 0x45;
+const { readSync, writeSync, writevSync } = require("node:fs");
 
-export const ERROR_LIMIT_BYTES = 256 * 1024;
+const READY = 0x4b;
+const RESULT = 0x4f;
+const ERROR = 0x45;
+
+const ERROR_LIMIT_BYTES = 256 * 1024;
 
 const HEADER_BYTES = 5;
 const TICKET_BYTES = 8;
@@ -18,7 +20,7 @@ const NO_TICKET = Buffer.alloc(0);
 const BUFFER_BYTES = 64 * 1024;
 
 /** Frames over one descriptor, one at a time. */
-export class Link {
+class Link {
   #fd;
   #incoming = Buffer.allocUnsafeSlow(BUFFER_BYTES);
   #outgoing = Buffer.allocUnsafeSlow(BUFFER_BYTES);
@@ -81,14 +83,16 @@ export class Link {
 }
 
 /** Write all of `bytes`; a blocking descriptor may still take only a part at a time. */
-export function writeAll(fd, bytes) {
+function writeAll(fd, bytes) {
   let sent = 0;
   while (sent < bytes.length) sent += writeSync(fd, bytes, sent, bytes.length - sent);
 }
 
 /** Ticket (a copy), context and event of an invoke frame's body; the latter two decoded. */
-export function splitRequest(body) {
+function splitRequest(body) {
   const context = TICKET_BYTES + 4;
   const event = context + body.readUInt32BE(TICKET_BYTES);
   return [Buffer.from(body.subarray(0, TICKET_BYTES)), JSON.parse(body.utf8Slice(context, event)), JSON.parse(body.utf8Slice(event, body.length))];
 }
+
+module.exports = { READY, RESULT, ERROR, ERROR_LIMIT_BYTES, Link, writeAll, splitRequest };

@@ -5,11 +5,13 @@
 // Node's own streams make a pipe non-blocking and may keep what does not fit for later; these write before they return, so that what was
 // printed before an answer, or before a kill, is in the pipe.
 
-import { Writable } from "node:stream";
-import { writeAll } from "./frames.mjs";
+"use strict";
+
+const { Writable } = require("node:stream");
+const { writeAll } = require("./frames.cjs");
 
 /** Replace `process.stdout` and `process.stderr`; `console` finds them at its first use. */
-export function openStreams() {
+function openStreams() {
   for (const [name, fd] of [["stdout", 1], ["stderr", 2]]) {
     const stream = new Writable({
       decodeStrings: true,
@@ -22,3 +24,5 @@ export function openStreams() {
     Object.defineProperty(process, name, { value: stream, configurable: true, enumerable: true, writable: true });
   }
 }
+
+module.exports = { openStreams };

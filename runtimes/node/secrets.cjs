@@ -4,15 +4,17 @@
 //
 // The folder is on the sandbox's own tmpfs, in memory and gone with it; strict sandboxes show it as `/run/secrets` as well.
 
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+"use strict";
 
-export const FOLDER_VARIABLE = "SANDLOT_SECRETS_DIR";
+const { chmodSync, mkdirSync, writeFileSync } = require("node:fs");
+
+const FOLDER_VARIABLE = "SANDLOT_SECRETS_DIR";
 
 /**
  * Write each value, alone and without a line's end, to a file of its name; the folder, or "" where there is none to write to
  * (a restricted sandbox without a tmpfs of its own lives in "/", where nothing can be written).
  */
-export function writeSecrets(home, secrets) {
+function writeSecrets(home, secrets) {
   const entries = Object.entries(secrets ?? {});
   if (entries.length === 0 || !home || home === "/") return "";
   const folder = `${home}/.secrets`;
@@ -21,3 +23,5 @@ export function writeSecrets(home, secrets) {
   chmodSync(folder, 0o500);
   return folder;
 }
+
+module.exports = { FOLDER_VARIABLE, writeSecrets };
