@@ -40,7 +40,8 @@ class Template:
         self.news: asyncio.Queue[tuple[bytes, bytes] | Fault] = asyncio.Queue()
         self.faults: list[Faulty] = []
         self.children: list[socket.socket] = []
-        self.channel = ForkChannel(self.ours, self._on_fault)
+        self.stopped = False
+        self.channel = ForkChannel(self.ours, self._on_fault, is_stopped=lambda: self.stopped)
 
     def ask(self, timeout_s: float = PATIENCE_S) -> bool:
         return self.channel.exchange(REQUEST, b"head", b"1", timeout_s, self._on_answer)
@@ -169,8 +170,31 @@ async def test_a_child_without_a_socket_that_runs_on_has_until_the_deadline(temp
 
 
 async def test_a_child_that_says_nothing_has_until_the_deadline(template: Template) -> None:
+    child = await template.child()
+    template.ask(timeout_s=0.05)
+    await template.read(child, ASKED)
+    assert await template.outcome() == Fault.DEADLINE
+
+
+async def test_a_request_that_was_not_read_by_then_is_unheard(template: Template) -> None:
     await template.child()
     template.ask(timeout_s=0.05)
+    assert await template.outcome() == Fault.UNHEARD
+
+
+async def test_a_request_that_was_not_read_is_unheard_at_once_if_the_template_is_stopped(template: Template) -> None:
+    await template.child()
+    template.stopped = True
+    assert template.ask()
+    assert await template.outcome() == Fault.UNHEARD
+    assert not template.channel.usable
+
+
+async def test_a_request_that_was_read_is_heard_whatever_becomes_of_the_template(template: Template) -> None:
+    child = await template.child()
+    template.stopped = True
+    template.ask(timeout_s=0.3)
+    await template.read(child, ASKED)
     assert await template.outcome() == Fault.DEADLINE
 
 

@@ -6,6 +6,7 @@ interfered with its control descriptor. Everything else ends as with `reuse`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -84,6 +85,42 @@ async def test_a_call_that_kills_its_template_ends_with_it(rig: Rig) -> None:
     )
     assert (await rig.run(name, 1)).kind is K.SIGNAL
     assert await rig.value(name, 0) == "ok"
+
+
+async def test_a_call_that_stops_its_template_costs_the_next_a_moment(rig: Rig) -> None:
+    name = rig.write(
+        "import os, signal\nborn = os.urandom(8).hex()\ndef handler(event, context):\n"
+        "    if event: os.kill(os.getppid(), signal.SIGSTOP)\n"
+        "    return born\n",
+        isolation=Isolation.FORK,
+    )
+    stopped = await rig.value(name, 1)
+    second = await rig.run(name, 0)
+    assert second.kind is K.OK, second
+    assert json.loads(second.result) != stopped
+    assert await rig.value(name, 0) == json.loads(second.result)
+
+
+async def test_the_time_of_a_request_that_nobody_reads_ends_at_the_second_process(rig: Rig) -> None:
+    """As of a module that keeps its own runtime from serving."""
+    name = rig.write(
+        "import os, time\nfork = os.fork\nos.fork = lambda: fork() or time.sleep(3600)\n"
+        "def handler(event, context):\n    return 1\n",
+        isolation=Isolation.FORK,
+    )
+    outcome = await rig.run(name, wall_s=WALL_S)
+    assert outcome.kind is K.TIMEOUT
+    assert outcome.timings.total > 2 * WALL_S * 1000
+
+
+async def test_the_limits_of_its_template_are_not_a_calls_to_lower(rig: Rig) -> None:
+    name = rig.write(
+        "import os, resource\ndef handler(event, context):\n"
+        "    try: resource.prlimit(os.getppid(), resource.RLIMIT_NPROC, (0, 0))\n"
+        "    except PermissionError as error: return str(error)\n",
+        isolation=Isolation.FORK,
+    )
+    assert await rig.value(name) == await rig.value(name) == "[Errno 1] Operation not permitted"
 
 
 async def test_a_child_that_leaves_its_session_is_ended_by_the_limit(host: SandboxHost, rig: Rig) -> None:

@@ -180,10 +180,23 @@ class Pool:
         if not resident.usable or (resident.calls and not resident.clean(thorough=False)):
             return False
         run.resident = resident
-        if resident.call(run.execution, lambda *ended: self._settle(run, *ended)):
+        may_repeat = resident.forks and not run.repeated
+        unheard = (lambda: self._repeat(run, resident)) if may_repeat else None
+        if resident.call(run.execution, lambda *ended: self._settle(run, *ended), unheard):
             return True
         run.resident = None
         return False
+
+    def _repeat(self, run: Run, resident: Resident) -> None:
+        run.resident, run.repeated = None, True
+        resident.retired = True
+        self._spawn(self._repeat_elsewhere(run, resident))
+
+    async def _repeat_elsewhere(self, run: Run, resident: Resident) -> None:
+        await resident.dispose()  # until then somebody could read the request after all
+        if self._runs.get(run.execution.job_id) is run:
+            self._waiting.add(run.key, run, first=True)
+            self._boot_if_short(run.key)
 
     def _settle(self, run: Run, resident: Resident, verdict: Verdict, ran_s: float, logs: bytes) -> None:
         outcome = run.outcome(resident, verdict, ran_s, logs, monotonic())

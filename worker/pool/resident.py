@@ -84,7 +84,7 @@ class Resident:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | ForkChannel = (
-            ForkChannel(sandbox.control, self._faulty, self._loop)
+            ForkChannel(sandbox.control, self._faulty, self._loop, is_stopped=sandbox.is_stopped)
             if spec.isolation is Isolation.FORK and spec.runtime is Runtime.PYTHON
             else Channel(sandbox.control, self._faulty, self._loop)
         )
@@ -92,6 +92,7 @@ class Resident:
         self._end: asyncio.Future[End] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._settled: Settled | None = None
+        self._unheard: Callable[[], None] | None = None
         self._began_s = 0.0
         self._limit_s = 0.0
         self._importing = False
@@ -99,6 +100,11 @@ class Resident:
         self._logs_taken = b""
         self._weighing: asyncio.Task[None] | None = None
         self._killed = False
+
+    @property
+    def forks(self) -> bool:
+        """It answers each request from a child of its own."""
+        return isinstance(self._channel, ForkChannel)
 
     @property
     def usable(self) -> bool:
@@ -111,14 +117,21 @@ class Resident:
         self._begin(limit_s, imported)
         self._channel.exchange(INIT, self._init_text(), b"", limit_s, lambda _kind, body: self._ready(body, imported))
 
-    def call(self, execution: Execution, settled: Settled) -> bool:
-        """Send the request. False if the sandbox turns out to be of no use: nothing was sent and `settled` will not be called."""
+    def call(self, execution: Execution, settled: Settled, unheard: Callable[[], None] | None = None) -> bool:
+        """Send the request. False if the sandbox turns out to be of no use: nothing was sent and `settled` will not be called.
+
+        Args:
+            unheard: called instead of `settled` if the template was stopped, as an earlier call may have done, and nobody can have read
+                the request by the time this one is disposed of. Without it that is the end of the call's time.
+        """
         limit_s = execution.wall_limit_ms / 1000
         self._begin(limit_s, None)
         if not self._channel.exchange(REQUEST, _head_of(execution), execution.event, limit_s, self._answered):
             return False
-        execution.event = b""  # on its way: it need not be kept while the sandbox works
+        if unheard is None:
+            execution.event = b""  # on its way: it need not be kept while the sandbox works
         self._settled = settled
+        self._unheard = unheard
         self.calls += 1
         return True
 
@@ -216,7 +229,10 @@ class Resident:
     def _faulty(self, faulty: Faulty) -> None:
         if self._settled is None:
             self._on_lost(self)
-        elif faulty.fault is Fault.DEADLINE:
+        elif faulty.fault is Fault.UNHEARD and self._unheard is not None and not self._killed:
+            self._settled = None
+            self._unheard()
+        elif faulty.fault in (Fault.DEADLINE, Fault.UNHEARD):
             self._conclude(None)
         elif faulty.fault is Fault.CLOSED:
             self._conclude(lambda end: self._of_own_end(end, faulty), patience_s=_LAST_WORDS_S)

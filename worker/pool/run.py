@@ -20,7 +20,7 @@ Done = Callable[[Execution, Outcome | SandlotError], None]
 class Run:
     """`resident` is None until a sandbox works on it."""
 
-    __slots__ = ("done", "execution", "key", "resident", "started_s")
+    __slots__ = ("done", "execution", "key", "repeated", "resident", "started_s")
 
     def __init__(self, execution: Execution, done: Done, started_s: float) -> None:
         self.execution = execution
@@ -28,6 +28,8 @@ class Run:
         self.done = done
         self.started_s = started_s
         self.resident: Resident | None = None
+        self.repeated = False
+        """It was sent to a second resident, since nobody had read it at the first."""
 
     def outcome(self, resident: Resident, verdict: Verdict, ran_s: float, logs: bytes, now_s: float) -> Outcome:
         """How it ended, with what this resident cost it: boot and import are the first call's."""

@@ -70,6 +70,8 @@ class Fault(StrEnum):
     DEADLINE = "deadline"
     LATE = "late"
     GARBLED = "garbled"
+    UNHEARD = "unheard"
+    """Nobody has read the request, and now nobody will: its function has not run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,17 @@ child has served, or that it is gone; in the latter case it ends as the child di
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import termios
+from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from worker.sandbox.channel import INIT, JUDGE, NEXT, TIMER_TICK_S, Answered, Broken, Channel, Fault, Faulty
+
+HEARD_WITHIN_S: Final = 0.1
+"""After so long it is looked whether a request has been read: a child that waits for it reads it within a millisecond."""
 
 
 class ForkChannel:
@@ -21,7 +28,18 @@ class ForkChannel:
     `on_fault` is called at most once, as with `Channel`.
     """
 
-    def __init__(self, control: socket.socket, on_fault: Broken, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        on_fault: Broken,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            is_stopped: whether the template is stopped. A call may have done that to it: they have one uid.
+        """
         self._loop = loop or asyncio.get_running_loop()
         self._control = Channel(control, self._fail, self._loop)
         self._on_fault = on_fault
@@ -33,6 +51,8 @@ class ForkChannel:
         """The child has answered, and is left as soon as there is time."""
         self._until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._is_stopped = is_stopped
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def usable(self) -> bool:
@@ -56,6 +76,8 @@ class ForkChannel:
         self._until_s = monotonic() + timeout_s + TIMER_TICK_S
         # The request is in the pair before the pair is on its way: the template need not be woken a second time.
         self._hand_over(theirs)
+        if self._open:
+            self._look = self._loop.call_later(HEARD_WITHIN_S, self._look_whether_heard)
         return self._open
 
     def close(self) -> None:
@@ -67,6 +89,7 @@ class ForkChannel:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._stop_looking()
 
     def _loaded(self, answered: Answered, kind: bytes, body: bytes) -> None:
         answered(kind, body)
@@ -110,6 +133,7 @@ class ForkChannel:
     def _child_answered(self, kind: bytes, body: bytes) -> None:
         answered, self._answered = self._answered, None
         self._served = True
+        self._stop_looking()
         if answered is not None:
             answered(kind, body)
         if self._served:
@@ -118,12 +142,31 @@ class ForkChannel:
     def _child_failed(self, faulty: Faulty) -> None:
         if self._served:
             return  # it has answered; whatever it does now is its end
+        if faulty.fault is Fault.DEADLINE and self._is_unread():
+            self._fail(Faulty(Fault.UNHEARD, "the request was not read in time"))
+            return
         if faulty.fault is not Fault.CLOSED or self._answered is None:
             self._fail(faulty)
             return
         # Dead, or merely without its socket: its parent waits for its end, and the call's limit for both.
         self._timer = self._loop.call_later(max(0.0, self._until_s - monotonic()), self._too_late)
         self._control.tell(JUDGE)
+
+    def _look_whether_heard(self) -> None:
+        self._look = None
+        if self._is_unread() and self._is_stopped():
+            self._fail(Faulty(Fault.UNHEARD, "the template is stopped, and the request has not been read"))
+
+    def _is_unread(self) -> bool:
+        """Whether the whole request is still where it was sent (SIOCOUTQ, unix(7): bytes that the other end has not read)."""
+        if self._pair is None:
+            return False
+        return fcntl.ioctl(self._pair, termios.TIOCOUTQ, bytes(4)) != bytes(4)
+
+    def _stop_looking(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
 
     def _too_late(self) -> None:
         self._timer = None

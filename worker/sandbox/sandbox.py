@@ -218,6 +218,14 @@ class Sandbox:
         except (FileNotFoundError, ProcessLookupError):
             return 0
 
+    def is_stopped(self) -> bool:
+        """Whether the runtime's process is stopped, as by SIGSTOP."""
+        try:
+            with open(f"/proc/{self._runtime_pid()}/stat", "rb") as file:
+                return file.read().rpartition(b") ")[2][:1] == b"T"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
     def request_stack(self) -> None:
         """Ask the runtime to write where it is to `trace_fd` (see `runtimes/PROTOCOL.md`), which is then readable within milliseconds, or never."""
         pid = self._runtime_pid()

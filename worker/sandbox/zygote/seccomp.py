@@ -122,7 +122,10 @@ def build_filter(choice: FilterChoice, machine: str) -> bytes:
 
 def _checked(choice: FilterChoice) -> dict[str, Block]:
     """Calls whose arguments decide. The kernel reads the low 32 bits of each of these arguments, and so do we."""
+    own_process_only = (argument(0), *is_one_of((0,), _YES, _EPERM))
     rules = {
+        # A call could otherwise lower the limits of the process that the next call is forked from.
+        "prlimit64": own_process_only,
         "clone": (argument(0), *is_any_bit(CLONE_NEW, _EPERM, _YES)),
         "clone3": _ENOSYS,  # its flags are behind a pointer; the C library falls back to clone. EPERM here would break every thread
         "ioctl": (argument(1), *is_one_of(TERMINAL_INJECTION, _EPERM, _YES)),
@@ -136,8 +139,7 @@ def _checked(choice: FilterChoice) -> dict[str, Block]:
         masked = (argument(3), Instruction(AND, 0, 0, MAP_SHARED_ANONYMOUS))
         rules["mmap"] = (*masked, *is_one_of((MAP_SHARED_ANONYMOUS,), refuse(errno.ENOMEM), _YES))
     if not choice.namespaces:
-        own_process_only = (argument(0), *is_one_of((0,), _YES, _EPERM))
-        rules |= {"prlimit64": own_process_only, "sched_setaffinity": own_process_only}
+        rules["sched_setaffinity"] = own_process_only
     return rules
 
 
