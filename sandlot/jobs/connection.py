@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import socket
 import ssl
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from sandlot.errors import InvalidSettings, QueueUnavailable
 
 CONNECT_TIMEOUT_S: Final = 3.0
 """A server that does not accept within this is as good as down; a start-up must fail in about as long."""
+LOOKUP_TIMEOUT_S: Final = 12.0
+"""A resolver gives a name server that is silent five seconds (resolv.conf(5)) before it asks the next one, and asks each twice."""
 CALL_TIMEOUT_S: Final = 3.0
 """Redis answers in microseconds; three seconds of silence mean that it is stopped or unreachable."""
 CANCEL_AGAIN_S: Final = 0.1
@@ -97,17 +101,76 @@ async def open_transport(address: Address, protocol: asyncio.Protocol) -> None:
         OSError, TimeoutError: it cannot be reached.
     """
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(CONNECT_TIMEOUT_S):
-        if address.path:
+    if address.path:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await loop.create_unix_connection(lambda: protocol, address.path)
+        return
+    failure: OSError = OSError(f"{address.host} has no address")
+    for host in await _look_up(address.host, address.port):
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(
+                    lambda: protocol,
+                    host,
+                    address.port,
+                    ssl=address.tls,
+                    server_hostname=address.host if address.tls else None,
+                )
+        except OSError as error:  # TimeoutError is one
+            failure = error
         else:
-            await loop.create_connection(
-                lambda: protocol,
-                address.host,
-                address.port,
-                ssl=address.tls,
-                server_hostname=address.host if address.tls else None,
-            )
+            return
+    raise failure
+
+
+_lookups: Final[dict[tuple[asyncio.AbstractEventLoop, str, int], asyncio.Task[list[str]]]] = {}
+
+
+async def _look_up(host: str, port: int) -> list[str]:
+    """Its addresses. Apart from connecting, and with a longer limit: who gives up before the resolver asks the second name server never reaches it.
+
+    A lookup that is under way is shared, not abandoned: each takes a thread until it ends, and there are four.
+
+    Raises:
+        OSError, TimeoutError: it cannot be looked up.
+    """
+    if _is_address(host):
+        return [host]
+    key = (asyncio.get_running_loop(), host, port)
+    if key not in _lookups:
+        _lookups[key] = asyncio.ensure_future(_addresses(host, port))
+        _lookups[key].add_done_callback(lambda task: _forget(key, task))
+    try:
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+            return await asyncio.shield(_lookups[key])
+    except TimeoutError:
+        raise TimeoutError(f"the name {host} was not looked up within {LOOKUP_TIMEOUT_S:g} s") from None
+
+
+def _forget(key: tuple[asyncio.AbstractEventLoop, str, int], task: asyncio.Task[list[str]]) -> None:
+    del _lookups[key]
+    if not task.cancelled():
+        task.exception()  # told to whoever still waits; perhaps nobody
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _connect_timeout_s(url: str) -> float:
+    """For redis-py, which looks up and connects in one."""
+    address = parse_address(url)
+    named = not address.path and not _is_address(address.host)
+    return CONNECT_TIMEOUT_S + (LOOKUP_TIMEOUT_S if named else 0)
 
 
 async def end_task(task: asyncio.Task[Any] | None) -> None:
@@ -139,12 +202,11 @@ async def answering() -> AsyncIterator[None]:
 
 def connect(url: str) -> redis.asyncio.Redis:
     """A client for everything cold. It never sends a command a second time by itself: a resent command may be applied twice."""
-    parse_address(url)
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=CALL_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_connect_timeout=_connect_timeout_s(url),
     )
     return client
 

@@ -170,7 +170,7 @@ class Stack:
         return until(accepted, f"a job of {name} to be accepted")
 
     def has_begun(self, job_id: str) -> bool:
-        return "started_at" in self.http.get(f"/v1/jobs/{job_id}").json()
+        return self.http.get(f"/v1/jobs/{job_id}").json()["started_at"] is not None
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job once it has ended."""
@@ -182,7 +182,7 @@ class Stack:
                 return None
             assert reply.status_code in (200, 503), f"{job_id}: {reply.text}"
             record: dict[str, Any] = reply.json()
-            return record if reply.status_code == 200 and "ended_at" in record else None
+            return record if reply.status_code == 200 and record["ended_at"] is not None else None
 
         return until(ended, f"job {job_id} to end")
 
