@@ -95,7 +95,8 @@ def shown(machine: Machine, what: str, unit: str = WORKER) -> str:
 
 
 def wait_for_worker(machine: Machine) -> None:
-    machine.until(f"{ASK} GET /readyz", limit_s=300)
+    """Until the API knows a worker that is one of the unit's present processes: one that was killed is known for some seconds more."""
+    machine.until(f"{ASK} LIVE {WORKER}", limit_s=300)
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
