@@ -281,7 +281,7 @@ class Pool:
         resident.start_import(self._import_limit_s, self._imported)
         try:
             await sandbox.attached()
-        except BaseException:
+        except (SandboxUnavailable, TimeoutError):
             if resident in self._importing:  # else it is settled already, as what became of its import
                 resident.kill(None)
                 self._retire(resident)
