@@ -121,8 +121,8 @@ class Resident:
         """Send the request. False if the sandbox turns out to be of no use: nothing was sent and `settled` will not be called.
 
         Args:
-            unheard: called instead of `settled` if the template was stopped, as an earlier call may have done, and nobody can have read
-                the request by the time this one is disposed of. Without it that is the end of the call's time.
+            unheard: called instead of `settled` if the request was not read, as when an earlier call has stopped the template; nobody can
+                read it any more once this one is disposed of. Without it that is the end of the call's time.
         """
         limit_s = execution.wall_limit_ms / 1000
         self._begin(limit_s, None)

@@ -71,7 +71,7 @@ class Fault(StrEnum):
     LATE = "late"
     GARBLED = "garbled"
     UNHEARD = "unheard"
-    """Nobody has read the request, and now nobody will: its function has not run."""
+    """The request was not read to its end, and now nobody will: its function has not run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class ForkChannel:
             self._fail(Faulty(Fault.UNHEARD, "the template is stopped, and the request has not been read"))
 
     def _is_unread(self) -> bool:
-        """Whether the whole request is still where it was sent (SIOCOUTQ, unix(7): bytes that the other end has not read)."""
+        """Whether some of the request has not been read by the other end (SIOCOUTQ, unix(7)): a function runs when all of it has been."""
         if self._pair is None:
             return False
         return fcntl.ioctl(self._pair, termios.TIOCOUTQ, bytes(4)) != bytes(4)
