@@ -6,7 +6,6 @@ Exits with 0 after a stop by signal, with 2 and one line when it cannot start.
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import socket
@@ -22,6 +21,7 @@ from api.peers import Peers
 from api.processes import CANNOT_START, Processes
 from api.server import Server, listen, url_of
 from sandlot.aside import let_the_loop_in
+from sandlot.collector import settle_collector
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.exposure import require_safe_listening
 from sandlot.logs import configure_logging
@@ -84,9 +84,7 @@ async def serve(
             raise InvalidSettings(
                 f"listening on {settings.host} without a single API key would open this to the network; set SANDLOT_KEY, or listen on 127.0.0.1"
             )
-        # What is alive now stays; the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        settle_collector()
         url = url_of(listening, tls=settings.tls_cert is not None)
         _log.info("listening", extra={"url": url, "version": version("sandlot")})
         api.metrics.peers = Peers(peers, number, api.metrics.own)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from enum import Enum, auto
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -28,6 +26,7 @@ from sandlot.models import BY_DEFAULT, Invocation, JobStatus
 from sandlot.settings import Settings
 
 JOBS_PATH: Final = "/v1/jobs/"
+_STOPPING: Final = "this server is stopping"
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -40,15 +39,6 @@ class Pending(msgspec.Struct, frozen=True):
     """Of a job that was there before, found by its idempotency key; a new one has nothing in its record that the caller does not know."""
 
 
-class _Why(Enum):
-    """What ended a wait."""
-
-    ENDED = auto()
-    TIME = auto()
-    STOPPING = auto()
-    GONE = auto()
-
-
 class Calls:
     def __init__(self, queue: Queue, settings: Settings, watch: DurabilityWatch) -> None:
         self._queue = queue
@@ -59,7 +49,7 @@ class Calls:
         self._result_ttl_s = settings.result_ttl_s
         self._delivered_ttl_s = settings.delivered_ttl_s
         self._callback_hosts = callback_hosts(settings)
-        self._waiting: set[asyncio.Future[_Why]] = set()
+        self._waiting: set[asyncio.Future[Settled]] = set()
         self._following: set[asyncio.Event] = set()
         self._stopping = False
 
@@ -124,7 +114,7 @@ class Calls:
         try:
             submitted = await self._queue.submit(invocation, reply=True)
             if submitted.existing and submitted.job_id != job_id:
-                self._queue.forget(job_id)
+                self._queue.forget(job_id, future)
                 job_id = submitted.job_id
                 future = self._queue.expect(job_id)
                 if submitted.status.final:
@@ -143,7 +133,7 @@ class Calls:
                 await self._queue.keep(job_id)
             return settled
         finally:
-            self._queue.forget(job_id)
+            self._queue.forget(job_id, future)
 
     async def pieces(self, stored: Stored, scope: Scope) -> AsyncIterator[bytes]:
         """A large result while it is sent. If the caller does not stay, or the rest cannot be had, the job is kept as if nobody had waited.
@@ -190,13 +180,13 @@ class Calls:
                 await self._wait(future, job_id, min(wait_s, self._wait_cap_s))
             return await self._queue.job(job_id)
         finally:
-            self._queue.forget(job_id)
+            self._queue.forget(job_id, future)
 
     def release(self) -> None:
         """Answer everybody who waits, and whoever still comes, with the place of their job: this process stops."""
         self._stopping = True
-        for turn in self._waiting:
-            _tell(turn, _Why.STOPPING)
+        for future in self._waiting:
+            _end(future, ShuttingDown(_STOPPING))
         for wake in self._following:
             wake.set()
 
@@ -232,36 +222,34 @@ class Calls:
     async def _wait(
         self, future: asyncio.Future[Settled], job_id: str, wait_s: float, watched: Receive | None = None
     ) -> Settled:
-        """`watched`: the connection whose end cancels the job."""
-        # The future belongs to everybody who waits for this job, so what ends one wait must not end it: each wait has its own.
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[_Why] = loop.create_future()
-        timer = loop.call_later(wait_s, _tell, turn, _Why.TIME)
-        ended = partial(_tell_ended, turn)
-        future.add_done_callback(ended)
+        """
+        Args:
+            future: this wait's own.
+            watched: the connection whose end cancels the job.
+        """
+        timer = asyncio.get_running_loop().call_later(wait_s, _time_is_up, future, wait_s)
         # A task per call is why a connection is not watched for everybody.
-        watcher = asyncio.ensure_future(_tell_gone(watched, turn)) if watched is not None else None
-        self._waiting.add(turn)
+        watcher = asyncio.ensure_future(_end_when_gone(watched, future)) if watched is not None else None
+        self._waiting.add(future)
         if self._stopping:
-            _tell(turn, _Why.STOPPING)
+            _end(future, ShuttingDown(_STOPPING))
         try:
-            why = await turn
-        finally:
-            self._waiting.discard(turn)
-            timer.cancel()
-            future.remove_done_callback(ended)
-            if watcher is not None:
-                watcher.cancel()
-        if future.done() and not future.cancelled():
-            return future.result()
-        if why is _Why.GONE:
+            return await future
+        except ClientGone:
             with contextlib.suppress(JobFinal, JobNotFound):  # it ended by itself, just now
                 await self._queue.cancel(job_id)
             await self._queue.keep(job_id)
-            raise ClientGone
-        if why is _Why.TIME:
-            raise WaitTimeout(f"the function has not ended after {wait_s:g} s of waiting")
-        raise ShuttingDown("this server is stopping")
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise ShuttingDown(_STOPPING) from None  # it was the future's: the queue is closed
+        finally:
+            self._waiting.discard(future)
+            timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
 
     async def _pending(self, submitted: Submitted) -> Pending:
         record = await self._queue.job(submitted.job_id) if submitted.existing else None
@@ -288,16 +276,16 @@ def _unfinished(
     )
 
 
-def _tell(turn: asyncio.Future[_Why], why: _Why) -> None:
-    if not turn.done():
-        turn.set_result(why)
+def _end(future: asyncio.Future[Settled], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
-def _tell_ended(turn: asyncio.Future[_Why], _: asyncio.Future[Settled]) -> None:
-    _tell(turn, _Why.ENDED)
+def _time_is_up(future: asyncio.Future[Settled], wait_s: float) -> None:
+    _end(future, WaitTimeout(f"the function has not ended after {wait_s:g} s of waiting"))
 
 
-async def _tell_gone(receive: Receive, turn: asyncio.Future[_Why]) -> None:
+async def _end_when_gone(receive: Receive, future: asyncio.Future[Settled]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    _tell(turn, _Why.GONE)
+    _end(future, ClientGone())

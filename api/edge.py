@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.audit import REFUSALS, Audit
 from api.counts import FUNCTION, ApiCounts
 from api.errors import CLIENT_GONE, Headers, problem, problem_of, send_reply
+from api.exchange import REPLY
 from api.replies import Reply
 from api.traces import RequestTraces
 from sandlot.errors import ShuttingDown
@@ -92,7 +93,8 @@ class Edge:
         if reply is not None:
             status, headers, body = reply
             headers.append((b"x-request-id", request_id))
-            await send_reply(send, status, headers, body)
+            if not (isinstance(body, bytes) and REPLY in scope and scope[REPLY](status, headers, body)):
+                await send_reply(send, status, headers, body)
             self._note(scope, self._route_of(hot), status, headers, began_s)
             if status in REFUSALS or self._audit.calls:
                 self._audit.saw(scope, status, request_id, body if isinstance(body, bytes) else b"")

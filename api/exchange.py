@@ -7,17 +7,20 @@ less of a call's CPU. Whatever is out of the ordinary (a stream, HEAD, a connect
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from api.bodies import CUT
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
+    from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseStartEvent
 
 BODY: Final = "sandlot.body"
 """In the scope: the whole body, if it had arrived when the request's turn came."""
+REPLY: Final = "sandlot.reply"
+"""In the scope: a function that sends a whole reply at once, see `Exchange.reply`."""
 HUNG_UP: Final = "sandlot.hung_up"
 """In the scope: a function that says whether the caller has closed the connection by now."""
 _JOINED_BYTES: Final = 65_536
@@ -29,9 +32,11 @@ class Exchange(RequestResponseCycle):
     _start: HTTPResponseStartEvent | None = None
 
     async def run_asgi(self, app: ASGI3Application) -> None:
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # which is a dict, if a typed one
         if not self.more_body and len(self.body) <= _JOINED_BYTES:
-            cast("dict[str, Any]", self.scope)[BODY] = bytes(self.body)
-        cast("dict[str, Any]", self.scope)[HUNG_UP] = self.hung_up
+            scope[BODY] = bytes(self.body)
+        scope[HUNG_UP] = self.hung_up
+        scope[REPLY] = self.reply
         await super().run_asgi(app)
 
     def hung_up(self) -> bool:
@@ -42,27 +47,34 @@ class Exchange(RequestResponseCycle):
             self.response_started = True
             self._start = message
             return
-        if cast(str, message["type"]) == CUT:
+        if message["type"] == CUT:  # type: ignore[comparison-overlap]  # our own
             self.disconnected = True
             self.transport.close()
             return
         start, self._start = self._start, None
         if start is not None and message["type"] == "http.response.body":
-            if not self.flow.write_paused and not self.disconnected and self._send_whole(start, message):
+            whole = not message.get("more_body", False)
+            if whole and self._send_whole(start["status"], start["headers"], message.get("body", b"")):
                 return
             self.response_started = False
             await super().send(start)
         await super().send(message)
 
-    def _send_whole(self, start: HTTPResponseStartEvent, message: HTTPResponseBodyEvent) -> bool:
-        """Head and body at once; false if this reply is not of the ordinary kind, and nothing was sent."""
-        body = message.get("body", b"")
-        if message.get("more_body", False) or self.scope["method"] == "HEAD":
+    def reply(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """A whole reply without the two messages of ASGI; false if it has to be sent in these, and nothing was sent."""
+        if self.response_started or not self._send_whole(status, headers, body):
             return False
-        headers = [*self.default_headers, *start["headers"]]
+        self.response_started = True
+        return True
+
+    def _send_whole(self, status: int, given: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Head and body at once; false if this reply is not of the ordinary kind, and nothing was sent."""
+        if self.flow.write_paused or self.disconnected or self.scope["method"] == "HEAD":
+            return False
+        headers = [*self.default_headers, *given]
         if not self.keep_alive:
             headers.append((b"connection", b"close"))
-        lines = [STATUS_LINE[start["status"]]]
+        lines = [STATUS_LINE[status]]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"\r\n")

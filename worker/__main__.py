@@ -6,7 +6,6 @@ Exits with 0 after a drain, with 2 and one line when it cannot start.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import resource
@@ -23,6 +22,7 @@ from redis.asyncio import Redis
 
 from sandlot.aside import let_the_loop_in
 from sandlot.callbacks import callback_hosts, callback_secrets
+from sandlot.collector import settle_collector
 from sandlot.errors import OperatorError, QueueUnavailable
 from sandlot.exposure import require_safe_redis
 from sandlot.faults import FailPoints
@@ -151,9 +151,7 @@ async def serve(settings: Settings) -> None:
             await stack.enter_async_context(
                 _metrics(settings, lambda: counts.families(pool, engine.slots, queue.round_trips))
             )
-        # What is alive now stays; the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        settle_collector()
         _log.info(
             "sandbox", extra={"level": host.level, "runtimes": ",".join(sorted(host.runtimes)), "slots": pool.slots}
         )

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from sandlot.models import Isolation, Runtime
 
 
@@ -37,8 +39,7 @@ class VersionSpec:
     """Names from `sandlot.walls`: where one of them does not stand, this version is not run."""
 
 
-@dataclass(slots=True)
-class Execution:
+class Execution(msgspec.Struct, eq=False):
     """One attempt at one job. `event` is JSON text, not looked at, and let go of once it is sent; `request` is a JSON object's text, or empty."""
 
     job_id: str

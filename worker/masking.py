@@ -6,7 +6,7 @@ A function's *result* is its own answer and is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -24,7 +24,7 @@ SHORTEST: Final = 4
 class MaskingPool(Executor):
     """An executor whose outcomes have no secrets in their words."""
 
-    def __init__(self, pool: Executor, values_of: Callable[[str, str], Iterable[str]]) -> None:
+    def __init__(self, pool: Executor, values_of: Callable[[str, str], Collection[str]]) -> None:
         """`values_of`: every value that a version, by function and digest, was given since this process started."""
         self._pool = pool
         self._values_of = values_of
@@ -35,8 +35,8 @@ class MaskingPool(Executor):
     def start(self, execution: Execution, done: Done) -> None:
         def ended(execution: Execution, how: Outcome | SandlotError) -> None:
             self._running.pop(execution.job_id, None)
-            if isinstance(how, Outcome):
-                how = masked(how, self._values_of(execution.function, execution.digest))
+            if isinstance(how, Outcome) and (values := self._values_of(execution.function, execution.digest)):
+                how = masked(how, values)
             done(execution, how)
 
         self._running[execution.job_id] = execution

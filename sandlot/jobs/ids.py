@@ -8,18 +8,20 @@ can make for this owner. So a job that is no longer kept can be told from one th
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from functools import lru_cache
 from typing import Final
 
+from sandlot.draws import Draws
+
+_draws: Final = Draws(6)
 _TAG_BYTES: Final = 4
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def new_job_id(key: bytes = b"", owner: str = "") -> str:
     """An id for a job of this owner; without a key, one that `was_issued` will not recognise."""
-    drawn = os.urandom(6).hex()
+    drawn = _draws.next().hex()
     head = f"{time.time_ns() // 1_000_000:012x}7{drawn[:3]}{_VARIANT[drawn[3]]}{drawn[4:11]}"
     text = head + _tag(key, owner, head)
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -16,7 +16,7 @@ from typing import Final, cast
 import hiredis
 import msgspec
 
-from sandlot.aside import aside
+from sandlot.aside import ASIDE_BYTES, aside
 from sandlot.errors import (
     JobFinal,
     JobNotFound,
@@ -117,9 +117,11 @@ class Queue:
         """
         if percent := self._breakers.memory_percent():
             raise short_of_memory(percent)
-        arguments = await aside(
-            len(invocation.event), arguments_of, self._key, invocation, self._channel if reply else ""
-        )
+        channel = self._channel if reply else ""
+        if len(invocation.event) <= ASIDE_BYTES:
+            arguments = arguments_of(self._key, invocation, channel)
+        else:
+            arguments = await asyncio.to_thread(arguments_of, self._key, invocation, channel)
         answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
         code = answer[0]
         if code in (b"new", b"existing"):
@@ -195,9 +197,9 @@ class Queue:
         and `forget` it afterwards, whatever came of it."""
         return self._waiters.expect(job_id)
 
-    def forget(self, job_id: str) -> None:
-        """Nobody waits for it any more; its future is left as it is."""
-        self._waiters.forget(job_id)
+    def forget(self, job_id: str, future: asyncio.Future[Settled]) -> None:
+        """Nobody waits with this one any more; it is left as it is."""
+        self._waiters.forget(job_id, future)
 
     async def keep(self, job_id: str) -> None:
         """Its caller waited, and was not given the end: keep that as long as if nobody had waited. Never raises: a job's shorter life

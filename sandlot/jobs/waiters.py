@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord
@@ -25,7 +25,7 @@ MORE: Final = b"+"
 
 
 class Waiters:
-    """Futures by job id, kept until forgotten by everybody who expected them. Two who wait for one job share its future."""
+    """Futures by job id, kept until they are forgotten. Two who wait for one job have one each: what ends one wait is not the other's end."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class Waiters:
             keep: told of each end that came for nobody.
             followers: told of what is heard of any job, and that something may have been missed.
         """
+        self._loop = asyncio.get_running_loop()
         self._key = signing_key
         self._read = read
         self._keep = keep
         self._keeping: set[asyncio.Task[None]] = set()
-        self._futures: dict[str, asyncio.Future[Settled]] = {}
-        self._counts: dict[str, int] = {}
+        self._futures: dict[str, list[asyncio.Future[Settled]]] = {}
         self._followers = followers
         self._look = asyncio.Event()
         self._subscription = Subscription(url, channel, self._on_message, self._on_subscribed)
@@ -62,20 +62,20 @@ class Waiters:
         self._rereader = asyncio.create_task(self._reread(), name="waiters")
 
     def expect(self, job_id: str) -> asyncio.Future[Settled]:
-        future = self._futures.get(job_id)
-        if future is None:
-            future = asyncio.get_running_loop().create_future()
-            self._futures[job_id] = future
-        self._counts[job_id] = self._counts.get(job_id, 0) + 1
+        future: asyncio.Future[Settled] = self._loop.create_future()
+        others = self._futures.get(job_id)
+        if others is None:
+            self._futures[job_id] = [future]
+        else:
+            others.append(future)
         return future
 
-    def forget(self, job_id: str) -> None:
-        left = self._counts.get(job_id, 0) - 1
-        if left > 0:
-            self._counts[job_id] = left
-        else:
-            self._counts.pop(job_id, None)
-            self._futures.pop(job_id, None)
+    def forget(self, job_id: str, future: asyncio.Future[Settled]) -> None:
+        futures = self._futures.get(job_id, [])
+        if future in futures:
+            futures.remove(future)
+            if not futures:
+                del self._futures[job_id]
 
     def _on_subscribed(self) -> None:
         self._look.set()
@@ -96,12 +96,12 @@ class Waiters:
             self._followers.printed(job_id)
             return
         followed = self._followers.ended(job_id)
-        future = self._futures.get(job_id)
-        if future is None:
+        futures = self._futures.get(job_id)
+        if futures is None:
             if not followed:
                 self._keep_for_later(job_id)
             return
-        if future.done():
+        if all(map(_is_done, futures)):
             return
         text, _, result = rest.partition(b"\n")
         try:
@@ -110,7 +110,7 @@ class Waiters:
                 # No worker saw it, or its result is neither here nor stored: what is missing is in the record.
                 self._look.set()
                 return
-            future.set_result(settled_from(job_id, end, result, function="", version=0))
+            _resolve(futures, settled_from(job_id, end, result, function="", version=0))
         except UnsafeRecord as error:
             log.warning("forged message ignored", extra={"job_id": job_id, "error": error.message})
 
@@ -126,21 +126,22 @@ class Waiters:
                 async with asyncio.timeout(REREAD_INTERVAL_S):
                     await self._look.wait()
             self._look.clear()
-            waiting = [job_id for job_id, future in self._futures.items() if not future.done()]
+            waiting = [job_id for job_id, futures in self._futures.items() if not all(map(_is_done, futures))]
             await asyncio.gather(*(self._read_one(job_id) for job_id in waiting))
 
     async def _read_one(self, job_id: str) -> None:
-        future = self._futures.get(job_id)
+        futures = self._futures.get(job_id, [])
         try:
             settled = await self._read(job_id)
         except QueueUnavailable:
             return  # Looked up again within a second; the waiter has its own deadline.
         except UnsafeRecord as error:
-            if future is not None and not future.done():
-                future.set_exception(error)
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
             return
-        if settled is not None and future is not None and not future.done():
-            future.set_result(settled)
+        if settled is not None:
+            _resolve(futures, settled)
 
     async def close(self) -> None:
         if self._rereader is not None:
@@ -151,6 +152,17 @@ class Waiters:
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
-        for future in self._futures.values():
-            future.cancel()
+        for futures in self._futures.values():
+            for future in futures:
+                future.cancel()
         self._futures.clear()
+
+
+def _is_done(future: asyncio.Future[Settled]) -> bool:
+    return future.done()
+
+
+def _resolve(futures: Iterable[asyncio.Future[Settled]], settled: Settled) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(settled)

@@ -76,10 +76,11 @@ class Wire(asyncio.Protocol):
         self._flush()
 
     def _pack(self, arguments: tuple[Argument, ...]) -> None:
-        if any(isinstance(argument, bytes) and len(argument) > LARGE_BYTES for argument in arguments):
-            self._pending.extend(_pack_in_parts(arguments))
-        else:
-            self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
+        for argument in arguments:
+            if type(argument) is bytes and len(argument) > LARGE_BYTES:
+                self._pending.extend(_pack_in_parts(arguments))
+                return
+        self._pending.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []

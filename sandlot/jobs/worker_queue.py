@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Final, cast
 
 import hiredis
+import msgspec
 
 from sandlot.errors import SandlotError
 from sandlot.jobs import keys
@@ -32,8 +33,7 @@ LEASE_S: Final = 4.0
 """LEASE_MS of transitions.lua: four beats. A worker that could not beat for this long must assume that its jobs are another's."""
 
 
-@dataclass(slots=True)
-class Claim:
+class Claim(msgspec.Struct, eq=False):
     """The right to one attempt, with what has to be executed. `queued_ms` is on Redis's clock."""
 
     job_id: str
@@ -206,20 +206,14 @@ class WorkerQueue:
 
     @staticmethod
     def parse_step(reply: Reply) -> Stepped:
-        answers, claims, parked = cast("tuple[list[bytes], list[list[object]], int]", reply)
+        answers, claims, parked = cast(
+            "tuple[list[bytes], list[tuple[bytes, int, bytes, bytes, int, int]], int]", reply
+        )
         return Stepped(
             [answer.decode() for answer in answers],
             [
-                Claim(
-                    cast(bytes, c[0]).decode(),
-                    cast(int, c[1]),
-                    cast(bytes, c[2]),
-                    cast(bytes, c[3]),
-                    float(cast(int, c[4])),
-                    cast(int, c[5]) & 1 == 1,
-                    cast(int, c[5]) & 2 == 2,
-                )
-                for c in claims
+                Claim(job_id.decode(), attempt, sealed, data, float(queued_ms), flags & 1 == 1, flags & 2 == 2)
+                for job_id, attempt, sealed, data, queued_ms, flags in claims
             ],
             parked == 1,
         )

@@ -106,9 +106,9 @@ async def test_an_end_that_comes_for_nobody_is_kept(
 ) -> None:
     """The caller stopped waiting, and nobody has said so in time."""
     job = wanted()
-    queue.expect(job.job_id)
+    future = queue.expect(job.job_id)
     await queue.submit(job, reply=True)
-    queue.forget(job.job_id)
+    queue.forget(job.job_id, future)
     await end(worker)
     await until(lambda: lives(raw, job.job_id) == LONG)
 

@@ -23,7 +23,7 @@ async def call(queue: Queue, job: Any, timeout_s: float = 10.0) -> Any:
         await queue.submit(job, reply=True)
         return await asyncio.wait_for(future, timeout_s)
     finally:
-        queue.forget(job.job_id)
+        queue.forget(job.job_id, future)
 
 
 async def test_a_call_returns_what_the_function_returned(queue: Queue, start_engine: Any, make: Any) -> None:

@@ -42,7 +42,7 @@ async def call(queue: Queue, job: Any) -> Any:
         await queue.submit(job, reply=True)
         return await asyncio.wait_for(future, 20)
     finally:
-        queue.forget(job.job_id)
+        queue.forget(job.job_id, future)
 
 
 async def store(worker: Any, claim: Any, result: bytes = LARGE) -> list[bool]:

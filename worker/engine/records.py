@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from sandlot.errors import SandlotError
 from sandlot.jobs.settlement import Encoded, Ending
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
@@ -17,8 +19,7 @@ from worker.execution import Execution
 NOTHING_TIMED: Final = Timings()
 
 
-@dataclass(slots=True)
-class Running:
+class Running(msgspec.Struct, eq=False):
     """A claim and the moment it became ours (`time.monotonic`)."""
 
     claim: Claim
@@ -29,8 +30,7 @@ class Running:
     retry: RetryPolicy
 
 
-@dataclass(slots=True)
-class Finished:
+class Finished(msgspec.Struct, eq=False):
     """An execution whose outcome is not recorded yet."""
 
     claim: Claim

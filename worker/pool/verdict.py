@@ -9,7 +9,6 @@ it comes from the worker's side.
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -24,8 +23,7 @@ from worker.sandbox.policy import End
 MIB: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     kind: OutcomeKind
     result: bytes = b""
     error: FunctionError | None = None

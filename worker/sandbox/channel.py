@@ -9,13 +9,15 @@ another type, or more than the one answer, makes the channel faulty for good; it
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from time import monotonic
 from typing import Final
+
+from sandlot.draws import Draws
 
 INIT: Final = b"I"
 READY: Final = b"K"
@@ -51,16 +53,8 @@ _SEND_BUFFER_BYTES: Final = 1024 * 1024
 """Asked for; the kernel gives at most net.core.wmem_max. Larger means fewer wake-ups for a large event."""
 
 
-_TICKETS_AT_ONCE: Final = 512
-_tickets: Final[list[bytes]] = []
-
-
-def next_ticket() -> bytes:
-    """Eight random bytes that the answer has to repeat. Drawn many at a time: one draw is a system call."""
-    if not _tickets:
-        drawn = os.urandom(TICKET_BYTES * _TICKETS_AT_ONCE)
-        _tickets.extend(drawn[start : start + TICKET_BYTES] for start in range(0, len(drawn), TICKET_BYTES))
-    return _tickets.pop()
+next_ticket: Final = Draws(TICKET_BYTES).next
+"""Random bytes that the answer has to repeat."""
 
 
 class Fault(StrEnum):
@@ -103,6 +97,8 @@ class Channel:
         self._expected = b""
         self._ticket = b""
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline_s = 0.0
+        self._due_s = 0.0
         self._unsent: memoryview | None = None
         self._unsent_next: bytes | memoryview = b""
         self._header = b""
@@ -127,7 +123,7 @@ class Channel:
             return False
         self._answered = answered
         self._expected = _ANSWERS_TO[kind]
-        self._timer = self._loop.call_later(timeout_s + TIMER_TICK_S, self._too_late)
+        self._arm(timeout_s + TIMER_TICK_S)
         ticket = self._ticket = next_ticket() if kind == REQUEST else b""
         header = _HEADER.pack(len(ticket) + len(head) + len(tail), kind)
         if len(tail) <= _SCRATCH_BYTES:
@@ -267,7 +263,6 @@ class Channel:
     def _finish(self, kind: bytes, body: memoryview) -> None:
         answered = self._answered
         self._answered = None
-        self._stop_timer()
         ticket = self._ticket
         if self._unsent is not None:
             self._fail(Fault.GARBLED, "the process answered before it had taken the whole request")
@@ -276,9 +271,26 @@ class Channel:
         elif answered is not None:
             answered(kind, bytes(body[len(ticket) :]))
 
-    def _too_late(self) -> None:
+    def _arm(self, timeout_s: float) -> None:
+        """A timer that is there and not due later is left alone, and when it is due sets itself anew: one for each exchange is 2 µs."""
+        self._deadline_s = monotonic() + timeout_s
+        if self._timer is not None:
+            if self._due_s <= self._deadline_s:
+                return
+            self._timer.cancel()
+        self._due_s = self._deadline_s
+        self._timer = self._loop.call_later(timeout_s, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
         self._timer = None
-        self._fail(Fault.DEADLINE, "no answer in time")
+        if self._answered is None:
+            return
+        left_s = self._deadline_s - monotonic()
+        if left_s > 0:
+            self._due_s = self._deadline_s
+            self._timer = self._loop.call_later(max(left_s, 0.001), self._look_at_clock)
+        else:
+            self._fail(Fault.DEADLINE, "no answer in time")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -27,14 +27,13 @@ local TYPES = { finished = 1, failed = 2, canceled = 3 }
 -- One step in so many trims the registries it has written to, so that one job at a time does not pay for it each time.
 local TRIM_EVERY = 16
 
--- Appends to lists[key].
-local function gather(lists, key, ...)
+local function list_of(lists, key)
   local list = lists[key]
   if not list then
     list = {}
     lists[key] = list
   end
-  for _, item in ipairs({ ... }) do list[#list + 1] = item end
+  return list
 end
 
 -- What goes to one API process goes in one message, as long as it is no larger than a single one may be.
@@ -71,8 +70,9 @@ local function settle(member, held, ended, registered)
     logs = ARGV[at + 7], type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[at + 5],
     worker = worker, attempt = attempt, order = job[8], tell = tell, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   if job[4] then redis.call('SREM', CANCELS .. worker, id) end
-  gather(ended, queue, member)
-  gather(registered, REGISTRY[status] .. queue, now_s + ttl, id)
+  local members, kept = list_of(ended, queue), list_of(registered, REGISTRY[status] .. queue)
+  members[#members + 1] = member
+  kept[#kept + 1], kept[#kept + 2] = now_s + ttl, id
   return 'ok'
 end
 
@@ -89,9 +89,10 @@ local function settle_all()
   for channel in pairs(told) do send(channel) end
   redis.call('INCRBY', ENDED, #answers)
   for registry, items in pairs(registered) do redis.call('ZADD', registry, unpack(items)) end
+  local capped = redis.call('EXISTS', CAPPED) == 1
   for queue, items in pairs(ended) do
     redis.call('ZREM', STARTED .. queue, unpack(items))
-    if make_room(queue) and free + ahead == 0 then wake(placement_of(queue)) end
+    if capped and make_room(queue) and free + ahead == 0 then wake(placement_of(queue)) end
     if tonumber(step) % TRIM_EVERY == 0 then trim(queue, FINISHED) end
   end
   return answers
@@ -101,7 +102,7 @@ local answers = settle_all()
 
 -- Claim.
 
-local claims, ids, bytes = {}, {}, 0
+local claims, ids, bytes, left = {}, {}, 0, 0
 
 local function claim(id, queue, probe)
   local job = redis.call('HMGET', JOB .. id, 'status', ENVELOPE, 'data', QUEUED_MS, REPLY, ATTEMPT)
@@ -119,6 +120,16 @@ local function claim(id, queue, probe)
     (job[5] and 1 or 0) + (probe and 2 or 0) }
   ids[#ids + 1] = id .. ':' .. attempt
   return id .. ':' .. attempt
+end
+
+local function note_taken(queue, taken)
+  local noted = redis.call('LPUSH', TAKEN .. queue, NOW_MS .. ' ' .. taken)
+  if noted == 1 then
+    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
+  elseif noted > CLAIMS_KEPT + 128 then
+    redis.call('LTRIM', TAKEN .. queue, 0, CLAIMS_KEPT - 1)
+    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
+  end
 end
 
 -- Up to `share` jobs of one queue. Returns true when the queue keeps its place in the ring.
@@ -146,16 +157,12 @@ local function claim_from(queue, share, cap, breaker)
     end
   end
   for i = #popped, taken + 1, -1 do redis.call('LPUSH', QUEUE .. queue, popped[i]) end
-  redis.call('DECRBY', DEPTH, taken)
-  local noted = redis.call('LPUSH', TAKEN .. queue, NOW_MS .. ' ' .. taken)
-  if noted == 1 then
-    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
-  elseif noted > CLAIMS_KEPT + 128 then
-    redis.call('LTRIM', TAKEN .. queue, 0, CLAIMS_KEPT - 1)
-    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
-  end
+  left = left + taken
   if #started > 0 then redis.call('ZADD', STARTED .. queue, unpack(started)) end
-  return taken < #popped or #popped == allowed
+  local emptied = taken == #popped and #popped < allowed
+  -- Of an empty queue nobody asks how fast its places come free, and when it begins anew this is forgotten (begin_queue).
+  if not emptied then note_taken(queue, taken) end
+  return not emptied
 end
 
 -- The queues whose turn it is, over all placements of this worker, at most `want`.
@@ -169,6 +176,18 @@ local function due_queues(want)
   return due
 end
 
+-- By placement: those that keep their place go to the end of the ring in this order, the others leave it.
+local function take_turns(again, gone, stay)
+  if stay > 0 then
+    local before = redis.call('INCRBY', TURN, stay) - stay
+    for placement, turns in pairs(again) do
+      for i = 1, #turns, 2 do turns[i] = before + turns[i] end
+      redis.call('ZADD', RING .. placement, unpack(turns))
+    end
+  end
+  for placement, queues in pairs(gone) do redis.call('ZREM', RING .. placement, unpack(queues)) end
+end
+
 local function claim_round(want)
   local due = due_queues(want)
   if #due == 0 then return false end
@@ -179,14 +198,19 @@ local function claim_round(want)
     names[count + i] = '!' .. due[i][1]
   end
   local caps = redis.call('HMGET', CAPS, unpack(names))
+  local again, gone, stay = {}, {}, 0
   for i = 1, count do
     local queue = names[i]
     if claim_from(queue, share, caps[i] and tonumber(caps[i]), caps[count + i]) then
-      redis.call('ZADD', RING .. due[i][3], redis.call('INCR', TURN), queue)
+      local turns = list_of(again, due[i][3])
+      stay = stay + 1
+      turns[#turns + 1], turns[#turns + 2] = stay, queue
     else
-      redis.call('ZREM', RING .. due[i][3], queue)
+      local queues = list_of(gone, due[i][3])
+      queues[#queues + 1] = queue
     end
   end
+  take_turns(again, gone, stay)
   return true
 end
 
@@ -214,6 +238,7 @@ elseif room + ahead > 0 then
     work_left = claim_round(room + ahead - #claims)
     if not work_left then break end
   end
+  if left > 0 then redis.call('DECRBY', DEPTH, left) end
   if #ids > 0 then
     local leases, until_ms = {}, ms(now_ms + LEASE_MS)
     for i, member in ipairs(ids) do

@@ -35,10 +35,7 @@ local function queue_of(name, placement, concurrency)
     queues[name] = queue
     if broken ~= '' and (broken == '*' or string.find(broken, ' ' .. name .. ' ', 1, true)) then look_at_breaker(name, queue) end
   end
-  if queue.cap ~= concurrency then
-    queue.cap = concurrency
-    if concurrency > 0 then redis.call('HSET', CAPS, name, concurrency) else redis.call('HDEL', CAPS, name) end
-  end
+  queue.cap = concurrency
   return queue
 end
 
@@ -220,7 +217,22 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
   return { 'new', id, status, '' }
 end
 
+-- The caps as the newest version of each function has them.
+local function note_caps()
+  local capped, free = {}, {}
+  for name, queue in pairs(queues) do
+    if queue.cap > 0 then
+      capped[#capped + 1], capped[#capped + 2] = name, queue.cap
+    else
+      free[#free + 1] = name
+    end
+  end
+  if #capped > 0 then redis.call('HSET', CAPS, unpack(capped)) end
+  if #free > 0 then redis.call('HDEL', CAPS, unpack(free)) end
+end
+
 -- Into RQ's queues and registries: one command for all jobs of a queue.
+local entered, to_wake = 0, {}
 local function enter(queue, name)
   if #queue.index > 0 then redis.call('ZADD', INDEX .. name, unpack(queue.index)) end
   if #queue.started > 0 then
@@ -233,10 +245,10 @@ local function enter(queue, name)
     redis.call('ZADD', STARTED .. name, unpack(started))
   end
   if #queue.ids > 0 then
-    redis.call('INCRBY', DEPTH, #queue.ids)
+    entered = entered + #queue.ids
     -- A queue that had work already is in the ring, or capped; the reaper looks after those that somehow are neither.
     if redis.call('RPUSH', QUEUE .. name, unpack(queue.ids)) == #queue.ids then begin_queue(name) end
-    if not nobody[queue.placement] then wake(queue.placement) end
+    if not nobody[queue.placement] then to_wake[queue.placement] = true end
   end
 end
 
@@ -286,6 +298,9 @@ if whole_key ~= '' then
   redis.call('SET', IDEMPOTENCY .. whole_key, table.concat(ids, ',') .. ' ' .. whole_fingerprint, 'EX', 86400)
 end
 let_go()
+note_caps()
 for name, queue in pairs(queues) do enter(queue, name) end
+if entered > 0 then redis.call('INCRBY', DEPTH, entered) end
+for placement in pairs(to_wake) do wake(placement) end
 note_promises()
 return answers

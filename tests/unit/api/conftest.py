@@ -96,7 +96,7 @@ class FakeQueue:
     invocations: dict[str, Invocation] = field(default_factory=dict)
     ends: dict[str, Settled] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
-    futures: dict[str, asyncio.Future[Settled]] = field(default_factory=dict)
+    futures: dict[str, list[asyncio.Future[Settled]]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
@@ -141,21 +141,23 @@ class FakeQueue:
 
     def finish(self, end: Settled) -> None:
         self.ends[end.job_id] = end
-        future = self.futures.get(end.job_id)
-        if future is not None and not future.done():
-            future.set_result(end)
+        for future in self.futures.get(end.job_id, []):
+            if not future.done():
+                future.set_result(end)
 
     def status_of(self, job_id: str) -> JobStatus:
         return status_of(self.ends[job_id].kind) if job_id in self.ends else JobStatus.QUEUED
 
     def expect(self, job_id: str) -> asyncio.Future[Settled]:
-        return self.futures.setdefault(job_id, asyncio.get_running_loop().create_future())
+        future: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        self.futures.setdefault(job_id, []).append(future)
+        return future
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
-    def forget(self, job_id: str) -> None:
-        self.futures.pop(job_id, None)
+    def forget(self, job_id: str, future: asyncio.Future[Settled]) -> None:
+        self.futures[job_id].remove(future)
 
     async def job(self, job_id: str) -> JobRecord | None:
         invocation, end = self.invocations.get(job_id), self.ends.get(job_id)
