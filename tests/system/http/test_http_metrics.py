@@ -69,6 +69,8 @@ def test_one_scrape_speaks_of_all_processes(api_url: str, wait_until: Callable[[
         return len({labels["process"] for labels, _ in answered})
 
     counts: list[int] = []
+    # The port answers as soon as one of the three listens.
+    wait_until(lambda: scrape(f"{api_url}/metrics")["sandlot_api_processes"] == [({}, 3)])
     wait_until(lambda: processes_that_have_answered() >= 2)
     samples = scrape(f"{api_url}/metrics")
     assert samples["sandlot_api_processes"] == [({}, 3)]
