@@ -86,11 +86,11 @@ class HandWorker:
             Pulse(state="idle", successes=0, failures=0, working_s=0, registration_ttl_s=60, free=free, leases=leases)
         )
 
-    async def step(self, free: int, *endings: Any, number: int | None = None) -> Stepped:
+    async def step(self, free: int, *endings: Any, number: int | None = None, ahead: int = 0) -> Stepped:
         if number is None:
             self.steps += 1
             number = self.steps
-        return self.queue.parse_step(await self.queue.step(number, free, self.seen, endings))
+        return self.queue.parse_step(await self.queue.step(number, free, self.seen, endings, ahead=ahead))
 
     def ending(self, claim: Any, result: bytes = b"1", kind: OutcomeKind = OutcomeKind.OK, **more: Any) -> Any:
         return self.queue.ending(claim, "hello", 1, Outcome(kind=kind, result=result, **more), Timings(run=1.5))

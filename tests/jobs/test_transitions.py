@@ -14,7 +14,7 @@ from sandlot.errors import IdempotencyConflict, JobFinal, JobGone, JobNotFound, 
 from sandlot.jobs import Queue, keys, new_job_id
 from sandlot.jobs.lua import script
 from sandlot.models import FunctionError, JobStatus, OutcomeKind
-from tests.jobs.conftest import KEY
+from tests.jobs.conftest import KEY, HandWorker
 from tests.jobs.lossy_proxy import LossyProxy
 
 
@@ -53,6 +53,26 @@ async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(
     await until(lambda: worker.handed)
     assert worker.queue.unseal(worker.handed[0])[1] == b'"x"'
     assert (await worker.step(1, worker.ending(worker.handed[0]))).answers == ["ok"]
+
+
+async def test_who_is_alone_claims_ahead_whatever_is_queued(queue: Queue, worker: Any, make: Any) -> None:
+    for _ in range(20):
+        await queue.submit(make(), reply=False)
+    assert len((await worker.step(2, ahead=50)).claims) == 20
+
+
+async def test_of_what_is_queued_a_worker_claims_ahead_no_more_than_its_share(
+    queue: Queue, url: str, worker: Any, make: Any
+) -> None:
+    others = [await HandWorker.open(url) for _ in range(2)]
+    for _ in range(20):
+        await queue.submit(make(), reply=False)
+    assert len((await worker.step(2, ahead=50)).claims) == 2 + 6  # a third of the other 18
+    assert len((await others[0].step(2, ahead=50)).claims) == 2 + 4  # of 10
+    assert len((await others[1].step(4)).claims) == 4
+    assert len((await worker.step(0, ahead=50)).claims) == 1  # the last two are not all for one
+    for other in others:
+        await other.close()
 
 
 async def test_hand_offs_on_their_way_count_against_free_slots(

@@ -228,6 +228,16 @@ end
 
 -- Jobs handed over but not yet seen by the worker will need some of the slots it believes to be free.
 local room = free - math.max(0, (tonumber(known[3]) or 0) - seen)
+
+-- With others at work, what is claimed ahead is this worker's share of what is queued: the rest is theirs, who may have slots free for it.
+local function share_of_queued()
+  local workers = 1
+  for _, placement in ipairs(placements) do workers = math.max(workers, redis.call('ZCARD', BEATS .. placement)) end
+  if workers == 1 then return ahead end
+  local queued = tonumber(redis.call('GET', DEPTH) or 0) - math.max(0, room)
+  return math.min(ahead, math.ceil(math.max(0, queued) / workers))
+end
+if ahead > 0 then ahead = share_of_queued() end
 local work_left = false
 if known[1] == step then
   claims_again()
