@@ -247,6 +247,31 @@ async def test_one_deadline_covers_every_part(peer: Peer, part: bytes) -> None:
     assert await peer.outcome() == Fault.DEADLINE
 
 
+async def test_the_deadline_of_an_exchange_before_does_not_end_this_one(peer: Peer) -> None:
+    """One timer serves them all: it was set for the first, and finds the second."""
+    peer.ask(timeout_s=0.02)
+    await peer.read(18)
+    await peer.write(answer(b"O", b"1"))
+    assert await peer.outcome() == (b"O", b"1")
+    peer.ask()
+    await peer.read(18)
+    passed = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.06, passed.set)  # timers are called in the order in which they are due
+    await passed.wait()
+    await peer.write(answer(b"O", b"2"))
+    assert await peer.outcome() == (b"O", b"2")
+    assert peer.faults == []
+
+
+async def test_a_shorter_deadline_than_that_of_an_exchange_before_is_met(peer: Peer) -> None:
+    peer.ask(timeout_s=1000)
+    await peer.read(18)
+    await peer.write(answer(b"O", b"1"))
+    assert await peer.outcome() == (b"O", b"1")
+    peer.ask(timeout_s=0.02)
+    assert await peer.outcome() == Fault.DEADLINE
+
+
 async def test_a_peer_that_never_reads_meets_the_deadline(peer: Peer) -> None:
     peer.ask(bytes(6 * 1024 * 1024), timeout_s=0.05)
     assert await peer.outcome() == Fault.DEADLINE

@@ -10,6 +10,7 @@ from uvicorn.server import ServerState
 
 from api.body import BODY
 from api.connections import Connections
+from api.exchange import REPLY
 from api.protocol import EdgeProtocol
 from sandlot.settings import Settings
 
@@ -74,6 +75,37 @@ async def test_head_and_body_are_one_write() -> None:
     assert transport.sent == [b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello"]
     assert application.scopes[0][BODY] == b"event"
     assert not transport.closed
+
+
+class AtOnce(Application):
+    """The same without the messages of ASGI, as far as that can be had."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.taken = [scope[REPLY](self.status, self.headers, b"".join(self.pieces))]
+        if self.taken[0]:
+            self.taken.append(scope[REPLY](self.status, self.headers, b"again"))
+        else:
+            await super().__call__(scope, receive, send)
+
+
+async def test_a_reply_at_once_is_what_the_two_messages_would_have_sent_and_there_is_one() -> None:
+    application = AtOnce(PLAIN)
+    transport = await exchange(application)
+    assert transport.sent == (await exchange(Application(PLAIN))).sent
+    assert application.taken == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [(b"HEAD", PLAIN), (b"POST", [*PLAIN, (b"transfer-encoding", b"chunked")]), (b"POST", [(b"content-type", b"a/b")])],
+)
+async def test_what_is_out_of_the_ordinary_is_not_sent_at_once(
+    method: bytes, headers: list[tuple[bytes, bytes]]
+) -> None:
+    application = AtOnce(headers)
+    transport = await exchange(application, method=method)
+    assert application.taken == [False]
+    assert transport.sent == (await exchange(Application(headers), method=method)).sent
 
 
 async def test_a_long_body_is_not_copied_behind_its_head() -> None:
