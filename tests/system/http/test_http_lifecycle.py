@@ -186,7 +186,7 @@ def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Any, wait_unti
         return len(now) == 2 and not now & before
 
     wait_until(renewed)
-    assert len(processes_of(url)) == 2
+    wait_until(lambda: len(processes_of(url)) == 2)  # the kernel may give forty connections to one of them
     assert api.stop() == 0
 
 
