@@ -44,6 +44,19 @@ async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, m
     assert record.created_ms <= record.started_ms <= record.ended_ms
 
 
+async def test_two_who_wait_for_one_job_wait_each_for_himself(queue: Queue, worker: Any, make: Any) -> None:
+    job = make()
+    impatient, patient, gone = (queue.expect(job.job_id) for _ in range(3))
+    await queue.submit(job, reply=True)
+    impatient.set_exception(TimeoutError())
+    queue.forget(job.job_id, gone)
+    (claim,) = (await worker.step(1)).claims
+    await worker.step(1, worker.ending(claim, b"7"))
+    assert (await asyncio.wait_for(patient, 5)).result == b"7"
+    assert isinstance(impatient.exception(), TimeoutError)
+    assert not gone.done()
+
+
 async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(
     queue: Queue, worker: Any, make: Any, until: Any
 ) -> None:
@@ -73,6 +86,25 @@ async def test_of_what_is_queued_a_worker_claims_ahead_no_more_than_its_share(
     assert len((await worker.step(0, ahead=50)).claims) == 1  # the last two are not all for one
     for other in others:
         await other.close()
+
+
+async def test_who_has_no_slot_for_a_queue_that_may_go_on_wakes_another(
+    queue: Queue, url: str, worker: Any, make: Any, until: Any
+) -> None:
+    """Its free slot is for a job that is on its way to it."""
+    other = await HandWorker.open(url)
+    for _ in range(2):
+        await queue.submit(make(function="capped", concurrency=1), reply=False)
+    (claim,) = (await worker.step(1)).claims
+    assert (await other.step(1)).parked  # one of them at a time
+    assert (await worker.step(2)).parked
+    await queue.submit(make(), reply=False)
+    await until(lambda: worker.handed)
+    worker.seen = 0
+    assert (await worker.step(1, worker.ending(claim))).claims == []
+    await until(lambda: other.wakes)
+    assert len((await other.step(1)).claims) == 1
+    await other.close()
 
 
 async def test_hand_offs_on_their_way_count_against_free_slots(

@@ -76,6 +76,9 @@ local function settle(member, held, ended, registered)
   return 'ok'
 end
 
+-- Placements with a queue that may be claimed from again, since one of its jobs has ended.
+local opened = {}
+
 local function settle_all()
   local members, answers, ended, registered = {}, {}, {}, {}
   for i = at, #ARGV, 8 do members[#members + 1] = ARGV[i] .. ':' .. ARGV[i + 1] end
@@ -92,7 +95,7 @@ local function settle_all()
   local capped = redis.call('EXISTS', CAPPED) == 1
   for queue, items in pairs(ended) do
     redis.call('ZREM', STARTED .. queue, unpack(items))
-    if capped and make_room(queue) and free + ahead == 0 then wake(placement_of(queue)) end
+    if capped and make_room(queue) then opened[placement_of(queue)] = true end
     if tonumber(step) % TRIM_EVERY == 0 then trim(queue, FINISHED) end
   end
   return answers
@@ -238,6 +241,7 @@ local function share_of_queued()
   return math.min(ahead, math.ceil(math.max(0, queued) / workers))
 end
 if ahead > 0 then ahead = share_of_queued() end
+
 local work_left = false
 if known[1] == step then
   claims_again()
@@ -269,8 +273,8 @@ for _, placement in ipairs(placements) do
     parked = 1
   else
     redis.call('ZREM', PARKED .. placement, worker)
-    -- Whoever else is idle may have been woken by nobody: this worker's wake-up was for more work than it could take.
-    if work_left and redis.call('EXISTS', RING .. placement) == 1 then wake(placement) end
+    -- Whoever else is idle may have been woken by nobody: this worker's wake-up, or a place under a cap, was for more work than it could take.
+    if (work_left or opened[placement]) and redis.call('EXISTS', RING .. placement) == 1 then wake(placement) end
   end
 end
 return { answers, claims, parked }
