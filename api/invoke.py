@@ -6,7 +6,6 @@ This is the hot path: plain ASGI, no dependency injection, the event never decod
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -18,7 +17,7 @@ from api.counts import FUNCTION
 from api.errors import problem_of, send_reply
 from api.replies import Reply, failure_reply, pending_reply, stored_reply, value_reply
 from api.wishes import read_query, read_wish
-from sandlot.aside import ASIDE_BYTES
+from sandlot.aside import aside
 from sandlot.errors import InvalidJson, SandlotError
 from sandlot.json_text import check_json
 from sandlot.models import LATEST, OutcomeKind
@@ -59,7 +58,7 @@ class Invoke:
         scope[FUNCTION] = version.function
         wish = read_wish(scope, headers, query, self._wait_cap_s)
         event = await read_body(scope, receive, headers, self._limit_bytes)
-        event = _checked(event) if len(event) <= ASIDE_BYTES else await asyncio.to_thread(_checked, event)
+        event = await aside(len(event), _checked, event)
         invocation = self._calls.invocation(version, event, owner, wish)
         end = await self._calls.call(invocation, wish, scope, receive)
         if isinstance(end, Pending):

@@ -16,7 +16,7 @@ from typing import Final, cast
 import hiredis
 import msgspec
 
-from sandlot.aside import ASIDE_BYTES, aside
+from sandlot.aside import aside
 from sandlot.errors import (
     JobFinal,
     JobNotFound,
@@ -117,11 +117,9 @@ class Queue:
         """
         if percent := self._breakers.memory_percent():
             raise short_of_memory(percent)
-        channel = self._channel if reply else ""
-        if len(invocation.event) <= ASIDE_BYTES:
-            arguments = arguments_of(self._key, invocation, channel)
-        else:
-            arguments = await asyncio.to_thread(arguments_of, self._key, invocation, channel)
+        arguments = await aside(
+            len(invocation.event), arguments_of, self._key, invocation, self._channel if reply else ""
+        )
         answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
         code = answer[0]
         if code in (b"new", b"existing"):
