@@ -3,9 +3,9 @@
 Knows: how long recent runs took. Does not know: what runs now, how a claim is made or given back.
 
 With runs shorter than a round trip to Redis, a slot would wait longer for its next job than it works on it, and each step would settle and
-claim one or two. Jobs in hand keep the slots busy and make each step one for many: with twelve a slot instead of two, 64 clients get 1.1
-times and 256 clients 1.2 times as many answers. Where runs take longer there is nothing to be won, and a job in hand is one that another
-worker cannot have; of what is queued, step.lua gives each worker its share at most.
+claim one or two. Jobs in hand keep the slots busy and make each step one for many: with up to twelve a slot instead of two, 256 clients
+get 1.1 times as many answers. Where runs take longer there is nothing to be won, and a job in hand is one that another worker cannot have;
+of what is queued, step.lua gives each worker its share at most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHORT_MS: Final = 5.0
 WAIT_MS: Final = 10.0
 """How long the last job in hand waits for its slot, about: what a lost wake-up would cost."""
 PER_SLOT: Final = 12
-"""At most: more brought nothing, and is lost for longer if this worker dies."""
+"""At most: what is in hand is held up by a lease if this worker dies. Measured with 2, 4, 6 and 10, each better than the one before."""
 PATIENCE_S: Final = 0.05
 """A job in hand that has waited for so long goes back to its queue: the runs before it were not as short as those before them."""
 _WEIGHT: Final = 0.1
