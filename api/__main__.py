@@ -20,12 +20,12 @@ from api.main import open_api
 from api.peers import Peers
 from api.processes import CANNOT_START, Processes
 from api.server import Server, listen, url_of
-from sandlot.aside import let_the_loop_in
-from sandlot.collector import settle_collector
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
-from sandlot.exposure import require_safe_listening
-from sandlot.logs import configure_logging
+from sandlot.gc_tuning import tune_gc
+from sandlot.log_format import configure_logging
+from sandlot.offload import let_the_loop_in
 from sandlot.settings import Settings, is_loopback, load_settings
+from sandlot.transport_security import require_safe_listening
 
 _log = logging.getLogger("sandlot.api")
 
@@ -84,7 +84,7 @@ async def serve(
             raise InvalidSettings(
                 f"listening on {settings.host} without a single API key would open this to the network; set SANDLOT_KEY, or listen on 127.0.0.1"
             )
-        settle_collector()
+        tune_gc()
         url = url_of(listening, tls=settings.tls_cert is not None)
         _log.info("listening", extra={"url": url, "version": version("sandlot")})
         api.metrics.peers = Peers(peers, number, api.metrics.own)

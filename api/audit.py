@@ -1,6 +1,6 @@
 """Which requests are audited, and what is recorded of them.
 
-Knows: routes, keys, statuses, where a caller is behind a proxy. Does not know: how a record is kept (`sandlot.audit`).
+Knows: routes, keys, statuses, where a caller is behind a proxy. Does not know: how a record is kept (`sandlot.audit_log`).
 Calls of functions are not audited unless a setting asks for it: that is what job records are for. A call that is refused is.
 """
 
@@ -17,9 +17,9 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from api.auth import key_of
-from sandlot.audit import AuditLog, Entry
-from sandlot.exposure import is_in, read_proxies
+from sandlot.audit_log import AuditLog, Entry
 from sandlot.settings import Settings
+from sandlot.transport_security import is_in, read_proxies
 
 _log = logging.getLogger("sandlot.api")
 

@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope as AsgiScope
 
+from sandlot.api_keys import Key, KeyStore, Scope
 from sandlot.errors import FunctionNotFound, JobGone, JobNotFound, Unauthenticated, VersionNotFound
 from sandlot.functions import Registry, Version
 from sandlot.jobs import JobRecord
-from sandlot.keys import Key, KeyStore, Scope
-from sandlot.metrics.token import may_read
+from sandlot.metrics import is_metrics_token
 
 _BEARER: Final = b"bearer sk_"
 _KEY: Final = "sandlot.key"
@@ -140,7 +140,7 @@ class Door:
 
     def _has_metrics_token(self, scope: AsgiScope) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")
-        return may_read(given.decode("latin-1"), self._metrics_token)
+        return is_metrics_token(given.decode("latin-1"), self._metrics_token)
 
     async def admit_call(self, headers: Mapping[bytes, bytes], name: str, qualifier: str) -> tuple[str, Version]:
         """The owner of a new job (empty without a key) and the version to run.

@@ -19,11 +19,11 @@ from api.counts import FUNCTION
 from api.errors import send_reply
 from api.replies import DURABILITY, RETRY_SOON, json_reply
 from api.wishes import read_query, read_wish
-from sandlot.aside import aside
 from sandlot.errors import CallerError, InvalidJson
-from sandlot.json_text import MAX_DEPTH, check_json
 from sandlot.models import LATEST
+from sandlot.offload import offload
 from sandlot.settings import Settings
+from sandlot.strict_json import MAX_DEPTH, check_json
 
 EVENTS_LIMIT: Final = 1000
 QUERY: Final = frozenset({"version"})
@@ -51,7 +51,7 @@ class Batch:
         scope[FUNCTION] = version.function
         wish = read_wish(scope, headers, {}, self._wait_cap_s)
         body = await read_body(scope, receive, headers, self._limit_bytes)
-        events = await aside(len(body), split_events, body)
+        events = await offload(len(body), split_events, body)
         invocations = [
             self._calls.invocation(version, event, owner, msgspec.structs.replace(wish, idempotency_key=""))
             for event in events

@@ -18,11 +18,12 @@ from starlette.types import Receive, Scope
 from api.body import ClientGone
 from api.exchange import HUNG_UP
 from api.wishes import Wish
-from sandlot.callbacks import callback_hosts, check_callback_url
+from sandlot.callback_policy import callback_hosts, check_callback_url
 from sandlot.errors import CallbackRefused, JobFinal, JobGone, JobNotFound, SandlotError, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
-from sandlot.jobs import Durability, DurabilityWatch, JobRecord, Queue, Settled, Stored, Submitted
+from sandlot.jobs import JobRecord, JobResult, Queue, StoredResult, Submitted
 from sandlot.models import BY_DEFAULT, Invocation, JobStatus
+from sandlot.redis.durability import Durability, DurabilityWatch
 from sandlot.settings import Settings
 
 JOBS_PATH: Final = "/v1/jobs/"
@@ -49,7 +50,7 @@ class Calls:
         self._result_ttl_s = settings.result_ttl_s
         self._delivered_ttl_s = settings.delivered_ttl_s
         self._callback_hosts = callback_hosts(settings)
-        self._waiting: set[asyncio.Future[Settled]] = set()
+        self._waiting: set[asyncio.Future[JobResult]] = set()
         self._following: set[asyncio.Event] = set()
         self._stopping = False
 
@@ -96,7 +97,7 @@ class Calls:
             )
         return check_callback_url(wish.callback_url, self._callback_hosts)
 
-    async def call(self, invocation: Invocation, wish: Wish, scope: Scope, receive: Receive) -> Settled | Pending:
+    async def call(self, invocation: Invocation, wish: Wish, scope: Scope, receive: Receive) -> JobResult | Pending:
         """The end of the job, or the fact that it is not over and the caller wished not to wait (any longer).
 
         Raises:
@@ -135,7 +136,7 @@ class Calls:
         finally:
             self._queue.forget(job_id, future)
 
-    async def pieces(self, stored: Stored, scope: Scope) -> AsyncIterator[bytes]:
+    async def pieces(self, stored: StoredResult, scope: Scope) -> AsyncIterator[bytes]:
         """A large result while it is sent. If the caller does not stay, or the rest cannot be had, the job is kept as if nobody had waited.
 
         Raises:
@@ -220,8 +221,8 @@ class Calls:
         return min(self._wait_cap_s, (invocation.wall_limit_ms + invocation.delay_ms) / 1000 + self._queue_budget_s)
 
     async def _wait(
-        self, future: asyncio.Future[Settled], job_id: str, wait_s: float, watched: Receive | None = None
-    ) -> Settled:
+        self, future: asyncio.Future[JobResult], job_id: str, wait_s: float, watched: Receive | None = None
+    ) -> JobResult:
         """
         Args:
             future: this wait's own.
@@ -255,7 +256,7 @@ class Calls:
         record = await self._queue.job(submitted.job_id) if submitted.existing else None
         return Pending(submitted.job_id, submitted.status, self.durability, record)
 
-    async def _replay(self, job_id: str) -> Settled:
+    async def _replay(self, job_id: str) -> JobResult:
         settled = await self._queue.settled(job_id)
         if settled is None:
             raise JobGone(
@@ -276,16 +277,16 @@ def _unfinished(
     )
 
 
-def _end(future: asyncio.Future[Settled], error: Exception) -> None:
+def _end(future: asyncio.Future[JobResult], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 
 
-def _time_is_up(future: asyncio.Future[Settled], wait_s: float) -> None:
+def _time_is_up(future: asyncio.Future[JobResult], wait_s: float) -> None:
     _end(future, WaitTimeout(f"the function has not ended after {wait_s:g} s of waiting"))
 
 
-async def _end_when_gone(receive: Receive, future: asyncio.Future[Settled]) -> None:
+async def _end_when_gone(receive: Receive, future: asyncio.Future[JobResult]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     _end(future, ClientGone())

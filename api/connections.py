@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sandlot.exposure import Network, is_in, read_proxies
 from sandlot.settings import Settings, is_loopback
+from sandlot.transport_security import Network, is_in, read_proxies
 
 
 class Connections:

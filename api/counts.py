@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sandlot.jobs.load import Load, QueueLoad
-from sandlot.metrics.meters import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
+from sandlot.jobs.stats import QueueLoad, QueueLoads
+from sandlot.metrics import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
 
 FUNCTION: Final = "sandlot.function"
 """In the scope: the function that this request calls, once its caller was let in. A name that anybody may make up is no label."""
@@ -62,7 +62,7 @@ class ApiCounts:
             histogram("sandlot_redis_round_trip_seconds", "From a call to Redis to its answer.", (), [round_trips.sample()]),
         ]  # fmt: skip
 
-    def families_of(self, load: Load | None) -> list[Family]:
+    def families_of(self, load: QueueLoads | None) -> list[Family]:
         """Of the whole installation; without a load, Redis did not answer."""
         up = gauge("sandlot_redis_up", "Whether Redis answers.", (), single(load is not None))
         if load is None:
@@ -94,7 +94,7 @@ class ApiCounts:
         ]  # fmt: skip
 
 
-def _of_placements(load: Load) -> list[Family]:
+def _of_placements(load: QueueLoads) -> list[Family]:
     """The signal for whatever adds machines: per placement (`python`, `node`, `python,gpu`)."""
     queued = dict.fromkeys(load.placements, 0)
     waits_s = dict.fromkeys(load.placements, 0.0)

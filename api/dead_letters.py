@@ -17,9 +17,9 @@ from api.documents import job_document
 from api.jobs import JobId
 from api.replies import json_reply, pending_reply, response_of
 from api.wishes import PLAIN, read_query
+from sandlot.api_keys import Scope
 from sandlot.errors import JobGone, JobNotFound, VersionNotFound
 from sandlot.jobs import JobRecord, Queue
-from sandlot.keys import Scope
 
 _INLINE_EVENT_BYTES: Final = 64 * 1024
 _NOTHING: Final[frozenset[str]] = frozenset()

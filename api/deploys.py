@@ -17,7 +17,7 @@ from api.multipart import Part, read_multipart
 from sandlot.errors import CallerError, InvalidJson, UnsupportedMediaType
 from sandlot.functions import Bundle, Manifest, check_names, read_archive, read_files, read_source
 from sandlot.functions.bundle import FILES_LIMIT
-from sandlot.json_text import check_json
+from sandlot.strict_json import check_json
 
 DEPLOY_LIMIT_BYTES: Final = 50 * 1024 * 1024
 """Of a body, in whichever form; `sandlot.functions.bundle` limits what comes out of an archive."""

@@ -12,7 +12,7 @@ import msgspec
 
 from api.calls import JOBS_PATH, Pending
 from sandlot.functions import Alias, Version, Waiting
-from sandlot.jobs import End, JobRecord, Settled
+from sandlot.jobs import JobRecord, JobResult, OutcomeRecord
 from sandlot.jobs.callbacks import CallbackState
 from sandlot.models import Invocation, status_of
 
@@ -56,7 +56,7 @@ def job_document(record: JobRecord, result: bytes | None) -> Document:
     return document | {"timings": record.timings, "links": _links(record.id)}
 
 
-def failure_document(failure: End) -> Document:
+def failure_document(failure: OutcomeRecord) -> Document:
     """How an attempt ended that was followed by another."""
     document: Document = {"attempt": failure.attempt, "outcome": failure.kind}
     for name, value in (("error", failure.error), ("evidence", failure.evidence)):
@@ -93,7 +93,7 @@ def pending_document(invocation: Invocation, pending: Pending) -> Document:
     }
 
 
-def settled_document(settled: Settled) -> Document:
+def settled_document(settled: JobResult) -> Document:
     """What a problem document says of the job whose end it reports."""
     return {
         "id": settled.job_id,

@@ -22,16 +22,16 @@ from api.wishes import read_query
 from sandlot.functions import Described, Registry, Version, Waiting, find_node
 from sandlot.jobs import Queue
 from sandlot.models import LATEST
-from sandlot.placement import remedy
+from sandlot.placement import start_command
+from sandlot.secret_store import SecretStore
 from sandlot.settings import Settings
-from sandlot.vault import Vault
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 _DEPLOYS_AT_ONCE: Final = 2
 """One may hold some 600 MiB while it is unpacked, packed and stored; the others wait with their bodies."""
 
 
-def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Vault, settings: Settings) -> None:
+def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: SecretStore, settings: Settings) -> None:
     room = asyncio.Semaphore(_DEPLOYS_AT_ONCE)
 
     @routes.get("/v1/functions")
@@ -121,7 +121,7 @@ def _listed_document(function: Version | Waiting) -> Document:
     return version_document(function) if isinstance(function, Version) else waiting_document(function)
 
 
-async def _warnings(version: Version, queue: Queue, vault: Vault) -> list[str]:
+async def _warnings(version: Version, queue: Queue, vault: SecretStore) -> list[str]:
     """What is not wrong with a deploy, but will be with the first call."""
     missing = await vault.missing(version.function, version.manifest.secrets)
     unset = [f"the secret {name} is not there for it. Set it with: sandlot secret set {name}" for name in missing]
@@ -132,5 +132,5 @@ async def _without_worker(version: Version, queue: Queue) -> list[str]:
     status = await queue.status()
     if not status.reachable or status.workers.get(version.placement):
         return []
-    start = remedy(version.placement)
+    start = start_command(version.placement)
     return [f"no live worker can run it now: it needs one for {version.placement!r}. Start one with: {start}"]

@@ -19,10 +19,11 @@ from api.gateway_event import url_event
 from api.gateway_response import BadFunctionResponse, response_of_result
 from api.replies import Reply, Whole, call_headers, failure_reply, pending_reply
 from api.wishes import read_wish
-from sandlot.aside import aside
 from sandlot.errors import RouteNotFound, SandlotError
-from sandlot.jobs import Durability, Settled
+from sandlot.jobs import JobResult
 from sandlot.models import FUNCTION_NAME, LATEST, OutcomeKind
+from sandlot.offload import offload
+from sandlot.redis.durability import Durability
 from sandlot.settings import Settings
 
 _NO_QUERY: Final[Mapping[str, str]] = {}
@@ -71,7 +72,7 @@ class Gateway:
         wish = read_wish(scope, headers, _NO_QUERY, self._wait_cap_s)
         body = await read_body(scope, receive, headers, self._limit_bytes)
         job_id = self._calls.new_job_id(owner)
-        event = await aside(len(body), url_event, scope, body, name=name, path=path, job_id=job_id)
+        event = await offload(len(body), url_event, scope, body, name=name, path=path, job_id=job_id)
         invocation = self._calls.invocation(version, event, owner, wish, job_id=job_id)
         end = await self._calls.call(invocation, wish, scope, receive)
         if isinstance(end, Pending):
@@ -79,10 +80,10 @@ class Gateway:
         if end.kind is not OutcomeKind.OK:
             return failure_reply(end, scope["path"], wish, self._calls.durability)
         result = end.result if end.stored is None else await self._calls.results.whole(end.stored)
-        return await aside(len(result), _response, end, result, scope["path"], self._calls.durability)
+        return await offload(len(result), _response, end, result, scope["path"], self._calls.durability)
 
 
-def _response(settled: Settled, result: bytes, instance: str, durability: Durability) -> Whole:
+def _response(settled: JobResult, result: bytes, instance: str, durability: Durability) -> Whole:
     try:
         status, headers, body = response_of_result(result)
     except BadFunctionResponse as error:

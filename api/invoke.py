@@ -17,11 +17,11 @@ from api.counts import FUNCTION
 from api.errors import problem_of, send_reply
 from api.replies import Reply, failure_reply, pending_reply, stored_reply, value_reply
 from api.wishes import read_query, read_wish
-from sandlot.aside import aside
 from sandlot.errors import InvalidJson, SandlotError
-from sandlot.json_text import check_json
 from sandlot.models import LATEST, OutcomeKind
+from sandlot.offload import offload
 from sandlot.settings import Settings
+from sandlot.strict_json import check_json
 
 QUERY: Final = frozenset({"version", "async", "wait"})
 
@@ -58,7 +58,7 @@ class Invoke:
         scope[FUNCTION] = version.function
         wish = read_wish(scope, headers, query, self._wait_cap_s)
         event = await read_body(scope, receive, headers, self._limit_bytes)
-        event = await aside(len(event), _checked, event)
+        event = await offload(len(event), _checked, event)
         invocation = self._calls.invocation(version, event, owner, wish)
         end = await self._calls.call(invocation, wish, scope, receive)
         if isinstance(end, Pending):

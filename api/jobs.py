@@ -20,9 +20,9 @@ from api.replies import RETRY_SOON, TEXT, json_reply, pending_reply, response_of
 from api.results import result_response
 from api.streams import follow
 from api.wishes import PLAIN, read_query, read_wait
+from sandlot.api_keys import Scope
 from sandlot.errors import JobGone, JobUnfinished, VersionNotFound
 from sandlot.jobs import JobRecord, Queue
-from sandlot.keys import Scope
 from sandlot.models import JobStatus
 from sandlot.settings import Settings
 

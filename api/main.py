@@ -31,15 +31,17 @@ from api.invoke import Invoke
 from api.replies import response_of
 from api.traces import RequestTraces
 from api.vault import add_routes as add_secret_routes
-from sandlot.audit import AuditLog
+from sandlot.api_keys import KeyStore
+from sandlot.audit_log import AuditLog
 from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
-from sandlot.exposure import require_safe_redis
 from sandlot.functions import Registry
-from sandlot.jobs import DurabilityWatch, Queue, connect
-from sandlot.keys import KeyStore
+from sandlot.jobs import Queue
+from sandlot.redis.connection import connect
+from sandlot.redis.durability import DurabilityWatch
+from sandlot.secret_store import SecretStore
 from sandlot.settings import Settings
 from sandlot.tracing import open_tracing
-from sandlot.vault import Vault
+from sandlot.transport_security import require_safe_redis
 
 
 class Api(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ def create_app(
     queue: Queue,
     registry: Registry,
     keys: KeyStore,
-    vault: Vault,
+    vault: SecretStore,
     watch: DurabilityWatch,
     traces: RequestTraces | None = None,
     audit: AuditLog | None = None,
@@ -145,7 +147,7 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         if settings.audit_file is not None:
             audit = AuditLog(settings.audit_file)
             stack.callback(audit.close)
-        yield create_app(settings, queue, registry, keys, Vault(redis, signing_key), watch, traces, audit)
+        yield create_app(settings, queue, registry, keys, SecretStore(redis, signing_key), watch, traces, audit)
 
 
 async def _enrol_key(settings: Settings, keys: KeyStore) -> None:

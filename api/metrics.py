@@ -16,7 +16,7 @@ from api.counts import ApiCounts
 from api.peers import Peers
 from sandlot.errors import Forbidden, QueueUnavailable
 from sandlot.jobs import Queue
-from sandlot.metrics.meters import Family, gauge, single
+from sandlot.metrics import Family, gauge, single
 
 
 class Metrics:
@@ -35,7 +35,7 @@ class Metrics:
     async def text(self) -> bytes:
         """Of all processes, and of the queue they share."""
         # Imported here: it takes 60 ms, which an API that nobody asks need not spend.
-        from sandlot.metrics.exposition import write_processes
+        from sandlot.metrics import write_processes
 
         processes = await self.peers.families()
         try:
@@ -57,6 +57,6 @@ def add_routes(routes: APIRouter, metrics: Metrics) -> None:
         if key is not None and key.prefix:
             raise Forbidden(f"metrics speak of every function, and key {key.id} is for those named {key.prefix}… alone")
         text = await metrics.text()
-        from sandlot.metrics.exposition import CONTENT_TYPE
+        from sandlot.metrics import CONTENT_TYPE
 
         return Response(text, media_type=CONTENT_TYPE)

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from sandlot.metrics.meters import Family
+from sandlot.metrics import Family
 
 _log = logging.getLogger("sandlot.api")
 _PATIENCE_S: Final = 2.0

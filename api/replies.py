@@ -17,9 +17,9 @@ from api.calls import JOBS_PATH, Pending
 from api.documents import pending_document, settled_document
 from api.errors import CODE_OF_OUTCOME, Headers, problem, send_reply
 from api.wishes import Wish
-from sandlot.ends import detail_of
-from sandlot.jobs import Durability, Settled, Stored
-from sandlot.models import Invocation, OutcomeKind
+from sandlot.jobs import JobResult, StoredResult
+from sandlot.models import Invocation, OutcomeKind, describe
+from sandlot.redis.durability import Durability
 
 JSON: Final = (b"content-type", b"application/json")
 TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
@@ -36,7 +36,7 @@ def json_reply(status: int, document: object, headers: Headers | None = None) ->
     return status, [JSON, (b"content-length", b"%d" % len(body)), *(headers or [])], body
 
 
-def value_reply(settled: Settled, wish: Wish, durability: Durability) -> Reply:
+def value_reply(settled: JobResult, wish: Wish, durability: Durability) -> Reply:
     """The value of a call that ended well, as the function wrote it."""
     result = settled.result
     headers = [JSON, (b"content-length", b"%d" % len(result)), *call_headers(settled, durability)]
@@ -46,7 +46,7 @@ def value_reply(settled: Settled, wish: Wish, durability: Durability) -> Reply:
 
 
 async def stored_reply(
-    settled: Settled, stored: Stored, pieces: AsyncIterator[bytes], wish: Wish, durability: Durability
+    settled: JobResult, stored: StoredResult, pieces: AsyncIterator[bytes], wish: Wish, durability: Durability
 ) -> Reply:
     """The same of a large value, read while it is sent. A caller who got only a part may ask for the rest where Content-Location says.
 
@@ -61,11 +61,11 @@ async def stored_reply(
     return 200, headers, body
 
 
-def stored_headers(stored: Stored) -> Headers:
+def stored_headers(stored: StoredResult) -> Headers:
     return [(b"content-length", b"%d" % stored.size_bytes), (b"etag", b'"%b"' % stored.sha256.encode())]
 
 
-def failure_reply(settled: Settled, instance: str, wish: Wish, durability: Durability) -> Whole:
+def failure_reply(settled: JobResult, instance: str, wish: Wish, durability: Durability) -> Whole:
     """The problem document of a call that did not end well."""
     members: dict[str, object] = {"outcome": settled.kind, "job": settled_document(settled)}
     if settled.error is not None:
@@ -79,7 +79,7 @@ def failure_reply(settled: Settled, instance: str, wish: Wish, durability: Durab
         headers.append((b"preference-applied", wish.applied))
     return problem(
         CODE_OF_OUTCOME[settled.kind],
-        detail_of(settled.kind, settled.error, settled.evidence),
+        describe(settled.kind, settled.error, settled.evidence),
         instance=instance,
         members=members,
         headers=headers,
@@ -101,7 +101,7 @@ def pending_reply(invocation: Invocation, pending: Pending, wish: Wish) -> Whole
     return json_reply(202, pending_document(invocation, pending), headers)
 
 
-def call_headers(settled: Settled, durability: Durability) -> Headers:
+def call_headers(settled: JobResult, durability: Durability) -> Headers:
     """What every synchronous reply says about its job."""
     timings = settled.timings
     timing = (

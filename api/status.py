@@ -12,8 +12,8 @@ from api.auth import key_of
 from api.replies import json_reply, response_of
 from sandlot.errors import Forbidden
 from sandlot.jobs import Queue
-from sandlot.jobs.load import Load
-from sandlot.metrics.meters import BOUNDS_S
+from sandlot.jobs.stats import QueueLoads
+from sandlot.metrics import BOUNDS_S
 
 
 def add_routes(routes: APIRouter, queue: Queue) -> None:
@@ -26,7 +26,7 @@ def add_routes(routes: APIRouter, queue: Queue) -> None:
         return response_of(json_reply(200, status_document(await queue.load())))
 
 
-def status_document(load: Load) -> dict[str, object]:
+def status_document(load: QueueLoads) -> dict[str, object]:
     """Counts are since each worker started; two documents give rates. `buckets`: how many took up to each of `bounds_s`, the last more."""
     return {
         "queued": load.queued,
@@ -43,7 +43,7 @@ def status_document(load: Load) -> dict[str, object]:
     }
 
 
-def _placement(load: Load, name: str) -> dict[str, object]:
+def _placement(load: QueueLoads, name: str) -> dict[str, object]:
     queues = [queue for queue in load.queues if queue.placement == name]
     workers = [worker for worker in load.workers if name in worker.placements]
     return {
@@ -56,12 +56,12 @@ def _placement(load: Load, name: str) -> dict[str, object]:
     }
 
 
-def _functions(load: Load) -> list[dict[str, object]]:
+def _functions(load: QueueLoads) -> list[dict[str, object]]:
     names = {queue.function for queue in load.queues} | {name for worker in load.workers for name in worker.functions}
     return [_function(load, name) for name in sorted(names)]
 
 
-def _function(load: Load, name: str) -> dict[str, object]:
+def _function(load: QueueLoads, name: str) -> dict[str, object]:
     queues = [queue for queue in load.queues if queue.function == name]
     stats = [worker.functions[name] for worker in load.workers if name in worker.functions]
     return {

@@ -3,7 +3,7 @@
 Knows: the events, their ids, when a stream is over. Does not know: who may follow a job, how a worker says what is printed.
 Nothing is kept of a stream: an id says how far its reader is (the status it knows, the attempt, the bytes read of that attempt's output), and all the
 rest is read from Redis. So any API process goes on where another stopped, a reader that is slow keeps nothing waiting, and one of whose job nothing
-is new asks Redis nothing: how its job stands it is told (sandlot/jobs/followers.py).
+is new asks Redis nothing: how its job stands it is told (sandlot/jobs/notifications.py).
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from api.documents import Document, iso
 from api.replies import json_reply, response_of
 from api.wishes import read_query
 from sandlot.errors import CallerError, Forbidden, InvalidJson, SecretNotFound
-from sandlot.json_text import check_json
-from sandlot.vault import VALUE_LIMIT_BYTES, Secret, Vault
+from sandlot.secret_store import VALUE_LIMIT_BYTES, Secret, SecretStore
+from sandlot.strict_json import check_json
 
 _LIMIT_BYTES: Final = 8 * VALUE_LIMIT_BYTES
 """JSON may write one byte as six."""
@@ -31,7 +31,7 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefix: str = ""
 
 
-def add_routes(routes: APIRouter, vault: Vault) -> None:
+def add_routes(routes: APIRouter, vault: SecretStore) -> None:
     @routes.get("/v1/secrets")
     async def list_secrets(request: Request) -> Response:
         """Names, and which functions may have them; never a value."""
@@ -64,7 +64,7 @@ def add_routes(routes: APIRouter, vault: Vault) -> None:
         return response_of((204, [], b""))
 
 
-async def _own(request: Request, vault: Vault, name: str) -> Secret:
+async def _own(request: Request, vault: SecretStore, name: str) -> Secret:
     """
     Raises:
         SecretNotFound: there is none of that name.

@@ -20,7 +20,7 @@ from api.wishes import read_query
 from sandlot.errors import CallerError, InvalidJson, VersionNotFound
 from sandlot.functions import Alias, Registry, write_version
 from sandlot.jobs import Queue
-from sandlot.json_text import check_json
+from sandlot.strict_json import check_json
 
 _ALIAS_LIMIT_BYTES: Final = 16 * 1024
 _NOTHING: Final[frozenset[str]] = frozenset()

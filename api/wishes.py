@@ -15,7 +15,7 @@ import msgspec
 from starlette.types import Scope
 
 from sandlot.errors import CallerError, InvalidPreference
-from sandlot.functions.units import parse_duration
+from sandlot.units import parse_duration
 
 _PREFERENCE: Final = re.compile(
     r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:\s*=\s*("[^"]*"|[^\s,;"]*))?(?:\s*;[^,]*)?\s*(?:,|$)"""

@@ -76,7 +76,7 @@ class InvalidManifest(CallerError):
     code = "invalid_manifest"
 
 
-class WallMissing(CallerError):
+class IsolationMissing(CallerError):
     """The function's manifest requires walls that the worker which took the job does not have; the message names them."""
 
     code = "wall_missing"

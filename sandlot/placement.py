@@ -35,7 +35,7 @@ def placement(runtime: str, tags: Iterable[str]) -> str:
     return ",".join((runtime, *sorted(tags)))
 
 
-def remedy(placement: str) -> str:
+def start_command(placement: str) -> str:
     """The command that starts a worker for it."""
     return "sandlot worker" + "".join(f" --tag {tag}" for tag in placement.split(",")[1:])
 

@@ -20,25 +20,25 @@ import redis
 import uvloop
 from redis.asyncio import Redis
 
-from sandlot.aside import let_the_loop_in
-from sandlot.callbacks import callback_hosts, callback_secrets
-from sandlot.collector import settle_collector
+from sandlot.callback_policy import callback_hosts, callback_secrets
 from sandlot.errors import OperatorError, QueueUnavailable
-from sandlot.exposure import require_safe_redis
-from sandlot.faults import FailPoints
+from sandlot.failpoints import FailPoints
 from sandlot.functions import Registry, find_node
 from sandlot.functions.builds import Builds
-from sandlot.functions.push import Push
-from sandlot.jobs import Queue, connect
-from sandlot.jobs.connection import connect_blocking
-from sandlot.jobs.keys import SECRETS_CHANGED
+from sandlot.gc_tuning import tune_gc
+from sandlot.jobs import Queue
 from sandlot.jobs.worker_queue import WorkerQueue
-from sandlot.logs import configure_logging
-from sandlot.metrics.meters import Family
+from sandlot.log_format import configure_logging
+from sandlot.metrics import Family
+from sandlot.offload import let_the_loop_in
 from sandlot.placement import placements
+from sandlot.redis.connection import connect, connect_blocking
+from sandlot.redis.invalidation import Invalidation
+from sandlot.redis.keys import SECRETS_CHANGED
+from sandlot.secret_store import SecretStore
 from sandlot.settings import Settings, cpu_count, load_settings, parse_slots
 from sandlot.tracing import open_tracing
-from sandlot.vault import Vault
+from sandlot.transport_security import require_safe_redis
 from worker.builder.builder import Builder
 from worker.builder.sources import read_sources
 from worker.builder.trees import Trees
@@ -117,14 +117,14 @@ async def serve(settings: Settings) -> None:
         folder = CacheFolder(settings.data / "cache", settings.cache_limit_mib)
         trees = Trees(host, sources, folder, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s)
         stack.push_async_callback(trees.close)
-        bundles = BundleCache(registry, Vault(client, signing_key), folder, trees.tree)
+        bundles = BundleCache(registry, SecretStore(client, signing_key), folder, trees.tree)
         await bundles.open()
         stack.push_async_callback(bundles.close)
         least, most = slots(settings)
         pool = Pool(host, bundles.spec, least)
         await pool.open()
         bundles.keep(lambda: pool.digests)
-        changes = Push(client, SECRETS_CHANGED, pool.renew)
+        changes = Invalidation(client, SECRETS_CHANGED, pool.renew)
         changes.start()
         stack.push_async_callback(changes.stop)
         stack.push_async_callback(pool.close)
@@ -151,7 +151,7 @@ async def serve(settings: Settings) -> None:
             await stack.enter_async_context(
                 _metrics(settings, lambda: counts.families(pool, engine.slots, queue.round_trips))
             )
-        settle_collector()
+        tune_gc()
         _log.info(
             "sandbox", extra={"level": host.level, "runtimes": ",".join(sorted(host.runtimes)), "slots": pool.slots}
         )

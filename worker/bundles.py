@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sandlot.functions import Bundle, Registry, Version
 from sandlot.functions.lock import Lock
-from sandlot.vault import Vault
+from sandlot.secret_store import SecretStore
 from worker.cache_folder import CacheFolder, seal
 from worker.execution import VersionSpec
 
@@ -27,7 +27,7 @@ class BundleCache:
     def __init__(
         self,
         registry: Registry,
-        vault: Vault,
+        vault: SecretStore,
         folder: CacheFolder,
         packages_of: Callable[[Lock], Awaitable[Path]],
     ) -> None:

@@ -17,14 +17,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from sandlot.errors import JobGone, NoWorker, QueueUnavailable, SandlotError
-from sandlot.functions.push import Push
 from sandlot.functions.schedule import Schedule, moment
 from sandlot.functions.scheduled import Scheduled
 from sandlot.functions.version import Version
 from sandlot.jobs import Queue
-from sandlot.jobs.connection import end_task
-from sandlot.jobs.keys import FUNCTIONS_CHANGED
 from sandlot.models import BY_DEFAULT, Invocation
+from sandlot.redis.connection import end_task
+from sandlot.redis.invalidation import Invalidation
+from sandlot.redis.keys import FUNCTIONS_CHANGED
 
 OWNER: Final = "$schedule"
 """No API key can have it: jobs of schedules are seen by admins only."""
@@ -48,7 +48,7 @@ class Clockwork:
         self._open_queue = open_queue
         self._queue: Queue | None = None
         self._result_ttl_s = result_ttl_s
-        self._push = Push(client, FUNCTIONS_CHANGED, self._note)
+        self._push = Invalidation(client, FUNCTIONS_CHANGED, self._note)
         self._changed = asyncio.Event()
         self._stale: set[str | None] = {None}
         self._next_ms: dict[tuple[str, Schedule], int] = {}

@@ -36,7 +36,7 @@ class VersionSpec:
     network: tuple[str, ...] = ()
     """Hosts that may be reached through the proxy; none: no network at all."""
     walls: tuple[str, ...] = ()
-    """Names from `sandlot.walls`: where one of them does not stand, this version is not run."""
+    """Names from `sandlot.receipt`: where one of them does not stand, this version is not run."""
 
 
 class Execution(msgspec.Struct, eq=False):

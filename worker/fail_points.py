@@ -1,6 +1,6 @@
 """Where the fail-points of a worker are: around its pool and around its queue, so that the engine between them is the one that ships.
 
-Knows: which calls lie between a claim and its record. Does not know: what a fault does (`sandlot.faults`).
+Knows: which calls lie between a claim and its record. Does not know: what a fault does (`sandlot.failpoints`).
 The composition root puts these in only when `SANDLOT_FAULT` is set.
 """
 
@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from sandlot.errors import SandlotError
-from sandlot.faults import FailPoints
+from sandlot.failpoints import FailPoints
 from sandlot.jobs.settlement import Ending
-from sandlot.jobs.wire import Reply
-from sandlot.jobs.worker_queue import Beaten, Claim, Judgement, Pulse, Reaped, WorkerQueue
+from sandlot.jobs.worker_queue import Beaten, Claim, Pulse, Reaped, RetryDecision, WorkerQueue
 from sandlot.models import Outcome
+from sandlot.redis.pipeline import Reply
 from worker.engine.executor import Done, Executor
 from worker.execution import Execution
 
@@ -92,7 +92,7 @@ class FailingQueue(WorkerQueue):
         self.points.reach("stored", claim.job_id, claim.attempt)
         return ours
 
-    def judge(self, ending: Ending, judgement: Judgement) -> asyncio.Future[Reply]:
+    def judge(self, ending: Ending, judgement: RetryDecision) -> asyncio.Future[Reply]:
         self._reach_all("settling", [ending])
         reply = super().judge(ending, judgement)
         reply.add_done_callback(lambda _: self._reach_all("settled", [ending]))

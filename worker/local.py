@@ -18,12 +18,11 @@ from typing import Final
 
 import msgspec
 
-from sandlot.ends import detail_of
 from sandlot.errors import SandlotError, SecretNotFound
 from sandlot.functions import Manifest, Version, find_node, read_function
-from sandlot.json_text import check_json
-from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
+from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings, describe
 from sandlot.settings import Settings, load_settings
+from sandlot.strict_json import check_json
 from worker.__main__ import runtime_commands
 from worker.builder.sources import read_sources
 from worker.builder.trees import Trees
@@ -163,7 +162,7 @@ def _told(outcome: Outcome) -> Ran:
         logs=outcome.logs.decode("utf-8", "replace"),
         sandbox=msgspec.Raw(outcome.receipt),
         value=msgspec.Raw(outcome.result) if fine else msgspec.UNSET,
-        detail="" if fine else detail_of(outcome.kind, outcome.error, outcome.evidence),
+        detail="" if fine else describe(outcome.kind, outcome.error, outcome.evidence),
         error=outcome.error,
         evidence=outcome.evidence,
     )

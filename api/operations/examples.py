@@ -10,7 +10,7 @@ from typing import Final
 from api.operations import schemas
 from api.operations.form import Header, Parameter
 from api.operations.schemas import FUNCTION_NAME, QUALIFIER, SECONDS
-from sandlot.jobs import Durability
+from sandlot.redis.durability import Durability
 
 JOB_ID: Final = "01a214f1-9968-71a8-96a5-af746b9b4987"
 LINKS: Final = {

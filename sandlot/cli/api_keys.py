@@ -15,15 +15,15 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from sandlot.audit import AuditLog, Entry
+from sandlot.api_keys import DEFAULT_OWNER, Key, KeyStore, Scope
+from sandlot.audit_log import AuditLog, Entry
 from sandlot.cli.access import data_dir
 from sandlot.cli.output import note, print_json
 from sandlot.errors import CallerError, InvalidSettings
-from sandlot.exposure import require_safe_redis
-from sandlot.jobs.connection import connect
-from sandlot.jobs.schema import agree
-from sandlot.keys import DEFAULT_OWNER, Key, KeyStore, Scope
+from sandlot.redis.connection import connect
+from sandlot.redis.schema import check_schema
 from sandlot.settings import load_settings
+from sandlot.transport_security import require_safe_redis
 
 _Answer = TypeVar("_Answer")
 _HOUR_S = 3600
@@ -108,7 +108,7 @@ def _with_store(
     async def run() -> _Answer:
         client = connect(url)
         try:
-            await agree(client.execute_command)
+            await check_schema(client.execute_command)
             answer = await use(KeyStore(client, signing_key))
             if audit is not None and entry is not None:
                 audit.write(entry(answer))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandlot.audit import verify
+from sandlot.audit_log import verify
 from sandlot.cli.access import data_dir
 from sandlot.errors import CallerError
 from sandlot.settings import load_settings

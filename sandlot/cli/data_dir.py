@@ -59,7 +59,7 @@ class DataDir:
                 # 711, not 700: a sandbox may run as another user and has to reach the unpacked functions below it.
                 folder.chmod(mode)
             # Here, because it brings redis along, which takes longer to import than most commands take to run.
-            from sandlot.keys import new_token
+            from sandlot.api_keys import new_token
 
             _write_once(self.path / ".gitignore", lambda: "# Keys and data: never to be committed.\n*\n", 0o644)
             _write_once(self.signing_key_file, lambda: secrets.token_hex(32) + "\n", 0o600)

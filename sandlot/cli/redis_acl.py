@@ -1,6 +1,6 @@
 """`sandlot redis-acl`: users for a Redis or Valkey, as the server takes them.
 
-Knows: the two forms a server reads, how passwords come and go. Does not know: what a role may do (`sandlot.jobs.acl`).
+Knows: the two forms a server reads, how passwords come and go. Does not know: what a role may do (`sandlot.redis.acl`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from sandlot.cli.output import note
 from sandlot.errors import CallerError
-from sandlot.jobs.acl import DEFAULT_USER, Role, user_name, user_rules
+from sandlot.redis.acl import DEFAULT_USER, Role, user_name, user_rules
 
 
 def print_users(aclfile: bool, from_stdin: bool) -> None:

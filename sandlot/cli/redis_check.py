@@ -16,10 +16,10 @@ from redis.exceptions import RedisError
 from sandlot.cli.access import data_dir
 from sandlot.cli.check import Check
 from sandlot.errors import SandlotError, SchemaMismatch
-from sandlot.exposure import is_this_machine
-from sandlot.jobs.connection import connect, shown_url
-from sandlot.jobs.schema import SCHEMA, agree
+from sandlot.redis.connection import connect, shown_url
+from sandlot.redis.schema import SCHEMA, check_schema
 from sandlot.settings import Settings
+from sandlot.transport_security import is_this_machine
 
 Version = tuple[int, ...]
 
@@ -59,7 +59,7 @@ async def examine_redis(settings: Settings) -> list[Check]:
 
 async def _schema(client: Redis) -> Check:
     try:
-        await agree(client.execute_command)
+        await check_schema(client.execute_command)
     except SchemaMismatch as error:
         return Check("Data", "failed", "not in the layout of this Sandlot", error.message)
     return Check("Data", "ok", f"schema {SCHEMA}")

@@ -7,7 +7,6 @@ What Redis says is only *which* version to build: the version's record is signed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 from redis.asyncio import Redis
@@ -15,8 +14,9 @@ from redis.asyncio import Redis
 from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions.lock import Lock, seal_lock
 from sandlot.functions.version import Version, verify
-from sandlot.jobs import keys
-from sandlot.jobs.connection import answering
+from sandlot.redis import keys
+from sandlot.redis.connection import answering
+from sandlot.redis.lua import function_script
 
 LEASE_MS: Final = 6_000
 """How long after the death of its worker a build is taken by another."""
@@ -24,7 +24,6 @@ ATTEMPTS_LIMIT: Final = 3
 """Dependencies that take their worker down with them must not go round for ever."""
 REASON_LIMIT: Final = 8000
 _PROGRESS_LIMIT: Final = 200
-_SCRIPTS: Final = Path(__file__).parent.parent / "jobs" / "scripts"
 
 
 class Build(NamedTuple):
@@ -43,9 +42,9 @@ class Builds:
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
         self._signing_key = signing_key
-        self._take = redis.register_script(_script("build_take"))
-        self._beat = redis.register_script(_script("build_beat"))
-        self._end = redis.register_script(_script("revision") + _script("build_end"))
+        self._take = redis.register_script(function_script("build_claim"))
+        self._beat = redis.register_script(function_script("build_heartbeat"))
+        self._end = redis.register_script(function_script("revision", "build_finish"))
 
     async def take(self, placements: Sequence[str], patience_ms: Sequence[int]) -> Build | None:
         """A build that nobody else works on, with a lease of `LEASE_MS`.
@@ -103,7 +102,3 @@ class Builds:
                 args=[build.digest, build.attempt, sealed, reason, keys.FUNCTION, keys.FUNCTIONS_CHANGED],
             )
         return bool(answer)
-
-
-def _script(name: str) -> str:
-    return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")

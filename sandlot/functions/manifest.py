@@ -25,14 +25,14 @@ from pydantic import (
     model_validator,
 )
 
-from sandlot.functions.hosts import check_hosts
 from sandlot.functions.requirements import BadRequirement, check_requirements
 from sandlot.functions.retry import Retry
 from sandlot.functions.schedule import Schedule
-from sandlot.functions.units import format_duration, format_size, parse_duration, parse_size
 from sandlot.models import Isolation, Runtime
+from sandlot.network_policy import check_hosts
 from sandlot.placement import check_tags
-from sandlot.walls import check_walls
+from sandlot.receipt import check_walls
+from sandlot.units import format_duration, format_size, parse_duration, parse_size
 
 MIB: Final = 1024 * 1024
 KIB: Final = 1024

@@ -31,11 +31,11 @@ from sandlot.functions.answers import Deployed, Described, Page, Waiting
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
 from sandlot.functions.lock import Lock, open_lock, seal_lock
 from sandlot.functions.manifest import Manifest
-from sandlot.functions.push import Push
 from sandlot.functions.store import VERSIONS_KEPT, Store
 from sandlot.functions.version import Version, needs, placement_of, sign, verify
-from sandlot.jobs import keys
 from sandlot.models import FUNCTION_NAME, LATEST
+from sandlot.redis import keys
+from sandlot.redis.invalidation import Invalidation
 
 _SAFETY_TTL_S: Final = 1.0
 _CACHE_LIMIT: Final = 20_000
@@ -58,7 +58,7 @@ class Registry:
         self._resolved: dict[tuple[str, str], tuple[Version | Shared, float]] = {}
         self._versions: dict[tuple[str, str], Version] = {}
         self._epoch = 0
-        self._push = Push(redis, keys.FUNCTIONS_CHANGED, self._forget)
+        self._push = Invalidation(redis, keys.FUNCTIONS_CHANGED, self._forget)
 
     async def open(self) -> None:
         """Start listening for deploys made elsewhere; returns at once, Redis need not be there yet."""

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, field_validator, model_validator
 
-from sandlot.functions.units import format_duration, parse_duration
 from sandlot.models import BY_DEFAULT, OutcomeKind, RetryPolicy
+from sandlot.units import format_duration, parse_duration
 
 ATTEMPTS_LIMIT: Final = 10
 

@@ -15,8 +15,8 @@ from sandlot.errors import QueueUnavailable, SandlotError
 from sandlot.functions.registry import Registry
 from sandlot.functions.schedule import Schedule
 from sandlot.functions.version import Version
-from sandlot.jobs import keys
-from sandlot.jobs.connection import answering
+from sandlot.redis import keys
+from sandlot.redis.connection import answering
 
 _log = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 from redis.asyncio import Redis
 
 from sandlot.functions.bundle import TOTAL_LIMIT_BYTES
-from sandlot.jobs import keys
-from sandlot.jobs.connection import answering
 from sandlot.models import LATEST
+from sandlot.redis import keys
+from sandlot.redis.connection import answering
+from sandlot.redis.lua import function_script
 
 VERSIONS_KEPT: Final = 100
 """Per function, unless a setting says otherwise; older ones can no longer be named. Saving a file all day must not fill Redis."""
@@ -32,7 +32,6 @@ JOBS_LOOKED_AT: Final = 10_000
 UNUSED_TTL_S: Final = 3600
 """How long a bundle no version uses is kept: an upload that was never finished, or jobs of a version that was just dropped."""
 _CHUNKS_LIMIT: Final = 2 * TOTAL_LIMIT_BYTES // CHUNK_BYTES
-_SCRIPTS: Final = Path(__file__).parent.parent / "jobs" / "scripts"
 
 
 class Recorded(NamedTuple):
@@ -71,10 +70,10 @@ class Store:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._deploy = redis.register_script(_script("revision") + _script("deploy"))
-        self._alias = redis.register_script(_script("revision") + _script("alias"))
-        self._prune = redis.register_script(_script("prune"))
-        self._undeploy = redis.register_script(_script("revision") + _script("undeploy"))
+        self._deploy = redis.register_script(function_script("revision", "deploy"))
+        self._alias = redis.register_script(function_script("revision", "alias"))
+        self._prune = redis.register_script(function_script("prune"))
+        self._undeploy = redis.register_script(function_script("revision", "undeploy"))
 
     async def last_number(self, name: str) -> int:
         async with answering():
@@ -241,10 +240,6 @@ class Store:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
-
-
-def _script(name: str) -> str:
-    return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _inflated(chunk: bytes) -> bytes:

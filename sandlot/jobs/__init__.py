@@ -3,29 +3,23 @@
 Knows: RQ's data model, our own keys beside it, the scripts that move a job from one state to the next. Does not know: HTTP, sandboxes.
 """
 
-from sandlot.jobs.connection import connect
-from sandlot.jobs.durability import Durability, DurabilityWatch
-from sandlot.jobs.followers import Follower
 from sandlot.jobs.ids import new_job_id
-from sandlot.jobs.listing import JobPage
-from sandlot.jobs.load import QueueStatus
+from sandlot.jobs.inspection import JobPage, JobRecord
+from sandlot.jobs.large_results import StoredResult
+from sandlot.jobs.notifications import Follower
 from sandlot.jobs.queue import Queue, Submitted
-from sandlot.jobs.record import JobRecord
-from sandlot.jobs.results import Stored
-from sandlot.jobs.settlement import End, Settled
+from sandlot.jobs.settlement import JobResult, OutcomeRecord
+from sandlot.jobs.stats import QueueStatus
 
 __all__ = [
-    "Durability",
-    "DurabilityWatch",
-    "End",
     "Follower",
     "JobPage",
     "JobRecord",
+    "JobResult",
+    "OutcomeRecord",
     "Queue",
     "QueueStatus",
-    "Settled",
-    "Stored",
+    "StoredResult",
     "Submitted",
-    "connect",
     "new_job_id",
 ]

@@ -1,7 +1,7 @@
 """Whose URL is to be told of which job's end: ordered with the job, due at its end, delivered by whichever worker takes it.
 
 Knows: keys, the scripts, leases, the signed order. Does not know: HTTP, when a failed try is worth another.
-The end of a job and the duty to tell of it are written by one script (`finish` in transitions.lua), so neither is there without the other. What is
+The end of a job and the duty to tell of it are written by one script (`finish` in prelude.lua), so neither is there without the other. What is
 to be sent, and where to, is signed: whoever can write to Redis can delay or silence a callback, but cannot have a worker call a URL.
 """
 
@@ -14,12 +14,12 @@ import msgspec
 from redis.asyncio import Redis
 
 from sandlot.errors import UnsafeRecord
-from sandlot.jobs import keys
-from sandlot.jobs.connection import answering
-from sandlot.jobs.envelope import mac
-from sandlot.jobs.lua import script
-from sandlot.jobs.settlement import End, read_end, result_from_stream, settled_from
+from sandlot.jobs.settlement import OutcomeRecord, read_end, result_from_stream, settled_from
 from sandlot.models import Invocation
+from sandlot.redis import keys
+from sandlot.redis.connection import answering
+from sandlot.redis.lua import script
+from sandlot.signing import mac
 
 LEASE_MS: Final = 60_000
 """A worker that died while it delivered is made up for after this; longer than the longest delivery."""
@@ -53,7 +53,7 @@ class Delivery(NamedTuple):
     """That was sent before; empty on the first try."""
 
 
-class Taken(NamedTuple):
+class ClaimedDeliveries(NamedTuple):
     """`pause_s`: until the next is due, or some other worker's lease ends; `None` while there is nothing."""
 
     deliveries: list[Delivery]
@@ -137,10 +137,10 @@ class Callbacks:
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
         self._key = signing_key
-        self._take = redis.register_script(script("callback_take").text)
-        self._end = redis.register_script(script("callback_end").text)
+        self._take = redis.register_script(script("callback_claim").text)
+        self._end = redis.register_script(script("callback_finish").text)
 
-    async def take(self, limit: int) -> Taken:
+    async def take(self, limit: int) -> ClaimedDeliveries:
         """At most so many that are due and nobody's, each with a lease of `LEASE_MS`."""
         async with answering():
             found, next_ms, now_ms = await self._take(keys=[], args=[LEASE_MS, limit])
@@ -148,9 +148,9 @@ class Callbacks:
             Delivery(job_id.decode(), int(take), order, end, int(ended_ms), int(tries), body)
             for job_id, take, order, end, ended_ms, tries, body in found
         ]
-        return Taken(deliveries, max(0.0, (float(next_ms) - int(now_ms)) / 1000) if next_ms else None)
+        return ClaimedDeliveries(deliveries, max(0.0, (float(next_ms) - int(now_ms)) / 1000) if next_ms else None)
 
-    def read(self, delivery: Delivery) -> tuple[Order, End]:
+    def read(self, delivery: Delivery) -> tuple[Order, OutcomeRecord]:
         """
         Raises:
             UnsafeRecord: not what was ordered, or not how the job ended.
@@ -159,7 +159,7 @@ class Callbacks:
             self._key, delivery.job_id, delivery.end
         )
 
-    async def result(self, job_id: str, end: End, limit_bytes: int) -> bytes:
+    async def result(self, job_id: str, end: OutcomeRecord, limit_bytes: int) -> bytes:
         """What the job returned; empty if that is longer, no longer kept, or not what its worker signed for."""
         if not 0 < end.result_bytes <= limit_bytes:
             return b""

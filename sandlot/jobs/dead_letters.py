@@ -1,6 +1,6 @@
 """Jobs that were to be run again and will not be: look at them, take them up once more, let them go.
 
-Knows: the index of dead letters, in which order it is read. Does not know: when a job becomes one (transitions.lua), who may see it.
+Knows: the index of dead letters, in which order it is read. Does not know: when a job becomes one (prelude.lua), who may see it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final, cast
 import msgspec
 
 from sandlot.errors import CallerError
-from sandlot.jobs import keys
 from sandlot.jobs.envelope import Envelope, unseal
-from sandlot.jobs.record import FIELDS, JobRecord, record_from
-from sandlot.jobs.wire import Reply
+from sandlot.jobs.inspection import FIELDS, JobRecord, record_from
+from sandlot.redis import keys
+from sandlot.redis.pipeline import Reply
 
 LOOK_LIMIT: Final = 1500
 """Letters that one page looks at, for those that whoever asks may see; more than can be written in one millisecond (a worker has 1,024 slots)."""

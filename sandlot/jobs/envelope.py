@@ -6,24 +6,18 @@ Whoever can write to Redis can delay, drop or replay work; without the signing k
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from binascii import b2a_base64
-from functools import lru_cache
 from typing import Final, TypeVar
 
 import msgspec
 
 from sandlot.errors import UnsafeRecord
 from sandlot.models import BY_DEFAULT, Invocation, RetryPolicy
+from sandlot.signing import mac
 
 DATA_PREFIX: Final = b'["sandlot.jobs.invoke",null,['
 DATA_SUFFIX: Final = b"],{}]"
 """RQ's job data (func, instance, args, kwargs) in JSON. No worker of ours imports that name; it tells a reader whose job it is."""
-
-_ONE_SHOT_LIMIT_BYTES: Final = 65536
-"""Below, one call over a joined copy is fastest; above, the copy would cost more than it saves."""
-
 
 Event = TypeVar("Event", bytes, memoryview)
 
@@ -37,7 +31,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str
     wall_limit_ms: int
     retry: RetryPolicy = BY_DEFAULT
-    """Stands here, before anything a caller chooses, because take_back (transitions.lua) looks for its `max_age_ms`."""
+    """Stands here, before anything a caller chooses, because take_back (prelude.lua) looks for its `max_age_ms`."""
     traceparent: str = ""
     owner: str = ""
     request: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -45,32 +39,6 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _decoder: Final = msgspec.json.Decoder(Envelope)
 _encoder: Final = msgspec.json.Encoder()
-
-
-def mac(key: bytes, purpose: bytes, head: bytes, body: bytes | memoryview = b"") -> bytes:
-    """44 characters of base64. `purpose` keeps a signature of one kind from being used as another.
-
-    HMAC-SHA256 (RFC 2104), from the hash of the key's two pads on: half the CPU of hmac.digest, which looks its hash up each time.
-    """
-    inner_pad, outer_pad = _padded(key)
-    inner, outer = inner_pad.copy(), outer_pad.copy()
-    if len(body) <= _ONE_SHOT_LIMIT_BYTES:
-        inner.update(b"\0".join((purpose, head, body)))
-    else:
-        inner.update(b"\0".join((purpose, head, b"")))
-        inner.update(body)
-    outer.update(inner.digest())
-    return b2a_base64(outer.digest(), newline=False)
-
-
-@lru_cache(maxsize=8)
-def _padded(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
-    block = (key if len(key) <= 64 else hashlib.sha256(key).digest()).ljust(64, b"\0")
-    return hashlib.sha256(block.translate(_INNER_PAD)), hashlib.sha256(block.translate(_OUTER_PAD))
-
-
-_INNER_PAD: Final = bytes(byte ^ 0x36 for byte in range(256))
-_OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def seal(key: bytes, invocation: Invocation) -> bytes:

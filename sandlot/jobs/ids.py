@@ -12,9 +12,9 @@ import time
 from functools import lru_cache
 from typing import Final
 
-from sandlot.draws import Draws
+from sandlot.random_pool import RandomPool
 
-_draws: Final = Draws(6)
+_draws: Final = RandomPool(6)
 _TAG_BYTES: Final = 4
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 

@@ -16,37 +16,40 @@ from typing import Final, cast
 import hiredis
 import msgspec
 
-from sandlot.aside import aside
 from sandlot.errors import (
     JobFinal,
     JobNotFound,
     QueueUnavailable,
     SandlotError,
 )
-from sandlot.jobs import keys
-from sandlot.jobs.breakers import Breakers
+from sandlot.jobs.admission import Admission
 from sandlot.jobs.callbacks import STATE_FIELDS, CallbackState, state_from
-from sandlot.jobs.clock import RedisClock
 from sandlot.jobs.dead_letters import DeadLetters
 from sandlot.jobs.envelope import unseal
-from sandlot.jobs.followers import Follower, Followers
 from sandlot.jobs.ids import new_job_id, was_issued
-from sandlot.jobs.link import Link, Refused, Unreachable
-from sandlot.jobs.listing import JobPage, list_jobs
-from sandlot.jobs.load import Load, QueueStatus, read_load, read_status
-from sandlot.jobs.lua import Script, script
-from sandlot.jobs.pace import outlook
-from sandlot.jobs.record import FIELDS, LOGS_TAIL_BYTES, JobRecord, known_status, record_from
-from sandlot.jobs.refusals import refusal, short_of_memory
-from sandlot.jobs.results import Results
-from sandlot.jobs.schema import agree
-from sandlot.jobs.settlement import LOST_TEXT, Settled, read_end, result_from_stream, settled_from
-from sandlot.jobs.submission import arguments_of, scoped_key
-from sandlot.jobs.submits import Submits
-from sandlot.jobs.waiters import Waiters
-from sandlot.jobs.wire import Argument, Reply
-from sandlot.metrics.meters import Histogram
+from sandlot.jobs.inspection import (
+    FIELDS,
+    LOGS_TAIL_BYTES,
+    JobPage,
+    JobRecord,
+    known_status,
+    list_jobs,
+    outlook,
+    record_from,
+)
+from sandlot.jobs.large_results import LargeResults
+from sandlot.jobs.notifications import Follower, Followers, Waiters
+from sandlot.jobs.settlement import LOST_TEXT, JobResult, read_end, result_from_stream, settled_from
+from sandlot.jobs.stats import QueueLoads, QueueStatus, read_load, read_status
+from sandlot.jobs.submit import SubmitBatcher, arguments_of, refusal, scoped_key, short_of_memory
+from sandlot.metrics import Histogram
 from sandlot.models import Invocation, JobStatus
+from sandlot.offload import offload
+from sandlot.redis import keys
+from sandlot.redis.clock import RedisClock
+from sandlot.redis.lua import Script, script
+from sandlot.redis.pipeline import Argument, RedisPipeline, Refused, Reply, Unreachable
+from sandlot.redis.schema import check_schema
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ class Queue:
     """One per process: one pipelined connection, one subscription."""
 
     def __init__(
-        self, url: str, link: Link, signing_key: bytes, queue_limit: int, queue_limit_per_function: int
+        self, url: str, link: RedisPipeline, signing_key: bytes, queue_limit: int, queue_limit_per_function: int
     ) -> None:
         self._url = url
         self._link = link
@@ -80,9 +83,9 @@ class Queue:
         self._waiters = Waiters(
             url, keys.TO_WAITER + self._channel, signing_key, self.settled, self.keep, self._followers
         )
-        self._breakers = Breakers(url, self.broken)
-        self._submits = Submits(link, self._breakers, queue_limit_per_function, queue_limit)
-        self.results = Results(self._call)
+        self._breakers = Admission(url, self.broken)
+        self._submits = SubmitBatcher(link, self._breakers, queue_limit_per_function, queue_limit)
+        self.results = LargeResults(self._call)
         self.letters = DeadLetters(self._call, signing_key)
         self._clock = RedisClock(link)
         self.now_ms = self._clock.now_ms
@@ -95,10 +98,10 @@ class Queue:
             QueueUnavailable: Redis cannot be reached or refuses us.
             SchemaMismatch: what is in it is not ours to touch.
         """
-        link = await Link.open(url)
+        link = await RedisPipeline.open(url)
         queue = cls(url, link, signing_key, queue_limit, queue_limit_per_function)
         try:
-            await agree(link.call)
+            await check_schema(link.call)
             await queue._clock.look()
             await queue._waiters.open()
             queue._followers.open()
@@ -117,7 +120,7 @@ class Queue:
         """
         if percent := self._breakers.memory_percent():
             raise short_of_memory(percent)
-        arguments = await aside(
+        arguments = await offload(
             len(invocation.event), arguments_of, self._key, invocation, self._channel if reply else ""
         )
         answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
@@ -190,12 +193,12 @@ class Queue:
 
     # Waiting.
 
-    def expect(self, job_id: str) -> asyncio.Future[Settled]:
+    def expect(self, job_id: str) -> asyncio.Future[JobResult]:
         """Resolved with the job's end, by the subscription or by the safety re-read each second. Register before submitting,
         and `forget` it afterwards, whatever came of it."""
         return self._waiters.expect(job_id)
 
-    def forget(self, job_id: str, future: asyncio.Future[Settled]) -> None:
+    def forget(self, job_id: str, future: asyncio.Future[JobResult]) -> None:
         """Nobody waits with this one any more; it is left as it is."""
         self._waiters.forget(job_id, future)
 
@@ -204,13 +207,13 @@ class Queue:
         is still minutes long, and whoever was to be told of this has an answer to send."""
         try:
             async with asyncio.timeout(KEEP_PATIENCE_S):
-                await self._run(script("keep"), job_id)
+                await self._run(script("keep_result"), job_id)
         except (TimeoutError, QueueUnavailable) as error:
             log.warning("result may be kept shorter", extra={"job_id": job_id, "error": str(error)})
 
     async def attach(self, job_id: str) -> bool:
         """Ask for the end of a job that somebody else submitted to be published here as well; false if there is none to come."""
-        return bool(await self._run(script("attach"), job_id, self._channel))
+        return bool(await self._run(script("add_waiter"), job_id, self._channel))
 
     def new_job_id(self, owner: str) -> str:
         return new_job_id(self._key, owner)
@@ -254,7 +257,7 @@ class Queue:
         due_ms = cast("bytes | None", await self._call("ZSCORE", keys.CALLBACKS, job_id))
         return state_from(self._key, job_id, order, cast("list[bytes | None]", await found), due_ms)
 
-    async def settled(self, job_id: str) -> Settled | None:
+    async def settled(self, job_id: str) -> JobResult | None:
         """The recorded end of a job, for late readers; nothing while there is none.
 
         Raises:
@@ -267,7 +270,7 @@ class Queue:
             return None
         result = await self._result(job_id) if record.result_bytes and record.stored is None else b""
         end = read_end(self._key, job_id, end_text)
-        return await aside(
+        return await offload(
             len(result), settled_from, job_id, end, result, function=record.function, version=record.version
         )
 
@@ -278,7 +281,7 @@ class Queue:
         flat = cast("list[bytes]", entries[0][1])
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         value = fields.get(b"return_value", b"")
-        return await aside(len(value), result_from_stream, value)
+        return await offload(len(value), result_from_stream, value)
 
     async def event(self, job_id: str) -> bytes | None:
         """The event a job was submitted with, to submit it again; nothing for a job that is not there.
@@ -334,7 +337,7 @@ class Queue:
             QueueUnavailable: some may be left.
         """
         withdrawn = 0
-        while taken := cast(int, await self._run(script("withdraw"), function, _WITHDRAWN_AT_ONCE)):
+        while taken := cast(int, await self._run(script("cancel_queued"), function, _WITHDRAWN_AT_ONCE)):
             withdrawn += taken
         return withdrawn
 
@@ -349,7 +352,7 @@ class Queue:
         prefix = f"{keys.RQ_WORKER}{hostname}.{pid}."
         names = [name.decode() for name in cast("list[bytes]", await self._call("SMEMBERS", keys.RQ_WORKERS))]
         dead = [name.removeprefix(keys.RQ_WORKER) for name in names if name.startswith(prefix)]
-        return sum([cast(int, await self._run(script("bury"), LOST_TEXT, name)) for name in dead])
+        return sum([cast(int, await self._run(script("worker_died"), LOST_TEXT, name)) for name in dead])
 
     async def mend(self, function: str) -> None:
         """It has been deployed anew, or means another version: what it did before is no reason to hold it back.
@@ -357,7 +360,7 @@ class Queue:
         Raises:
             QueueUnavailable
         """
-        await self._run(script("mend"), function)
+        await self._run(script("close_breaker"), function)
 
     async def broken(self) -> list[str]:
         """The queues whose function crashes too often.
@@ -374,7 +377,7 @@ class Queue:
         except (QueueUnavailable, hiredis.ReplyError):
             return QueueStatus(reachable=False)
 
-    async def load(self) -> Load:
+    async def load(self) -> QueueLoads:
         """How much work waits, and who works on it.
 
         Raises:

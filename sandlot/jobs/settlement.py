@@ -16,11 +16,11 @@ from typing import Final
 
 import msgspec
 
-from sandlot.aside import PIECE_BYTES, pieces
 from sandlot.errors import UnsafeRecord
-from sandlot.jobs.envelope import mac
-from sandlot.jobs.results import STORED_FROM_BYTES, Stored, digests_of
+from sandlot.jobs.large_results import STORED_FROM_BYTES, StoredResult, digests_of
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
+from sandlot.offload import PIECE_BYTES, pieces
+from sandlot.signing import mac
 
 UNSIGNED: Final = b"-"
 UNWITNESSED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, OutcomeKind.WORKER_LOST})
@@ -29,7 +29,7 @@ LOST_TEXT: Final = b2a_base64(zlib.compress(b"worker_lost: the worker that ran i
 """RQ's `exc_string` of a job that no worker is left to report on."""
 
 
-class Settled(msgspec.Struct, frozen=True, kw_only=True):
+class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     """The recorded end of a job. `result` is the JSON text the function returned, empty unless `kind` is `ok`; of a large one `stored` says
     where it is, and `result` is empty."""
 
@@ -39,14 +39,14 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     kind: OutcomeKind
     result: bytes = b""
-    stored: Stored | None = None
+    stored: StoredResult | None = None
     error: FunctionError | None = None
     evidence: Evidence | None = None
     timings: Timings = Timings()
     receipt: bytes = b"{}"
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is signed and stored in the job's hash: everything about the end but the result, which it names by its digest; a large one by those
     of its pieces as well."""
 
@@ -64,7 +64,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(End)
+_decoder: Final = msgspec.json.Decoder(OutcomeRecord)
 
 _RQ_STATUS: Final = {OutcomeKind.OK: "finished", OutcomeKind.CANCELLED: "canceled"}
 
@@ -78,7 +78,7 @@ class Encoded(msgspec.Struct, frozen=True):
 
 
 def encode_result(result: bytes) -> Encoded:
-    """Of a large result in a thread (`sandlot.aside`): base64 of 6 MiB takes 10 to 30 ms."""
+    """Of a large result in a thread (`sandlot.offload`): base64 of 6 MiB takes 10 to 30 ms."""
     if not result:
         return Encoded("", b"")
     if len(result) <= PIECE_BYTES:
@@ -115,7 +115,7 @@ def seal_end(
     result = outcome.result if outcome.kind is OutcomeKind.OK else b""
     encoded = encoded or encode_result(result)
     end = _encoder.encode(
-        End(
+        OutcomeRecord(
             kind=outcome.kind,
             attempt=attempt,
             function=function,
@@ -133,7 +133,7 @@ def seal_end(
     value = encoded.value
     published = result if has_waiter and len(result) <= STORED_FROM_BYTES else b""
     if encoded.digests:
-        stored = Stored(job_id, attempt, len(result), encoded.sha256, encoded.digests)
+        stored = StoredResult(job_id, attempt, len(result), encoded.sha256, encoded.digests)
         value, published = _reference(stored), b"@%d" % stored.pieces
     if outcome.kind is not OutcomeKind.OK:
         value = failure_text(outcome)
@@ -149,7 +149,7 @@ def seal_end(
     )
 
 
-def _reference(stored: Stored) -> bytes:
+def _reference(stored: StoredResult) -> bytes:
     """What RQ's `return_value` is of a result that is stored: where, and which."""
     document = {"key": stored.key, "pieces": stored.pieces, "bytes": stored.size_bytes, "sha256": stored.sha256}
     return b2a_base64(_encoder.encode({"sandlot.result": document}), newline=False)
@@ -165,7 +165,7 @@ def failure_text(outcome: Outcome) -> bytes:
     return b2a_base64(zlib.compress("\n".join(lines).encode("utf-8", "backslashreplace"), 1), newline=False)
 
 
-def read_end(key: bytes, job_id: str, text: bytes) -> End:
+def read_end(key: bytes, job_id: str, text: bytes) -> OutcomeRecord:
     """
     Raises:
         UnsafeRecord: a worker of ours did not sign it, and it is not one of the ends that none signs.
@@ -183,14 +183,14 @@ def read_end(key: bytes, job_id: str, text: bytes) -> End:
     raise UnsafeRecord(f"the recorded end of job {job_id} has no valid signature and is not believed")
 
 
-def stored_from(job_id: str, end: End) -> Stored | None:
+def stored_from(job_id: str, end: OutcomeRecord) -> StoredResult | None:
     """Where the result is that an end names; nothing unless it is stored."""
     if not end.result_pieces:
         return None
-    return Stored(job_id, end.attempt, end.result_bytes, end.result_sha256, end.result_pieces)
+    return StoredResult(job_id, end.attempt, end.result_bytes, end.result_sha256, end.result_pieces)
 
 
-def settled_from(job_id: str, end: End, result: bytes, *, function: str, version: int) -> Settled:
+def settled_from(job_id: str, end: OutcomeRecord, result: bytes, *, function: str, version: int) -> JobResult:
     """`result` is not looked at if it is stored: its pieces are checked as they are read.
 
     Raises:
@@ -199,7 +199,7 @@ def settled_from(job_id: str, end: End, result: bytes, *, function: str, version
     stored = stored_from(job_id, end)
     if end.result_bytes and stored is None and hashlib.sha256(result).hexdigest() != end.result_sha256:
         raise UnsafeRecord(f"the recorded result of job {job_id} is not the one its worker signed")
-    return Settled(
+    return JobResult(
         job_id=job_id,
         function=end.function or function,
         version=end.version or version,

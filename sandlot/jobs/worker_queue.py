@@ -16,21 +16,20 @@ import hiredis
 import msgspec
 
 from sandlot.errors import SandlotError
-from sandlot.jobs import keys
 from sandlot.jobs.envelope import Envelope, unseal
-from sandlot.jobs.link import Link, Refused
-from sandlot.jobs.lua import script
-from sandlot.jobs.schema import agree
 from sandlot.jobs.settlement import LOST_TEXT, Encoded, Ending, seal_end
-from sandlot.jobs.subscription import Subscription
-from sandlot.jobs.wire import LARGE_BYTES, Argument, Reply
-from sandlot.metrics.meters import Histogram
+from sandlot.metrics import Histogram
 from sandlot.models import Outcome, Timings
+from sandlot.redis import keys
+from sandlot.redis.lua import script
+from sandlot.redis.pipeline import LARGE_BYTES, Argument, RedisPipeline, Refused, Reply
+from sandlot.redis.pubsub import Subscription
+from sandlot.redis.schema import check_schema
 
 log = logging.getLogger(__name__)
 
 LEASE_S: Final = 4.0
-"""LEASE_MS of transitions.lua: four beats. A worker that could not beat for this long must assume that its jobs are another's."""
+"""LEASE_MS of prelude.lua: four beats. A worker that could not beat for this long must assume that its jobs are another's."""
 
 
 class Claim(msgspec.Struct, eq=False):
@@ -60,7 +59,7 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class RetryDecision:
     """What is asked of one ending beside its record.
 
     `attempts`: so many are allowed for this kind of end, the first included; 0 if it is never run again. `jitter`: thousandths of the
@@ -115,13 +114,13 @@ class Reaped:
 class WorkerQueue:
     """One per worker. `on_handed` gets a job and its number among the hand-offs, `on_wake` means that there is work in the ring."""
 
-    def __init__(self, url: str, link: Link, signing_key: bytes, name: str, placements: Sequence[str]) -> None:
+    def __init__(self, url: str, link: RedisPipeline, signing_key: bytes, name: str, placements: Sequence[str]) -> None:
         self._url = url
         self._link = link
         self._key = signing_key
         self.name = name
         self.placements = tuple(placements)
-        self._step = script("step")
+        self._step = script("settle_and_claim")
         self._subscription: Subscription | None = None
         self.on_watched: Callable[[str, str], None] = _nobody_cares
         """Called with a job, and the channel of somebody who watches what it prints; set before `listen`."""
@@ -133,9 +132,9 @@ class WorkerQueue:
             QueueUnavailable: Redis cannot be reached or refuses us.
             SchemaMismatch: what is in it is not ours to touch.
         """
-        link = await Link.open(url)
+        link = await RedisPipeline.open(url)
         try:
-            await agree(link.call)
+            await check_schema(link.call)
         except SandlotError:
             await link.close()
             raise
@@ -224,15 +223,15 @@ class WorkerQueue:
         Raises:
             QueueUnavailable: unknown; storing it again is safe.
         """
-        call = self._link.run(script("store"), claim.job_id, claim.attempt, number, piece)
+        call = self._link.run(script("put_result_chunk"), claim.job_id, claim.attempt, number, piece)
         return cast(int, await _answer(call)) == 1
 
-    def judge(self, ending: Ending, judgement: Judgement) -> asyncio.Future[Reply]:
+    def judge(self, ending: Ending, judgement: RetryDecision) -> asyncio.Future[Reply]:
         """Record one ending, or have its job run again, and what it means for its function. The answer: `ok`, `again`, `already`, `stale` or `unstored`.
 
         Sending it again changes nothing."""
         return self._link.run(
-            script("judge"), self.name, *ending,
+            script("retry_or_fail"), self.name, *ending,
             judgement.attempts, judgement.backoff_ms, judgement.jitter, judgement.max_age_ms, int(judgement.crashed), int(judgement.probe),
         )  # fmt: skip
 
@@ -242,7 +241,7 @@ class WorkerQueue:
         Raises:
             QueueUnavailable: unknown; saying it again is safe.
         """
-        call = self._link.run(script("printed"), job_id, attempt, before_bytes, text, *channels)
+        call = self._link.run(script("append_logs"), job_id, attempt, before_bytes, text, *channels)
         return cast(int, await _answer(call))
 
     async def beat(self, pulse: Pulse) -> Beaten:
@@ -256,7 +255,8 @@ class WorkerQueue:
             len(self.placements), *self.placements, *pulse.leases,
         )  # fmt: skip
         lost, cancels, should_step, gone, waits = cast(
-            "tuple[list[bytes], list[bytes], int, int, int]", await _answer(self._link.run(script("beat"), *arguments))
+            "tuple[list[bytes], list[bytes], int, int, int]",
+            await _answer(self._link.run(script("heartbeat"), *arguments)),
         )
         return Beaten(
             [member.decode() for member in lost],

@@ -15,11 +15,11 @@ import os
 import signal
 from typing import Final
 
-from sandlot.faults import FailPoints
-from sandlot.jobs.connection import connect_blocking
+from sandlot.failpoints import FailPoints
 from sandlot.jobs.worker_queue import WorkerQueue
-from sandlot.logs import configure_logging
+from sandlot.log_format import configure_logging
 from sandlot.models import Outcome, OutcomeKind
+from sandlot.redis.connection import connect_blocking
 from tests.faults.parts import Part
 from tests.faults.rig import SIGNING_KEY, SLOTS, Rig
 from tests.jobs.inline_pool import InlinePool

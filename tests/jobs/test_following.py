@@ -10,9 +10,10 @@ import pytest
 import redis
 
 from api import streams
-from sandlot.jobs import Queue, followers, keys
-from sandlot.jobs.followers import Glance
+from sandlot.jobs import Queue, notifications
+from sandlot.jobs.notifications import JobSnapshot
 from sandlot.models import JobStatus, Outcome, OutcomeKind
+from sandlot.redis import keys
 from tests.jobs.conftest import HandWorker
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.stream_readers import Reader, Readers
@@ -38,7 +39,7 @@ async def read_until(queue: Queue, job_id: str, text: bytes) -> None:
                     return
 
 
-async def glance_at(queue: Queue, job_id: str) -> Glance | None:
+async def glance_at(queue: Queue, job_id: str) -> JobSnapshot | None:
     async with asyncio.timeout(10):
         with queue.following(job_id) as follower:
             await follower.changed.wait()
@@ -51,7 +52,7 @@ async def test_whole_lines_are_said_while_the_job_runs(
     pool = InlinePool(behaviour=lambda execution: None)
     await start_engine(pool)
     job = await running(queue, pool, make, until)
-    assert await glance_at(queue, job.job_id) == Glance(JobStatus.RUNNING, 1)
+    assert await glance_at(queue, job.job_id) == JobSnapshot(JobStatus.RUNNING, 1)
     pool.outputs[job.job_id] = b"one\ntwo\nthr"
     await read_until(queue, job.job_id, b"one\ntwo\n")
     pool.outputs[job.job_id] = b"one\ntwo\nthree\n"
@@ -60,7 +61,7 @@ async def test_whole_lines_are_said_while_the_job_runs(
     pool.finish(job.job_id, Outcome(kind=OutcomeKind.OK, result=b"1", logs=b"one\ntwo\nthree\nend"))
     await until(lambda: raw.get(keys.LOGS + job.job_id) is not None)
     assert await queue.said(job.job_id, None, 14) == b"end"
-    assert await glance_at(queue, job.job_id) == Glance(JobStatus.SUCCEEDED, 1)
+    assert await glance_at(queue, job.job_id) == JobSnapshot(JobStatus.SUCCEEDED, 1)
 
 
 async def test_of_a_job_that_nobody_watches_nothing_is_written(
@@ -144,7 +145,7 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     monkeypatch: pytest.MonkeyPatch,
     jobs: int,
 ) -> None:
-    monkeypatch.setattr(followers, "LOOK_S", 3600.0)  # only what happens makes anybody look, and the test
+    monkeypatch.setattr(notifications, "LOOK_S", 3600.0)  # only what happens makes anybody look, and the test
     monkeypatch.setattr(streams, "PING_S", 0.1)
     watched: list[tuple[str, str]] = []
     worker.queue.on_watched = lambda *who: watched.append(who)

@@ -13,8 +13,10 @@ from redis.asyncio import Redis
 
 from sandlot.errors import CallerError, FunctionNotFound, VersionConflict, VersionNotFound
 from sandlot.functions import Alias, Bundle, Manifest, Registry
-from sandlot.jobs import Queue, connect, keys
+from sandlot.jobs import Queue
 from sandlot.models import LATEST, Runtime
+from sandlot.redis import keys
+from sandlot.redis.connection import connect
 
 KEY = b"k" * 32
 MANIFEST = Manifest(runtime=Runtime.PYTHON, handler="main.handler")

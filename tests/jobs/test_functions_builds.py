@@ -15,8 +15,9 @@ from sandlot.functions import Alias, Bundle, Deployed, Manifest, Registry, Versi
 from sandlot.functions import builds as module
 from sandlot.functions.builds import Build, Builds
 from sandlot.functions.lock import Lock
-from sandlot.jobs import connect, keys
 from sandlot.models import LATEST, Runtime
+from sandlot.redis import keys
+from sandlot.redis.connection import connect
 from tests.jobs.lossy_proxy import LossyProxy
 
 KEY = b"k" * 32

@@ -14,9 +14,10 @@ import pytest
 from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions import Bundle, Manifest, Registry
 from sandlot.functions.lock import Lock
-from sandlot.jobs import connect, keys
 from sandlot.models import Isolation, Runtime
-from sandlot.vault import Vault
+from sandlot.redis import keys
+from sandlot.redis.connection import connect
+from sandlot.secret_store import SecretStore
 from worker.bundles import BundleCache
 from worker.cache_folder import IN_USE_S, UNUSED_S, CacheFolder
 
@@ -36,21 +37,21 @@ async def registry(url: str) -> AsyncIterator[Registry]:
 
 
 @pytest.fixture
-async def vault(url: str) -> AsyncIterator[Vault]:
+async def vault(url: str) -> AsyncIterator[SecretStore]:
     client = connect(url)
-    yield Vault(client, KEY)
+    yield SecretStore(client, KEY)
     await client.aclose()
 
 
 @pytest.fixture
-async def cache(registry: Registry, vault: Vault, tmp_path: Path) -> AsyncIterator[BundleCache]:
+async def cache(registry: Registry, vault: SecretStore, tmp_path: Path) -> AsyncIterator[BundleCache]:
     opened = open_cache(registry, vault, tmp_path / "cache")
     await opened.open()
     yield opened
     await opened.close()
 
 
-def open_cache(registry: Registry, vault: Vault, folder: Path, *, limit_mib: int = 4096) -> BundleCache:
+def open_cache(registry: Registry, vault: SecretStore, folder: Path, *, limit_mib: int = 4096) -> BundleCache:
     """A cache for versions without dependencies."""
     return BundleCache(registry, vault, CacheFolder(folder, limit_mib), no_packages)
 
@@ -111,7 +112,7 @@ async def test_one_who_gives_up_does_not_take_the_fetch_from_the_others(registry
 
 
 async def test_two_workers_of_a_machine_share_the_folder(
-    registry: Registry, cache: BundleCache, vault: Vault, tmp_path: Path
+    registry: Registry, cache: BundleCache, vault: SecretStore, tmp_path: Path
 ) -> None:
     digest = await deploy(registry)
     other = open_cache(registry, vault, tmp_path / "cache")
@@ -148,7 +149,7 @@ async def test_code_that_is_gone_or_was_changed_leaves_nothing_on_disk(
 
 
 async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(
-    registry: Registry, vault: Vault, tmp_path: Path
+    registry: Registry, vault: SecretStore, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
     for name, age_s in ((".new-abandoned", 7200), (".new-fresh", 10), ("a" * 64, UNUSED_S + 60), ("b" * 64, 60)):
@@ -168,7 +169,7 @@ async def put(registry: Registry, cache: BundleCache, number: int, *, unused_s: 
     return folder
 
 
-async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vault: Vault, tmp_path: Path) -> None:
+async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vault: SecretStore, tmp_path: Path) -> None:
     cache = open_cache(registry, vault, tmp_path / "cache", limit_mib=1)
     await cache.open()
     middle = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
@@ -181,7 +182,7 @@ async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vaul
 
 
 async def test_what_is_in_use_stays_however_little_room_there_is(
-    registry: Registry, vault: Vault, tmp_path: Path
+    registry: Registry, vault: SecretStore, tmp_path: Path
 ) -> None:
     cache = open_cache(registry, vault, tmp_path / "cache", limit_mib=1)
     await cache.open()

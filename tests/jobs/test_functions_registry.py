@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 
 from sandlot.errors import CallerError, FunctionNotFound, QueueUnavailable, UnsafeRecord, VersionNotFound
 from sandlot.functions import Bundle, Manifest, Registry
-from sandlot.jobs import connect, keys
 from sandlot.models import Runtime
+from sandlot.redis import keys
+from sandlot.redis.connection import connect
 
 KEY = b"k" * 32
 MANIFEST = Manifest(runtime=Runtime.PYTHON, handler="main.handler")

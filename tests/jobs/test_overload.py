@@ -11,9 +11,9 @@ import redis
 
 from sandlot.errors import QueueFull, QueueUnavailable
 from sandlot.jobs import Queue
-from sandlot.jobs.lua import script
 from sandlot.jobs.settlement import LOST_TEXT
 from sandlot.models import Outcome, OutcomeKind
+from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY
 from tests.jobs.inline_pool import OK, InlinePool
 
@@ -242,7 +242,7 @@ async def test_no_worker_lost_or_found_runs_more_at_once_than_a_function_allows(
             running.discard((execution.job_id, execution.attempt))
         engine.pool._runs.clear()
         engine.pool.slots = 0
-        assert await queue._run(script("bury"), LOST_TEXT, engine.engine.name) > 0
+        assert await queue._run(script("worker_died"), LOST_TEXT, engine.engine.name) > 0
 
     victim = engines[0]
     async with asyncio.timeout(40):

@@ -16,12 +16,13 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from sandlot.errors import JobGone, UnsafeRecord
-from sandlot.jobs import Queue, Stored, keys
-from sandlot.jobs.lua import script
-from sandlot.jobs.results import PIECE_BYTES, cut
+from sandlot.jobs import Queue, StoredResult
+from sandlot.jobs.large_results import PIECE_BYTES, cut
 from sandlot.jobs.settlement import encode_stored
-from sandlot.jobs.worker_queue import Judgement
+from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import Outcome, OutcomeKind, Timings
+from sandlot.redis import keys
+from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
@@ -58,7 +59,7 @@ def kept(raw: redis.Redis) -> list[bytes]:
     return sorted(raw.scan_iter(keys.RESULT + "*"))
 
 
-async def read(queue: Queue, stored: Stored, start: int, stop: int) -> list[bytes]:
+async def read(queue: Queue, stored: StoredResult, start: int, stop: int) -> list[bytes]:
     return [piece async for piece in queue.results.read(stored, start, stop)]
 
 
@@ -226,7 +227,7 @@ async def test_an_end_is_not_recorded_without_its_result(
 
         async def settle(ending: Any = ending, *, probe: bool = probe) -> str:
             if probe:
-                answer: bytes = await worker.queue.judge(ending, Judgement(probe=True))
+                answer: bytes = await worker.queue.judge(ending, RetryDecision(probe=True))
                 return answer.decode()
             return (await worker.step(0, ending)).answers[0]
 
@@ -267,7 +268,7 @@ async def test_a_piece_whose_reply_is_lost_is_stored_once_more(
     proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, raw: redis.Redis
 ) -> None:
     proxied = await proxy.open()
-    proxy.marker = script("store").sha.encode()
+    proxy.marker = script("put_result_chunk").sha.encode()
     running = await start_engine(large_pool(), through=proxied)
     proxy.lose = 1
     settled = await call(queue, make())

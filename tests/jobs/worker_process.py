@@ -1,6 +1,6 @@
 """A real worker process without sandboxes, to be killed: `python -m tests.jobs.worker_process URL KEY SECONDS [FAULT RESULT]`.
 
-Each job appends `<job id> <attempt> <pid>` to the file its event names and ends after SECONDS. FAULT is a fail-point (`sandlot.faults`), RESULT the
+Each job appends `<job id> <attempt> <pid>` to the file its event names and ends after SECONDS. FAULT is a fail-point (`sandlot.failpoints`), RESULT the
 file with what each job then returns.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from sandlot.faults import FailPoints
-from sandlot.jobs.connection import connect_blocking
+from sandlot.failpoints import FailPoints
+from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import OK, InlinePool
 from worker.engine import Engine
 from worker.engine.registration import worker_name

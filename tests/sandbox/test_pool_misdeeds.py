@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from sandlot.aside import ASIDE_BYTES
 from sandlot.models import OutcomeKind
+from sandlot.offload import OFFLOAD_BYTES
 from tests.sandbox.pool_rig import PATIENCE_S, Rig, open_host, open_rig
 from worker.pool import verdict
 from worker.sandbox.host import SandboxHost
@@ -213,7 +213,7 @@ class HeldCheck:
         check = verdict.of_answer
 
         def held(kind: bytes, body: bytes) -> verdict.Verdict:
-            if len(body) > ASIDE_BYTES:
+            if len(body) > OFFLOAD_BYTES:
                 self.began.set()
                 self.go_on.wait(PATIENCE_S)
             return check(kind, body)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from sandlot.errors import WallMissing
+from sandlot.errors import IsolationMissing
 from sandlot.functions.lock import Lock
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from tests.sandbox.pool_rig import Rig, open_host, open_rig, open_trees
@@ -47,7 +47,7 @@ async def test_a_function_that_requires_a_wall_which_is_not_here_is_told_which(
     rig: Rig, walls: tuple[str, ...]
 ) -> None:
     name = rig.write("raise SystemExit('it was imported')", walls=walls)
-    with pytest.raises(WallMissing, match=f"do not have: {walls[-1]}"):
+    with pytest.raises(IsolationMissing, match=f"do not have: {walls[-1]}"):
         await rig.run(name)
     assert rig.pool.busy == 0
 
@@ -59,7 +59,7 @@ async def test_a_function_that_requires_walls_which_are_here_runs(rig: Rig) -> N
 
 async def test_a_function_with_network_is_refused_for_good(rig: Rig) -> None:
     name = rig.write(COUNT, network=("example.com",))
-    with pytest.raises(WallMissing, match="need strict"):
+    with pytest.raises(IsolationMissing, match="need strict"):
         await rig.run(name)
 
 
@@ -69,7 +69,7 @@ async def test_dependencies_are_not_built_here_and_the_missing_wall_and_the_reme
 ) -> None:
     trees = open_trees(host, tmp_path)
     for asked in (trees.sandbox(runtime), trees.tree(Lock(runtime=runtime, text=""))):
-        with pytest.raises(WallMissing, match=r"network namespace.*strict.*SANDLOT_SANDBOX=restricted asks for"):
+        with pytest.raises(IsolationMissing, match=r"network namespace.*strict.*SANDLOT_SANDBOX=restricted asks for"):
             await asked
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sandlot.addresses import AllowList, is_public
-from sandlot.errors import WallMissing
+from sandlot.errors import IsolationMissing
+from sandlot.network_policy import AllowList, is_public
 from tests.sandbox.walls_rig import bundle, open_level
 from worker.sandbox.egress import Egress
 from worker.sandbox.host import SandboxHost
@@ -233,5 +233,5 @@ async def test_no_network_by_default(host: SandboxHost, tmp_path: Path) -> None:
 
 async def test_restricted_refuses_functions_with_network() -> None:
     async with open_level("restricted") as host:
-        with pytest.raises(WallMissing, match="need strict"):
+        with pytest.raises(IsolationMissing, match="need strict"):
             await host.blank("python", Policy(network=("example.com",)))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sandlot.jobs.acl import DEFAULT_USER, Role, user_rules
-from sandlot.keys import new_token
+from sandlot.api_keys import new_token
+from sandlot.redis.acl import DEFAULT_USER, Role, user_rules
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 URLS = {role: f"redis-{role}.url" for role in Role}
@@ -47,7 +47,7 @@ def test_the_password_is_the_same_for_who_asks_and_who_answers(folder: Path) -> 
         )
         acl.append(f"user {user_rules(role, password)}")
     assert (folder / "valkey.acl").read_text().splitlines() == acl, (
-        "make-secrets.sh has to say what sandlot.jobs.acl says"
+        "make-secrets.sh has to say what sandlot.redis.acl says"
     )
 
 

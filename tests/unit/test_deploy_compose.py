@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sandlot.jobs.acl import Role, rules
+from sandlot.redis.acl import Role, rules
 from sandlot.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import yaml
 
 from api.auth import ACCESS
 from api.status import status_document
-from sandlot.jobs.acl import Role
-from sandlot.jobs.load import Load, QueueLoad
+from sandlot.jobs.stats import QueueLoad, QueueLoads
 from sandlot.models import Runtime
+from sandlot.redis.acl import Role
 from sandlot.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -121,7 +121,7 @@ def test_the_scaler_scales_a_deployment_that_exists() -> None:
 @pytest.mark.parametrize("runtime", Runtime)
 def test_the_scaler_reads_a_number_that_the_api_tells(runtime: Runtime) -> None:
     """GJSON's `list.#(key=="value").field` is the field of the first that has it."""
-    load = Load(3, 0, 0, 0, [*Runtime], [QueueLoad("f", runtime, 3, 0, 1.0)], [])
+    load = QueueLoads(3, 0, 0, 0, [*Runtime], [QueueLoad("f", runtime, 3, 0, 1.0)], [])
     read = []
     for trigger in DOCUMENTS["keda.yaml"][1]["spec"]["triggers"]:
         url, path = trigger["metadata"]["url"], trigger["metadata"]["valueLocation"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 
-from sandlot.draws import Draws
+from sandlot.random_pool import RandomPool
 
 
 def test_no_two_are_alike() -> None:
-    draws = Draws(6)
+    draws = RandomPool(6)
     drawn = [draws.next() for _ in range(2000)]
     assert len(set(drawn)) == 2000
     assert {len(one) for one in drawn} == {6}
 
 
 def test_a_forked_process_draws_its_own() -> None:
-    draws = Draws(8)
+    draws = RandomPool(8)
     draws.next()
     read_end, write_end = os.pipe()
     if (child := os.fork()) == 0:

@@ -11,8 +11,8 @@ import pytest
 from api.connections import Connections
 from api.tls import Tls
 from sandlot.errors import InvalidSettings
-from sandlot.exposure import is_in, read_proxies, require_safe_listening, require_safe_redis
 from sandlot.settings import Settings
+from sandlot.transport_security import is_in, read_proxies, require_safe_listening, require_safe_redis
 from tests.certificates import Authority
 
 

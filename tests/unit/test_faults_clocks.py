@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted((ROOT / "sandlot" / "jobs" / "scripts").glob("*.lua"))
+SCRIPTS = sorted((ROOT / "sandlot" / "redis" / "scripts").rglob("*.lua"))
 SENDERS = sorted(
     [*(ROOT / "sandlot" / "jobs").glob("*.py"), *(ROOT / "worker" / "engine").glob("*.py"), ROOT / "api" / "calls.py"]
 )
@@ -42,6 +42,6 @@ def test_no_script_takes_the_time_as_an_argument(path: Path) -> None:
 
 
 def test_the_one_clock_is_redis() -> None:
-    text = (ROOT / "sandlot" / "jobs" / "scripts" / "transitions.lua").read_text()
+    text = (ROOT / "sandlot" / "redis" / "scripts" / "jobs" / "prelude.lua").read_text()
     assert "local clock = redis.call('TIME')" in text
     assert "os.time" not in "".join(script.read_text() for script in SCRIPTS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sandlot.errors import InvalidSettings
-from sandlot.faults import POINTS, FailPoints
+from sandlot.failpoints import POINTS, FailPoints
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_stop_freezes(signals: list[int]) -> None:
 
 def test_a_note_is_made_every_time(signals: list[int], caplog: pytest.LogCaptureFixture) -> None:
     points = parsed("claimed:note, settling:kill")
-    with caplog.at_level(logging.INFO, "sandlot.faults"):
+    with caplog.at_level(logging.INFO, "sandlot.failpoints"):
         points.reach("claimed", "a", 1)
         points.reach("claimed", "a", 2)
     seen: list[Any] = caplog.records
@@ -76,5 +76,5 @@ def test_every_named_point_is_reached_somewhere() -> None:
 def test_engine_and_pool_do_not_know_of_faults() -> None:
     """Unset, a fail-point costs nothing because nothing is there: only the composition root and the wrappers name it."""
     root = Path(__file__).parents[2] / "worker"
-    naming = [str(path.relative_to(root)) for path in root.rglob("*.py") if "sandlot.faults" in path.read_text()]
+    naming = [str(path.relative_to(root)) for path in root.rglob("*.py") if "sandlot.failpoints" in path.read_text()]
     assert sorted(naming) == ["__main__.py", "fail_points.py"]

@@ -10,7 +10,7 @@ from tests.faults.plans import PLANS
 from tests.faults.reply_faults import ELSEWHERE, FRAGMENTS, SENDERS
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = {path.stem for path in (ROOT / "sandlot" / "jobs" / "scripts").glob("*.lua")}
+SCRIPTS = {path.stem for path in (ROOT / "sandlot" / "redis" / "scripts").rglob("*.lua")}
 
 
 def test_every_script_has_somebody_who_sends_it_and_loses_its_reply() -> None:

@@ -10,14 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from sandlot.aside import PIECE_BYTES
 from sandlot.errors import InvalidSettings, UnsafeRecord
-from sandlot.jobs.connection import parse_address
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
-from sandlot.jobs.lua import script
-from sandlot.jobs.record import FIELDS, record_from
+from sandlot.jobs.inspection import FIELDS, record_from
 from sandlot.jobs.settlement import (
-    End,
+    OutcomeRecord,
     encode_result,
     failure_text,
     read_end,
@@ -26,6 +23,9 @@ from sandlot.jobs.settlement import (
     settled_from,
 )
 from sandlot.models import FunctionError, Invocation, JobStatus, Outcome, OutcomeKind, Timings
+from sandlot.offload import PIECE_BYTES
+from sandlot.redis.connection import parse_address
+from sandlot.redis.lua import script
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -115,7 +115,7 @@ def test_an_end_is_refused_with_another_key_or_job() -> None:
 @pytest.mark.parametrize("kind", list(OutcomeKind))
 def test_only_ends_that_no_worker_sees_may_be_unsigned(kind: OutcomeKind) -> None:
     """And they never carry a result."""
-    unsigned = b"- " + msgspec.json.encode(End(kind=kind, attempt=1))
+    unsigned = b"- " + msgspec.json.encode(OutcomeRecord(kind=kind, attempt=1))
     if kind in (OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, OutcomeKind.WORKER_LOST):
         assert read_end(KEY, "j", unsigned).kind is kind
     else:
@@ -179,7 +179,7 @@ def test_a_url_that_is_none_is_refused_without_being_shown() -> None:
 
 def test_scripts_that_finish_work_may_run_when_memory_is_full() -> None:
     """Redis reads the flags from the first line."""
-    for name in ("step", "beat", "reap", "release", "cancel", "bury"):
+    for name in ("settle_and_claim", "heartbeat", "reap", "release", "cancel", "worker_died"):
         assert script(name).text.startswith("#!lua flags=allow-oom\n")
     assert script("submit").text.startswith("#!lua\n")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hiredis
 
-from sandlot.jobs.wire import LARGE_BYTES, _pack_in_parts
+from sandlot.redis.pipeline import LARGE_BYTES, _pack_in_parts
 
 
 def test_a_command_in_parts_is_the_same_command_and_its_large_arguments_are_not_copied() -> None:

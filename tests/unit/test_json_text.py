@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandlot.aside import PIECE_BYTES
 from sandlot.errors import InvalidJson
-from sandlot.json_text import check_json
+from sandlot.offload import PIECE_BYTES
+from sandlot.strict_json import check_json
 
 
 def no_constant(name: str) -> Any:

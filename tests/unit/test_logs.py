@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from sandlot.logs import JsonLines, PrettyLines, configure_logging
+from sandlot.log_format import JsonLines, PrettyLines, configure_logging
 
 FORGED = "/fn/x\n10:20:31 info    listening\x1b[2J"
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from sandlot.metrics.exposition import write, write_processes
-from sandlot.metrics.meters import BOUNDS_S, ByFunction, Family, Histogram, Sample, counter, gauge, histogram
-from sandlot.metrics.token import may_read
+from sandlot.metrics import (
+    BOUNDS_S,
+    ByFunction,
+    Family,
+    Histogram,
+    Sample,
+    counter,
+    gauge,
+    histogram,
+    is_metrics_token,
+    write,
+    write_processes,
+)
 from sandlot.models import Outcome, OutcomeKind, Timings
 from sandlot.settings import is_loopback
 from worker.metrics.counts import VERSIONS_LIMIT, WorkerCounts
@@ -100,11 +110,13 @@ def test_a_worker_counts_ends_by_version_and_keeps_the_newest_versions_apart() -
 
 
 def test_only_the_token_reads_metrics_and_no_token_reads_nothing() -> None:
-    assert may_read("Bearer secret", "secret")
-    assert may_read("bearer  secret ", "secret")
-    assert not any(may_read(given, "secret") for given in ("", "secret", "Basic secret", "Bearer", "Bearer secreT"))
-    assert not may_read("Bearer ", "")
-    assert not may_read("Bearer sécret", "secret")
+    assert is_metrics_token("Bearer secret", "secret")
+    assert is_metrics_token("bearer  secret ", "secret")
+    assert not any(
+        is_metrics_token(given, "secret") for given in ("", "secret", "Basic secret", "Bearer", "Bearer secreT")
+    )
+    assert not is_metrics_token("Bearer ", "")
+    assert not is_metrics_token("Bearer sécret", "secret")
 
 
 def test_loopback_is_what_only_this_machine_reaches() -> None:

@@ -9,9 +9,9 @@ import fakeredis
 import pytest
 
 from sandlot.errors import CallerError, SecretNotFound, UnsafeRecord
-from sandlot.jobs.keys import SECRETS
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Runtime
-from sandlot.vault import VALUE_LIMIT_BYTES, Vault
+from sandlot.redis.keys import SECRETS
+from sandlot.secret_store import VALUE_LIMIT_BYTES, SecretStore
 from worker.execution import Execution
 from worker.masking import MaskingPool, masked
 
@@ -26,11 +26,11 @@ async def redis() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
 
 
 @pytest.fixture
-def vault(redis: fakeredis.FakeAsyncRedis) -> Vault:
-    return Vault(redis, KEY)
+def vault(redis: fakeredis.FakeAsyncRedis) -> SecretStore:
+    return SecretStore(redis, KEY)
 
 
-async def test_a_secret_comes_out_as_it_went_in_and_only_for_those_it_is_for(vault: Vault) -> None:
+async def test_a_secret_comes_out_as_it_went_in_and_only_for_those_it_is_for(vault: SecretStore) -> None:
     await vault.put("PASSWORD", VALUE, "shop-")
     assert await vault.reveal("shop-cart", ["PASSWORD"]) == {"PASSWORD": VALUE}
     with pytest.raises(SecretNotFound, match="sandlot secret set PASSWORD"):
@@ -40,7 +40,7 @@ async def test_a_secret_comes_out_as_it_went_in_and_only_for_those_it_is_for(vau
 
 
 async def test_redis_has_nothing_to_read_and_the_same_value_looks_different_each_time(
-    vault: Vault, redis: fakeredis.FakeAsyncRedis
+    vault: SecretStore, redis: fakeredis.FakeAsyncRedis
 ) -> None:
     await vault.put("ONE", "hunter2-hunter2")
     first = await redis.hget(SECRETS, "ONE")
@@ -51,7 +51,7 @@ async def test_redis_has_nothing_to_read_and_the_same_value_looks_different_each
 
 
 async def test_a_secret_that_was_moved_widened_or_changed_is_not_opened(
-    vault: Vault, redis: fakeredis.FakeAsyncRedis
+    vault: SecretStore, redis: fakeredis.FakeAsyncRedis
 ) -> None:
     await vault.put("ONE", "value one", "shop-")
     record = await redis.hget(SECRETS, "ONE")
@@ -67,20 +67,22 @@ async def test_a_secret_that_was_moved_widened_or_changed_is_not_opened(
             await vault.reveal("shop-cart", [name])
     await redis.hset(SECRETS, "ONE", record)
     with pytest.raises(UnsafeRecord, match="set it again"):
-        await Vault(redis, b"x" * 32).reveal("shop-cart", ["ONE"])
+        await SecretStore(redis, b"x" * 32).reveal("shop-cart", ["ONE"])
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("1A", "v"), ("A-B", "v"), ("", "v"), ("A", ""), ("A", "hunter2\0"), ("A", "hunter2" + "x" * VALUE_LIMIT_BYTES)],
 )
-async def test_what_can_be_no_variable_is_refused_without_repeating_it(vault: Vault, name: str, value: str) -> None:
+async def test_what_can_be_no_variable_is_refused_without_repeating_it(
+    vault: SecretStore, name: str, value: str
+) -> None:
     with pytest.raises(CallerError) as refused:
         await vault.put(name, value)
     assert "hunter2" not in refused.value.message
 
 
-async def test_what_is_removed_is_gone(vault: Vault) -> None:
+async def test_what_is_removed_is_gone(vault: SecretStore) -> None:
     await vault.put("ONE", "value")
     assert [secret.name for secret in await vault.secrets()] == ["ONE"]
     await vault.delete("ONE")

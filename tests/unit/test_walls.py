@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandlot.walls import WALLS, missing_walls
+from sandlot.receipt import WALLS, missing_walls
 
 STRICT: dict[str, Any] = {
     "level": "strict",

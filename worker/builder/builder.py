@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 from sandlot.errors import QueueUnavailable, SandlotError
 from sandlot.functions.builds import ATTEMPTS_LIMIT, LEASE_MS, Build, Builds
 from sandlot.functions.lock import Lock
-from sandlot.functions.push import Push
-from sandlot.jobs.connection import end_task
-from sandlot.jobs.keys import BUILDS_CHANGED
 from sandlot.models import Runtime
 from sandlot.placement import runtime_of
+from sandlot.redis.connection import end_task
+from sandlot.redis.invalidation import Invalidation
+from sandlot.redis.keys import BUILDS_CHANGED
 from worker.builder.trees import Trees
 
 _LOOK_S: Final = LEASE_MS / 1000 / 2
@@ -42,7 +42,7 @@ class Builder:
         self._trees = trees
         self._placements = placements
         self._wake = asyncio.Event()
-        self._push = Push(redis, BUILDS_CHANGED, lambda _placement: self._wake.set())
+        self._push = Invalidation(redis, BUILDS_CHANGED, lambda _placement: self._wake.set())
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:

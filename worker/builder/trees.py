@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from sandlot.errors import RuntimeUnavailable, WallMissing
+from sandlot.errors import IsolationMissing, RuntimeUnavailable
 from sandlot.functions import Manifest
 from sandlot.functions.lock import Lock
 from sandlot.models import Runtime
@@ -60,10 +60,10 @@ class Trees:
         """A sandbox to build in, not open yet.
 
         Raises:
-            WallMissing, RuntimeUnavailable: there can be none here.
+            IsolationMissing, RuntimeUnavailable: there can be none here.
         """
         if obstacle := self.obstacle(runtime):
-            raise WallMissing(obstacle) if self._host.level != "strict" else RuntimeUnavailable(obstacle)
+            raise IsolationMissing(obstacle) if self._host.level != "strict" else RuntimeUnavailable(obstacle)
         if runtime is Runtime.PYTHON:
             await asyncio.to_thread(provide_uv, self._sources.tools[runtime])
         return BuildSandbox(self._host, runtime, self._sources, self._limit_mib, self._limit_s)
@@ -73,7 +73,7 @@ class Trees:
 
         Raises:
             BuildFailed: it cannot be installed.
-            WallMissing, RuntimeUnavailable, SandboxUnavailable: not on this machine.
+            IsolationMissing, RuntimeUnavailable, SandboxUnavailable: not on this machine.
             OSError: the disk does not take it.
         """
         name = tree_name(lock.digest, lock.runtime)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from sandlot.jobs.callbacks import Order
-from sandlot.jobs.settlement import End
+from sandlot.jobs.settlement import OutcomeRecord
 from sandlot.models import status_of
 
 BODY_LIMIT_BYTES: Final = 20_000
@@ -28,7 +28,7 @@ _STACK_LIMIT: Final = 20
 _TEXT_LIMIT: Final = 2_000
 
 
-def compose(order: Order, end: End, ended_ms: int, result: bytes) -> bytes:
+def compose(order: Order, end: OutcomeRecord, ended_ms: int, result: bytes) -> bytes:
     """The body, JSON text below `BODY_LIMIT_BYTES`; `result` is JSON text, empty if there is none to be told here."""
     path = f"/v1/jobs/{order.job_id}"
     data: dict[str, Any] = {

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple, Self
 import httpcore
 import httpx
 
-from sandlot.addresses import IpAddress, Resolve, is_public, resolve
 from sandlot.errors import CallbackRefused
+from sandlot.network_policy import IpAddress, Resolve, is_public, resolve
 
 ANSWER_LIMIT_S: Final = 20.0
 """From the name to the answer's last byte that is read; the specification advises 15 to 30 s."""

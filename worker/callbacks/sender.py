@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
-from sandlot.addresses import AllowList
-from sandlot.callbacks import check_callback_url
+from sandlot.callback_policy import check_callback_url
 from sandlot.errors import CallbackRefused, QueueUnavailable, UnsafeRecord
-from sandlot.functions.push import Push
 from sandlot.jobs.callbacks import Callbacks, Delivery
-from sandlot.jobs.connection import end_task
-from sandlot.jobs.keys import CALLBACKS_DUE
+from sandlot.network_policy import AllowList
+from sandlot.redis.connection import end_task
+from sandlot.redis.invalidation import Invalidation
+from sandlot.redis.keys import CALLBACKS_DUE
 from worker.callbacks.message import RESULT_LIMIT_BYTES, compose, next_traceparent, signed_headers
 from worker.callbacks.post import Answer, NoAnswer, Postman
 
@@ -75,7 +75,7 @@ class Sender:
         self._secrets = secrets
         self._postman = postman
         self._wake = asyncio.Event()
-        self._push = Push(redis, CALLBACKS_DUE, lambda _job_id: self._wake.set())
+        self._push = Invalidation(redis, CALLBACKS_DUE, lambda _job_id: self._wake.set())
         self._task: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self._per_host: Counter[str] = Counter()

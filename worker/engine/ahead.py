@@ -5,7 +5,7 @@ Knows: how long recent runs took. Does not know: what runs now, how a claim is m
 With runs shorter than a round trip to Redis, a slot would wait longer for its next job than it works on it, and each step would settle and
 claim one or two. Jobs in hand keep the slots busy and make each step one for many: with up to twelve a slot instead of two, 256 clients
 get 1.1 times as many answers. Where runs take longer there is nothing to be won, and a job in hand is one that another worker cannot have;
-of what is queued, step.lua gives each worker its share at most.
+of what is queued, settle_and_claim.lua gives each worker its share at most.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Endings that are more than a record: of jobs that may run again, and of functions that crash.
 
-Knows: which endings these are, which of them are under way. Does not know: what is made of them (judge.lua), how steps are made.
+Knows: which endings these are, which of them are under way. Does not know: what is made of them (retry_or_fail.lua), how steps are made.
 Each goes by itself and is sent until it is answered. Failures pay for that; a success of a function in good standing never comes here.
 """
 
@@ -15,9 +15,9 @@ from time import monotonic as monotonic_s
 import hiredis
 
 from sandlot.errors import QueueUnavailable
-from sandlot.jobs.wire import BACKOFFS_S, Reply
-from sandlot.jobs.worker_queue import Judgement, WorkerQueue
+from sandlot.jobs.worker_queue import RetryDecision, WorkerQueue
 from sandlot.models import CRASHES
+from sandlot.redis.pipeline import BACKOFFS_S, Reply
 from worker.engine.records import Finished
 from worker.metrics.counts import WorkerCounts
 
@@ -60,11 +60,13 @@ class Judgements:
         self._send(finished, judgement, 0)
         return True
 
-    def _send(self, finished: Finished, judgement: Judgement, failures: int) -> None:
+    def _send(self, finished: Finished, judgement: RetryDecision, failures: int) -> None:
         reply = self._queue.judge(finished.ending(self._queue, monotonic_s()), judgement)
         reply.add_done_callback(lambda reply: self._answered(reply, finished, judgement, failures))
 
-    def _answered(self, reply: asyncio.Future[Reply], finished: Finished, judgement: Judgement, failures: int) -> None:
+    def _answered(
+        self, reply: asyncio.Future[Reply], finished: Finished, judgement: RetryDecision, failures: int
+    ) -> None:
         if reply.cancelled():
             return
         error = reply.exception()
@@ -91,7 +93,7 @@ class Judgements:
         self._on_done()
 
 
-def judgement_of(finished: Finished) -> Judgement | None:
+def judgement_of(finished: Finished) -> RetryDecision | None:
     """What is to be decided about it; nothing for an ending that only has to be recorded."""
     kind, retry = finished.outcome.kind, finished.retry
     crashed = kind in CRASHES
@@ -99,8 +101,8 @@ def judgement_of(finished: Finished) -> Judgement | None:
     if not (crashed or retried or finished.claim.probe):
         return None
     if retry is None or not retried:
-        return Judgement(crashed=crashed, probe=finished.claim.probe)
-    return Judgement(
+        return RetryDecision(crashed=crashed, probe=finished.claim.probe)
+    return RetryDecision(
         attempts=retry.attempts,
         backoff_ms=retry.backoff_ms,
         jitter=secrets.randbelow(1001),

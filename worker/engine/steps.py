@@ -20,9 +20,9 @@ import msgspec
 
 from sandlot.errors import CallerError, QueueUnavailable, SandlotError, UnsafeRecord
 from sandlot.jobs.settlement import Ending
-from sandlot.jobs.wire import BACKOFFS_S, Reply
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Outcome, OutcomeKind, RetryPolicy
+from sandlot.redis.pipeline import BACKOFFS_S, Reply
 from worker.engine.ahead import PATIENCE_S, Ahead
 from worker.engine.executor import Executor
 from worker.engine.judgements import Judgements

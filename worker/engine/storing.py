@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from sandlot.aside import ASIDE_BYTES
 from sandlot.errors import QueueUnavailable
-from sandlot.jobs.results import STORED_FROM_BYTES, cut
+from sandlot.jobs.large_results import STORED_FROM_BYTES, cut
 from sandlot.jobs.settlement import encode_result, encode_stored
-from sandlot.jobs.wire import BACKOFFS_S
 from sandlot.jobs.worker_queue import WorkerQueue
+from sandlot.offload import OFFLOAD_BYTES
+from sandlot.redis.pipeline import BACKOFFS_S
 from worker.engine.records import Finished
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Storing:
 
     def take(self, record: Finished) -> bool:
         """False if it is not large: nothing is done."""
-        if len(record.outcome.result) <= ASIDE_BYTES:
+        if len(record.outcome.result) <= OFFLOAD_BYTES:
             return False
         task = asyncio.get_running_loop().create_task(self._prepare(record), name="store")
         self._tasks[task] = record

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, Protocol
 
-from sandlot.jobs.load import FunctionStats, write_stats
-from sandlot.metrics.meters import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
+from sandlot.jobs.stats import FunctionStats, write_stats
+from sandlot.metrics import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
 from sandlot.models import Outcome, OutcomeKind, Timings
 
 _OK: Final = OutcomeKind.OK

@@ -19,8 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from sandlot.errors import InvalidSettings, PortTaken
-from sandlot.metrics.meters import Family
-from sandlot.metrics.token import may_read
+from sandlot.metrics import Family, is_metrics_token
 from sandlot.settings import is_loopback
 
 _log: Final = logging.getLogger(__name__)
@@ -88,11 +87,11 @@ class _Metrics:
             return PlainTextResponse("there is only /metrics here\n", 404)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("/metrics takes GET\n", 405, {"allow": "GET, HEAD"})
-        if self._token and not may_read(request.headers.get("authorization", ""), self._token):
+        if self._token and not is_metrics_token(request.headers.get("authorization", ""), self._token):
             needed = "this needs Authorization: Bearer and the worker's SANDLOT_METRICS_TOKEN\n"
             return PlainTextResponse(needed, 401, {"www-authenticate": 'Bearer realm="sandlot"'})
         # Imported here: it takes 60 ms, which a worker that nobody asks need not spend.
-        from sandlot.metrics.exposition import CONTENT_TYPE, write
+        from sandlot.metrics import CONTENT_TYPE, write
 
         text = await asyncio.to_thread(write, self._families())
         return Response(text, media_type=CONTENT_TYPE)

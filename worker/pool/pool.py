@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Final
 
-from sandlot.errors import SandboxUnavailable, SandlotError, ShuttingDown, WallMissing
+from sandlot.errors import IsolationMissing, SandboxUnavailable, SandlotError, ShuttingDown
 from sandlot.models import Isolation, Outcome, Runtime
 from worker.execution import Execution, VersionSpec
 from worker.pool.blanks import Blanks, bury
@@ -365,11 +365,11 @@ def _require_walls(spec: VersionSpec, sandbox: Sandbox) -> None:
     """By the receipt, which is complete before anything of the function is read.
 
     Raises:
-        WallMissing: the version asks for one that does not stand here.
+        IsolationMissing: the version asks for one that does not stand here.
     """
     missing = sandbox.lacks(spec.walls)
     if missing:
-        raise WallMissing(
+        raise IsolationMissing(
             f"{spec.function} requires walls that this worker's {sandbox.level} sandboxes do not have: {', '.join(missing)}."
             " See `strict` in docs/sandbox.md for how a machine provides them, or give such functions a tag of workers that do"
         )

@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from sandlot.aside import ASIDE_BYTES
 from sandlot.models import Isolation, OutcomeKind, Runtime
+from sandlot.offload import OFFLOAD_BYTES
 from worker.execution import Execution, VersionSpec
 from worker.pool import stack, verdict
 from worker.pool.verdict import MIB, Verdict
@@ -198,7 +198,7 @@ class Resident:
 
     def _answered(self, kind: bytes, body: bytes) -> None:
         ran_s = monotonic() - self._began_s
-        if kind == RESULT and len(body) > ASIDE_BYTES:
+        if kind == RESULT and len(body) > OFFLOAD_BYTES:
             self._weigh(body, ran_s)
             return
         decided = verdict.of_answer(kind, body)

@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from sandlot.errors import InvalidJson
-from sandlot.json_text import check_json
 from sandlot.models import Evidence, FunctionError, OutcomeKind
+from sandlot.strict_json import check_json
 from worker.sandbox.channel import RESULT
 from worker.sandbox.log_pipe import FLOOD_LIMIT_BYTES
 from worker.sandbox.policy import End

@@ -17,7 +17,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Final
 
-from sandlot.draws import Draws
+from sandlot.random_pool import RandomPool
 
 INIT: Final = b"I"
 READY: Final = b"K"
@@ -53,7 +53,7 @@ _SEND_BUFFER_BYTES: Final = 1024 * 1024
 """Asked for; the kernel gives at most net.core.wmem_max. Larger means fewer wake-ups for a large event."""
 
 
-next_ticket: Final = Draws(TICKET_BYTES).next
+next_ticket: Final = RandomPool(TICKET_BYTES).next
 """Random bytes that the answer has to repeat."""
 
 

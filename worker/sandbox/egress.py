@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from sandlot.addresses import AllowList, IpAddress, Resolve, is_public, resolve
+from sandlot.network_policy import AllowList, IpAddress, Resolve, is_public, resolve
 
 HEAD_LIMIT_BYTES: Final = 16 * 1024
 HEAD_LIMIT_S: Final = 10.0

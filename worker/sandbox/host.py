@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from sandlot.errors import RuntimeUnavailable, SandboxUnavailable, WallMissing
+from sandlot.errors import IsolationMissing, RuntimeUnavailable, SandboxUnavailable
 from worker.sandbox.policy import Level, Policy, RuntimeCommand
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.uids import reserve_block
@@ -147,7 +147,7 @@ class SandboxHost:
 
         Raises:
             RuntimeUnavailable: no such runtime here.
-            WallMissing: the policy has hosts to reach, and this level has no network namespace.
+            IsolationMissing: the policy has hosts to reach, and this level has no network namespace.
             SandboxUnavailable: a wall could not be put up; nothing was started.
         """
         if runtime not in self._commands:
@@ -156,7 +156,7 @@ class SandboxHost:
             )
         if policy is not None and policy.network and self.level != "strict":
             # Without a network namespace the proxy would be a matter of good will: the function shares the worker's network.
-            raise WallMissing(
+            raise IsolationMissing(
                 "functions with network need strict sandboxes, and this worker has restricted ones: see `strict` in docs/sandbox.md"
             )
         if runtime not in self._links:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sandlot.errors import SandboxUnavailable
-from sandlot.walls import missing_walls
+from sandlot.receipt import missing_walls
 from worker.sandbox.egress import Egress
 from worker.sandbox.policy import End, Level, Policy
 from worker.sandbox.zygote.plan import BUNDLE_PATH, PACKAGES_PATH

@@ -17,9 +17,9 @@ from sandlot.cli.scaffold import write_function
 from sandlot.cli.up.run import Everything, Plan, everything, free_port, look_after, stop_signals
 from sandlot.cli.up.screen import Screen, Summary
 from sandlot.errors import InvalidSettings
-from sandlot.exposure import require_safe_listening, require_safe_redis
 from sandlot.models import Runtime
 from sandlot.settings import load_settings
+from sandlot.transport_security import require_safe_listening, require_safe_redis
 
 
 def up(

@@ -26,7 +26,7 @@ from sandlot.cli.up.orphans import run_again
 from sandlot.cli.up.valkey import Valkey
 from sandlot.client import Client
 from sandlot.errors import ApiUnreachable, OperatorError, PortTaken, QueueUnavailable
-from sandlot.jobs.connection import cancellable, connect, shown_url
+from sandlot.redis.connection import cancellable, connect, shown_url
 from sandlot.settings import Settings, read_secret_file
 
 START_DEADLINE_S: Final = 60.0
@@ -100,7 +100,7 @@ class News:
         self.sandbox = ""
 
     def heard(self, name: str, line: Mapping[str, Any]) -> None:
-        """One log line of a child, as `sandlot.logs.JsonLines` wrote it."""
+        """One log line of a child, as `sandlot.log_format.JsonLines` wrote it."""
         if line.get("logger") == "worker" and line.get("event") == "sandbox":
             self.sandbox = str(line.get("level_", ""))
         if line.get("level") in ("warning", "error", "critical"):

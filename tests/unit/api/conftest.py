@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from api.main import Api, create_app
+from sandlot.api_keys import KeyStore, Scope
 from sandlot.errors import (
     FunctionNotFound,
     IdempotencyConflict,
@@ -26,24 +27,24 @@ from sandlot.errors import (
 )
 from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
 from sandlot.functions.answers import Page
-from sandlot.jobs import Durability, Follower, JobRecord, QueueStatus, Settled, Submitted
+from sandlot.jobs import Follower, JobRecord, JobResult, QueueStatus, Submitted
 from sandlot.jobs.dead_letters import LetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
 from sandlot.jobs.ids import new_job_id, was_issued
-from sandlot.jobs.listing import JobPage
-from sandlot.jobs.load import Load
-from sandlot.keys import KeyStore, Scope
-from sandlot.metrics.meters import Histogram
+from sandlot.jobs.inspection import JobPage
+from sandlot.jobs.stats import QueueLoads
+from sandlot.metrics import Histogram
 from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, OutcomeKind, Timings, status_of
+from sandlot.redis.durability import Durability
+from sandlot.secret_store import SecretStore
 from sandlot.settings import Settings
-from sandlot.vault import Vault
 
 SIGNING_KEY = b"k" * 32
-Ending = Callable[[Invocation], Settled | None]
+Ending = Callable[[Invocation], JobResult | None]
 
 
-def ended(invocation: Invocation, kind: OutcomeKind = OutcomeKind.OK, result: bytes = b"", **fields: Any) -> Settled:
-    return Settled(
+def ended(invocation: Invocation, kind: OutcomeKind = OutcomeKind.OK, result: bytes = b"", **fields: Any) -> JobResult:
+    return JobResult(
         job_id=invocation.job_id,
         function=invocation.function,
         version=invocation.version,
@@ -55,7 +56,7 @@ def ended(invocation: Invocation, kind: OutcomeKind = OutcomeKind.OK, result: by
     )
 
 
-def echo(invocation: Invocation) -> Settled:
+def echo(invocation: Invocation) -> JobResult:
     return ended(invocation, result=invocation.event)
 
 
@@ -94,16 +95,16 @@ class FakeQueue:
     ending: Ending = echo
     refusal: SandlotError | None = None
     invocations: dict[str, Invocation] = field(default_factory=dict)
-    ends: dict[str, Settled] = field(default_factory=dict)
+    ends: dict[str, JobResult] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
-    futures: dict[str, list[asyncio.Future[Settled]]] = field(default_factory=dict)
+    futures: dict[str, list[asyncio.Future[JobResult]]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     printed: dict[str, bytes] = field(default_factory=dict)
     live: QueueStatus = field(default_factory=lambda: QueueStatus(reachable=True, workers={"python": 1}))
 
-    load_now: Load | None = None
+    load_now: QueueLoads | None = None
     round_trips: Histogram = field(default_factory=Histogram)
 
     results: Any = None
@@ -117,7 +118,7 @@ class FakeQueue:
     async def mend(self, function: str) -> None:
         self.mended.append(function)
 
-    async def load(self) -> Load:
+    async def load(self) -> QueueLoads:
         if self.load_now is None:
             raise QueueUnavailable("Redis does not answer")
         return self.load_now
@@ -139,7 +140,7 @@ class FakeQueue:
             asyncio.get_running_loop().call_soon(self.finish, end)
         return Submitted(invocation.job_id, False, JobStatus.QUEUED)
 
-    def finish(self, end: Settled) -> None:
+    def finish(self, end: JobResult) -> None:
         self.ends[end.job_id] = end
         for future in self.futures.get(end.job_id, []):
             if not future.done():
@@ -148,15 +149,15 @@ class FakeQueue:
     def status_of(self, job_id: str) -> JobStatus:
         return status_of(self.ends[job_id].kind) if job_id in self.ends else JobStatus.QUEUED
 
-    def expect(self, job_id: str) -> asyncio.Future[Settled]:
-        future: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+    def expect(self, job_id: str) -> asyncio.Future[JobResult]:
+        future: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
         self.futures.setdefault(job_id, []).append(future)
         return future
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
-    def forget(self, job_id: str, future: asyncio.Future[Settled]) -> None:
+    def forget(self, job_id: str, future: asyncio.Future[JobResult]) -> None:
         self.futures[job_id].remove(future)
 
     async def job(self, job_id: str) -> JobRecord | None:
@@ -208,7 +209,7 @@ class FakeQueue:
     async def said(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
         return self.printed.get(job_id, b"")[from_byte:]
 
-    async def settled(self, job_id: str) -> Settled | None:
+    async def settled(self, job_id: str) -> JobResult | None:
         return self.ends.get(job_id)
 
     async def keep(self, job_id: str) -> None:
@@ -333,9 +334,9 @@ async def keys() -> AsyncIterator[KeyStore]:
 
 
 @pytest.fixture
-async def vault() -> AsyncIterator[Vault]:
+async def vault() -> AsyncIterator[SecretStore]:
     async with fakeredis.FakeAsyncRedis() as redis:
-        yield Vault(redis, b"k" * 32)
+        yield SecretStore(redis, b"k" * 32)
 
 
 @pytest.fixture
@@ -345,7 +346,7 @@ def watch() -> FakeWatch:
 
 @pytest.fixture
 def api(
-    settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, vault: Vault, watch: FakeWatch
+    settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, vault: SecretStore, watch: FakeWatch
 ) -> Api:
     return create_app(settings, queue, registry, keys, vault, watch)  # type: ignore[arg-type]
 
@@ -368,7 +369,7 @@ async def admin(api: Api, keys: KeyStore) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def function_error(invocation: Invocation) -> Settled:
+def function_error(invocation: Invocation) -> JobResult:
     error = FunctionError(error_type="ValueError", error_message="no name", stack_trace=["line 3"])
     return ended(invocation, OutcomeKind.ERROR, error=error)
 
@@ -384,7 +385,7 @@ def hold() -> Ending:
 
 
 @pytest.fixture
-def end_of() -> Callable[..., Settled]:
+def end_of() -> Callable[..., JobResult]:
     return ended
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx
 
+from sandlot.api_keys import KeyStore, Scope, new_token
 from sandlot.jobs import new_job_id
-from sandlot.keys import KeyStore, Scope, new_token
 from sandlot.models import Invocation
 
 

@@ -13,10 +13,10 @@ from starlette.routing import Route
 from api.auth import ACCESS, Access, check_table
 from api.main import Api
 from api.operations import OPERATIONS
+from sandlot.api_keys import KeyStore, Scope, new_token
 from sandlot.jobs import new_job_id
-from sandlot.keys import KeyStore, Scope, new_token
 from sandlot.models import Invocation
-from sandlot.vault import Vault
+from sandlot.secret_store import SecretStore
 
 BARE = ("ANY", "/{name}")
 """What no route takes is a function's name: the router's default, and no route itself."""
@@ -160,7 +160,7 @@ async def test_a_key_for_other_functions_opens_nothing_of_this_one(
 
 
 async def test_what_concerns_no_single_function_shows_nothing_of_functions_the_key_is_not_for(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, vault: Vault
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, vault: SecretStore
 ) -> None:
     token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, prefix="other", owner="us")
     await vault.put("FOUND", "value", HIDDEN)

@@ -13,8 +13,8 @@ import pytest
 from api.audit import ACTIONS, REFUSALS_PER_S
 from api.auth import ACCESS, Access
 from api.main import create_app
-from sandlot.audit import AuditLog, verify
-from sandlot.keys import KeyStore, Scope
+from sandlot.api_keys import KeyStore, Scope
+from sandlot.audit_log import AuditLog, verify
 from sandlot.settings import Settings
 
 Open = Callable[..., httpx.AsyncClient]

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from api.multipart import read_multipart
+from sandlot.api_keys import KeyStore, Scope
 from sandlot.errors import CallerError
-from sandlot.keys import KeyStore, Scope
 
 SOURCE = b"def handler(event, context):\n    return event\n"
 

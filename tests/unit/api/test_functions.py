@@ -15,8 +15,8 @@ import sandlot
 import worker
 from api.errors import CODE_OF_OUTCOME, STATUS, TITLE
 from sandlot.errors import QueueUnavailable, SandlotError, by_code
-from sandlot.jobs.link import Unreachable
 from sandlot.models import OutcomeKind
+from sandlot.redis.pipeline import Unreachable
 
 SOURCE = "def handler(event, context):\n    return event\n"
 

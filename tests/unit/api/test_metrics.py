@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.main import Api
 from api.peers import Peers
-from sandlot.jobs.load import Load, QueueLoad, WorkerLoad
-from sandlot.keys import KeyStore, Scope
-from sandlot.metrics.meters import gauge, single
+from sandlot.api_keys import KeyStore, Scope
+from sandlot.jobs.stats import QueueLoad, QueueLoads, WorkerLoad
+from sandlot.metrics import gauge, single
 from sandlot.settings import Settings
 
 TOKEN = "a token for metrics alone"
@@ -47,7 +47,7 @@ async def scrape(client: httpx.AsyncClient) -> dict[str, list[tuple[dict[str, st
 
 
 async def test_the_token_reads_metrics_and_nothing_else(queue: Any, prometheus: httpx.AsyncClient) -> None:
-    queue.load_now = Load(0, 0, 0, 0, [], [], [])
+    queue.load_now = QueueLoads(0, 0, 0, 0, [], [], [])
     assert (await prometheus.get("/metrics")).status_code == 200
     assert (await prometheus.get("/v1/status")).status_code == 200
     assert (await prometheus.get("/v1/functions")).status_code == 401
@@ -62,7 +62,7 @@ async def test_another_token_reads_nothing(anyone: httpx.AsyncClient, authorizat
 async def test_a_key_for_some_functions_does_not_see_the_names_of_all(
     anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
 ) -> None:
-    queue.load_now = Load(0, 0, 0, 0, [], [], [])
+    queue.load_now = QueueLoads(0, 0, 0, 0, [], [], [])
     for prefix, status in (("", 200), ("hel", 403)):
         token, _ = await keys.create({Scope.READ}, prefix=prefix)
         for path in ("/metrics", "/v1/status"):
@@ -103,7 +103,7 @@ async def test_the_longest_queues_have_labels_of_their_own_and_placements_have_a
         QueueLoad(name, "python", queued, 1, queued / 10) for name, queued in (("a", 1), ("b", 30), ("c", 20), ("d", 2))
     ]
     workers = [WorkerLoad("one", ["node", "python"], 8, 8), WorkerLoad("two", ["python"], 4, 1)]
-    queue.load_now = Load(53, 4, 7, 99, ["node", "python"], queues, workers)
+    queue.load_now = QueueLoads(53, 4, 7, 99, ["node", "python"], queues, workers)
     found = await scrape(prometheus)
     assert {labels["function"]: value for labels, value in found["sandlot_queue_depth"]} == {
         "b": 30,

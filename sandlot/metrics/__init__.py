@@ -1,1 +1,0 @@
-"""Counting, and saying what was counted to whoever asks. See `meters.py`."""
