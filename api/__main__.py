@@ -16,10 +16,10 @@ from pathlib import Path
 
 import uvloop
 
-from api.main import open_api
-from api.peers import Peers
-from api.processes import CANNOT_START, Processes
-from api.server import Server, listen, url_of
+from api.app import open_api
+from api.metrics import SiblingMetrics
+from api.server.server import Server, listen, url_of
+from api.server.supervisor import CANNOT_START, Processes
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.gc_tuning import tune_gc
 from sandlot.log_format import configure_logging
@@ -87,7 +87,7 @@ async def serve(
         tune_gc()
         url = url_of(listening, tls=settings.tls_cert is not None)
         _log.info("listening", extra={"url": url, "version": version("sandlot")})
-        api.metrics.peers = Peers(peers, number, api.metrics.own)
+        api.metrics.peers = SiblingMetrics(peers, number, api.metrics.own)
         async with api.metrics.peers.open():
             if ready_fd is not None:
                 os.write(ready_fd, b"1")

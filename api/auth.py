@@ -98,7 +98,7 @@ def check_table(routes: Iterable[BaseRoute]) -> None:
                 raise RuntimeError(f"{method} {route.path} has no policy: say in ACCESS (api/auth.py) who may use it")
 
 
-class Door:
+class Authorizer:
     """Every request passes one of the three `admit` methods before anything is done for it."""
 
     def __init__(
@@ -205,7 +205,7 @@ class Door:
 
 async def admitted(request: Request) -> None:
     """The dependency of every FastAPI route."""
-    door: Door = request.app.state.door
+    door: Authorizer = request.app.state.door
     await door.admit(request.scope)
 
 

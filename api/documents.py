@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from api.calls import JOBS_PATH, Pending
+from api.invocations import JOBS_PATH, Pending
 from sandlot.functions import Alias, Version, Waiting
 from sandlot.jobs import JobRecord, JobResult, OutcomeRecord
 from sandlot.jobs.callbacks import CallbackState

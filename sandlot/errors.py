@@ -1,7 +1,7 @@
 """Everything that can go wrong in the platform, grouped by who has to act.
 
 What a *function* does is an `Outcome`, never one of these. `code` is fixed and for machines; the message is for people and says
-what happened, with which value, and what to do. HTTP statuses are not known here: `api/errors.py` has the one table.
+what happened, with which value, and what to do. HTTP statuses are not known here: `api/http/problems.py` has the one table.
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ from typing import Final
 
 from api.operations.calls import CALLS
 from api.operations.dead_letters import DEAD_LETTERS
-from api.operations.form import Answer, Header, Operation, Parameter
+from api.operations.form import Header, Operation, Parameter, ResponseDoc
 from api.operations.functions import FUNCTIONS
 from api.operations.health import HEALTH
 from api.operations.jobs import JOBS
-from api.operations.vault import SECRETS
+from api.operations.secrets import SECRETS
 from api.operations.versions import VERSIONS
 
 OPERATIONS: Final = (*CALLS, *JOBS, *DEAD_LETTERS, *FUNCTIONS, *VERSIONS, *SECRETS, *HEALTH)
 
-__all__ = ["OPERATIONS", "Answer", "Header", "Operation", "Parameter"]
+__all__ = ["OPERATIONS", "Header", "Operation", "Parameter", "ResponseDoc"]

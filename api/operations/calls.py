@@ -20,7 +20,7 @@ from api.operations.examples import (
     X_DURABILITY,
     X_FUNCTION_VERSION,
 )
-from api.operations.form import NO_FUNCTION, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.form import NO_FUNCTION, NO_KEY, NO_SCOPE, TRY_AGAIN, Operation, Parameter, ResponseDoc, not_ok
 from api.operations.schemas import DURATION, FLAG, TEXT, array, record, ref
 
 CALL_HEADERS: Final = (
@@ -55,7 +55,7 @@ CALL_HEADERS: Final = (
     ),
 )
 CALL_ANSWERS: Final = (
-    Answer(202, "accepted and not over: ask at Location", QUEUED, headers=ACCEPTED, schema=ref("Job")),
+    ResponseDoc(202, "accepted and not over: ask at Location", QUEUED, headers=ACCEPTED, schema=ref("Job")),
     not_ok(
         "the event is not JSON, or a header means nothing",
         "invalid_json",
@@ -139,7 +139,10 @@ CALLS: Final = (
             *CALL_HEADERS,
         ),
         body={"name": "Ada"},
-        answers=(Answer(200, "what the function returned", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
+        answers=(
+            ResponseDoc(200, "what the function returned", {"message": "Hello, Ada!"}, headers=ENDED),
+            *CALL_ANSWERS,
+        ),
         curl="""curl localhost:8000/v1/functions/hello/invoke -d '{"name": "Ada"}'""",
     ),
     Operation(
@@ -153,7 +156,7 @@ CALLS: Final = (
         body=[{"name": "Ada"}, {"name": "Grace"}],
         body_schema={"type": "array", "minItems": 1, "maxItems": 1000},
         answers=(
-            Answer(
+            ResponseDoc(
                 202,
                 "all are accepted",
                 {"jobs": [JOB_ID, JOB_ID[:-1] + "8"]},
@@ -176,7 +179,10 @@ CALLS: Final = (
         summary="A function behind a URL",
         description=GATEWAY,
         parameters=(NAME, *CALL_HEADERS),
-        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
+        answers=(
+            ResponseDoc(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED),
+            *CALL_ANSWERS,
+        ),
         curl="curl 'localhost:8000/fn/hello?name=Ada'",
     ),
     Operation(
@@ -186,7 +192,10 @@ CALLS: Final = (
         summary="A function behind a URL, below a path",
         description=GATEWAY,
         parameters=(NAME, Parameter("path", "path", "the function's to read, in rawPath", "orders/7"), *CALL_HEADERS),
-        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
+        answers=(
+            ResponseDoc(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED),
+            *CALL_ANSWERS,
+        ),
         curl="curl localhost:8000/fn/hello/orders/7",
     ),
     Operation(
@@ -196,7 +205,10 @@ CALLS: Final = (
         summary="The short form of /fn/{name}",
         description="What no other route takes is a function's name. " + GATEWAY,
         parameters=(NAME, *CALL_HEADERS),
-        answers=(Answer(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED), *CALL_ANSWERS),
+        answers=(
+            ResponseDoc(200, "the function's own response", {"message": "Hello, Ada!"}, headers=ENDED),
+            *CALL_ANSWERS,
+        ),
         curl="curl 'localhost:8000/hello?name=Ada'",
     ),
 )

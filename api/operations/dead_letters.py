@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import Final
 
 from api.operations.examples import ACCEPTED, JOB, JOB_ID, QUEUED, SUCCEEDED
-from api.operations.form import BAD, GONE, NO_JOB, NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation, Parameter, not_ok
+from api.operations.form import (
+    BAD,
+    GONE,
+    NO_JOB,
+    NO_KEY,
+    NO_SCOPE,
+    TRY_AGAIN,
+    Operation,
+    Parameter,
+    ResponseDoc,
+    not_ok,
+)
 from api.operations.schemas import cursor, limit, page, ref
 
 _ERROR: Final = {"errorType": "ValueError", "errorMessage": "no name", "stackTrace": []}
@@ -33,7 +44,9 @@ DEAD_LETTERS: Final = (
             Parameter("cursor", "query", "next of the page before", f"1795406400000-{JOB_ID}", cursor(100)),
         ),
         answers=(
-            Answer(200, "a page", {"dead_letters": [_LETTER], "next": None}, schema=page("dead_letters", ref("Job"))),
+            ResponseDoc(
+                200, "a page", {"dead_letters": [_LETTER], "next": None}, schema=page("dead_letters", ref("Job"))
+            ),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -49,7 +62,7 @@ DEAD_LETTERS: Final = (
         description="An event above 64 KiB is left out.",
         parameters=(JOB,),
         answers=(
-            Answer(200, "the job and its event", _LETTER | {"event": {"name": None}}, schema=ref("DeadLetter")),
+            ResponseDoc(200, "the job and its event", _LETTER | {"event": {"name": None}}, schema=ref("DeadLetter")),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -67,7 +80,7 @@ DEAD_LETTERS: Final = (
         description="A new job of the same owner, with the event and the version of the old one and all its attempts.",
         parameters=(JOB,),
         answers=(
-            Answer(202, "the new job", QUEUED, headers=ACCEPTED, schema=ref("Job")),
+            ResponseDoc(202, "the new job", QUEUED, headers=ACCEPTED, schema=ref("Job")),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -83,7 +96,7 @@ DEAD_LETTERS: Final = (
         tag="dead letters",
         summary="Let one go",
         parameters=(JOB,),
-        answers=(Answer(204, "it is no longer listed"), BAD, NO_KEY, NO_SCOPE, NO_JOB, GONE, TRY_AGAIN),
+        answers=(ResponseDoc(204, "it is no longer listed"), BAD, NO_KEY, NO_SCOPE, NO_JOB, GONE, TRY_AGAIN),
         curl=f"curl -X DELETE localhost:8000/v1/dead-letters/{JOB_ID}",
     ),
 )

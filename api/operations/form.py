@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from api.errors import STATUS, TITLE
+from api.http.problems import STATUS, TITLE
 from api.operations.schemas import TEXT, ref
 
 Json = Any
@@ -24,7 +24,7 @@ class Header(msgspec.Struct, frozen=True):
     values: tuple[str, ...] = ()
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ResponseDoc(msgspec.Struct, frozen=True):
     """One reply: `example` is JSON, or text for `text/plain`; `None` for no body."""
 
     status: int
@@ -54,11 +54,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body: Json = None
     """An example of the request's body; `None` for a route without one."""
     body_schema: Json = msgspec.field(default_factory=dict)
-    answers: tuple[Answer, ...]
+    answers: tuple[ResponseDoc, ...]
     curl: str
 
 
-def not_ok(description: str, code: str, detail: str, **members: Json) -> Answer:
+def not_ok(description: str, code: str, detail: str, **members: Json) -> ResponseDoc:
     """The reply with this code: status and title are what the API itself answers with."""
     document = {
         "type": f"urn:sandlot:problem:{code}",
@@ -68,7 +68,7 @@ def not_ok(description: str, code: str, detail: str, **members: Json) -> Answer:
         "instance": "/v1/…",
         "code": code,
     }
-    return Answer(STATUS[code], description, document | members, "application/problem+json", schema=ref("Problem"))
+    return ResponseDoc(STATUS[code], description, document | members, "application/problem+json", schema=ref("Problem"))
 
 
 BAD: Final = not_ok(

@@ -16,9 +16,9 @@ from api.operations.form import (
     NO_KEY,
     NO_SCOPE,
     TRY_AGAIN,
-    Answer,
     Operation,
     Parameter,
+    ResponseDoc,
     not_ok,
 )
 from api.operations.schemas import TEXT, cursor, limit, page, record, ref
@@ -34,7 +34,7 @@ FUNCTIONS: Final = (
             Parameter("cursor", "query", "`next` of the page before", "hello", cursor(64)),
         ),
         answers=(
-            Answer(
+            ResponseDoc(
                 200,
                 "functions by name",
                 {"functions": [FUNCTION], "next": None},
@@ -56,7 +56,7 @@ FUNCTIONS: Final = (
         "whose dependencies cannot be had `failed`, with the resolver's `reason`. Those two kinds are listed in `waiting`. With a schedule, `next_run_at` is when the latest version is due next.",
         parameters=(NAME, VERSION),
         answers=(
-            Answer(
+            ResponseDoc(
                 200,
                 "a version, and the numbers of all",
                 FUNCTION
@@ -95,10 +95,12 @@ FUNCTIONS: Final = (
         body_schema=record("source", source=TEXT, filename=TEXT, manifest={"type": "object"})
         | {"additionalProperties": False},
         answers=(
-            Answer(
+            ResponseDoc(
                 201, "the function's first version", FUNCTION | {"version": 1, "changed": True}, schema=ref("Deployed")
             ),
-            Answer(200, "another version, or the same again", FUNCTION | {"changed": True}, schema=ref("Deployed")),
+            ResponseDoc(
+                200, "another version, or the same again", FUNCTION | {"changed": True}, schema=ref("Deployed")
+            ),
             not_ok("not a deploy", "bad_request", "source: Field required"),
             NO_KEY,
             NO_SCOPE,
@@ -125,7 +127,15 @@ FUNCTIONS: Final = (
         summary="Remove a function",
         description="With all its versions. What waits ends as cancelled; what runs goes on.",
         parameters=(NAME, IF_MATCH),
-        answers=(Answer(204, "removed, with all its versions"), BAD, NO_KEY, NO_SCOPE, NO_FUNCTION, CHANGED, TRY_AGAIN),
+        answers=(
+            ResponseDoc(204, "removed, with all its versions"),
+            BAD,
+            NO_KEY,
+            NO_SCOPE,
+            NO_FUNCTION,
+            CHANGED,
+            TRY_AGAIN,
+        ),
         curl='curl -X DELETE -H "Authorization: Bearer $(cat .sandlot/key)" localhost:8000/v1/functions/hello',
     ),
 )

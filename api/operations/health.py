@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from api.operations.form import NO_KEY, NO_SCOPE, TRY_AGAIN, Answer, Operation
+from api.operations.form import NO_KEY, NO_SCOPE, TRY_AGAIN, Operation, ResponseDoc
 from api.operations.schemas import TEXT, record, ref
 
 HEALTH: Final = (
@@ -16,7 +16,7 @@ HEALTH: Final = (
         path="/healthz",
         tag="health",
         summary="Is this process alive?",
-        answers=(Answer(200, "it is", {"status": "alive"}, schema=record("status", status=TEXT)),),
+        answers=(ResponseDoc(200, "it is", {"status": "alive"}, schema=record("status", status=TEXT)),),
         curl="curl localhost:8000/healthz",
     ),
     Operation(
@@ -25,7 +25,7 @@ HEALTH: Final = (
         tag="health",
         summary="Would an invocation be run?",
         answers=(
-            Answer(
+            ResponseDoc(
                 200,
                 "Redis answers and a worker lives",
                 {"status": "ready", "workers": {"python": 1, "node": 1}, "queued": 0, "running": 0},
@@ -46,7 +46,7 @@ HEALTH: Final = (
             "For the scope `read` on all functions."
         ),
         answers=(
-            Answer(
+            ResponseDoc(
                 200,
                 "as of the workers' last beats",
                 {
@@ -91,7 +91,7 @@ HEALTH: Final = (
             "each under its own `process`. For the scope `read` on all functions, or for `SANDLOT_METRICS_TOKEN`, which reads nothing else."
         ),
         answers=(
-            Answer(200, "the text", 'sandlot_queue_depth{function="hello"} 3.0\n', "text/plain", schema=TEXT),
+            ResponseDoc(200, "the text", 'sandlot_queue_depth{function="hello"} 3.0\n', "text/plain", schema=TEXT),
             NO_KEY,
             NO_SCOPE,
         ),
@@ -102,7 +102,7 @@ HEALTH: Final = (
         path="/openapi.json",
         tag="documentation",
         summary="This description, for machines",
-        answers=(Answer(200, "OpenAPI 3.1", {"openapi": "3.1.0"}, schema={"type": "object"}),),
+        answers=(ResponseDoc(200, "OpenAPI 3.1", {"openapi": "3.1.0"}, schema={"type": "object"}),),
         curl="curl localhost:8000/openapi.json",
     ),
     Operation(
@@ -110,7 +110,7 @@ HEALTH: Final = (
         path="/docs",
         tag="documentation",
         summary="This description, for people",
-        answers=(Answer(200, "a page", "<!doctype html>", "text/html", schema=TEXT),),
+        answers=(ResponseDoc(200, "a page", "<!doctype html>", "text/html", schema=TEXT),),
         curl="curl localhost:8000/docs",
     ),
 )

@@ -15,10 +15,10 @@ from api.operations.form import (
     NO_KEY,
     NO_SCOPE,
     TRY_AGAIN,
-    Answer,
     Header,
     Operation,
     Parameter,
+    ResponseDoc,
     not_ok,
 )
 from api.operations.schemas import JOB_STATUS, PLACE, TEXT, cursor, limit, page, ref
@@ -53,7 +53,7 @@ JOBS: Final = (
             Parameter("cursor", "query", "next of the page before", JOB_ID, cursor(64)),
         ),
         answers=(
-            Answer(200, "a page", {"jobs": [QUEUED], "next": JOB_ID}, schema=page("jobs", ref("Job"))),
+            ResponseDoc(200, "a page", {"jobs": [QUEUED], "next": JOB_ID}, schema=page("jobs", ref("Job"))),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -69,8 +69,8 @@ JOBS: Final = (
         description="With a wait: answers as soon as the job is over, after the wait at the latest.",
         parameters=(JOB, WAIT, PREFER, IF_NONE_MATCH),
         answers=(
-            Answer(200, "the job", SUCCEEDED, headers=(ETAG,), schema=ref("Job")),
-            Answer(304, "it stands as it did", headers=(ETAG,)),
+            ResponseDoc(200, "the job", SUCCEEDED, headers=(ETAG,), schema=ref("Job")),
+            ResponseDoc(304, "it stands as it did", headers=(ETAG,)),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -89,9 +89,9 @@ JOBS: Final = (
         "while it is sent; if the rest cannot be had, the connection ends before Content-Length is reached.",
         parameters=(JOB,),
         answers=(
-            Answer(200, "the value alone", {"message": "Hello, Ada!"}),
-            Answer(206, "the part that Range asked for", "Ada!", "application/json"),
-            Answer(202, "not over yet", QUEUED, schema=ref("Job")),
+            ResponseDoc(200, "the value alone", {"message": "Hello, Ada!"}),
+            ResponseDoc(206, "the part that Range asked for", "Ada!", "application/json"),
+            ResponseDoc(202, "not over yet", QUEUED, schema=ref("Job")),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -115,8 +115,8 @@ JOBS: Final = (
         description="With Accept: text/event-stream it is followed while it runs: the events `log`, then `end`.",
         parameters=(JOB, LAST_EVENT_ID),
         answers=(
-            Answer(200, "stdout and stderr, up to the log limit", "greeting Ada\n", "text/plain", schema=TEXT),
-            Answer(204, "all of it was said before (Last-Event-ID)"),
+            ResponseDoc(200, "stdout and stderr, up to the log limit", "greeting Ada\n", "text/plain", schema=TEXT),
+            ResponseDoc(204, "all of it was said before (Last-Event-ID)"),
             BAD_PLACE,
             NO_KEY,
             NO_SCOPE,
@@ -135,13 +135,13 @@ JOBS: Final = (
         "Each id says how far you are; any API process goes on from there. `: ping` comes every 15 s, and the stream ends with the job.",
         parameters=(JOB, LAST_EVENT_ID),
         answers=(
-            Answer(
+            ResponseDoc(
                 200,
                 "the stream",
                 'event: log\nid: running.1.6\ndata: {"text":"hello\\n"}\n\n',
                 "text/event-stream",
             ),
-            Answer(204, "all of it was said before (Last-Event-ID)"),
+            ResponseDoc(204, "all of it was said before (Last-Event-ID)"),
             BAD_PLACE,
             NO_KEY,
             NO_SCOPE,
@@ -159,7 +159,7 @@ JOBS: Final = (
         description="A queued job never runs, a running one is killed within a second.",
         parameters=(JOB,),
         answers=(
-            Answer(202, "it is, or will be, cancelled", QUEUED | {"status": "cancelled"}, schema=ref("Job")),
+            ResponseDoc(202, "it is, or will be, cancelled", QUEUED | {"status": "cancelled"}, schema=ref("Job")),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -177,7 +177,7 @@ JOBS: Final = (
         description="A new job with the event and the version of one that has ended.",
         parameters=(JOB,),
         answers=(
-            Answer(202, "the new job", QUEUED, headers=ACCEPTED, schema=ref("Job")),
+            ResponseDoc(202, "the new job", QUEUED, headers=ACCEPTED, schema=ref("Job")),
             BAD,
             NO_KEY,
             NO_SCOPE,

@@ -17,9 +17,9 @@ from api.operations.form import (
     NO_SCOPE,
     NO_VERSION,
     TRY_AGAIN,
-    Answer,
     Operation,
     Parameter,
+    ResponseDoc,
     not_ok,
 )
 from api.operations.schemas import COUNT, QUALIFIER, limit, page, record, ref, table
@@ -46,7 +46,7 @@ VERSIONS: Final = (
             Parameter("cursor", "query", "`next` of the page before", 3, COUNT),
         ),
         answers=(
-            Answer(
+            ResponseDoc(
                 200,
                 "versions, newest first",
                 {"versions": [FUNCTION], "next": None},
@@ -68,7 +68,7 @@ VERSIONS: Final = (
         description="A zip with the files and a `function.toml`. Deployed again, it is the same version.",
         parameters=(NAME, Parameter("version", "path", "a number, or an alias", "3", QUALIFIER)),
         answers=(
-            Answer(200, "the zip", "PK…", "application/zip", schema={"contentMediaType": "application/zip"}),
+            ResponseDoc(200, "the zip", "PK…", "application/zip", schema={"contentMediaType": "application/zip"}),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -84,7 +84,7 @@ VERSIONS: Final = (
         summary="The aliases of a function",
         parameters=(NAME,),
         answers=(
-            Answer(
+            ResponseDoc(
                 200,
                 "aliases by name",
                 {"aliases": {"prod": _SHARED}},
@@ -105,7 +105,7 @@ VERSIONS: Final = (
         summary="What an alias means",
         parameters=(NAME, _ALIAS),
         answers=(
-            Answer(200, "the alias", {"alias": "prod"} | _SHARED, schema=ref("Alias")),
+            ResponseDoc(200, "the alias", {"alias": "prod"} | _SHARED, schema=ref("Alias")),
             BAD,
             NO_KEY,
             NO_SCOPE,
@@ -125,7 +125,7 @@ VERSIONS: Final = (
         body=_SHARED,
         body_schema=ref("Target") | {"additionalProperties": False},
         answers=(
-            Answer(200, "the alias as it is now", {"alias": "prod"} | _SHARED, schema=ref("Alias")),
+            ResponseDoc(200, "the alias as it is now", {"alias": "prod"} | _SHARED, schema=ref("Alias")),
             not_ok("not an alias", "bad_request", "weights: the shares add up to 1.2, which is more than 1"),
             NO_KEY,
             NO_SCOPE,
@@ -141,7 +141,7 @@ VERSIONS: Final = (
         tag="versions",
         summary="Remove an alias",
         parameters=(NAME, _ALIAS, IF_MATCH),
-        answers=(Answer(204, "removed; the versions stay"), BAD, NO_KEY, NO_SCOPE, NO_VERSION, CHANGED, TRY_AGAIN),
+        answers=(ResponseDoc(204, "removed; the versions stay"), BAD, NO_KEY, NO_SCOPE, NO_VERSION, CHANGED, TRY_AGAIN),
         curl=f"curl -X DELETE {_KEY} localhost:8000/v1/functions/hello/aliases/prod",
     ),
 )

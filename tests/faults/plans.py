@@ -20,7 +20,7 @@ from tests.faults import (
 )
 from tests.faults.scene import Plan
 
-REPEATED_ANYWAY: Final = {"release", "bury", "judge"}
+REPEATED_ANYWAY: Final = {"release", "worker_died", "retry_or_fail"}
 """Scripts that are sent only where a job is run again anyway."""
 
 LONG_S: Final = (0.1, 0.7)

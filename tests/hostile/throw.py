@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from api.errors import STATUS
+from api.http.problems import STATUS
 
 ANSWER_S: Final = 0.25
 """What is answered at all is answered sooner; after it we say that nothing more will come."""

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from starlette.responses import StreamingResponse
 
-from api import streams
-from api.calls import Calls
+from api.invocations import Invocations
+from api.routes import events
 from sandlot.jobs import JobRecord, Queue
 from sandlot.redis.durability import DurabilityWatch
 from sandlot.settings import Settings
@@ -25,7 +25,7 @@ class Reader:
 
     async def _read(self, pieces: Any) -> None:
         async for piece in pieces:
-            if piece == streams.PING:
+            if piece == events.PING:
                 self.pings += 1
             elif piece.startswith(b"event: "):
                 self.events.append(piece[7:].partition(b"\n")[0].decode())
@@ -50,13 +50,13 @@ class Readers:
 
     async def __aenter__(self) -> Self:
         self._watch = await DurabilityWatch.open(self._queue._url)
-        self.calls = Calls(self._queue, Settings(_env_file=None), self._watch)
+        self.calls = Invocations(self._queue, Settings(_env_file=None), self._watch)
         return self
 
     async def read(self, job_id: str) -> Reader:
         record = await self._queue.job(job_id)
         assert record is not None
-        reader = Reader(streams.follow(self._queue, self.calls, record, "events", "", _nothing))
+        reader = Reader(events.follow(self._queue, self.calls, record, "events", "", _nothing))
         self._readers.append(reader)
         return reader
 

@@ -341,7 +341,7 @@ async def test_one_slow_receiver_does_not_keep_others_waiting(
     assert sum(each.headers["host"].startswith("hooks.") for each in receiver.received) == 2
 
 
-@pytest.mark.parametrize("name", ["callback_take", "callback_end"])
+@pytest.mark.parametrize("name", ["callback_claim", "callback_finish"])
 async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
     server: Any, queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, until: Any, name: str
 ) -> None:
@@ -349,7 +349,7 @@ async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
     client = connect(await proxy.open())
     job_id = await submit(queue, receiver)
     await run(worker)
-    for each in ("callback_take", "callback_end"):
+    for each in ("callback_claim", "callback_finish"):
         raw.script_load(script(each).text)
     proxy.marker, proxy.lose = script(name).sha.encode(), 1
     async with Postman(resolve=to_loopback, is_reachable=lambda address: True) as postman:
@@ -357,7 +357,7 @@ async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
         one = Sender(client, KEY, hosts, [SECRET], postman, Counter())
         one.open()
         await until(lambda: proxy.lost == 1)
-        if name == "callback_take":
+        if name == "callback_claim":
             assert receiver.connections == 0
             raw.zadd(DUE, {job_id: 1})  # the lease that nobody heard of is over
             raw.publish("sandlot:callbacks:due", job_id)

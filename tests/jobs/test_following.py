@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from api import streams
+from api.routes import events
 from sandlot.jobs import Queue, notifications
 from sandlot.jobs.notifications import JobSnapshot
 from sandlot.models import JobStatus, Outcome, OutcomeKind
@@ -146,7 +146,7 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     jobs: int,
 ) -> None:
     monkeypatch.setattr(notifications, "LOOK_S", 3600.0)  # only what happens makes anybody look, and the test
-    monkeypatch.setattr(streams, "PING_S", 0.1)
+    monkeypatch.setattr(events, "PING_S", 0.1)
     watched: list[tuple[str, str]] = []
     worker.queue.on_watched = lambda *who: watched.append(who)
     made = [make() for _ in range(jobs)]

@@ -92,7 +92,7 @@ def test_nobody_at_the_url_is_one_clear_line() -> None:
         client(refuse) as api,
         pytest.raises(ApiUnreachable, match=r"cannot reach http://sandlot\.test: Connection refused"),
     ):
-        api.health()
+        api.status()
 
 
 def test_a_result_that_is_not_there_yet_is_none() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.status import status_document
+from api.routes.system import status_document
 from sandlot.cli.rates import Rate, quantile, rates
 from sandlot.jobs.stats import FunctionStats, QueueLoad, QueueLoads, WorkerLoad
 

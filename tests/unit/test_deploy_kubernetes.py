@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from api.auth import ACCESS
-from api.status import status_document
+from api.routes.system import status_document
 from sandlot.jobs.stats import QueueLoad, QueueLoads
 from sandlot.models import Runtime
 from sandlot.redis.acl import Role

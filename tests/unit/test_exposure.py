@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from api.connections import Connections
-from api.tls import Tls
+from api.server.protocol import Connections
+from api.server.server import Tls
 from sandlot.errors import InvalidSettings
 from sandlot.settings import Settings
 from sandlot.transport_security import is_in, read_proxies, require_safe_listening, require_safe_redis

@@ -14,7 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "sandlot" / "redis" / "scripts").rglob("*.lua"))
 SENDERS = sorted(
-    [*(ROOT / "sandlot" / "jobs").glob("*.py"), *(ROOT / "worker" / "engine").glob("*.py"), ROOT / "api" / "calls.py"]
+    [
+        *(ROOT / "sandlot" / "jobs").glob("*.py"),
+        *(ROOT / "sandlot" / "redis").glob("*.py"),
+        *(ROOT / "worker" / "engine").glob("*.py"),
+        ROOT / "api" / "invocations.py",
+    ]
 )
 NAMES_ONLY = {"ids.py": ["time.time_ns"]}
 """An id begins with its maker's time, which orders lists of jobs for people and decides nothing."""

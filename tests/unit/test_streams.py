@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.streams import Place, read_place
+from api.routes.events import StreamPosition, read_place
 from sandlot.errors import CallerError
 from sandlot.streams import StreamEvent, read_events
 
@@ -34,15 +34,21 @@ def test_an_event_that_was_broken_off_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [Place(), Place("queued", 0, 0), Place("running", 3, 12345), Place("succeeded", 1, 7)]
+    "place",
+    [
+        StreamPosition(),
+        StreamPosition("queued", 0, 0),
+        StreamPosition("running", 3, 12345),
+        StreamPosition("succeeded", 1, 7),
+    ],
 )
-def test_an_id_says_how_far_its_reader_is(place: Place) -> None:
+def test_an_id_says_how_far_its_reader_is(place: StreamPosition) -> None:
     assert read_place(str(place)) == place
 
 
 def test_behind_the_last_event_there_is_nothing() -> None:
     assert read_place("over.1.7") is None
-    assert read_place("") == Place()
+    assert read_place("") == StreamPosition()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import fakeredis
 import httpx
 import pytest
 
-from api.main import Api, create_app
+from api.app import Api, create_app
 from sandlot.api_keys import KeyStore, Scope
 from sandlot.errors import (
     FunctionNotFound,

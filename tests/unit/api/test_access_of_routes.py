@@ -10,8 +10,8 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from api.app import Api
 from api.auth import ACCESS, Access, check_table
-from api.main import Api
 from api.operations import OPERATIONS
 from sandlot.api_keys import KeyStore, Scope, new_token
 from sandlot.jobs import new_job_id

@@ -10,9 +10,9 @@ import httpx
 import msgspec
 import pytest
 
-from api.audit import ACTIONS, REFUSALS_PER_S
+from api.app import create_app
 from api.auth import ACCESS, Access
-from api.main import create_app
+from api.middleware.audit import ACTIONS, REFUSALS_PER_S
 from sandlot.api_keys import KeyStore, Scope
 from sandlot.audit_log import AuditLog, verify
 from sandlot.settings import Settings
@@ -94,7 +94,7 @@ async def test_whoever_is_refused_is_recorded_on_every_route(open_audited: Open,
 async def test_who_knocks_too_often_is_counted_instead_of_recorded(
     open_audited: Open, keys: KeyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.audit.time.monotonic", lambda: 7.0)
+    monkeypatch.setattr("api.middleware.audit.time.monotonic", lambda: 7.0)
     token, _ = await keys.create({Scope.ADMIN})
     async with open_audited("") as client:
         for _ in range(REFUSALS_PER_S + 3):

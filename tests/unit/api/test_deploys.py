@@ -6,7 +6,7 @@ import zipfile
 import httpx
 import pytest
 
-from api.multipart import read_multipart
+from api.http.body import read_multipart
 from sandlot.api_keys import KeyStore, Scope
 from sandlot.errors import CallerError
 

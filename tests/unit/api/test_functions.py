@@ -13,7 +13,7 @@ import pytest
 import api as api_package
 import sandlot
 import worker
-from api.errors import CODE_OF_OUTCOME, STATUS, TITLE
+from api.http.problems import CODE_OF_OUTCOME, STATUS, TITLE
 from sandlot.errors import QueueUnavailable, SandlotError, by_code
 from sandlot.models import OutcomeKind
 from sandlot.redis.pipeline import Unreachable
@@ -75,7 +75,7 @@ async def test_a_bug_of_ours_is_a_problem_document_on_every_route(
     def explode(*_: object) -> None:
         raise LookupError("password=hunter2")
 
-    monkeypatch.setattr("api.deploys.read_archive", explode)
+    monkeypatch.setattr("api.routes.functions.read_archive", explode)
     reply = await admin.put("/v1/functions/hello", content=b"PK", headers={"content-type": "application/zip"})
     assert (reply.status_code, reply.headers["content-type"]) == (500, "application/problem+json")
     assert reply.json()["code"] == "internal_error"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.gateway_response import DROPPED, BadFunctionResponse, response_of_result
+from api.routes.gateway import DROPPED, BadFunctionResponse, response_of_result
 from sandlot.models import OutcomeKind
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.main import Api
+from api.app import Api
 from sandlot.errors import NoWorker, QueueFull, QueueUnavailable
 from sandlot.models import Evidence, Invocation, OutcomeKind
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from api.main import Api
+from api.app import Api
 from sandlot.models import OutcomeKind
 
 HELLO = "/v1/functions/hello/invoke"

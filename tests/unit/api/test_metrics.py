@@ -11,8 +11,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.main import Api
-from api.peers import Peers
+from api.app import Api
+from api.metrics import SiblingMetrics
 from sandlot.api_keys import KeyStore, Scope
 from sandlot.jobs.stats import QueueLoad, QueueLoads, WorkerLoad
 from sandlot.metrics import gauge, single
@@ -128,8 +128,8 @@ async def test_without_redis_the_rest_is_still_told(prometheus: httpx.AsyncClien
 
 
 async def test_processes_that_share_a_port_tell_each_other_and_one_that_is_gone_is_left_out(tmp_path: Path) -> None:
-    def peer(number: str) -> Peers:
-        return Peers(tmp_path, number, lambda: [gauge("number", "N.", (), single(float(number)))])
+    def peer(number: str) -> SiblingMetrics:
+        return SiblingMetrics(tmp_path, number, lambda: [gauge("number", "N.", (), single(float(number)))])
 
     one, two = peer("1"), peer("2")
     (tmp_path / "3").touch()  # left by a process that was killed: nobody listens there
@@ -143,8 +143,8 @@ async def test_processes_that_share_a_port_tell_each_other_and_one_that_is_gone_
 async def test_a_process_that_hangs_does_not_hold_up_the_scrape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.peers._PATIENCE_S", 0.01)
+    monkeypatch.setattr("api.metrics._PATIENCE_S", 0.01)
     with socket.socket(socket.AF_UNIX) as mute:  # takes the connection, and nobody reads it
         mute.bind(str(tmp_path / "2"))
         mute.listen()
-        assert list(await Peers(tmp_path, "1", list).families()) == ["1"]
+        assert list(await SiblingMetrics(tmp_path, "1", list).families()) == ["1"]

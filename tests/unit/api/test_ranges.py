@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.ranges import Unsatisfiable, has_already, wanted
+from api.http.conditional import Unsatisfiable, has_already, wanted
 
 ETAG = '"abc"'
 

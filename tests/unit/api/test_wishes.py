@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.wishes import PLAIN, Wish, read_wish
+from api.call_options import DEFAULTS, CallOptions, read_call_options
 from sandlot.errors import CallerError, InvalidPreference
 
 
-def wish_of(*prefer: str, query: dict[str, str] | None = None, **headers: str) -> Wish:
+def wish_of(*prefer: str, query: dict[str, str] | None = None, **headers: str) -> CallOptions:
     raw = [(b"prefer", value.encode("latin-1")) for value in prefer]
     raw += [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
     scope: dict[str, Any] = {"headers": raw}
-    return read_wish(scope, dict(raw), query or {}, 300)
+    return read_call_options(scope, dict(raw), query or {}, 300)
 
 
 def test_nothing_asked_is_nothing_parsed() -> None:
-    assert wish_of() is PLAIN
+    assert wish_of() is DEFAULTS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Serve the application: sockets, TLS, the HTTP protocol and its processes."""
