@@ -27,7 +27,7 @@ from sandlot.models import Isolation, Outcome, OutcomeKind, Runtime
 from worker.execution import Execution, VersionSpec
 from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import find_node_runtime, find_python_runtime
+from worker.sandbox.spec import find_node_runtime, find_python_runtime
 
 SLOTS = 16
 EVENT_100_B = b'{"text": "' + b"x" * 88 + b'"}'

@@ -21,8 +21,15 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from worker.sandbox.zygote.bpf import ALLOW, ERRNO, interpret
-from worker.sandbox.zygote.seccomp import AUDIT_ARCHITECTURE, FilterChoice, build_filter, syscall_numbers
+from worker.sandbox.zygote.isolation.seccomp import (
+    ALLOW,
+    AUDIT_ARCHITECTURE,
+    ERRNO,
+    FilterChoice,
+    build_filter,
+    interpret,
+    syscall_numbers,
+)
 
 MACHINES: Final = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 

@@ -1,6 +1,6 @@
 """Fail-points: what a process does to itself at a named moment, so that a test can have it die exactly there.
 
-Knows: how `SANDLOT_FAULT` is written, and what each action does. Does not know: where in the code a moment is (`worker/fail_points.py`).
+Knows: how `SANDLOT_FAULT` is written, and what each action does. Does not know: where in the code a moment is (`worker/middleware/failpoints.py`).
 Nothing of this is reached unless the setting is given: without it there is not even a call.
 """
 

@@ -40,26 +40,26 @@ from sandlot.settings import Settings, cpu_count, load_settings, parse_slots
 from sandlot.tracing import open_tracing
 from sandlot.transport_security import require_safe_redis
 from worker.builder.builder import Builder
-from worker.builder.sources import read_sources
-from worker.builder.trees import Trees
-from worker.bundles import BundleCache
-from worker.cache_folder import CacheFolder
-from worker.callbacks.post import Postman
+from worker.builder.indexes import read_sources
+from worker.builder.package_trees import PackageTrees
+from worker.bundle_cache import BundleCache
+from worker.callbacks.delivery import WebhookClient
 from worker.callbacks.sender import Sender
-from worker.clockwork import Clockwork
+from worker.disk_cache import DiskCache
 from worker.engine import Engine
-from worker.engine.executor import Executor
-from worker.engine.registration import worker_name
-from worker.engine.scaling import Scaling
-from worker.fail_points import FailingPool, open_failing_queue
-from worker.masking import MaskingPool
+from worker.engine.capacity import Scaling
+from worker.engine.engine import worker_name
+from worker.execution import Executor
 from worker.metrics.counts import WorkerCounts
+from worker.middleware.failpoints import FailingPool, open_failing_queue
+from worker.middleware.redaction import MaskingPool
+from worker.middleware.tracing import TracingPool
 from worker.pool import Pool
 from worker.pool.memory import available_memory_mib
 from worker.pool.pool import MEMORY_RESERVE_MIB
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
-from worker.tracing_pool import TracingPool
+from worker.sandbox.spec import RuntimeCommand, find_node_runtime, find_python_runtime
+from worker.scheduler import Scheduler
 
 _log = logging.getLogger("worker")
 
@@ -114,8 +114,10 @@ async def serve(settings: Settings) -> None:
         client = connect(url)
         stack.push_async_callback(client.aclose)
         registry = await stack.enter_async_context(Registry(client, signing_key))
-        folder = CacheFolder(settings.data / "cache", settings.cache_limit_mib)
-        trees = Trees(host, sources, folder, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s)
+        folder = DiskCache(settings.data / "cache", settings.cache_limit_mib)
+        trees = PackageTrees(
+            host, sources, folder, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s
+        )
         stack.push_async_callback(trees.close)
         bundles = BundleCache(registry, SecretStore(client, signing_key), folder, trees.tree)
         await bundles.open()
@@ -131,7 +133,7 @@ async def serve(settings: Settings) -> None:
         builder = Builder(client, Builds(client, signing_key), trees, served)
         builder.open()
         stack.push_async_callback(builder.close)
-        clockwork = Clockwork(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
+        clockwork = Scheduler(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
         clockwork.open()
         stack.push_async_callback(clockwork.close)
         counts = WorkerCounts(settings.metrics_functions)
@@ -168,7 +170,7 @@ async def _open_sender(
         InvalidSettings: there is no secret to sign callbacks with, or it is none.
     """
     secrets = callback_secrets(settings)
-    postman = await stack.enter_async_context(Postman())
+    postman = await stack.enter_async_context(WebhookClient())
     sender = Sender(client, signing_key, callback_hosts(settings), secrets, postman, counts.callback_tries)
     sender.open()
     stack.push_async_callback(sender.close)

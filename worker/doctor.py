@@ -15,8 +15,7 @@ from pathlib import Path
 from sandlot.errors import OperatorError
 from sandlot.settings import load_settings
 from worker.__main__ import runtime_commands
-from worker.sandbox.probe import probe
-from worker.sandbox.verify import ProbeResult
+from worker.sandbox.selftest.verify import ProbeResult, probe
 
 Row = dict[str, str]
 

@@ -5,13 +5,15 @@ Knows: the values that cross from engine to pool. Does not know: Redis, sandboxe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from sandlot.models import Isolation, Runtime
+from sandlot.errors import SandlotError
+from sandlot.models import Isolation, Outcome, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +54,26 @@ class Execution(msgspec.Struct, eq=False):
     traceparent: str = ""
     queued_ms: float = 0.0
     request: bytes = b""
+
+
+Done = Callable[[Execution, Outcome | SandlotError], None]
+
+
+class Executor(Protocol):
+    """Runs executions, at most `slots` at once."""
+
+    slots: int
+    runtimes: frozenset[Runtime]
+
+    def start(self, execution: Execution, done: Done) -> None:
+        """Never raises, never blocks; `done` is called exactly once, from the loop."""
+
+    def cancel(self, job_id: str) -> bool:
+        """Kill it; `done` gets an outcome of kind `cancelled`."""
+
+    def abandon(self, job_id: str) -> bool:
+        """Kill it; `done` is never called."""
+
+    def printed(self, job_id: str) -> bytes:
+        """What it has printed so far, as far as it is kept; nothing for a job that does not run here."""
+        ...

@@ -5,6 +5,6 @@ Knows: `runtimes/PROTOCOL.md` and the standard library. Does not know: who start
 Loaded once by the launcher under the name `sandlot_runtime`, before it forks; nothing happens until `serve` is called.
 """
 
-from runtimes.python.runner import rehearse, serve
+from .runner import rehearse, serve
 
 __all__ = ["rehearse", "serve"]

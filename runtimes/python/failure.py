@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final
 
-from runtimes.python.frames import ERROR_LIMIT_BYTES
+from .frames import ERROR_LIMIT_BYTES
 
 _MESSAGE_LIMIT_CHARS: Final = 16 * 1024
 _FRAMES_KEPT: Final = 30

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from runtimes.python.failure import LoadFailed
+from .failure import LoadFailed
 
 Handler = Callable[[Any, Any], Any]
 

@@ -21,12 +21,12 @@ import types
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from runtimes.python import template
-from runtimes.python.context import Context, Version
-from runtimes.python.failure import LoadFailed, describe, describe_bad_result, refuse
-from runtimes.python.frames import BUFFER_BYTES, ERROR, READY, RESULT, TICKET_BYTES, Closed, Link, split_request
-from runtimes.python.handler import Awaiter, Handler, load_handler, rehearse_load_handler
-from runtimes.python.secret_files import FOLDER_VARIABLE, SecretFiles
+from . import template
+from .context import Context, Version
+from .failure import LoadFailed, describe, describe_bad_result, refuse
+from .frames import BUFFER_BYTES, ERROR, READY, RESULT, TICKET_BYTES, Closed, Link, split_request
+from .handler import Awaiter, Handler, load_handler, rehearse_load_handler
+from .secret_files import FOLDER_VARIABLE, SecretFiles
 
 PROTOCOL: Final = 1
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn
 
-from runtimes.python.failure import refuse
-from runtimes.python.frames import ERROR, NEXT, RESULT, TICKET_BYTES, Link
+from .failure import refuse
+from .frames import ERROR, NEXT, RESULT, TICKET_BYTES, Link
 
 Answer = Callable[[memoryview], tuple[bytes, bytes, bytes]]
 

@@ -17,7 +17,7 @@ import sandlot
 from sandlot.errors import InvalidSettings
 
 _SERVER: Final = os.path.join("sandlot", "_server")
-Program = Literal["api", "worker", "worker.doctor", "worker.local"]
+Program = Literal["api", "worker", "worker.doctor", "worker.run_once"]
 
 
 def server_root() -> Path:

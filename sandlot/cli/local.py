@@ -19,7 +19,7 @@ from sandlot.errors import OperatorError, SandlotError, by_code
 
 
 class _Document(msgspec.Struct):
-    """What `worker.local` answers, as far as it is looked at here."""
+    """What `worker.run_once` answers, as far as it is looked at here."""
 
     outcome: str = ""
     timings: dict[str, float] = {}
@@ -37,7 +37,7 @@ def run_once(path: Path, event: bytes, as_json: bool) -> None:
         SandlotError: it was not run; the error that says why.
     """
     answer = subprocess.run(
-        [*installation.command("worker.local"), str(path)],
+        [*installation.command("worker.run_once"), str(path)],
         env=installation.environment({}),
         input=event,
         stdout=subprocess.PIPE,

@@ -24,10 +24,10 @@ from tests.faults.parts import Part
 from tests.faults.rig import SIGNING_KEY, SLOTS, Rig
 from tests.jobs.inline_pool import InlinePool
 from worker.engine import Engine
-from worker.engine.registration import worker_name
+from worker.engine.engine import worker_name
 from worker.execution import Execution
-from worker.fail_points import FailingPool
 from worker.metrics.counts import WorkerCounts
+from worker.middleware.failpoints import FailingPool
 
 DRAIN_S: Final = 30.0
 PR_SET_PDEATHSIG: Final = 1  # prctl(2)

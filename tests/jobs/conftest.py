@@ -17,8 +17,8 @@ from sandlot.models import Invocation, Outcome, OutcomeKind, RetryPolicy, Timing
 from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import InlinePool
 from worker.engine import Engine
-from worker.engine.registration import worker_name
-from worker.engine.scaling import Scaling
+from worker.engine.capacity import Scaling
+from worker.engine.engine import worker_name
 from worker.metrics.counts import WorkerCounts
 
 KEY = b"k" * 32

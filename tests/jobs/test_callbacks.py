@@ -25,8 +25,8 @@ from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, invocation
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.jobs.receiver import Receiver
-from worker.callbacks import post, sender
-from worker.callbacks.post import Postman
+from worker.callbacks import delivery, sender
+from worker.callbacks.delivery import WebhookClient
 from worker.callbacks.sender import Sender
 
 SECRET = b"s" * 32
@@ -57,9 +57,9 @@ async def receiver() -> AsyncIterator[Receiver]:
 async def start(client: Redis, receiver: Receiver) -> AsyncIterator[Callable[..., Sender]]:
     """Starts senders to whom loopback is public unless they are told otherwise."""
     started: list[Sender] = []
-    async with Postman(resolve=to_loopback, is_reachable=lambda address: address == HOME) as anywhere:
+    async with WebhookClient(resolve=to_loopback, is_reachable=lambda address: address == HOME) as anywhere:
 
-        def starter(postman: Postman = anywhere) -> Sender:
+        def starter(postman: WebhookClient = anywhere) -> Sender:
             hosts = AllowList((f"hooks.test:{receiver.port}", f"other.test:{receiver.port}"))
             started.append(Sender(client, KEY, hosts, [SECRET], postman, Counter()))
             started[-1].open()
@@ -157,7 +157,7 @@ async def test_no_answer_but_a_2xx_counts(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any,
     monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(post, "ANSWER_LIMIT_S", 0.3)
+    monkeypatch.setattr(delivery, "ANSWER_LIMIT_S", 0.3)
     start()
     receiver.answers = [answer]
     job_id = await submit(queue, receiver)
@@ -177,7 +177,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
 ) -> None:
     start()
-    receiver.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + b"x" * post.READ_LIMIT_BYTES * 8]
+    receiver.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + b"x" * delivery.READ_LIMIT_BYTES * 8]
     job_id = await submit(queue, receiver)
     await run(worker)
     await until(is_state(raw, job_id, b"delivered"))
@@ -209,7 +209,7 @@ async def test_a_name_that_leads_inside_is_never_connected_to(
     async def resolve(host: str, port: int) -> list[IpAddress]:
         return [ipaddress.ip_address(address) for address in addresses]
 
-    async with Postman(resolve=resolve, is_reachable=is_public) as strict:
+    async with WebhookClient(resolve=resolve, is_reachable=is_public) as strict:
         start(strict)
         job_id = await submit(queue, receiver)
         await run(worker)
@@ -228,7 +228,7 @@ async def test_a_name_is_asked_for_once_and_what_it_meant_is_connected_to(
         asked.append(host)
         return [HOME] if len(asked) == 1 else [ipaddress.ip_address("10.0.0.1")]
 
-    async with Postman(resolve=resolve, is_reachable=lambda address: address == HOME) as postman:
+    async with WebhookClient(resolve=resolve, is_reachable=lambda address: address == HOME) as postman:
         start(postman)
         job_id = await submit(queue, receiver)
         await run(worker)
@@ -352,7 +352,7 @@ async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
     for each in ("callback_claim", "callback_finish"):
         raw.script_load(script(each).text)
     proxy.marker, proxy.lose = script(name).sha.encode(), 1
-    async with Postman(resolve=to_loopback, is_reachable=lambda address: True) as postman:
+    async with WebhookClient(resolve=to_loopback, is_reachable=lambda address: True) as postman:
         hosts = AllowList((f"hooks.test:{receiver.port}",))
         one = Sender(client, KEY, hosts, [SECRET], postman, Counter())
         one.open()

@@ -12,12 +12,11 @@ from redis.asyncio import Redis
 
 from sandlot.functions import Bundle, Manifest, Registry
 from sandlot.functions.schedule import Schedule
-from sandlot.functions.scheduled import Scheduled
 from sandlot.jobs import JobRecord, Queue
 from sandlot.models import Runtime
 from sandlot.redis.connection import connect
 from tests.jobs.conftest import KEY, HandWorker
-from worker.clockwork import OWNER, Clockwork
+from worker.scheduler import OWNER, Scheduled, Scheduler
 
 CODE = Bundle({"main.py": b"def handler(event, context): return 1"})
 YEARLY = "0 0 1 1 *"
@@ -33,15 +32,15 @@ async def client(url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def start(client: Redis, url: str) -> AsyncIterator[Callable[[], Clockwork]]:
+async def start(client: Redis, url: str) -> AsyncIterator[Callable[[], Scheduler]]:
     """Starts clockworks, as many as one likes, that are stopped at the end."""
-    started: list[Clockwork] = []
+    started: list[Scheduler] = []
 
-    def starter(limit: int = 1000) -> Clockwork:
+    def starter(limit: int = 1000) -> Scheduler:
         def opener() -> Awaitable[Queue]:
             return Queue.open(url, KEY, queue_limit=limit, queue_limit_per_function=limit)
 
-        started.append(Clockwork(client, KEY, opener, result_ttl_s=60))
+        started.append(Scheduler(client, KEY, opener, result_ttl_s=60))
         started[-1].open()
         return started[-1]
 

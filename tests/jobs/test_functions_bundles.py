@@ -18,8 +18,8 @@ from sandlot.models import Isolation, Runtime
 from sandlot.redis import keys
 from sandlot.redis.connection import connect
 from sandlot.secret_store import SecretStore
-from worker.bundles import BundleCache
-from worker.cache_folder import IN_USE_S, UNUSED_S, CacheFolder
+from worker.bundle_cache import BundleCache
+from worker.disk_cache import IN_USE_S, UNUSED_S, DiskCache
 
 KEY = b"k" * 32
 FILES = {"main.py": b"def handler(e, c): return 1", "parts/one.py": b"ONE = 1"}
@@ -53,7 +53,7 @@ async def cache(registry: Registry, vault: SecretStore, tmp_path: Path) -> Async
 
 def open_cache(registry: Registry, vault: SecretStore, folder: Path, *, limit_mib: int = 4096) -> BundleCache:
     """A cache for versions without dependencies."""
-    return BundleCache(registry, vault, CacheFolder(folder, limit_mib), no_packages)
+    return BundleCache(registry, vault, DiskCache(folder, limit_mib), no_packages)
 
 
 async def no_packages(_lock: Lock) -> Path:

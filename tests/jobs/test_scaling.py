@@ -8,7 +8,7 @@ from typing import Any
 
 from sandlot.jobs import Queue
 from tests.jobs.inline_pool import OK, InlinePool
-from worker.engine.scaling import Scaling
+from worker.engine.capacity import Scaling
 
 DEADLINE_S = 20.0
 

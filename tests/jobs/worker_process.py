@@ -19,9 +19,9 @@ from sandlot.failpoints import FailPoints
 from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import OK, InlinePool
 from worker.engine import Engine
-from worker.engine.registration import worker_name
-from worker.fail_points import open_failing_queue
+from worker.engine.engine import worker_name
 from worker.metrics.counts import WorkerCounts
+from worker.middleware.failpoints import open_failing_queue
 
 
 async def main(url: str, key: str, seconds: float, fault: str = "", result: str = "") -> None:

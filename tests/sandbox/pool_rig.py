@@ -17,13 +17,13 @@ from sandlot.errors import SandlotError
 from sandlot.models import Isolation, Outcome, Runtime
 from sandlot.settings import Settings, load_settings
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
-from worker.builder.sources import read_sources
-from worker.builder.trees import Trees
-from worker.cache_folder import CacheFolder
+from worker.builder.indexes import read_sources
+from worker.builder.package_trees import PackageTrees
+from worker.disk_cache import DiskCache
 from worker.execution import Execution, VersionSpec
 from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import find_node_runtime, find_python_runtime
+from worker.sandbox.spec import find_node_runtime, find_python_runtime
 
 PATIENCE_S = 60.0
 """A deadline for a hang, not a measurement."""
@@ -137,12 +137,12 @@ async def open_rig(host: SandboxHost, **settings: Any) -> AsyncIterator[Rig]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> Trees:
+def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> PackageTrees:
     loaded: Settings = load_settings(data=folder, **settings)
-    cache = CacheFolder(folder / "cache", loaded.cache_limit_mib)
+    cache = DiskCache(folder / "cache", loaded.cache_limit_mib)
     cache.prune()
     sources = read_sources(loaded, Path(find_node()))
-    return Trees(host, sources, cache, limit_mib=loaded.packages_limit_mib, limit_s=loaded.build_limit_s)
+    return PackageTrees(host, sources, cache, limit_mib=loaded.packages_limit_mib, limit_s=loaded.build_limit_s)
 
 
 def isolations() -> Mapping[str, Isolation]:

@@ -18,7 +18,7 @@ from tests.sandbox.npm_registry import TOKEN, Registry, open_registry
 from tests.sandbox.package_index import PASSWORD, Index, open_index
 from tests.sandbox.pool_rig import Rig, open_host, open_rig, open_trees
 from worker.builder.package_files import BuildFailed
-from worker.builder.trees import Trees
+from worker.builder.package_trees import PackageTrees
 from worker.sandbox.host import SandboxHost
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -89,11 +89,11 @@ def registry() -> Iterator[Registry]:
         yield opened
 
 
-def private(host: SandboxHost, folder: Path, index: Index, **settings: Any) -> Trees:
+def private(host: SandboxHost, folder: Path, index: Index, **settings: Any) -> PackageTrees:
     return open_trees(host, folder, python_index_url=index.url, build_hosts="", **settings)
 
 
-def private_npm(host: SandboxHost, folder: Path, registry: Registry, **settings: Any) -> Trees:
+def private_npm(host: SandboxHost, folder: Path, registry: Registry, **settings: Any) -> PackageTrees:
     settings = {"npm_token": TOKEN, "npm_registry_url": registry.url, "build_hosts": ""} | settings
     return open_trees(host, folder, **settings)
 
@@ -107,7 +107,7 @@ def contents(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "uv")
 
 
-async def resolve(trees: Trees, manifest: Manifest) -> Lock:
+async def resolve(trees: PackageTrees, manifest: Manifest) -> Lock:
     async with await trees.sandbox(manifest.runtime) as sandbox:
         return await trees.resolve(manifest, sandbox)
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from worker.sandbox import channel
-from worker.sandbox.channel import INIT, REQUEST, Fault, Faulty
+from worker.sandbox.channel import INIT, REQUEST, Faulty, ProtocolError
 from worker.sandbox.fork_channel import ForkChannel
 
 PATIENCE_S = 20.0
@@ -37,7 +37,7 @@ class Template:
     def __init__(self) -> None:
         self.ours, self.control = socket.socketpair()
         self.control.setblocking(False)
-        self.news: asyncio.Queue[tuple[bytes, bytes] | Fault] = asyncio.Queue()
+        self.news: asyncio.Queue[tuple[bytes, bytes] | ProtocolError] = asyncio.Queue()
         self.faults: list[Faulty] = []
         self.children: list[socket.socket] = []
         self.stopped = False
@@ -68,7 +68,7 @@ class Template:
                 got += await asyncio.get_running_loop().sock_recv(sock, count - len(got))
         return bytes(got)
 
-    async def outcome(self) -> tuple[bytes, bytes] | Fault:
+    async def outcome(self) -> tuple[bytes, bytes] | ProtocolError:
         """The next answer or fault."""
         async with asyncio.timeout(PATIENCE_S):
             return await self.news.get()
@@ -157,7 +157,7 @@ async def test_a_child_that_is_gone_is_judged_by_the_template_whose_end_is_the_e
     assert await template.read(template.control, len(JUDGE)) == JUDGE
     assert template.faults == []
     template.control.close()
-    assert await template.outcome() == Fault.CLOSED
+    assert await template.outcome() == ProtocolError.CLOSED
     assert not template.channel.usable
 
 
@@ -165,7 +165,7 @@ async def test_a_child_without_a_socket_that_runs_on_has_until_the_deadline(temp
     child = await template.child()
     template.ask(timeout_s=0.05)
     child.close()
-    assert await template.outcome() == Fault.DEADLINE
+    assert await template.outcome() == ProtocolError.DEADLINE
     assert len(template.faults) == 1
 
 
@@ -173,20 +173,20 @@ async def test_a_child_that_says_nothing_has_until_the_deadline(template: Templa
     child = await template.child()
     template.ask(timeout_s=0.05)
     await template.read(child, ASKED)
-    assert await template.outcome() == Fault.DEADLINE
+    assert await template.outcome() == ProtocolError.DEADLINE
 
 
 async def test_a_request_that_was_not_read_by_then_is_unheard(template: Template) -> None:
     await template.child()
     template.ask(timeout_s=0.05)
-    assert await template.outcome() == Fault.UNHEARD
+    assert await template.outcome() == ProtocolError.UNHEARD
 
 
 async def test_a_request_that_was_not_read_is_unheard_at_once_if_the_template_is_stopped(template: Template) -> None:
     await template.child()
     template.stopped = True
     assert template.ask()
-    assert await template.outcome() == Fault.UNHEARD
+    assert await template.outcome() == ProtocolError.UNHEARD
     assert not template.channel.usable
 
 
@@ -195,12 +195,12 @@ async def test_a_request_that_was_read_is_heard_whatever_becomes_of_the_template
     template.stopped = True
     template.ask(timeout_s=0.3)
     await template.read(child, ASKED)
-    assert await template.outcome() == Fault.DEADLINE
+    assert await template.outcome() == ProtocolError.DEADLINE
 
 
 async def test_a_child_that_is_gone_before_it_is_asked_takes_no_request(template: Template) -> None:
     (await template.child()).close()
-    assert await template.outcome() == Fault.CLOSED
+    assert await template.outcome() == ProtocolError.CLOSED
     assert not template.ask()
 
 
@@ -210,13 +210,13 @@ async def test_a_child_that_writes_anything_else_is_faulty_at_once(template: Tem
     template.ask()
     await template.read(child, ASKED)
     child.send(written)
-    assert await template.outcome() == Fault.GARBLED
+    assert await template.outcome() == ProtocolError.GARBLED
 
 
 async def test_an_answer_before_the_request_is_none(template: Template) -> None:
     child = await template.child()
     child.send(ANSWER)
-    assert await template.outcome() == Fault.LATE
+    assert await template.outcome() == ProtocolError.LATE
     assert not template.ask()
 
 
@@ -224,14 +224,14 @@ async def test_a_template_that_dies_ends_the_call(template: Template) -> None:
     await template.child()
     template.ask()
     template.control.close()
-    assert await template.outcome() == Fault.CLOSED
+    assert await template.outcome() == ProtocolError.CLOSED
 
 
 async def test_a_template_that_writes_is_faulty(template: Template) -> None:
     await template.child()
     template.ask()
     template.control.send(ANSWER)
-    assert await template.outcome() == Fault.LATE
+    assert await template.outcome() == ProtocolError.LATE
 
 
 async def test_descriptors_sent_by_a_child_do_not_arrive(template: Template) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from worker.sandbox import channel
-from worker.sandbox.channel import ERROR_LIMIT_BYTES, INIT, REQUEST, RESULT_LIMIT_BYTES, Channel, Fault, Faulty
+from worker.sandbox.channel import ERROR_LIMIT_BYTES, INIT, REQUEST, RESULT_LIMIT_BYTES, Channel, Faulty, ProtocolError
 
 PATIENCE_S = 20.0
 """A deadline for a hang, not a measurement."""
@@ -45,7 +45,7 @@ class Peer:
         self.ours = ours
         self.answers: list[tuple[bytes, bytes]] = []
         self.faults: list[Faulty] = []
-        self._news: asyncio.Queue[tuple[bytes, bytes] | Fault] = asyncio.Queue()
+        self._news: asyncio.Queue[tuple[bytes, bytes] | ProtocolError] = asyncio.Queue()
         self.channel = Channel(ours, self._on_fault)
 
     def ask(self, event: bytes = b"1", timeout_s: float = PATIENCE_S, kind: bytes = REQUEST) -> bool:
@@ -61,7 +61,7 @@ class Peer:
                 got += await asyncio.get_running_loop().sock_recv(self.socket, count - len(got))
         return bytes(got)
 
-    async def outcome(self) -> tuple[bytes, bytes] | Fault:
+    async def outcome(self) -> tuple[bytes, bytes] | ProtocolError:
         """The next answer or fault."""
         async with asyncio.timeout(PATIENCE_S):
             return await self._news.get()
@@ -132,18 +132,18 @@ async def test_a_large_event_is_sent_as_the_peer_takes_it(peer: Peer) -> None:
 async def test_a_frame_before_the_request_retires_the_process_unread(peer: Peer) -> None:
     peer.socket.send(answer(b"O", b'"forged"'))
     assert not peer.ask()
-    assert (peer.answers, peer.faults[0].fault) == ([], Fault.LATE)
+    assert (peer.answers, peer.faults[0].fault) == ([], ProtocolError.LATE)
 
 
 async def test_a_frame_while_nothing_is_asked_is_noticed_without_asking(peer: Peer) -> None:
     await peer.write(answer(b"O", b'"forged"'))
-    assert await peer.outcome() == Fault.LATE
+    assert await peer.outcome() == ProtocolError.LATE
 
 
 async def test_a_second_answer_in_the_same_breath_spoils_the_first(peer: Peer) -> None:
     peer.ask()
     await peer.write(answer(b"O", b"1") + answer(b"O", b"2"))
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
     assert peer.answers == []
 
 
@@ -153,20 +153,20 @@ async def test_a_second_answer_after_the_first_retires_the_process(peer: Peer) -
     assert await peer.outcome() == (b"O", b"1")
     peer.socket.send(answer(b"O", b"2"))
     assert not peer.ask()
-    assert peer.faults[0].fault == Fault.LATE
+    assert peer.faults[0].fault == ProtocolError.LATE
 
 
 async def test_an_answer_before_the_whole_request_was_taken_is_a_fault(peer: Peer) -> None:
     peer.ask(bytes(6 * 1024 * 1024))
     await peer.write(answer(b"O", b"1"))
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
 
 
 async def test_an_answer_to_another_request_is_a_fault(peer: Peer) -> None:
     """Found by a function that answered by hand: its real answer was taken for that of the next request."""
     peer.ask()
     await peer.write(frame(b"O", b"7 bytes." + b"1"))
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
     assert peer.answers == []
 
 
@@ -174,7 +174,7 @@ async def test_an_answer_to_another_request_is_a_fault(peer: Peer) -> None:
 async def test_an_answer_without_a_ticket_is_a_fault(peer: Peer, body: bytes) -> None:
     peer.ask()
     await peer.write(frame(b"O", body))
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
 
 
 def test_no_two_tickets_are_alike() -> None:
@@ -188,14 +188,14 @@ def test_no_two_tickets_are_alike() -> None:
 async def test_another_type_is_a_fault(peer: Peer, kind: bytes) -> None:
     peer.ask()
     await peer.write(frame(kind, b"{}"))
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
 
 
 @pytest.mark.parametrize("kind", [b"O", b"E", b"R"])
 async def test_only_ready_answers_init(peer: Peer, kind: bytes) -> None:
     peer.ask(kind=INIT)
     await peer.write(frame(kind, b"{}"))
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ async def test_a_length_above_the_limit_is_refused_before_anything_is_allocated(
 ) -> None:
     peer.ask()
     await peer.write(struct.pack(">Ic", length, kind))
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
     assert peer.channel._body is None
 
 
@@ -216,25 +216,25 @@ async def test_closing_is_a_fault_wherever_it_happens(peer: Peer, part: bytes) -
     peer.ask()
     await peer.write(part)
     peer.socket.close()
-    assert await peer.outcome() == Fault.CLOSED
+    assert await peer.outcome() == ProtocolError.CLOSED
 
 
 async def test_shutting_down_one_direction_is_closing(peer: Peer) -> None:
     peer.ask()
     peer.socket.shutdown(socket.SHUT_WR)
-    assert await peer.outcome() == Fault.CLOSED
+    assert await peer.outcome() == ProtocolError.CLOSED
 
 
 async def test_a_peer_that_was_closed_before_takes_no_request(peer: Peer) -> None:
     peer.socket.close()
     assert not peer.ask()
-    assert peer.faults[0].fault == Fault.CLOSED
+    assert peer.faults[0].fault == ProtocolError.CLOSED
 
 
 async def test_random_bytes_are_a_fault_or_an_answer_of_their_own(peer: Peer) -> None:
     peer.ask()
     await peer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
 
 
 # Time.
@@ -244,7 +244,7 @@ async def test_random_bytes_are_a_fault_or_an_answer_of_their_own(peer: Peer) ->
 async def test_one_deadline_covers_every_part(peer: Peer, part: bytes) -> None:
     peer.ask(timeout_s=0.05)
     await peer.write(part)
-    assert await peer.outcome() == Fault.DEADLINE
+    assert await peer.outcome() == ProtocolError.DEADLINE
 
 
 async def test_the_deadline_of_an_exchange_before_does_not_end_this_one(peer: Peer) -> None:
@@ -269,12 +269,12 @@ async def test_a_shorter_deadline_than_that_of_an_exchange_before_is_met(peer: P
     await peer.write(answer(b"O", b"1"))
     assert await peer.outcome() == (b"O", b"1")
     peer.ask(timeout_s=0.02)
-    assert await peer.outcome() == Fault.DEADLINE
+    assert await peer.outcome() == ProtocolError.DEADLINE
 
 
 async def test_a_peer_that_never_reads_meets_the_deadline(peer: Peer) -> None:
     peer.ask(bytes(6 * 1024 * 1024), timeout_s=0.05)
-    assert await peer.outcome() == Fault.DEADLINE
+    assert await peer.outcome() == ProtocolError.DEADLINE
 
 
 async def test_a_slow_trickle_does_not_extend_the_deadline(peer: Peer) -> None:
@@ -284,7 +284,7 @@ async def test_a_slow_trickle_does_not_extend_the_deadline(peer: Peer) -> None:
             break
         await peer.write(bytes([byte]))
         await asyncio.sleep(0.01)
-    assert await peer.outcome() == Fault.DEADLINE
+    assert await peer.outcome() == ProtocolError.DEADLINE
     assert peer.answers == []
 
 
@@ -320,6 +320,6 @@ async def test_a_fault_is_told_once(peer: Peer) -> None:
     peer.ask(timeout_s=0.01)
     await peer.write(frame(b"X", b"1") * 3)
     peer.socket.close()
-    assert await peer.outcome() == Fault.GARBLED
+    assert await peer.outcome() == ProtocolError.GARBLED
     await turns()
     assert len(peer.faults) == 1

@@ -16,7 +16,7 @@ from sandlot.models import Isolation, OutcomeKind, Runtime
 from tests.sandbox.pool_rig import PATIENCE_S, Rig, open_host, open_rig
 from worker.execution import VersionSpec
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import Policy
+from worker.sandbox.spec import SandboxSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -382,7 +382,7 @@ async def test_what_a_module_sees_while_it_is_imported_is_what_its_handler_sees(
     )
     imported, called = await rig.value(rig.write(look))
     assert imported == called
-    assert imported[0]["RLIMIT_NOFILE"] == [Policy().open_files] * 2  # of a blank it is higher
+    assert imported[0]["RLIMIT_NOFILE"] == [SandboxSpec().open_files] * 2  # of a blank it is higher
 
 
 # Nothing is left.

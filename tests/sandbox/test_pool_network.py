@@ -11,7 +11,7 @@ import pytest
 from sandlot.models import Isolation, Runtime
 from tests.sandbox.pool_rig import Rig, open_host, open_rig
 from tests.sandbox.test_walls_network import FETCH, NODE_FETCH, origin
-from worker.sandbox.egress import Egress
+from worker.sandbox.egress_proxy import EgressProxy
 
 HOME = ipaddress.IPv4Address("127.0.0.1")
 
@@ -19,15 +19,15 @@ HOME = ipaddress.IPv4Address("127.0.0.1")
 @pytest.fixture(autouse=True)
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """`service.test` counts as public though it is on loopback; `inner.test` leads where every function is kept from."""
-    original = Egress.__init__
+    original = EgressProxy.__init__
 
     async def resolve(host: str, _port: int) -> list[ipaddress.IPv4Address]:
         return [HOME if host == "service.test" else ipaddress.IPv4Address("169.254.169.254")]
 
-    def init(self: Egress, allowed: tuple[str, ...]) -> None:
+    def init(self: EgressProxy, allowed: tuple[str, ...]) -> None:
         original(self, allowed, resolve=resolve, is_reachable=lambda address: address == HOME)
 
-    monkeypatch.setattr(Egress, "__init__", init)
+    monkeypatch.setattr(EgressProxy, "__init__", init)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.sandbox.zygote import cgroup_v2
-from worker.sandbox.zygote.cgroup_v2 import CgroupsV2, open_cgroups_v2
-from worker.sandbox.zygote.plan import Limits
+from worker.sandbox.zygote.isolation import cgroup_v2
+from worker.sandbox.zygote.isolation.cgroup_v2 import CgroupsV2, open_cgroups_v2
+from worker.sandbox.zygote.protocol import Limits
 
 BOUNDS = Limits(memory_limit_mib=64, processes=10, cpu_limit_s=None, open_files=99, tmp_mib=8, network=False, cpus=0.5)
 FILES = ("memory.oom.group", "memory.swap.max", "memory.max", "pids.max", "cpu.max", "cgroup.procs")

@@ -14,8 +14,8 @@ import pytest
 
 from tests.sandbox.walls_rig import KILL_LIMIT_S, PATIENCE_S, bundle, call_forever, open_level, processes_of
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import Policy
-from worker.sandbox.trial import try_once
+from worker.sandbox.selftest.trial import try_once
+from worker.sandbox.spec import SandboxSpec
 
 
 @pytest.fixture(params=["strict", "restricted"])
@@ -87,7 +87,7 @@ async def test_end_says_how(
 
 async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) -> None:
     trial = await try_once(
-        host, "python", bundle(tmp_path, "def handler(e, c):\n while True: pass"), {}, policy=Policy(cpu_limit_s=1)
+        host, "python", bundle(tmp_path, "def handler(e, c):\n while True: pass"), {}, policy=SandboxSpec(cpu_limit_s=1)
     )
     assert trial.end.signal == signal.SIGXCPU
     # The kernel holds the limit against whole ticks, of which a busy machine's process gets only parts; what is told is what ran.
@@ -96,7 +96,7 @@ async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) ->
 
 async def test_memory_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
     source = "def handler(e, c):\n kept = []\n while True: kept.append(bytearray(b'x') * (8 << 20))"
-    trial = await try_once(host, "python", bundle(tmp_path, source), {}, policy=Policy(memory_limit_mib=64))
+    trial = await try_once(host, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(memory_limit_mib=64))
     if trial.receipt["memory"] == "rlimit":
         assert trial.kind == "error"
         assert trial.answer["errorType"] == "MemoryError"
@@ -107,7 +107,7 @@ async def test_memory_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
 
 async def test_process_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
     source = "import os, time\ndef handler(e, c):\n for n in range(100):\n  if os.fork() == 0: time.sleep(60)"
-    trial = await try_once(host, "python", bundle(tmp_path, source), {}, policy=Policy(processes=16))
+    trial = await try_once(host, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(processes=16))
     assert trial.answer["errorType"] == "BlockingIOError"
     if trial.receipt["processes"] != "rlimit":
         assert trial.end.process_limit_hits > 0
@@ -165,9 +165,9 @@ async def _read_some(fd: int) -> str:
 
 async def test_limits_differ_from_the_blank_that_served(host: SandboxHost, tmp_path: Path) -> None:
     source = "import resource\ndef handler(e, c): return [resource.getrlimit(resource.RLIMIT_NPROC)[1], resource.getrlimit(resource.RLIMIT_NOFILE)[1]]"
-    from worker.sandbox.trial import try_in
+    from worker.sandbox.selftest.trial import try_in
 
     sandbox = await host.blank("python")
-    await sandbox.attach(bundle(tmp_path, source), Policy(processes=17, open_files=99))
+    await sandbox.attach(bundle(tmp_path, source), SandboxSpec(processes=17, open_files=99))
     trial: Any = await try_in(sandbox, {})
     assert trial.answer == [17 + (trial.receipt["processes"] != "rlimit"), 99]

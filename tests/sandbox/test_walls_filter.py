@@ -7,15 +7,18 @@ import itertools
 
 import pytest
 
-from worker.sandbox.zygote.bpf import ALLOW, ERRNO, KILL_PROCESS, interpret
-from worker.sandbox.zygote.seccomp import (
+from worker.sandbox.zygote.isolation.seccomp import (
     _ALLOWED,
     _REFUSED,
     _REFUSED_UNDER_OWN_UID,
     _REFUSED_WITHOUT_NAMESPACES,
+    ALLOW,
     AUDIT_ARCHITECTURE,
+    ERRNO,
+    KILL_PROCESS,
     FilterChoice,
     build_filter,
+    interpret,
     syscall_numbers,
 )
 

@@ -18,10 +18,10 @@ import pytest
 from sandlot.errors import SandboxUnavailable
 from tests.sandbox.walls_rig import PATIENCE_S, bundle, open_level, processes_of
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import find_python_runtime
-from worker.sandbox.trial import try_once
-from worker.sandbox.zygote import messages
-from worker.sandbox.zygote_link import ENVIRONMENT, PROGRAM
+from worker.sandbox.selftest.trial import try_once
+from worker.sandbox.spec import find_python_runtime
+from worker.sandbox.zygote import protocol
+from worker.sandbox.zygote_client import ENVIRONMENT, PROGRAM
 
 SPAWNS = int(os.environ.get("SANDLOT_TEST_SANDBOXES", "1500"))
 """Half of them at each level; `make test-leaks` makes 10,000."""
@@ -267,7 +267,7 @@ def test_a_zygote_whose_worker_ends_while_it_starts_ends_without_a_word(tmp_path
             "runtime": runtime.name, "folder": str(runtime.folder), "command": runtime.command, "preload": [],
             "reserved_mib": runtime.reserved_mib, "level": "restricted", "state_dir": str(tmp_path), "uid_base": 0, "missing": [],
         }  # fmt: skip
-        messages.send(ours, plan)
+        protocol.send(ours, plan)
     ours.close()
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (0, b"")

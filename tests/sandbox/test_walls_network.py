@@ -16,10 +16,10 @@ import pytest
 from sandlot.errors import IsolationMissing
 from sandlot.network_policy import AllowList, is_public
 from tests.sandbox.walls_rig import bundle, open_level
-from worker.sandbox.egress import Egress
+from worker.sandbox.egress_proxy import EgressProxy
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import Policy
-from worker.sandbox.trial import try_in
+from worker.sandbox.selftest.trial import try_in
+from worker.sandbox.spec import SandboxSpec
 
 FETCH = """
 import socket, urllib.error, urllib.request
@@ -108,10 +108,10 @@ async def host() -> AsyncIterator[SandboxHost]:
 
 
 async def call(host: SandboxHost, folder: Path, event: Any, *network: str, runtime: str = "python") -> Any:
-    sandbox = await host.blank(runtime, Policy(network=network))
+    sandbox = await host.blank(runtime, SandboxSpec(network=network))
     source, name = (FETCH, "main.py") if runtime == "python" else (NODE_FETCH, "index.mjs")
     try:
-        await sandbox.attach(bundle(folder, source, name), Policy(network=network))
+        await sandbox.attach(bundle(folder, source, name), SandboxSpec(network=network))
         trial = await try_in(sandbox, event, limit_s=20)
         assert trial.kind == "result", trial
         assert trial.receipt["network"] == list(network)
@@ -129,12 +129,12 @@ def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
             raise socket.gaierror(-2, "Name or service not known")
         return [ipaddress.IPv4Address("127.0.0.1")]
 
-    original = Egress.__init__
+    original = EgressProxy.__init__
 
-    def init(self: Egress, allowed: tuple[str, ...]) -> None:
+    def init(self: EgressProxy, allowed: tuple[str, ...]) -> None:
         original(self, allowed, resolve=resolve, is_reachable=lambda _address: True)
 
-    monkeypatch.setattr(Egress, "__init__", init)
+    monkeypatch.setattr(EgressProxy, "__init__", init)
 
 
 @pytest.mark.usefixtures("loopback_is_public")
@@ -234,4 +234,4 @@ async def test_no_network_by_default(host: SandboxHost, tmp_path: Path) -> None:
 async def test_restricted_refuses_functions_with_network() -> None:
     async with open_level("restricted") as host:
         with pytest.raises(IsolationMissing, match="need strict"):
-            await host.blank("python", Policy(network=("example.com",)))
+            await host.blank("python", SandboxSpec(network=("example.com",)))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import find_node_runtime
+from worker.sandbox.spec import find_node_runtime
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.sandbox import verify
+from worker.sandbox.selftest import verify
 
 
 def test_the_neighbour_is_alive_ours_and_has_a_number_beyond_those_inside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,9 @@ import pytest
 
 from sandlot.errors import SandboxUnavailable
 from tests.sandbox.walls_rig import open_level, runtime_commands
-from worker.sandbox.probe import probe
-from worker.sandbox.trial import Trial
-from worker.sandbox.verify import attack, missing_walls
-from worker.sandbox.zygote_link import ZygoteLink
+from worker.sandbox.selftest.trial import Trial
+from worker.sandbox.selftest.verify import attack, missing_features, probe
+from worker.sandbox.zygote_client import ZygoteClient
 
 BROKEN = {
     ("strict", "seccomp"): "seccomp",
@@ -121,8 +120,8 @@ async def test_an_attack_that_fails_counts_as_a_wall_that_fell(monkeypatch: pyte
         raise SandboxUnavailable("the attack could not be made")
 
     async with open_level("strict") as host:
-        link: ZygoteLink = host.link("python")
-        monkeypatch.setattr("worker.sandbox.verify.try_in", erring)
+        link: ZygoteClient = host.link("python")
+        monkeypatch.setattr("worker.sandbox.selftest.verify.try_in", erring)
         results = await attack(link)
         await asyncio.sleep(0)
-    assert missing_walls(results).startswith("start does not hold")
+    assert missing_features(results).startswith("start does not hold")

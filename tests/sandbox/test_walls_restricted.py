@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.sandbox.walls_rig import bundle, open_level
-from worker.sandbox.trial import try_once
-from worker.sandbox.zygote import kernel, landlock
-from worker.sandbox.zygote.restricted import is_open_to_others
-from worker.sandbox.zygote.scratch import remove_home
+from worker.sandbox.selftest.trial import try_once
+from worker.sandbox.zygote import syscalls
+from worker.sandbox.zygote.isolation import landlock
+from worker.sandbox.zygote.isolation.tmpdir import remove_home
+from worker.sandbox.zygote.restricted_init import is_open_to_others
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: functions get another uid only there")
@@ -86,7 +87,7 @@ for address in (("127.0.0.1", port), ("127.0.0.2", port), ("127.0.0.1", other)):
 """
 
 
-@pytest.mark.skipif(kernel.landlock_abi() < landlock.NETWORK_FROM, reason="Landlock knows no ports here")
+@pytest.mark.skipif(syscalls.landlock_abi() < landlock.NETWORK_FROM, reason="Landlock knows no ports here")
 def test_a_port_that_landlock_permits_is_permitted_at_every_address() -> None:
     """Why there are no builds and no hosts to reach without a network namespace: the proxy's port would be everybody's."""
     with (

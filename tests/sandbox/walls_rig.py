@@ -13,9 +13,9 @@ from typing import Any
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
 from worker.sandbox.channel import INIT, REQUEST, Channel
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import RuntimeCommand, find_node_runtime, find_python_runtime
 from worker.sandbox.sandbox import Sandbox
-from worker.sandbox.trial import init_body, request_bodies
+from worker.sandbox.selftest.trial import init_body, request_bodies
+from worker.sandbox.spec import RuntimeCommand, find_node_runtime, find_python_runtime
 
 PATIENCE_S = 30.0
 KILL_LIMIT_S = 5.0

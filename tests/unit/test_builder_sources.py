@@ -9,7 +9,7 @@ import pytest
 from sandlot.errors import InvalidSettings
 from sandlot.models import Runtime
 from sandlot.settings import load_settings
-from worker.builder.sources import read_sources
+from worker.builder.indexes import read_sources
 
 
 def test_its_programs_are_found_by_a_zygote_that_is_in_another_folder(

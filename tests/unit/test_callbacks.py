@@ -19,8 +19,8 @@ from sandlot.jobs.settlement import OutcomeRecord
 from sandlot.models import Evidence, FunctionError, Invocation, OutcomeKind
 from sandlot.network_policy import AllowList
 from sandlot.settings import Settings
+from worker.callbacks.delivery import WebhookReply
 from worker.callbacks.message import BODY_LIMIT_BYTES, compose, next_traceparent, signed_headers
-from worker.callbacks.post import Answer
 from worker.callbacks.sender import LONGEST_PAUSE_S, PAUSES_S, TRIES_LIMIT, retry_after_s
 
 KEY = b"k" * 32
@@ -176,9 +176,9 @@ def test_the_table_of_tries_is_the_specification_s() -> None:
     ],
 )  # fmt: skip
 def test_what_a_receiver_asks_is_honoured_within_a_day(status: int, header: str, least_s: float, most_s: float) -> None:
-    assert least_s <= retry_after_s(Answer(status, header)) <= most_s
+    assert least_s <= retry_after_s(WebhookReply(status, header)) <= most_s
 
 
 def test_a_receiver_may_name_the_moment() -> None:
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    assert 60 < retry_after_s(Answer(429, moment)) <= 90
+    assert 60 < retry_after_s(WebhookReply(429, moment)) <= 90

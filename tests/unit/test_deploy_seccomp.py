@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker.sandbox.zygote.bpf import ERRNO
-from worker.sandbox.zygote.seccomp import FilterChoice, syscall_numbers
+from worker.sandbox.zygote.isolation.seccomp import ERRNO, FilterChoice, syscall_numbers
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 

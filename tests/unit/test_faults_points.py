@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_refused_with_what_may_stand_there(text: str) -> 
 
 def test_every_named_point_is_reached_somewhere() -> None:
     """A point that no code reaches would let a test pass without its fault."""
-    source = (Path(__file__).parents[2] / "worker" / "fail_points.py").read_text()
+    source = (Path(__file__).parents[2] / "worker" / "middleware" / "failpoints.py").read_text()
     assert [point for point in POINTS if f'"{point}"' not in source] == []
 
 
@@ -77,4 +77,4 @@ def test_engine_and_pool_do_not_know_of_faults() -> None:
     """Unset, a fail-point costs nothing because nothing is there: only the composition root and the wrappers name it."""
     root = Path(__file__).parents[2] / "worker"
     naming = [str(path.relative_to(root)) for path in root.rglob("*.py") if "sandlot.failpoints" in path.read_text()]
-    assert sorted(naming) == ["__main__.py", "fail_points.py"]
+    assert sorted(naming) == ["__main__.py", "middleware/failpoints.py"]

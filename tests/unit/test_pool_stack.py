@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.pool.stack import node_stack, python_stack
+from worker.pool.stack_trace import node_stack, python_stack
 
 FAULTHANDLER = b"""Thread 0x00007f01 (most recent call first):
   File "/usr/lib/python3.11/threading.py", line 331 in wait

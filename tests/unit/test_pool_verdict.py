@@ -9,15 +9,15 @@ import pytest
 
 from sandlot.models import OutcomeKind as K
 from worker.pool import verdict
-from worker.sandbox.policy import End
+from worker.sandbox.spec import SandboxExit
 
 MIB = 1024 * 1024
 
 
 def end(
     exit_code: int | None = None, signal: int | None = None, *, oom_killed: bool = False, cpu_ms: float = 5.0
-) -> End:
-    return End(exit_code, signal, peak_memory_bytes=300 * MIB, cpu_ms=cpu_ms, oom_killed=oom_killed)
+) -> SandboxExit:
+    return SandboxExit(exit_code, signal, peak_memory_bytes=300 * MIB, cpu_ms=cpu_ms, oom_killed=oom_killed)
 
 
 @pytest.mark.parametrize("text", [b"1", b'"a"', b'{"a": [null, true]}', '"ä"'.encode()])
@@ -88,7 +88,7 @@ def test_anything_else_is_an_import_error(body: bytes) -> None:
         (end(exit_code=1), b"JavaScript heap out of memory", K.EXIT),
     ],
 )
-def test_an_end_without_an_answer_is_judged_by_the_kernels_word(ended: End, logs: bytes, outcome: K) -> None:
+def test_an_end_without_an_answer_is_judged_by_the_kernels_word(ended: SandboxExit, logs: bytes, outcome: K) -> None:
     assert verdict.of_end(ended, 256, logs).kind is outcome
 
 

@@ -13,7 +13,7 @@ from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Runtim
 from sandlot.redis.keys import SECRETS
 from sandlot.secret_store import VALUE_LIMIT_BYTES, SecretStore
 from worker.execution import Execution
-from worker.masking import MaskingPool, masked
+from worker.middleware.redaction import MaskingPool, masked
 
 KEY = b"k" * 32
 VALUE = 'hunter2-"é"\nsecond line'

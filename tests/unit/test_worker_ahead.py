@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from worker.engine.ahead import PER_SLOT, SHORT_MS, Ahead
+from worker.engine.capacity import PER_SLOT, SHORT_MS, Prefetch
 
 
-def after(run_ms: float, runs: int = 100) -> Ahead:
-    ahead = Ahead()
+def after(run_ms: float, runs: int = 100) -> Prefetch:
+    ahead = Prefetch()
     for _ in range(runs):
         ahead.note(run_ms)
     return ahead
 
 
 def test_a_worker_that_has_run_nothing_yet_holds_nothing() -> None:
-    assert Ahead().allowance(8) == 0
+    assert Prefetch().allowance(8) == 0
 
 
 @pytest.mark.parametrize(

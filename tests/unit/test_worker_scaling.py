@@ -6,7 +6,7 @@ import pytest
 
 from sandlot.errors import InvalidSettings
 from sandlot.settings import load_settings, parse_slots
-from worker.engine.scaling import PATIENCE_BEATS, Scaling
+from worker.engine.capacity import PATIENCE_BEATS, Scaling
 
 
 def run(scaling: Scaling, slots: int, *beats: tuple[int, bool]) -> list[int]:

@@ -18,13 +18,13 @@ import msgspec
 from sandlot.errors import SandboxUnavailable
 from sandlot.functions.lock import LOCK_LIMIT_BYTES
 from sandlot.models import OutcomeKind, Runtime
+from worker.builder.indexes import INSIDE, Sources, wanted
 from worker.builder.package_files import FILES_LIMIT, BuildFailed, PackageFile, TreeWriter, check_files
-from worker.builder.sources import INSIDE, Sources, wanted
 from worker.execution import Execution, VersionSpec
-from worker.pool.resident import Resident
+from worker.pool.instance import Instance
 from worker.pool.verdict import Verdict
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import Policy
+from worker.sandbox.spec import SandboxSpec
 
 _IMPORT_LIMIT_S: Final = 20.0
 _READ_LIMIT_S: Final = 60.0
@@ -40,13 +40,13 @@ class BuildSandbox:
         self._sources = sources
         self._limit_mib = limit_mib
         self._limit_s = limit_s
-        self._resident: Resident | None = None
+        self._resident: Instance | None = None
         self._said = ""
 
     async def __aenter__(self) -> Self:
         # What is downloaded and what is unpacked are in its memory, together; as much again is for the programs.
         tmp_mib = 2 * self._limit_mib + 256
-        policy = Policy(
+        policy = SandboxSpec(
             memory_limit_mib=tmp_mib + 1024,
             processes=256,
             open_files=1024,
@@ -58,7 +58,7 @@ class BuildSandbox:
         folder, handler = INSIDE[self._runtime]
         spec = VersionSpec(_NAME, 1, "", self._runtime, handler, folder, memory_limit_mib=policy.memory_limit_mib)
         sandbox = await self._host.blank(self._runtime, policy)
-        self._resident = Resident(sandbox, spec, monotonic(), lambda _resident: None)
+        self._resident = Instance(sandbox, spec, monotonic(), lambda _resident: None)
         try:
             await sandbox.attach(folder, policy, self._sources.tools[self._runtime])
             await self._import(self._resident)
@@ -125,7 +125,7 @@ class BuildSandbox:
             raise BuildFailed(self._sources.without_secrets(str(answer["failed"])))
         return answer
 
-    async def _import(self, resident: Resident) -> None:
+    async def _import(self, resident: Instance) -> None:
         imported: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
         resident.start_import(_IMPORT_LIMIT_S, lambda _resident, verdict, *_rest: _tell(imported, verdict))
         failed = await imported

@@ -22,7 +22,7 @@ from sandlot.placement import runtime_of
 from sandlot.redis.connection import end_task
 from sandlot.redis.invalidation import Invalidation
 from sandlot.redis.keys import BUILDS_CHANGED
-from worker.builder.trees import Trees
+from worker.builder.package_trees import PackageTrees
 
 _LOOK_S: Final = LEASE_MS / 1000 / 2
 """How often leases of others are looked at; new builds are told by push."""
@@ -37,7 +37,7 @@ _log: Final = logging.getLogger(__name__)
 class Builder:
     """Open with `open`; `close` abandons the build that is under way, which another worker then takes."""
 
-    def __init__(self, redis: Redis, builds: Builds, trees: Trees, placements: Sequence[str]) -> None:
+    def __init__(self, redis: Redis, builds: Builds, trees: PackageTrees, placements: Sequence[str]) -> None:
         self._builds = builds
         self._trees = trees
         self._placements = placements

@@ -27,8 +27,8 @@ from sandlot.network_policy import AllowList
 from sandlot.redis.connection import end_task
 from sandlot.redis.invalidation import Invalidation
 from sandlot.redis.keys import CALLBACKS_DUE
+from worker.callbacks.delivery import NoReply, WebhookClient, WebhookReply
 from worker.callbacks.message import RESULT_LIMIT_BYTES, compose, next_traceparent, signed_headers
-from worker.callbacks.post import Answer, NoAnswer, Postman
 
 PAUSES_S: Final = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Between the ten tries: the table that Standard Webhooks recommends, three days in all."""
@@ -61,7 +61,7 @@ class Sender:
         signing_key: bytes,
         hosts: AllowList,
         secrets: Sequence[bytes],
-        postman: Postman,
+        postman: WebhookClient,
         tries: Counter[str],
     ) -> None:
         """
@@ -174,7 +174,7 @@ class Sender:
         except CallbackRefused as error:
             await self._give_up(delivery, tries, None, error.message)
             return
-        except NoAnswer as error:
+        except NoReply as error:
             reason = str(error)
         else:
             status = answer.status
@@ -229,7 +229,7 @@ class Sender:
                 return
 
 
-def retry_after_s(answer: Answer) -> float:
+def retry_after_s(answer: WebhookReply) -> float:
     """How long the receiver asks to be left alone (RFC 9110, section 10.2.3), at most a day; 0 if it does not, or nobody can tell."""
     text = answer.retry_after.strip()
     if answer.status not in _RETRY_AFTER_STATUSES or not text:

@@ -18,16 +18,14 @@ from typing import Final
 from sandlot.errors import IsolationMissing, SandboxUnavailable, SandlotError, ShuttingDown
 from sandlot.models import Isolation, Outcome, Runtime
 from worker.execution import Execution, VersionSpec
-from worker.pool.blanks import Blanks, bury
+from worker.pool.instance import Instance
 from worker.pool.memory import available_memory_mib
-from worker.pool.resident import Resident
-from worker.pool.run import Done, Run
-from worker.pool.shelf import Key, Shelf, key_of
+from worker.pool.prewarm import PrewarmedPool, kill_and_wait
+from worker.pool.scheduling import Done, IdleInstances, Key, Run, WaitQueue, key_of
 from worker.pool.verdict import Verdict
-from worker.pool.waiting import Waiting
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.policy import Policy
 from worker.sandbox.sandbox import Sandbox
+from worker.sandbox.spec import SandboxSpec
 
 _log: Final = logging.getLogger(__name__)
 
@@ -67,15 +65,15 @@ class Pool:
         self.slots = slots
         self.runtimes = frozenset(Runtime(name) for name in host.runtimes)
         self._spec_of = spec_of
-        self._blanks = Blanks(host, blanks)
+        self._blanks = PrewarmedPool(host, blanks)
         self._idle_limit = idle_limit
         self._idle_ttl_s = idle_ttl_s
         self._calls_limit = calls_limit
         self._import_limit_s = import_limit_s
-        self._shelf = Shelf()
+        self._shelf = IdleInstances()
         self._runs: dict[str, Run] = {}
-        self._waiting: Waiting[Run] = Waiting()
-        self._importing: set[Resident] = set()
+        self._waiting: WaitQueue[Run] = WaitQueue()
+        self._importing: set[Instance] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._newest: dict[str, int] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -108,7 +106,7 @@ class Pool:
             if resident.outdated:
                 self._retire(resident)
 
-    def _residents(self) -> list[Resident]:
+    def _residents(self) -> list[Instance]:
         running = [run.resident for run in self._runs.values() if run.resident is not None]
         return [*self._shelf, *self._importing, *running]
 
@@ -176,7 +174,7 @@ class Pool:
 
     # One invocation.
 
-    def _call(self, resident: Resident, run: Run) -> bool:
+    def _call(self, resident: Instance, run: Run) -> bool:
         if not resident.usable or (resident.calls and not resident.clean(thorough=False)):
             return False
         run.resident = resident
@@ -187,24 +185,24 @@ class Pool:
         run.resident = None
         return False
 
-    def _repeat(self, run: Run, resident: Resident) -> None:
+    def _repeat(self, run: Run, resident: Instance) -> None:
         run.resident, run.repeated = None, True
         resident.retired = True
         self._spawn(self._repeat_elsewhere(run, resident))
 
-    async def _repeat_elsewhere(self, run: Run, resident: Resident) -> None:
+    async def _repeat_elsewhere(self, run: Run, resident: Instance) -> None:
         await resident.dispose()  # until then somebody could read the request after all
         if self._runs.get(run.execution.job_id) is run:
             self._waiting.add(run.key, run, first=True)
             self._boot_if_short(run.key)
 
-    def _settle(self, run: Run, resident: Resident, verdict: Verdict, ran_s: float, logs: bytes) -> None:
+    def _settle(self, run: Run, resident: Instance, verdict: Verdict, ran_s: float, logs: bytes) -> None:
         outcome = run.outcome(resident, verdict, ran_s, logs, monotonic())
         # First the resident, then the word: whoever hears it may start the next invocation at once.
         self._release(resident, verdict.spoiled)
         self._finish(run, outcome)
 
-    def _release(self, resident: Resident, spoiled: bool) -> None:
+    def _release(self, resident: Instance, spoiled: bool) -> None:
         """After a call: the next that waits, the shelf, or the end."""
         if (
             spoiled
@@ -217,10 +215,10 @@ class Pool:
         else:
             self._offer(resident)
 
-    def _worn_out(self, resident: Resident) -> bool:
+    def _worn_out(self, resident: Instance) -> bool:
         return resident.calls >= self._calls_limit or (resident.calls % _CALLS_PER_LOOK == 0 and resident.grown())
 
-    def _offer(self, resident: Resident) -> None:
+    def _offer(self, resident: Instance) -> None:
         """Give a usable resident to whoever waits for its version, else put it on the shelf."""
         if self._closed:
             self._retire(resident)
@@ -263,7 +261,7 @@ class Pool:
 
     async def _boot(self, spec: VersionSpec) -> None:
         began_s = monotonic()
-        policy = Policy(memory_limit_mib=spec.memory_limit_mib, network=spec.network)
+        policy = SandboxSpec(memory_limit_mib=spec.memory_limit_mib, network=spec.network)
         sandbox = await self._blanks.take(spec.runtime, policy)
         try:
             await sandbox.start_attach(spec.bundle_dir, policy, spec.packages_dir)
@@ -271,9 +269,9 @@ class Pool:
                 await sandbox.attached()
             _require_walls(spec, sandbox)
         except BaseException:
-            await bury(sandbox)
+            await kill_and_wait(sandbox)
             raise
-        resident = Resident(sandbox, spec, began_s, self._lost)
+        resident = Instance(sandbox, spec, began_s, self._lost)
         self._importing.add(resident)
         if self._closed:
             self._retire(resident)
@@ -288,7 +286,7 @@ class Pool:
                 raise
         self._make_room(spec)  # last: to look how much memory there is takes 0.2 ms
 
-    def _imported(self, resident: Resident, failed: Verdict | None, _ran_s: float, logs: bytes) -> None:
+    def _imported(self, resident: Instance, failed: Verdict | None, _ran_s: float, logs: bytes) -> None:
         self._importing.discard(resident)
         self._waiting.end_boot(key_of(resident))
         if failed is None:
@@ -302,19 +300,19 @@ class Pool:
 
     # Residents that leave.
 
-    def _lost(self, resident: Resident) -> None:
+    def _lost(self, resident: Instance) -> None:
         """It ended, or wrote something, while nothing was asked of it."""
         self._shelf.remove(resident)
         self._retire(resident)
 
-    def _retire(self, resident: Resident) -> None:
+    def _retire(self, resident: Instance) -> None:
         self._shelf.remove(resident)
         self._importing.discard(resident)
         if not resident.retired:
             resident.retired = True
             self._spawn(resident.dispose())
 
-    def _park(self, resident: Resident) -> None:
+    def _park(self, resident: Instance) -> None:
         resident.idle_since_s = monotonic()
         self._shelf.put(resident)
         if self._sweeper is None:

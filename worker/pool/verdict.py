@@ -18,7 +18,7 @@ from sandlot.models import Evidence, FunctionError, OutcomeKind
 from sandlot.strict_json import check_json
 from worker.sandbox.channel import RESULT
 from worker.sandbox.log_pipe import FLOOD_LIMIT_BYTES
-from worker.sandbox.policy import End
+from worker.sandbox.spec import SandboxExit
 
 MIB: Final = 1024 * 1024
 
@@ -85,7 +85,9 @@ def of_ready(body: bytes) -> Verdict | None:
     return None if frame.ok else Verdict(OutcomeKind.IMPORT_ERROR, error=_error_of(frame))
 
 
-def of_timeout(limit_s: float, measured_s: float, end: End | None, stack: list[str], *, importing: bool) -> Verdict:
+def of_timeout(
+    limit_s: float, measured_s: float, end: SandboxExit | None, stack: list[str], *, importing: bool
+) -> Verdict:
     what, key = ("import", "import_s") if importing else ("wall", "wall_s")
     message = f"the {what} limit of {limit_s:g} s passed; everything it had started was killed"
     limit, measured = {key: limit_s}, {key: round(measured_s, 3)}
@@ -94,19 +96,19 @@ def of_timeout(limit_s: float, measured_s: float, end: End | None, stack: list[s
     )
 
 
-def of_flood(printed_bytes: int, end: End | None) -> Verdict:
+def of_flood(printed_bytes: int, end: SandboxExit | None) -> Verdict:
     message = f"it printed more than {FLOOD_LIMIT_BYTES // MIB} MiB"
     limit, measured = {"output_bytes": float(FLOOD_LIMIT_BYTES)}, {"output_bytes": float(printed_bytes)}
     return Verdict(OutcomeKind.OUTPUT, error=_named("TooMuchOutput", message), evidence=_evidence(end, limit, measured))
 
 
-def of_cancel(end: End | None) -> Verdict:
+def of_cancel(end: SandboxExit | None) -> Verdict:
     return Verdict(
         OutcomeKind.CANCELLED, error=_named("Cancelled", "it was cancelled while it ran"), evidence=_evidence(end)
     )
 
 
-def of_garbled(detail: str, end: End | None) -> Verdict:
+def of_garbled(detail: str, end: SandboxExit | None) -> Verdict:
     """The process wrote what the protocol does not allow, or closed its control descriptor and ran on."""
     message = "the function's process interfered with its control descriptor"
     return Verdict(
@@ -114,7 +116,7 @@ def of_garbled(detail: str, end: End | None) -> Verdict:
     )
 
 
-def of_end(end: End, memory_limit_mib: int, logs: bytes) -> Verdict:
+def of_end(end: SandboxExit, memory_limit_mib: int, logs: bytes) -> Verdict:
     """The verdict on a process that ended by itself, or was ended by the kernel, without an answer."""
     if end.oom_killed or _aborted_for_memory(end, logs):
         return _out_of_memory(end, memory_limit_mib)
@@ -132,30 +134,30 @@ def of_end(end: End, memory_limit_mib: int, logs: bytes) -> Verdict:
     return Verdict(OutcomeKind.EXIT, error=_named("Exit", message), evidence=_evidence(end))
 
 
-def with_memory_evidence(verdict: Verdict, end: End | None, memory_limit_mib: int) -> Verdict:
+def with_memory_evidence(verdict: Verdict, end: SandboxExit | None, memory_limit_mib: int) -> Verdict:
     """The verdict on a refused allocation, with what the kernel measured."""
     limit, measured = _memory_figures(end, memory_limit_mib)
     return Verdict(verdict.kind, error=verdict.error, evidence=_evidence(end, limit, measured))
 
 
-def _out_of_memory(end: End, memory_limit_mib: int) -> Verdict:
+def _out_of_memory(end: SandboxExit, memory_limit_mib: int) -> Verdict:
     limit, measured = _memory_figures(end, memory_limit_mib)
     message = f"it needed more than its memory limit of {memory_limit_mib} MiB"
     return Verdict(OutcomeKind.MEMORY, error=_named("OutOfMemory", message), evidence=_evidence(end, limit, measured))
 
 
-def _memory_figures(end: End | None, memory_limit_mib: int) -> tuple[dict[str, float], dict[str, float]]:
+def _memory_figures(end: SandboxExit | None, memory_limit_mib: int) -> tuple[dict[str, float], dict[str, float]]:
     peak = end.peak_memory_bytes if end is not None else None
     return {"memory_mib": float(memory_limit_mib)}, {} if peak is None else {"memory_mib": round(peak / MIB, 1)}
 
 
-def _aborted_for_memory(end: End, logs: bytes) -> bool:
+def _aborted_for_memory(end: SandboxExit, logs: bytes) -> bool:
     """V8 prints this and aborts when its heap is full; musl's and glibc's allocators abort or trap without a word."""
     return end.signal in (signal.SIGABRT, signal.SIGTRAP) and b"JavaScript heap out of memory" in logs
 
 
 def _evidence(
-    end: End | None,
+    end: SandboxExit | None,
     limit: dict[str, float] | None = None,
     measured: dict[str, float] | None = None,
     stack: list[str] | None = None,

@@ -57,7 +57,7 @@ next_ticket: Final = RandomPool(TICKET_BYTES).next
 """Random bytes that the answer has to repeat."""
 
 
-class Fault(StrEnum):
+class ProtocolError(StrEnum):
     """Why a channel is of no further use."""
 
     CLOSED = "closed"
@@ -70,7 +70,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Faulty:
-    fault: Fault
+    fault: ProtocolError
     detail: str
 
 
@@ -139,7 +139,7 @@ class Channel:
         try:
             socket.send_fds(self._control, [_HEADER.pack(0, kind)], descriptors)
         except OSError as error:  # also when its buffer is full of orders that it did not read
-            self._fail(Fault.CLOSED, f"the process took no order: {error.strerror}")
+            self._fail(ProtocolError.CLOSED, f"the process took no order: {error.strerror}")
         return self._open
 
     def close(self) -> None:
@@ -165,12 +165,12 @@ class Channel:
         except BlockingIOError:
             return True
         except OSError as error:
-            self._fail(Fault.CLOSED, f"the control socket failed: {error.strerror}")
+            self._fail(ProtocolError.CLOSED, f"the control socket failed: {error.strerror}")
             return False
         if waiting:
-            self._fail(Fault.LATE, "the process had written before it was asked")
+            self._fail(ProtocolError.LATE, "the process had written before it was asked")
         else:
-            self._fail(Fault.CLOSED, "the process closed its control descriptor")
+            self._fail(ProtocolError.CLOSED, "the process closed its control descriptor")
         return False
 
     def _send(self, first: bytes, then: bytes | memoryview) -> None:
@@ -179,7 +179,7 @@ class Channel:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._fail(Fault.CLOSED, f"the process took no request: {error.strerror}")
+            self._fail(ProtocolError.CLOSED, f"the process took no request: {error.strerror}")
             return
         if sent == len(first) and not then:
             return
@@ -200,7 +200,7 @@ class Channel:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._fail(Fault.CLOSED, f"the process took no request: {error.strerror}")
+                self._fail(ProtocolError.CLOSED, f"the process took no request: {error.strerror}")
                 return
             unsent = self._unsent = unsent[sent:]
         self._loop.remove_writer(self._fd)
@@ -217,15 +217,15 @@ class Channel:
         except BlockingIOError:
             return
         except OSError as error:
-            self._fail(Fault.CLOSED, f"the control socket failed: {error.strerror}")
+            self._fail(ProtocolError.CLOSED, f"the control socket failed: {error.strerror}")
 
     def _got_start(self, got: int) -> None:
         """The beginning of a frame, mostly all of it, is in the scratch buffer."""
         if got == 0:
-            self._fail(Fault.CLOSED, "the process closed its control descriptor")
+            self._fail(ProtocolError.CLOSED, "the process closed its control descriptor")
             return
         if self._answered is None:
-            self._fail(Fault.LATE, f"the process wrote {got} bytes that nobody asked for")
+            self._fail(ProtocolError.LATE, f"the process wrote {got} bytes that nobody asked for")
             return
         received: bytes | bytearray = _scratch
         if self._header or got < _HEADER_BYTES:
@@ -237,11 +237,15 @@ class Channel:
             self._header = b""
         length, kind = _HEADER.unpack_from(received)
         if kind not in self._expected:
-            self._fail(Fault.GARBLED, f"the process sent a frame of type {kind!r}, not one of {self._expected!r}")
+            self._fail(
+                ProtocolError.GARBLED, f"the process sent a frame of type {kind!r}, not one of {self._expected!r}"
+            )
         elif length > _LIMIT_BYTES[kind]:
-            self._fail(Fault.GARBLED, f"the process announced {length} bytes; at most {_LIMIT_BYTES[kind]} are taken")
+            self._fail(
+                ProtocolError.GARBLED, f"the process announced {length} bytes; at most {_LIMIT_BYTES[kind]} are taken"
+            )
         elif got - _HEADER_BYTES > length:
-            self._fail(Fault.GARBLED, "the process sent more than one answer")
+            self._fail(ProtocolError.GARBLED, "the process sent more than one answer")
         elif got - _HEADER_BYTES == length:
             self._finish(kind, memoryview(received)[_HEADER_BYTES:got])
         else:
@@ -252,7 +256,7 @@ class Channel:
 
     def _got_body(self, got: int) -> None:
         if got == 0:
-            self._fail(Fault.CLOSED, "the process closed its control descriptor in the middle of an answer")
+            self._fail(ProtocolError.CLOSED, "the process closed its control descriptor in the middle of an answer")
             return
         self._filled += got
         body = self._body
@@ -265,9 +269,9 @@ class Channel:
         self._answered = None
         ticket = self._ticket
         if self._unsent is not None:
-            self._fail(Fault.GARBLED, "the process answered before it had taken the whole request")
+            self._fail(ProtocolError.GARBLED, "the process answered before it had taken the whole request")
         elif body[: len(ticket)] != ticket:
-            self._fail(Fault.GARBLED, "the process answered another request than this one")
+            self._fail(ProtocolError.GARBLED, "the process answered another request than this one")
         elif answered is not None:
             answered(kind, bytes(body[len(ticket) :]))
 
@@ -290,14 +294,14 @@ class Channel:
             self._due_s = self._deadline_s
             self._timer = self._loop.call_later(max(left_s, 0.001), self._look_at_clock)
         else:
-            self._fail(Fault.DEADLINE, "no answer in time")
+            self._fail(ProtocolError.DEADLINE, "no answer in time")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _fail(self, fault: Fault, detail: str) -> None:
+    def _fail(self, fault: ProtocolError, detail: str) -> None:
         if self._open:
             self.close()
             self._on_fault(Faulty(fault, detail))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from worker.sandbox.channel import INIT, JUDGE, NEXT, TIMER_TICK_S, Answered, Broken, Channel, Fault, Faulty
+from worker.sandbox.channel import INIT, JUDGE, NEXT, TIMER_TICK_S, Answered, Broken, Channel, Faulty, ProtocolError
 
 HEARD_WITHIN_S: Final = 0.1
 """After so long it is looked whether a request has been read: a child that waits for it reads it within a millisecond."""
@@ -111,7 +111,9 @@ class ForkChannel:
         try:
             self._pair, theirs = socket.socketpair()
         except OSError as error:
-            self._fail(Faulty(Fault.CLOSED, f"the worker has no socket pair for the next child: {error.strerror}"))
+            self._fail(
+                Faulty(ProtocolError.CLOSED, f"the worker has no socket pair for the next child: {error.strerror}")
+            )
             return None
         self._child = Channel(self._pair, self._child_failed, self._loop)
         return theirs
@@ -142,10 +144,10 @@ class ForkChannel:
     def _child_failed(self, faulty: Faulty) -> None:
         if self._served:
             return  # it has answered; whatever it does now is its end
-        if faulty.fault is Fault.DEADLINE and self._is_unread():
-            self._fail(Faulty(Fault.UNHEARD, "the request was not read in time"))
+        if faulty.fault is ProtocolError.DEADLINE and self._is_unread():
+            self._fail(Faulty(ProtocolError.UNHEARD, "the request was not read in time"))
             return
-        if faulty.fault is not Fault.CLOSED or self._answered is None:
+        if faulty.fault is not ProtocolError.CLOSED or self._answered is None:
             self._fail(faulty)
             return
         # Dead, or merely without its socket: its parent waits for its end, and the call's limit for both.
@@ -155,7 +157,7 @@ class ForkChannel:
     def _look_whether_heard(self) -> None:
         self._look = None
         if self._is_unread() and self._is_stopped():
-            self._fail(Faulty(Fault.UNHEARD, "the template is stopped, and the request has not been read"))
+            self._fail(Faulty(ProtocolError.UNHEARD, "the template is stopped, and the request has not been read"))
 
     def _is_unread(self) -> bool:
         """Whether some of the request has not been read by the other end (SIOCOUTQ, unix(7)): a function runs when all of it has been."""
@@ -170,7 +172,7 @@ class ForkChannel:
 
     def _too_late(self) -> None:
         self._timer = None
-        self._fail(Faulty(Fault.DEADLINE, "no answer in time"))
+        self._fail(Faulty(ProtocolError.DEADLINE, "no answer in time"))
 
     def _fail(self, faulty: Faulty) -> None:
         if self._open:

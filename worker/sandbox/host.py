@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 from sandlot.errors import IsolationMissing, RuntimeUnavailable, SandboxUnavailable
-from worker.sandbox.policy import Level, Policy, RuntimeCommand
 from worker.sandbox.sandbox import Sandbox
+from worker.sandbox.selftest.verify import ProbeResult, explain, require
+from worker.sandbox.spec import Level, RuntimeCommand, SandboxSpec
 from worker.sandbox.uids import reserve_block
-from worker.sandbox.verify import ProbeResult, explain, require
-from worker.sandbox.zygote import identity
-from worker.sandbox.zygote_link import ZygoteLink
+from worker.sandbox.zygote import ownership
+from worker.sandbox.zygote_client import ZygoteClient
 
 PREFIX: Final = "sandboxes-"
 log: Final = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class SandboxHost:
         self._commands = {runtime.name: runtime for runtime in runtimes}
         self._folder = folder
         self._missing = missing
-        self._links: dict[str, ZygoteLink] = {}
+        self._links: dict[str, ZygoteClient] = {}
         self._uids: dict[str, int] = {}
         self._locks: dict[str, socket.socket] = {}
         self._restarts: dict[str, asyncio.Task[None]] = {}
@@ -111,7 +111,7 @@ class SandboxHost:
         """Start one zygote, and let nothing be asked of it before an attack on it has failed."""
         folder = self._folder / name
         folder.mkdir(mode=0o755, exist_ok=True)
-        link = ZygoteLink(self._commands[name], self.level, folder, self._uid_base(name), self._revive, self._missing)
+        link = ZygoteClient(self._commands[name], self.level, folder, self._uid_base(name), self._revive, self._missing)
         try:
             await _start(link)
             self.probes[name] = await require(link)
@@ -128,7 +128,7 @@ class SandboxHost:
             self._uids[name], self._locks[name] = reserve_block()
         return self._uids[name]
 
-    def _revive(self, link: ZygoteLink) -> None:
+    def _revive(self, link: ZygoteClient) -> None:
         """A zygote died: its sandboxes with it, nobody else's. Another takes its place."""
         name = link.runtime.name
         if self._closing or self._links.get(name) is not link:
@@ -142,7 +142,7 @@ class SandboxHost:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asks for a blank is told
         return task
 
-    async def blank(self, runtime: str, policy: Policy | None = None) -> Sandbox:
+    async def blank(self, runtime: str, policy: SandboxSpec | None = None) -> Sandbox:
         """A started, empty sandbox: its function is not known yet.
 
         Raises:
@@ -163,9 +163,9 @@ class SandboxHost:
             restart = self._restarts[runtime]
             # A restart that failed is tried again, by whoever needs it next.
             await asyncio.shield(self._restart(runtime) if restart.done() else restart)
-        return await self._links[runtime].spawn(policy or Policy())
+        return await self._links[runtime].spawn(policy or SandboxSpec())
 
-    def link(self, runtime: str) -> ZygoteLink:
+    def link(self, runtime: str) -> ZygoteClient:
         """The runtime's zygote, for probes."""
         return self._links[runtime]
 
@@ -190,8 +190,8 @@ class SandboxHost:
 def _make_folder(state_dir: Path) -> Path:
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        identity.remove_stale_folders(str(state_dir), PREFIX)
-        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{identity.tag()}-", dir=state_dir.resolve()))
+        ownership.remove_stale_folders(str(state_dir), PREFIX)
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{ownership.tag()}-", dir=state_dir.resolve()))
         folder.chmod(0o755)
     except OSError as error:
         raise SandboxUnavailable(
@@ -200,7 +200,7 @@ def _make_folder(state_dir: Path) -> Path:
     return folder
 
 
-async def _start(link: ZygoteLink) -> None:
+async def _start(link: ZygoteClient) -> None:
     """
     Raises:
         SandboxUnavailable: this level does not even start here; with the remedy.

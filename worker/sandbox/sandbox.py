@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandlot.errors import SandboxUnavailable
 from sandlot.receipt import missing_walls
-from worker.sandbox.egress import Egress
-from worker.sandbox.policy import End, Level, Policy
-from worker.sandbox.zygote.plan import BUNDLE_PATH, PACKAGES_PATH
+from worker.sandbox.egress_proxy import EgressProxy
+from worker.sandbox.spec import Level, SandboxExit, SandboxSpec
+from worker.sandbox.zygote.protocol import BUNDLE_PATH, PACKAGES_PATH
 
 if TYPE_CHECKING:
-    from worker.sandbox.zygote_link import ZygoteLink
+    from worker.sandbox.zygote_client import ZygoteClient
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -39,7 +39,13 @@ class Sandbox:
     """
 
     def __init__(
-        self, link: ZygoteLink, number: int, policy: Policy, pid: int, descriptors: list[int], facts: dict[str, Any]
+        self,
+        link: ZygoteClient,
+        number: int,
+        policy: SandboxSpec,
+        pid: int,
+        descriptors: list[int],
+        facts: dict[str, Any],
     ) -> None:
         self._pidfd, control, self.log_fd, self.trace_fd = descriptors[:4]
         self.control = socket.socket(fileno=control)
@@ -64,10 +70,10 @@ class Sandbox:
         """Its first process, as numbered outside: PID 1 inside, or the only one where there is no PID namespace."""
         self._facts = facts
         self._door = descriptors[4] if len(descriptors) > 4 else -1
-        self.egress: Egress | None = None
+        self.egress: EgressProxy | None = None
         """The proxy of a function with network, from `attach` on."""
         self._attached: asyncio.Future[None] | None = None
-        self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[SandboxExit] = asyncio.get_running_loop().create_future()
         self._children_fd = -1
         self._grandchildren_fd = -1
         self._cpu_at_rest_ms = 0.0
@@ -85,7 +91,9 @@ class Sandbox:
         """Those of these walls that the receipt does not vouch for."""
         return missing_walls(walls, self._facts)
 
-    async def attach(self, bundle_dir: Path, policy: Policy | None = None, packages_dir: Path | None = None) -> None:
+    async def attach(
+        self, bundle_dir: Path, policy: SandboxSpec | None = None, packages_dir: Path | None = None
+    ) -> None:
         """`start_attach`, and wait until it is done.
 
         Raises:
@@ -95,7 +103,7 @@ class Sandbox:
         await self.attached()
 
     async def start_attach(
-        self, bundle_dir: Path, policy: Policy | None = None, packages_dir: Path | None = None
+        self, bundle_dir: Path, policy: SandboxSpec | None = None, packages_dir: Path | None = None
     ) -> None:
         """Have the bundle put, read-only, where `bundle_path` says, the policy's limits applied, and every remaining privilege inside given up.
 
@@ -130,9 +138,9 @@ class Sandbox:
         if self._door < 0:
             raise SandboxUnavailable("this sandbox was started without a network, and cannot be given one")
         if self.policy.operator_hosts:
-            self.egress = Egress(self.policy.network, is_reachable=lambda _address: True)
+            self.egress = EgressProxy(self.policy.network, is_reachable=lambda _address: True)
         else:
-            self.egress = Egress(self.policy.network)
+            self.egress = EgressProxy(self.policy.network)
         self._facts |= {"network": list(self.policy.network)}
         door, self._door = self._door, -1
         await self.egress.open(door)
@@ -161,11 +169,11 @@ class Sandbox:
                 if line.startswith(b"VmHWM:"):
                     self._seen_peak_bytes = int(line.split()[1]) * 1024
 
-    async def ended(self) -> End:
+    async def ended(self) -> SandboxExit:
         """How it ended; resolves when everything in it is dead and reaped."""
         return await asyncio.shield(self._end)
 
-    async def ended_after_kill(self) -> End:
+    async def ended_after_kill(self) -> SandboxExit:
         """Kill, wait, and give the descriptors back."""
         self.kill()
         try:
@@ -293,7 +301,7 @@ class Sandbox:
                 SandboxUnavailable(f"the bundle could not be handed to its sandbox: {failure}")
             )
 
-    def note_end(self, end: End) -> None:
+    def note_end(self, end: SandboxExit) -> None:
         self.note_refused("the sandbox ended first")
         if not self._end.done():
             seen = replace(

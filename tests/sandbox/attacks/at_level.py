@@ -20,10 +20,10 @@ PROJECT = HERE.parents[2]
 sys.path.insert(0, str(PROJECT))
 
 from worker.sandbox.host import SandboxHost  # noqa: E402
-from worker.sandbox.policy import Policy, find_node_runtime, find_python_runtime  # noqa: E402
-from worker.sandbox.trial import try_once  # noqa: E402
-from worker.sandbox.zygote import kernel  # noqa: E402
-from worker.sandbox.zygote.publish import open_ways_to  # noqa: E402
+from worker.sandbox.selftest.trial import try_once  # noqa: E402
+from worker.sandbox.spec import SandboxSpec, find_node_runtime, find_python_runtime  # noqa: E402
+from worker.sandbox.zygote import syscalls  # noqa: E402
+from worker.sandbox.zygote.isolation.host_paths import open_ways_to  # noqa: E402
 
 BUNDLE = HERE / "bundle"
 LIMIT_S = 20.0
@@ -33,8 +33,8 @@ GREEDY = {"try_many_processes", "try_many_threads"}
 
 def become(uid, node):
     """Another user, who can get at what the attempts need."""
-    kernel.unshare(kernel.CLONE_NEWNS)
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     for fd in open_ways_to([sys.base_prefix, str(PROJECT), os.path.realpath(node)]).values():
         os.close(fd)
     os.setgroups([])
@@ -60,7 +60,7 @@ async def attempt_all(level, node, targets):
                 event = {"attempt": name, "targets": targets | {"alone": level == "strict"}}
                 async with gate:
                     trial = await try_once(
-                        host, runtime, BUNDLE, event, policy=Policy(memory_limit_mib=256), limit_s=LIMIT_S
+                        host, runtime, BUNDLE, event, policy=SandboxSpec(memory_limit_mib=256), limit_s=LIMIT_S
                     )
                 results[f"{runtime}:{name}"] = dataclasses.asdict(trial)
 

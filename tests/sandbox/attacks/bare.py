@@ -20,7 +20,7 @@ sys.path.insert(0, str(BUNDLE))
 
 import main  # noqa: E402
 
-from worker.sandbox.zygote import kernel  # noqa: E402
+from worker.sandbox.zygote import syscalls  # noqa: E402
 
 LIMIT_S = 30
 NODE_PROGRAM = """
@@ -37,8 +37,8 @@ def run_python(name, targets):
     if pid == 0:
         try:
             os.dup2(os.open("/", os.O_RDONLY | os.O_DIRECTORY), 9)  # what a careless launcher leaves open
-            kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS)
-            kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+            syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS)
+            syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
             os.chdir(targets["scratch"])
             os.write(write, json.dumps(main.handler({"attempt": name, "targets": targets}, None)).encode())
         finally:

@@ -1,10 +1,45 @@
-"""What the two ways to wall a sandbox in have to do for the zygote. `level_strict` and `level_restricted` do it."""
+"""One sandbox, as the zygote sees it: numbers, descriptors, what was heard from inside. Knows nothing of how it was made."""
 
 from __future__ import annotations
 
+import os
+import socket
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from .carried import Carried
+from .protocol import Limits
+
+
+@dataclass(slots=True)
+class Child:
+    number: int
+    """The worker's name for it."""
+    slot: int
+    """Ours: uid, cgroup and home are derived from it; free again when the sandbox is gone."""
+    bounds: Limits
+    ini: socket.socket
+    """To the trusted side inside; whoever holds the other end has not run a function."""
+    pid: int = -1
+    outward: tuple[int, ...] = ()
+    """pidfd, the worker's ends of control, log and trace, then the door to the network if there is one; until the sandbox is ready."""
+    ready: bool = False
+    folders: list[str] = field(default_factory=list)
+    """The bundle and, if there are any, the packages, as seen inside."""
+    home: str = ""
+    """Its folder to write in, where there is no mount namespace to make one in."""
+    status: int | None = None
+    """How the runtime's process ended, as PID 1 told it."""
+    peak_kib: int = 0
+    failure: str = ""
+
+    def close(self) -> None:
+        self.ini.close()
+        self.close_outward()
+
+    def close_outward(self) -> None:
+        for fd in self.outward:
+            os.close(fd)
+        self.outward = ()
 
 
 class Level(Protocol):
@@ -22,7 +57,7 @@ class Level(Protocol):
             counted: cgroups count a sandbox's memory as a whole.
         """
 
-    def fork(self, carried: Carried, ini: int) -> int:
+    def fork(self, carried: Child, ini: int) -> int:
         """A new process for the sandbox, a child of ours, that waits at `ini` for the order to go; returns its pid, and here only.
 
         Raises:
@@ -30,16 +65,16 @@ class Level(Protocol):
             MouldGone: the process that it would be cast from has ended.
         """
 
-    def admit(self, carried: Carried) -> None:
+    def admit(self, carried: Child) -> None:
         """Called here, once it exists and before it is told to go on."""
 
     def hand_over(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
         """The paths of bundle and packages as seen inside, and descriptors to send along, which are the caller's to close."""
 
-    def kill(self, carried: Carried) -> None:
+    def kill(self, carried: Child) -> None:
         """Kill everything in it. Only for a child not yet reaped, so that its number is still its own."""
 
-    def bury(self, carried: Carried, status: int) -> int | None:
+    def bury(self, carried: Child, status: int) -> int | None:
         """Its first process has just been reaped with this status: see to the rest; returns how the runtime ended, if that is known."""
 
     def note_other(self, pid: int) -> None:

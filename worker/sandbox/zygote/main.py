@@ -16,16 +16,15 @@ import socket
 import sys
 from typing import Any, Final
 
-from . import descent, kernel, messages, rehearsal, runtime
-from .carried import Carried
-from .cgroup import Cgroups, NoCgroups
-from .cgroup_v1 import open_cgroups_v1
-from .cgroup_v2 import open_cgroups_v2
-from .level import Level
-from .level_restricted import RestrictedLevel
-from .level_strict import StrictLevel
-from .mould import MouldGone
-from .plan import HOME_PATH, Limits, Plan, read_limits, read_plan
+from . import lockdown, protocol, runtime, syscalls, warmup
+from .fork_server import ForkServerGone
+from .isolation.cgroup import Cgroups, NoCgroups
+from .isolation.cgroup_v1 import open_cgroups_v1
+from .isolation.cgroup_v2 import open_cgroups_v2
+from .level import Child, Level
+from .protocol import HOME_PATH, Limits, Plan, read_limits, read_plan
+from .restricted_level import RestrictedLevel
+from .strict_level import StrictLevel
 
 _WORKER: Final = "worker"
 _CHILDREN: Final = "children"
@@ -39,7 +38,7 @@ class Zygote:
         self._plan = plan
         self._level: Level = StrictLevel(plan) if plan.level == "strict" else RestrictedLevel(plan)
         self._cgroups: Cgroups = NoCgroups()
-        self._carried: dict[int, Carried] = {}
+        self._carried: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -51,8 +50,8 @@ class Zygote:
         self._level.open()
         if "cgroups" not in self._plan.missing:
             self._cgroups = open_cgroups_v2() or open_cgroups_v1() or NoCgroups()
-        descent.prepare_environment(HOME_PATH)
-        rehearsal.rehearse()
+        lockdown.prepare_environment(HOME_PATH)
+        warmup.rehearse()
         gc.collect()
         gc.disable()
         gc.freeze()
@@ -61,13 +60,13 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._selector.register(self._worker, selectors.EVENT_READ, _WORKER)
         self._selector.register(self._wake, selectors.EVENT_READ, _CHILDREN)
-        return {"landlock_abi": kernel.landlock_abi(), "cgroups": self._cgroups.describe()}
+        return {"landlock_abi": syscalls.landlock_abi(), "cgroups": self._cgroups.describe()}
 
     def serve(self) -> None:
         """Until the worker closes its end.
 
         Raises:
-            MouldGone: there will be no further sandbox.
+            ForkServerGone: there will be no further sandbox.
         """
         while True:
             for key, _events in self._selector.select():
@@ -91,7 +90,7 @@ class Zygote:
 
     def _obey(self) -> bool:
         try:
-            packet = messages.receive(self._worker)
+            packet = protocol.receive(self._worker)
         except ConnectionResetError:  # it went away with something of ours unread
             packet = None
         if packet is None:
@@ -114,7 +113,7 @@ class Zygote:
         except OSError as error:
             self._tell({"id": number, "failed": str(error)})
             return
-        carried = Carried(number, slot, bounds, ini)
+        carried = Child(number, slot, bounds, ini)
         try:
             self._start(carried, ini_inside)
         except OSError as error:
@@ -122,7 +121,7 @@ class Zygote:
             self._cgroups.leave(slot)
             self._tell({"id": number, "failed": str(error)})
 
-    def _start(self, carried: Carried, ini_inside: socket.socket) -> None:
+    def _start(self, carried: Child, ini_inside: socket.socket) -> None:
         control, control_inside = socket.socketpair()
         log, log_inside = os.pipe()
         trace, trace_inside = os.pipe()
@@ -140,19 +139,19 @@ class Zygote:
             for fd in inside:
                 os.close(fd)
 
-    def _let_go(self, carried: Carried, inside: tuple[int, int, int]) -> None:
+    def _let_go(self, carried: Child, inside: tuple[int, int, int]) -> None:
         try:
             self._cgroups.join(carried.slot, carried.pid)
             self._level.admit(carried)
             order = {"limits": carried.bounds._asdict()}
-            messages.send(carried.ini, order, (*inside, *self._cgroups.doors(carried.slot)))
+            protocol.send(carried.ini, order, (*inside, *self._cgroups.doors(carried.slot)))
         except OSError as error:
             carried.failure = str(error)
             self._kill(carried)
 
     # Between start and end.
 
-    def _attach(self, carried: Carried, message: messages.Message) -> None:
+    def _attach(self, carried: Child, message: protocol.Message) -> None:
         bounds = read_limits(message["limits"])
         descriptors: tuple[int, ...] = ()
         try:
@@ -164,19 +163,19 @@ class Zygote:
                 "counted": self._cgroups.counts_memory,
                 "paths": carried.folders,
             }
-            messages.send(carried.ini, order, descriptors)
+            protocol.send(carried.ini, order, descriptors)
         except OSError as error:
             self._tell({"id": carried.number, "refused": str(error)})
         finally:
             for fd in descriptors:
                 os.close(fd)
 
-    def _hear(self, carried: Carried) -> None:
+    def _hear(self, carried: Child) -> None:
         """A word from inside, all of it said before any function of a user runs there, or by PID 1."""
         if carried.ini.fileno() < 0:
             return  # reaped by an earlier event of the same round
         try:
-            packet = messages.receive(carried.ini)
+            packet = protocol.receive(carried.ini)
         except ConnectionResetError:
             packet = None
         if packet is None:
@@ -195,7 +194,7 @@ class Zygote:
             carried.failure = message["failed"]
             self._kill(carried)
 
-    def _tell_ready(self, carried: Carried, facts: dict[str, Any]) -> None:
+    def _tell_ready(self, carried: Child, facts: dict[str, Any]) -> None:
         facts |= self._cgroups.describe()
         facts |= {
             "level": self._plan.level,
@@ -206,12 +205,12 @@ class Zygote:
         carried.close_outward()
         carried.ready = True
 
-    def _tell(self, message: messages.Message, descriptors: tuple[int, ...] = ()) -> None:
+    def _tell(self, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
         _tell(self._worker, message, descriptors)
 
     # Ending.
 
-    def _kill(self, carried: Carried) -> None:
+    def _kill(self, carried: Child) -> None:
         try:
             self._level.kill(carried)
         except ProcessLookupError:
@@ -238,7 +237,7 @@ class Zygote:
             _pid, status, usage = os.wait4(found.si_pid, 0)
             self._finish(carried, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
-    def _finish(self, carried: Carried, status: int, cpu_s: float, peak_kib: int) -> None:
+    def _finish(self, carried: Child, status: int, cpu_s: float, peak_kib: int) -> None:
         while carried.ini.fileno() in self._selector.get_map() and _has_more(carried.ini):
             self._hear(carried)
         if carried.ini.fileno() in self._selector.get_map():
@@ -263,9 +262,9 @@ class Zygote:
         self._tell(end | counted)
 
 
-def _tell(worker: socket.socket, message: messages.Message, descriptors: tuple[int, ...] = ()) -> None:
+def _tell(worker: socket.socket, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
     try:
-        messages.send(worker, message, descriptors)
+        protocol.send(worker, message, descriptors)
     except (BrokenPipeError, ConnectionResetError):
         return  # the worker is gone, perhaps while it started; the next read says so, and this process ends
 
@@ -288,7 +287,7 @@ def main() -> None:
     worker = socket.socket(fileno=int(sys.argv[2]))
     worker.set_inheritable(False)
     try:
-        packet = messages.receive(worker)
+        packet = protocol.receive(worker)
     except ConnectionResetError:
         packet = None
     if packet is None:
@@ -300,6 +299,6 @@ def main() -> None:
         _tell(worker, {"unavailable": f"{type(error).__name__}: {error}"})
         return
     _tell(worker, {"open": told})
-    with contextlib.suppress(MouldGone):  # the worker hears of our end, and starts another
+    with contextlib.suppress(ForkServerGone):  # the worker hears of our end, and starts another
         zygote.serve()
     zygote.close()

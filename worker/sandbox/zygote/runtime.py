@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 
-from .plan import Plan
+from .protocol import Plan
 
 
 def load(plan: Plan) -> None:

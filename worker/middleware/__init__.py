@@ -1,0 +1,1 @@
+"""Wrappers around a pool that see every execution: redaction, tracing, failpoints."""

@@ -1,0 +1,1 @@
+"""Attack a real sandbox to find out which isolation features hold."""

@@ -1,0 +1,148 @@
+"""Run one function once in a fresh sandbox and say everything that was seen: for probes, and for the tests of the walls.
+
+Knows: a sandbox's life from blank to end. Does not know: what the function was trying to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.sandbox.channel import ERROR, INIT, READY, REQUEST, RESULT, Channel, Faulty, ProtocolError
+from worker.sandbox.sandbox import Sandbox
+from worker.sandbox.spec import SandboxExit, SandboxSpec
+
+if TYPE_CHECKING:
+    from worker.sandbox.host import SandboxHost
+
+LOG_KEPT_BYTES: Final = 65536
+END_LIMIT_S: Final = 10.0
+CLOSING_LIMIT_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one call came to. `answer` is the decoded result or error; None if there was none."""
+
+    kind: str
+    """`result`, `error`, `not_loaded`, or the channel's fault: `deadline`, `closed`, `garbled`, `late`."""
+    answer: Any
+    log: str
+    end: SandboxExit
+    receipt: dict[str, Any]
+
+
+async def try_once(
+    host: SandboxHost,
+    runtime: str,
+    bundle_dir: Path,
+    event: object,
+    *,
+    handler: str = "",
+    policy: SandboxSpec | None = None,
+    limit_s: float = 10.0,
+) -> Trial:
+    """Start a sandbox, call the bundle's function, kill the sandbox, and wait until it is gone.
+
+    Raises:
+        SandboxUnavailable: it could not be started; nothing was called.
+    """
+    sandbox = await host.blank(runtime, policy)
+    try:
+        await sandbox.attach(bundle_dir)
+        return await try_in(sandbox, event, handler=handler, limit_s=limit_s)
+    finally:
+        sandbox.close()
+
+
+async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s: float = 10.0) -> Trial:
+    """Call the function in an attached sandbox once, kill the sandbox, and wait until it is gone."""
+    log = bytearray()
+    try:
+        kind, answer = await _call(sandbox, event, handler, limit_s, log)
+        if kind == ProtocolError.CLOSED:  # it is ending by itself: a kill now would lose how
+            async with asyncio.timeout(CLOSING_LIMIT_S):
+                await sandbox.ended()
+    except TimeoutError:
+        kind, answer = ProtocolError.CLOSED.value, "closed its control descriptor and went on"
+    finally:
+        sandbox.kill()
+        async with asyncio.timeout(END_LIMIT_S):
+            end = await sandbox.ended()
+        while _keep_log(sandbox.log_fd, log):
+            continue
+        receipt = json.loads(sandbox.receipt)
+        sandbox.close()
+    return Trial(kind, answer, log.decode("utf-8", "replace"), end, receipt)
+
+
+async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, log: bytearray) -> tuple[str, Any]:
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
+    broken: asyncio.Future[Faulty] = loop.create_future()
+    channel = Channel(sandbox.control, broken.set_result)
+
+    def answered(kind: bytes, body: bytes) -> None:
+        outcome.set_result((kind, body))
+
+    loop.add_reader(sandbox.log_fd, _keep_log, sandbox.log_fd, log)
+    try:
+        channel.exchange(INIT, init_body(sandbox, handler), b"", limit_s, answered)
+        await asyncio.wait(
+            (asyncio.ensure_future(outcome), asyncio.ensure_future(broken)), return_when=asyncio.FIRST_COMPLETED
+        )
+        if broken.done():
+            return broken.result().fault.value, broken.result().detail
+        if outcome.result()[0] == READY and not json.loads(outcome.result()[1])["ok"]:
+            return "not_loaded", json.loads(outcome.result()[1])
+        outcome = loop.create_future()
+        channel.exchange(REQUEST, *request_bodies(event, limit_s), limit_s, answered)
+        await asyncio.wait(
+            (asyncio.ensure_future(outcome), asyncio.ensure_future(broken)), return_when=asyncio.FIRST_COMPLETED
+        )
+        if broken.done():
+            return broken.result().fault.value, broken.result().detail
+        kind, body = outcome.result()
+        return {RESULT: "result", ERROR: "error"}[kind], json.loads(body)
+    finally:
+        channel.close()
+        loop.remove_reader(sandbox.log_fd)
+
+
+def init_body(sandbox: Sandbox, handler: str) -> bytes:
+    return json.dumps(
+        {
+            "protocol": 1,
+            "bundle": sandbox.bundle_path,
+            "handler": handler,
+            "environment": {},
+            "function": "trial",
+            "version": "1",
+            "memory_limit_mib": sandbox.policy.memory_limit_mib,
+            "result_limit_bytes": 1 << 20,
+            "isolation": "reuse",
+            "alone": sandbox.alone,
+        }
+    ).encode()
+
+
+def request_bodies(event: object, limit_s: float) -> tuple[bytes, bytes]:
+    context = json.dumps(
+        {"job_id": "trial", "attempt": 1, "remaining_ms": int(limit_s * 1000), "traceparent": ""}
+    ).encode()
+    return struct.pack(">I", len(context)) + context, json.dumps(event).encode()
+
+
+def _keep_log(fd: int, kept: bytearray) -> bool:
+    """Read what is there, keep the beginning; False when nothing was. A function that prints a lot must not wait for us."""
+    try:
+        chunk = os.read(fd, LOG_KEPT_BYTES)
+    except BlockingIOError:
+        return False
+    kept += chunk[: LOG_KEPT_BYTES - len(kept)]
+    return bool(chunk)

@@ -1,0 +1,290 @@
+"""The walls of this machine, wall by wall: a small escape suite for `sandlot doctor`.
+
+Knows: levels in their order. Does not know: how a wall is attacked (`verify`), how a result is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from sandlot.errors import SandboxUnavailable
+from worker.sandbox.selftest.trial import Trial, try_in
+from worker.sandbox.spec import Level, RuntimeCommand, SandboxSpec
+from worker.sandbox.uids import reserve_block
+from worker.sandbox.zygote.isolation.capabilities import SECUREBITS
+from worker.sandbox.zygote_client import ZygoteClient
+
+
+async def probe(
+    *,
+    level: Literal["auto", "strict", "restricted"],
+    runtimes: Sequence[RuntimeCommand],
+    state_dir: Path,
+    missing: tuple[str, ...] = (),
+) -> list[ProbeResult]:
+    """Every wall of the level a worker would use here, named `strict python: files` and so on.
+
+    With `auto`, the walls of `restricted` follow if one of `strict` does not hold. Never raises for a wall that cannot be had:
+    that is a result, with its remedy.
+    """
+    levels: tuple[Level, ...] = ("strict", "restricted") if level == "auto" else (level,)
+    results: list[ProbeResult] = []
+    for candidate in levels:
+        found = [await _probe_runtime(candidate, runtime, state_dir, missing) for runtime in runtimes]
+        results += [result for group in found for result in group]
+        if all(result.held for group in found for result in group):
+            break
+    return results
+
+
+async def _probe_runtime(
+    level: Level, runtime: RuntimeCommand, state_dir: Path, missing: tuple[str, ...]
+) -> list[ProbeResult]:
+    folder = _make_folder(state_dir)
+    uid_base, lock = reserve_block() if os.geteuid() == 0 else (0, None)
+    link = ZygoteClient(runtime, level, folder, uid_base, lambda _link: None, missing)
+    try:
+        await link.open()
+        found = await attack(link)
+    except SandboxUnavailable as error:
+        found = [ProbeResult("start", False, error.message, explain(level, error.message))]
+    finally:
+        await link.close()
+        if lock is not None:
+            lock.close()
+        shutil.rmtree(folder)
+    return [
+        ProbeResult(f"{level} {runtime.name}: {result.wall}", result.held, result.detail, result.remedy)
+        for result in found
+    ]
+
+
+def _make_folder(state_dir: Path) -> Path:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="probe-", dir=state_dir.resolve()))
+    folder.chmod(0o755)
+    return folder
+
+
+BUNDLE: Final = Path(__file__).parent / "bundle"
+LIMIT_S: Final = 20.0
+NUMBERS_INSIDE: Final = 128
+"""More than the numbers that a new sandbox's processes and threads have: its PID namespace counts from 1, and `SandboxSpec.processes` is 64."""
+
+_PYTHON_WALLS: Final = (
+    "files", "bundle", "descriptors", "processes", "worker memory", "tracing", "tcp", "abstract sockets", "new namespaces",
+    "mounts", "keyrings", "io_uring", "bpf", "privileges", "environment", "limits",
+)  # fmt: skip
+_NODE_WALLS: Final = ("files", "bundle", "processes", "worker memory", "tcp", "abstract sockets", "environment")
+_NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+
+_SECCOMP_REMEDY: Final = (
+    "the kernel must allow seccomp filters (CONFIG_SECCOMP_FILTER) and the container must not forbid seccomp(2)"
+)
+_LANDLOCK_REMEDY: Final = (
+    "boot with a kernel of 5.13 or newer and lsm=...,landlock, and let the container call landlock_*(2)"
+)
+REMEDIES: Final = {
+    "namespaces": "see `strict` in docs/sandbox.md: user namespaces, or root with CAP_SYS_ADMIN",
+    "seccomp": _SECCOMP_REMEDY,
+    "tracing": _SECCOMP_REMEDY,
+    "new namespaces": _SECCOMP_REMEDY,
+    "io_uring": _SECCOMP_REMEDY,
+    "keyrings": _SECCOMP_REMEDY,
+    "bpf": _SECCOMP_REMEDY,
+    "landlock": _LANDLOCK_REMEDY,
+    "limits": "do not forbid setrlimit(2) and prlimit(2)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """One wall of one runtime's sandboxes, as found by attacking it."""
+
+    wall: str
+    held: bool
+    detail: str
+    remedy: str = ""
+
+
+async def attack(link: ZygoteClient) -> list[ProbeResult]:
+    """Every wall that this link's level promises, attacked once in one sandbox."""
+    secret = secrets.token_hex(16)
+    with _canaries(secret) as (targets, contacted), _neighbour(secret) as neighbour_pid:
+        targets["neighbour_pid"] = neighbour_pid
+        try:
+            trial = await _try(link, targets)
+        except SandboxUnavailable as error:
+            return [ProbeResult("start", False, error.message, explain(link.level, error.message))]
+        found = list(_judge(link, trial))
+        if contacted():
+            found.append(_result("network", False, "something reached the canary on the host's loopback device"))
+        if secret in trial.log:
+            found.append(_result("secrets", False, "the worker's secret was printed inside"))
+    return found
+
+
+async def _try(link: ZygoteClient, targets: dict[str, Any]) -> Trial:
+    sandbox = await link.spawn(SandboxSpec())
+    try:
+        await sandbox.attach(BUNDLE)
+        return await try_in(sandbox, targets | {"bundle": sandbox.bundle_path}, limit_s=LIMIT_S)
+    finally:
+        sandbox.close()
+
+
+@contextmanager
+def _canaries(secret: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    """A file, a TCP port and an abstract socket that no function may reach; and a question whether somebody did."""
+    folder = tempfile.mkdtemp(prefix="sandlot-canary-")
+    name = f"sandlot-canary-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_INET) as tcp, socket.socket(socket.AF_UNIX) as abstract:
+        tcp.bind(("127.0.0.1", 0))
+        abstract.bind("\0" + name)
+        for listener in (tcp, abstract):
+            listener.listen()
+            listener.setblocking(False)
+        path = Path(folder) / "canary"
+        path.write_text(secret)
+        path.chmod(0o644)
+        Path(folder).chmod(0o755)
+        targets = {
+            "canary_file": str(path),
+            "canary_port": tcp.getsockname()[1],
+            "canary_name": name,
+            "secret": secret,
+        }
+        try:
+            yield targets, lambda: _was_contacted(tcp) or _was_contacted(abstract)
+        finally:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _neighbour(secret: str) -> Iterator[int]:
+    """A process of the worker's own user to aim at, with a number that means nobody inside a sandbox.
+
+    The worker's own number will not do: in a container it is 1 or 2, and so are the init and the runtime of every sandbox.
+    """
+    while True:
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"CANARY": secret})
+        with process:  # leaving closes its input, which ends it
+            if process.pid > NUMBERS_INSIDE:
+                yield process.pid
+                return
+
+
+def _was_contacted(listener: socket.socket) -> bool:
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _judge(link: ZygoteClient, trial: Trial) -> Iterator[ProbeResult]:
+    walls = _PYTHON_WALLS if link.runtime.name == "python" else _NODE_WALLS
+    if trial.kind != "result" or not isinstance(trial.answer, dict):
+        yield _result(
+            "attack",
+            False,
+            f"the attack itself failed: {trial.kind} {trial.answer} {trial.end.failure} {trial.log[:300]}",
+        )
+        return
+    for wall in walls:
+        answer = trial.answer.get(wall)
+        if not isinstance(answer, list) or len(answer) != 2 or answer[0] is not False:
+            yield _result(wall, False, str(answer[1]) if isinstance(answer, list) and len(answer) == 2 else "no answer")
+        else:
+            yield _result(wall, True, str(answer[1]))
+    yield from _judge_receipt(link.level, trial.receipt)
+
+
+def _judge_receipt(level: Level, receipt: dict[str, Any]) -> Iterator[ProbeResult]:
+    """What the trusted side read back from the kernel, before the function ran."""
+    yield _result(
+        "seccomp", receipt.get("seccomp") is True, "a filter is loaded" if receipt.get("seccomp") else "no filter"
+    )
+    yield _result("no new privileges", receipt.get("no_new_privs") is True, str(receipt.get("no_new_privs")))
+    yield _result("capabilities", receipt.get("capabilities") == "0x0", str(receipt.get("capabilities")))
+    abi = receipt.get("landlock_abi", 0)
+    if level == "strict":
+        missing = [name for name in _NAMESPACES if name not in receipt.get("namespaces", ())]
+        yield _result(
+            "namespaces",
+            not missing,
+            f"shared with the host: {missing}" if missing else " ".join(receipt["namespaces"]),
+        )
+        yield _result("securebits", receipt.get("securebits") == SECUREBITS, f"{receipt.get('securebits', 0):#x}")
+        yield _result(
+            "second wall",
+            True,
+            f"Landlock ABI {abi}" if abi else "no Landlock here; namespaces and seccomp hold by themselves",
+        )
+    else:
+        yield _result("landlock", abi > 0, f"ABI {abi}")
+    counted = {name: receipt.get(name, "none") for name in ("memory", "processes", "cpu")}
+    yield _result("limits of the whole", True, ", ".join(f"{name}: {how}" for name, how in counted.items()))
+
+
+def _result(wall: str, held: bool, detail: str) -> ProbeResult:
+    return ProbeResult(wall, held, detail, "" if held else REMEDIES.get(wall, "see docs/sandbox.md"))
+
+
+def explain(level: Level, failure: str) -> str:
+    """What to do about a level that does not even start here."""
+    if level == "restricted":
+        return _LANDLOCK_REMEDY
+    if _read_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1 and os.geteuid() != 0:
+        return "AppArmor forbids user namespaces: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or run the worker as root"
+    if (
+        _read_number("/proc/sys/user/max_user_namespaces") == 0
+        or _read_number("/proc/sys/kernel/unprivileged_userns_clone") == 0
+    ):
+        return "user namespaces are switched off: sysctl -w user.max_user_namespaces=15000 (and kernel.unprivileged_userns_clone=1 on Debian)"
+    if _in_container():
+        return "the container forbids namespaces or mounts: start it with deploy/worker-seccomp.json as its seccomp profile, and apparmor=unconfined where AppArmor is (docs/containers.md)"
+    return "the kernel refused: see `strict` in docs/sandbox.md for what it needs"
+
+
+def _in_container() -> bool:
+    """By the marks that Docker, Podman and Kubernetes leave."""
+    marks = any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv"))
+    return marks or "container" in os.environ or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def missing_features(results: list[ProbeResult]) -> str:
+    """One line that names what does not hold and what to do; empty if all holds."""
+    broken = [result for result in results if not result.held]
+    return "; ".join(f"{result.wall} does not hold ({result.detail}): {result.remedy}" for result in broken)
+
+
+async def require(link: ZygoteClient) -> list[ProbeResult]:
+    """Attack, and insist.
+
+    Raises:
+        SandboxUnavailable: names every wall that does not hold, and the remedy.
+    """
+    async with asyncio.timeout(LIMIT_S * 2):
+        results = await attack(link)
+    if broken := missing_features(results):
+        raise SandboxUnavailable(f"the {link.level} sandbox for {link.runtime.name} does not hold here: {broken}")
+    return results

@@ -1,0 +1,1 @@
+"""Isolation layers, one module each, in runc's words."""

@@ -1,0 +1,122 @@
+"""cgroup v1: one hierarchy per controller, as older hosts and hybrid ones have.
+
+Knows: the files of the memory, pids, cpu and cpuacct controllers. Does not know: who is in a group.
+Groups are kept and used again: removing a v1 memory group leaves a ghost in the kernel until its last page is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from ..protocol import Limits
+from .cgroup import CPU_PERIOD_US, MIB, own_groups, own_name, read, read_field, remove_stale, remove_tree, write
+
+CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
+
+
+class CgroupsV1:
+    """Groups in as many of the hierarchies as can be written to, memory and pids at least."""
+
+    counts_memory = True
+
+    def __init__(self, parents: dict[str, str]) -> None:
+        self._parents = parents
+        self._folders = dict.fromkeys(parents.values())  # in order, once each: cpu and cpuacct are often one hierarchy
+        self._applied: dict[int, Limits] = {}
+        self._doors: dict[int, tuple[int, ...]] = {}
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "memory": "cgroup v1",
+            "processes": "cgroup v1",
+            "cpu": "cgroup v1" if "cpu" in self._parents else "none",
+        }
+
+    def prepare(self, slot: int, bounds: Limits) -> None:
+        if slot not in self._applied:
+            for folder in self._folders:
+                os.makedirs(f"{folder}/{slot}", exist_ok=True)
+            self._doors[slot] = tuple(
+                os.open(f"{folder}/{slot}/tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in self._folders
+            )
+            self._seen[slot] = (0, 0)
+        self.limit(slot, bounds)
+
+    def doors(self, slot: int) -> tuple[int, ...]:
+        return self._doors[slot]
+
+    def join(self, slot: int, pid: int) -> None:
+        return
+
+    def limit(self, slot: int, bounds: Limits) -> None:
+        applied = self._applied.get(slot)
+        if applied is None or applied.memory_limit_mib != bounds.memory_limit_mib:
+            self._limit_memory(self._path("memory", slot), bounds.memory_limit_mib * MIB)
+        if applied is None or applied.processes != bounds.processes:
+            write(self._path("pids", slot) + "/pids.max", str(bounds.processes))
+        if "cpu" in self._parents and (applied is None or applied.cpus != bounds.cpus):
+            write(self._path("cpu", slot) + "/cpu.cfs_quota_us", str(int(bounds.cpus * CPU_PERIOD_US)))
+        self._applied[slot] = bounds
+
+    def _limit_memory(self, folder: str, limit_bytes: int) -> None:
+        swap = f"{folder}/memory.memsw.limit_in_bytes"  # absent where the kernel does not account for swap
+        if os.path.exists(swap):
+            write(swap, "-1")  # memory+swap may never be below memory, so it steps aside first
+        write(f"{folder}/memory.limit_in_bytes", str(limit_bytes))
+        if os.path.exists(swap):
+            write(swap, str(limit_bytes))
+
+    def leave(self, slot: int) -> dict[str, Any]:
+        if slot not in self._applied:
+            return {}
+        memory, pids = self._path("memory", slot), self._path("pids", slot)
+        kills, refusals = (
+            read_field(f"{memory}/memory.oom_control", "oom_kill"),
+            read_field(f"{pids}/pids.events", "max"),
+        )
+        killed_before, refused_before = self._seen[slot]
+        self._seen[slot] = (kills, refusals)
+        counted: dict[str, Any] = {
+            "peak_bytes": int(read(f"{memory}/memory.max_usage_in_bytes")),
+            "oom_killed": kills > killed_before,
+            "process_limit_hits": refusals - refused_before,
+        }
+        write(f"{memory}/memory.max_usage_in_bytes", "0")
+        if "cpuacct" in self._parents:
+            counted["cpu_ms"] = int(read(self._path("cpuacct", slot) + "/cpuacct.usage")) / 1e6
+            write(self._path("cpuacct", slot) + "/cpuacct.usage", "0")
+        return counted
+
+    def close(self) -> None:
+        for fd in (fd for fds in self._doors.values() for fd in fds):
+            os.close(fd)
+        for folder in self._folders:
+            remove_tree(folder)
+
+    def _path(self, controller: str, slot: int) -> str:
+        return f"{self._parents[controller]}/{slot}"
+
+
+def open_cgroups_v1() -> CgroupsV1 | None:
+    """Groups of our own below the ones we are in; None if memory or pids cannot be had."""
+    found: dict[str, str] = {}
+    groups = own_groups()
+    for controller in CONTROLLERS:
+        if controller not in groups:
+            continue
+        parent = groups[controller]
+        folder = f"{parent}/{own_name()}"
+        try:
+            remove_stale(parent)
+            os.makedirs(folder, exist_ok=True)
+            write(f"{folder}/cgroup.procs", "")
+        except OSError:
+            continue  # not ours to write to: another way has to bound this
+        found[controller] = folder
+    if "memory" in found and "pids" in found:
+        return CgroupsV1(found)
+    for folder in found.values():
+        remove_tree(folder)
+    return None

@@ -1,0 +1,92 @@
+"""The strict level, as the zygote's part of it: its own mounts, the skeleton, identity maps, detached mounts of bundles.
+
+Knows: what has to be done from outside a new sandbox. Does not know: what PID 1 does inside (`strict`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from . import strict_init, syscalls
+from .fork_server import ForkServer
+from .isolation import rootfs, seccomp
+from .level import Child
+from .protocol import INSIDE_UID, Plan
+
+BUNDLE_ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+
+
+class StrictLevel:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._base = f"{plan.state_dir}/root"
+        self._outside: dict[str, int] = {}
+        self._programs: dict[bool, bytes] = {}
+        """The compiled filters, without and with a network."""
+        self._mould: ForkServer | None = None
+
+    def open(self) -> None:
+        self._enter_own_mounts()
+        os.makedirs(self._base, mode=0o755, exist_ok=True)
+        rootfs.build(self._base, self._plan)
+        self._outside = strict_init.namespace_ids()
+
+    def _enter_own_mounts(self) -> None:
+        """A mount namespace of our own; for an ordinary user inside a user namespace that maps nobody but that user."""
+        if self._plan.uid_base:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+        else:
+            uid, gid = os.geteuid(), os.getegid()
+            syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+            syscalls.write_file("/proc/self/setgroups", b"deny")
+            syscalls.write_file("/proc/self/uid_map", f"0 {uid} 1".encode())
+            syscalls.write_file("/proc/self/gid_map", f"0 {gid} 1".encode())
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+    def settle(self, *, counted: bool) -> None:
+        for network in (False, True):
+            choice = seccomp.FilterChoice(network=network, shared_memory=counted)
+            self._programs[network] = seccomp.build_filter(choice, syscalls.MACHINE)
+        self._mould = ForkServer(strict_init.NAMESPACES, self._begin)
+
+    def _begin(self, ini: int) -> None:
+        strict_init.run_init(self._base, self._plan, ini, self._outside, self._programs)
+
+    def fork(self, carried: Child, ini: int) -> int:
+        if self._mould is None:
+            raise RuntimeError("settle comes first")
+        return self._mould.cast(ini)
+
+    def admit(self, carried: Child) -> None:
+        # A host uid for each sandbox where we are root; else 0, which is our own in the user namespace we made.
+        uid = self._plan.uid_base + carried.slot if self._plan.uid_base else 0
+        for kind in ("uid_map", "gid_map"):
+            syscalls.write_file(f"/proc/{carried.pid}/{kind}", f"{INSIDE_UID} {uid} 1".encode())
+
+    def hand_over(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
+        trees: list[int] = []
+        try:
+            for folder in folders:
+                trees.append(syscalls.open_tree(folder))
+                syscalls.mount_setattr(trees[-1], "", syscalls.AT_EMPTY_PATH, BUNDLE_ATTRIBUTES)
+        except OSError:
+            for tree in trees:
+                os.close(tree)
+            raise
+        return list(strict_init.PLACES[: len(folders)]), tuple(trees)
+
+    def kill(self, carried: Child) -> None:
+        os.kill(carried.pid, signal.SIGKILL)
+
+    def bury(self, carried: Child, status: int) -> int | None:
+        """The kernel has killed and reaped everything else with PID 1, whose own status says nothing."""
+        return carried.status
+
+    def note_other(self, pid: int) -> None:
+        if self._mould is not None:
+            self._mould.note_end(pid)
+
+    def close(self) -> None:
+        if self._mould is not None:  # the mounts go with our namespace
+            self._mould.close()

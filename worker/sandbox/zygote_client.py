@@ -1,0 +1,290 @@
+"""The worker's end of one zygote: starts it, asks it for sandboxes, hears how they end, and notices when it dies.
+
+Knows: the zygote's messages. Does not know: which sandbox is for whom.
+Everything is driven by the event loop; nothing here waits for a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sandlot.errors import SandboxUnavailable
+from worker.sandbox.sandbox import Sandbox
+from worker.sandbox.spec import PRELOADED, Level, RuntimeCommand, SandboxExit, SandboxSpec
+from worker.sandbox.zygote import protocol
+
+OPEN_LIMIT_S: Final = 30.0
+SPAWN_LIMIT_S: Final = 30.0
+CLOSE_LIMIT_S: Final = 5.0
+
+# The zygote's whole environment. Two malloc arenas: each further one reserves 64 MiB, which RLIMIT_DATA would count in every sandbox.
+ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
+PROGRAM: Final = "import sys; sys.path.insert(0, sys.argv[1]); from zygote.main import main; main()"
+
+
+class ZygoteClient:
+    """One zygote process and the sandboxes it carries."""
+
+    def __init__(
+        self,
+        runtime: RuntimeCommand,
+        level: Level,
+        state_dir: Path,
+        uid_base: int,
+        on_death: Callable[[ZygoteClient], None],
+        missing: tuple[str, ...] = (),
+    ) -> None:
+        self.runtime = runtime
+        self.level = level
+        self.facts: dict[str, Any] = {}
+        self._state_dir = state_dir
+        self._uid_base = uid_base
+        self._missing = missing
+        self._on_death = on_death
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock.setblocking(False)
+        self._alive = False
+        loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._dead: asyncio.Future[None] = loop.create_future()
+        self._unsent: deque[bytes] = deque()
+        self._next_number = 0
+        self._starting: dict[int, tuple[SandboxSpec, asyncio.Future[Sandbox]]] = {}
+        self._living: dict[int, Sandbox] = {}
+
+    @property
+    def pid(self) -> int:
+        """The zygote's process; 0 before it was started."""
+        return self._process.pid if self._process is not None else 0
+
+    async def open(self) -> None:
+        """Start the zygote and wait until it can spawn.
+
+        Raises:
+            SandboxUnavailable: it cannot build what this level needs; the message is the kernel's.
+        """
+        with self._theirs:
+            self._process = await asyncio.to_thread(_start, self.runtime, self._theirs)
+        self._alive = True
+        asyncio.get_running_loop().add_reader(self._sock, self._hear)
+        self._send(
+            {
+                "runtime": self.runtime.name,
+                "folder": str(self.runtime.folder),
+                "command": self.runtime.command,
+                "preload": PRELOADED.split() if self.runtime.name == "python" else [],
+                "reserved_mib": self.runtime.reserved_mib,
+                "level": self.level,
+                "state_dir": str(self._state_dir),
+                "uid_base": self._uid_base,
+                "missing": self._missing,
+            }
+        )
+        async with asyncio.timeout(OPEN_LIMIT_S):
+            self.facts = await self._opened
+
+    async def close(self) -> None:
+        """End the zygote and with it every sandbox it carries; returns when all are reaped."""
+        if self._process is None:
+            self._sock.close()
+            return
+        self._on_death = lambda _link: None
+        if self._alive:
+            self._sock.shutdown(socket.SHUT_WR)
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._dead
+        except TimeoutError:
+            self._process.kill()
+            await self._dead
+
+    async def spawn(self, policy: SandboxSpec) -> Sandbox:
+        """A ready, empty sandbox.
+
+        Raises:
+            SandboxUnavailable: a wall could not be put up, or the zygote died.
+        """
+        if not self._alive:
+            raise SandboxUnavailable(f"the {self.runtime.name} zygote is not running")
+        number = self._next_number = self._next_number + 1
+        started: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        self._starting[number] = policy, started
+        self._send({"do": "spawn", "id": number, "limits": _limits(policy)})
+        async with asyncio.timeout(SPAWN_LIMIT_S):
+            return await started
+
+    def send_attach(self, number: int, folders: Sequence[Path], policy: SandboxSpec) -> None:
+        self._send({"do": "attach", "id": number, "paths": [*map(str, folders)], "limits": _limits(policy)})
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._unsent:
+            self._unsent.append(protocol.encode(message))
+            return
+        try:
+            protocol.send(self._sock, message)
+        except BlockingIOError:
+            self._unsent.append(protocol.encode(message))
+            asyncio.get_running_loop().add_writer(self._sock, self._send_rest)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it died: `_hear` reads the end of the stream and fails what waits
+
+    def _send_rest(self) -> None:
+        try:
+            while self._unsent:
+                self._sock.send(self._unsent[0])
+                self._unsent.popleft()
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsent.clear()
+        asyncio.get_running_loop().remove_writer(self._sock)
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                packet = protocol.receive(self._sock)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                packet = None
+            if packet is None:
+                self._bury()
+                return
+            self._obey(*packet)
+
+    def _obey(self, message: protocol.Message, descriptors: list[int]) -> None:
+        if "id" not in message:
+            self._note_open(message)
+        elif "ready" in message:
+            self._note_ready(message, descriptors)
+        elif "failed" in message:
+            _policy, started = self._starting.pop(message["id"])
+            if not started.done():
+                started.set_exception(
+                    SandboxUnavailable(f"a {self.level} sandbox could not be started: {message['failed']}")
+                )
+        elif "attached" in message or "refused" in message:
+            self._note_attached(message)
+        elif "ended" in message:
+            self._living.pop(message["id"]).note_end(_end_of(message))
+
+    def _note_open(self, message: protocol.Message) -> None:
+        if self._opened.done():
+            return
+        if "open" in message:
+            self._opened.set_result(message["open"])
+        else:
+            self._opened.set_exception(SandboxUnavailable(f"{self.level}: {message['unavailable']}"))
+
+    def _note_attached(self, message: protocol.Message) -> None:
+        sandbox = self._living.get(message["id"])
+        if sandbox is None:
+            return  # it ended meanwhile
+        if "refused" in message:
+            sandbox.note_refused(message["refused"])
+        else:
+            sandbox.note_attached(message["attached"], message["paths"], message["at_s"])
+
+    def has_orphans_of(self, leader: int) -> bool:
+        """Whether the zygote has adopted processes of that sandbox's group (restricted level only)."""
+        if self._process is None:
+            return False
+        pid = self._process.pid
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            children = [int(word) for word in file.read().split()]
+        return any(child != leader and _group_of(child) == leader for child in children)
+
+    def _note_ready(self, message: protocol.Message, descriptors: list[int]) -> None:
+        policy, started = self._starting.pop(message["id"])
+        sandbox = Sandbox(self, message["id"], policy, message["pid"], descriptors, message["ready"])
+        self._living[message["id"]] = sandbox
+        if started.done():  # whoever asked has gone; nobody else knows this sandbox
+            sandbox.close()
+        else:
+            started.set_result(sandbox)
+
+    def _bury(self) -> None:
+        """The zygote is gone. Its sandboxes die with it (PDEATHSIG); each ends without an account."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._sock)
+        if self._unsent:
+            loop.remove_writer(self._sock)
+            self._unsent.clear()
+        self._sock.close()
+        self._alive = False
+        failure = SandboxUnavailable(f"the {self.runtime.name} zygote died")
+        for _policy, started in self._starting.values():
+            if not started.done():
+                started.set_exception(failure)
+        self._starting.clear()
+        for sandbox in self._living.values():
+            sandbox.kill()
+            sandbox.note_end(
+                SandboxExit(exit_code=None, signal=signal.SIGKILL, peak_memory_bytes=0, cpu_ms=0.0, oom_killed=False)
+            )
+        self._living.clear()
+        if not self._opened.done():
+            self._opened.set_exception(failure)
+        if self._process is not None:
+            loop.run_in_executor(None, self._process.wait).add_done_callback(self._note_dead)
+
+    def _note_dead(self, _status: asyncio.Future[int]) -> None:
+        if not self._dead.done():
+            self._dead.set_result(None)
+        self._on_death(self)
+
+
+def _start(runtime: RuntimeCommand, sock: socket.socket) -> subprocess.Popen[bytes]:
+    """Execute the zygote: nothing of the worker's environment, no descriptor but the socket, a session of its own."""
+    folder = str(Path(__file__).parent)
+    return subprocess.Popen(
+        [str(runtime.interpreter), "-I", "-c", PROGRAM, folder, str(sock.fileno())],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        close_fds=True,
+        pass_fds=[sock.fileno()],
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+def _limits(policy: SandboxSpec) -> dict[str, object]:
+    return {
+        "memory_limit_mib": policy.memory_limit_mib,
+        "processes": policy.processes,
+        "cpu_limit_s": policy.cpu_limit_s,
+        "open_files": policy.open_files,
+        "tmp_mib": policy.tmp_mib,
+        "network": bool(policy.network),
+        "cpus": policy.cpus,
+    }
+
+
+def _end_of(message: protocol.Message) -> SandboxExit:
+    told = message["ended"]
+    return SandboxExit(
+        exit_code=told if told is not None and told >= 0 else None,
+        signal=-told if told is not None and told < 0 else (signal.SIGKILL if told is None else None),
+        peak_memory_bytes=message["peak_bytes"],
+        cpu_ms=message["cpu_ms"],
+        oom_killed=message.get("oom_killed", False),
+        process_limit_hits=message.get("process_limit_hits", 0),
+        failure=message["failure"],
+    )
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
