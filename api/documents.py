@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from api.invocations import JOBS_PATH, Pending
-from sandlot.functions import Alias, Version, Waiting
+from sandlot.functions import Alias, PendingVersion, Version
 from sandlot.jobs import JobRecord, JobResult, OutcomeRecord
 from sandlot.jobs.callbacks import CallbackState
 from sandlot.models import Invocation, status_of
@@ -119,7 +119,7 @@ def version_document(version: Version) -> Document:
     }
 
 
-def waiting_document(waiting: Waiting) -> Document:
+def waiting_document(waiting: PendingVersion) -> Document:
     """A version that cannot be called: it is `pending`, with how far its build is, or `failed`, with the resolver's reason."""
     document = version_document(waiting.version) | {"state": waiting.state}
     if waiting.state == "failed":

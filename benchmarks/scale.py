@@ -22,7 +22,7 @@ from typing import Final
 
 import redis
 import uvloop
-from sandlot.cli.up.allocator import preload
+from sandlot.cli.up.valkey import preload
 from sandlot.jobs import Queue, new_job_id
 from sandlot.jobs.settlement import Ending
 from sandlot.jobs.worker_queue import Claim, Pulse, WorkerQueue

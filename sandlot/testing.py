@@ -104,7 +104,7 @@ class Platform:
         """
         from sandlot.cli.data_dir import DataDir
         from sandlot.cli.installation import command_line
-        from sandlot.cli.up.children import dies_with
+        from sandlot.cli.up.processes import dies_with
         from sandlot.client import Client
 
         (self._folder / "functions").mkdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandlot.functions import Bundle, Registry, Version
-from sandlot.functions.lock import Lock
+from sandlot.functions.dependencies import Lock
 from sandlot.secret_store import SecretStore
 from worker.disk_cache import DiskCache, seal
 from worker.execution import VersionSpec

@@ -28,9 +28,9 @@ from sandlot.functions import (
     Bundle,
     Described,
     Manifest,
+    PendingVersion,
     Registry,
     Version,
-    Waiting,
     check_names,
     find_node,
     read_archive,
@@ -204,12 +204,12 @@ async def _shown(registry: Registry, described: Described, name: str, qualifier:
     return version_document(await registry.resolve(name, qualifier or LATEST))
 
 
-async def _progress(registry: Registry, waiting: Waiting) -> Document:
+async def _progress(registry: Registry, waiting: PendingVersion) -> Document:
     now = await registry.waiting(waiting.version.function, waiting.version.number)
     return waiting_document(now or waiting)
 
 
-def _listed_document(function: Version | Waiting) -> Document:
+def _listed_document(function: Version | PendingVersion) -> Document:
     return version_document(function) if isinstance(function, Version) else waiting_document(function)
 
 

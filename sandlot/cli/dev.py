@@ -12,9 +12,9 @@ from rich.console import Console
 
 from sandlot.cli.access import open_client
 from sandlot.cli.following import Calls
-from sandlot.cli.up.deploying import FunctionsFolder
-from sandlot.cli.up.run import stop_signals
+from sandlot.cli.up.platform import stop_signals
 from sandlot.cli.up.screen import Screen
+from sandlot.cli.up.watcher import FunctionsFolder
 from sandlot.client import Client
 from sandlot.errors import InvalidSettings
 

@@ -5,7 +5,7 @@ What a function does comes back as an `InvokeResult`; what the platform or the c
 class that the API raised (`sandlot.errors`), found by its `code`.
 """
 
-from sandlot.client.answers import InvokeResult
 from sandlot.client.client import Client
+from sandlot.client.results import InvokeResult
 
 __all__ = ["Client", "InvokeResult"]

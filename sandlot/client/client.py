@@ -1,7 +1,4 @@
-"""The API's calls, as methods.
-
-Knows: which call of `docs/api.md` is which method. Does not know: connections, how problems are read; Redis, workers, where a key is kept.
-"""
+"""Where things are in the API. Knows: `docs/api.md`, what must be quoted. Does not know: what is done there."""
 
 from __future__ import annotations
 
@@ -15,11 +12,31 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from sandlot.client.answers import ABSENT, InvokeResult, Json, problem_of, read_server_timing
-from sandlot.client.connection import Connection
-from sandlot.client.paths import function_path, invoke_path, job_path, letter_path, secret_path
+from sandlot.client.results import ABSENT, InvokeResult, Json, problem_of, read_server_timing
+from sandlot.client.transport import Connection
 from sandlot.errors import ApiUnreachable
 from sandlot.models import JobStatus, OutcomeKind
+
+
+def function_path(name: str) -> str:
+    return f"/v1/functions/{quote(name, safe='')}"
+
+
+def secret_path(name: str) -> str:
+    return f"/v1/secrets/{quote(name, safe='')}"
+
+
+def invoke_path(name: str) -> str:
+    return function_path(name) + "/invoke"
+
+
+def letter_path(job_id: str) -> str:
+    return f"/v1/dead-letters/{quote(job_id, safe='')}"
+
+
+def job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
 
 _POLL_S: Final = 30.0
 """One long poll; the API caps a longer one, and a proxy in between may cut it."""

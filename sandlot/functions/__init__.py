@@ -3,26 +3,24 @@
 Knows: manifests, bundles, digests, versions, their records in Redis. Does not know: jobs, HTTP, processes that run functions.
 """
 
-from sandlot.functions.alias import Alias
-from sandlot.functions.answers import Deployed, Described, Page, Waiting
 from sandlot.functions.archive import read_archive, read_function, write_archive, write_version
 from sandlot.functions.bundle import Bundle, check_names
 from sandlot.functions.manifest import Manifest
-from sandlot.functions.node_binary import find_node
 from sandlot.functions.registry import Registry
 from sandlot.functions.source import function_name, function_paths, read_files, read_path, read_source
-from sandlot.functions.version import Version
+from sandlot.functions.syntax import find_node
+from sandlot.functions.version import Alias, Deployed, Described, FunctionPage, PendingVersion, Version
 
 __all__ = [
     "Alias",
     "Bundle",
     "Deployed",
     "Described",
+    "FunctionPage",
     "Manifest",
-    "Page",
+    "PendingVersion",
     "Registry",
     "Version",
-    "Waiting",
     "check_names",
     "find_node",
     "function_name",

@@ -18,8 +18,8 @@ from typing import Any, Final
 from sandlot.errors import InvalidManifest
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle, check_names
 from sandlot.functions.manifest import Manifest
+from sandlot.functions.manifest_text import toml_text
 from sandlot.functions.source import MANIFEST_FILE, function_name, is_left_out, read_files, read_path
-from sandlot.functions.toml_text import toml_text
 
 RATIO_LIMIT: Final = 100
 """Code shrinks to a fifth, logs to a twentieth; deflate can do 1,032."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, cast
 from redis.asyncio import Redis
 
 from sandlot.errors import UnsafeRecord, VersionNotFound
-from sandlot.functions.lock import Lock, seal_lock
+from sandlot.functions.dependencies import Lock, seal_lock
 from sandlot.functions.version import Version, verify
 from sandlot.redis import keys
 from sandlot.redis.connection import answering

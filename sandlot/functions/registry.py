@@ -26,13 +26,26 @@ from sandlot.errors import (
     VersionNotFound,
     VersionPending,
 )
-from sandlot.functions.alias import ALIAS_NAME, Alias, Shared, check_alias, read_alias
-from sandlot.functions.answers import Deployed, Described, Page, Waiting
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
-from sandlot.functions.lock import Lock, open_lock, seal_lock
+from sandlot.functions.dependencies import Lock, open_lock, seal_lock
 from sandlot.functions.manifest import Manifest
 from sandlot.functions.store import VERSIONS_KEPT, Store
-from sandlot.functions.version import Version, needs, placement_of, sign, verify
+from sandlot.functions.version import (
+    ALIAS_NAME,
+    Alias,
+    Deployed,
+    Described,
+    FunctionPage,
+    PendingVersion,
+    Shared,
+    Version,
+    check_alias,
+    needs,
+    placement_of,
+    read_alias,
+    sign,
+    verify,
+)
 from sandlot.models import FUNCTION_NAME, LATEST
 from sandlot.redis import keys
 from sandlot.redis.invalidation import Invalidation
@@ -210,7 +223,7 @@ class Registry:
             aliases={alias: read_alias(text, name) for alias, text in sorted(stored.aliases.items())},
             revision=stored.revision,
             waiting=tuple(
-                Waiting(
+                PendingVersion(
                     version=verify(record, name, self._signing_key),
                     state="pending" if reason is None else "failed",
                     reason=reason or "",
@@ -219,12 +232,12 @@ class Registry:
             ),
         )
 
-    async def waiting(self, name: str, number: int) -> Waiting | None:
+    async def waiting(self, name: str, number: int) -> PendingVersion | None:
         """A version that cannot be called yet, or never; None for any other."""
         found = await self._store.waiting(name, number)
         if found is None:
             return None
-        return Waiting(
+        return PendingVersion(
             version=verify(found.record, name, self._signing_key),
             state="pending" if found.reason is None else "failed",
             reason=found.reason or "",
@@ -293,17 +306,17 @@ class Registry:
             case _:
                 raise _no_function(name)
 
-    async def list(self, limit: int = 100, cursor: str = "") -> Page:
+    async def list(self, limit: int = 100, cursor: str = "") -> FunctionPage:
         """Up to `limit` functions whose names come after `cursor`."""
         names = await self._store.names(cursor, limit + 1)
-        functions: list[Version | Waiting] = []
+        functions: list[Version | PendingVersion] = []
         for name in names[:limit]:
             # Deleted, or deleted and deployed again, since it was read: simply no longer in the list.
             with contextlib.suppress(FunctionNotFound, VersionPending, VersionFailed):
                 functions.append(await self._listed(name))
-        return Page(functions=tuple(functions), next=names[limit - 1] if len(names) > limit else None)
+        return FunctionPage(functions=tuple(functions), next=names[limit - 1] if len(names) > limit else None)
 
-    async def _listed(self, name: str) -> Version | Waiting:
+    async def _listed(self, name: str) -> Version | PendingVersion:
         try:
             return await self.resolve(name)
         except (VersionPending, VersionFailed):

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from sandlot.errors import InvalidManifest
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle
-from sandlot.functions.headers import given_manifest, node_manifest, python_manifest, toml_manifest
+from sandlot.functions.dependencies import read_package_file, read_requirements_file
 from sandlot.functions.manifest import Manifest, Missing
-from sandlot.functions.node_binary import find_node
-from sandlot.functions.requirements import read_package_file, read_requirements_file
-from sandlot.functions.syntax import check_node, check_python, check_python_handler, decode
+from sandlot.functions.manifest_text import given_manifest, node_manifest, python_manifest, toml_manifest
+from sandlot.functions.syntax import check_node, check_python, check_python_handler, decode, find_node
 from sandlot.models import FUNCTION_NAME, Runtime
 
 MANIFEST_FILE: Final = "function.toml"

@@ -46,7 +46,7 @@ class Recorded(NamedTuple):
     active: int = 1
 
 
-class Waiting(NamedTuple):
+class PendingRecord(NamedTuple):
     """A version whose dependencies are not there: why, if they cannot be had, else how far the build is."""
 
     record: bytes
@@ -54,7 +54,7 @@ class Waiting(NamedTuple):
     progress: str
 
 
-class Stored(NamedTuple):
+class StoredFunction(NamedTuple):
     """All that is recorded of a function, at one moment."""
 
     latest: int | None
@@ -103,12 +103,12 @@ class Store:
         async with answering():
             return cast("bytes | None", await self._redis.hget(keys.FUNCTION + name, f"a{alias}"))
 
-    async def function(self, name: str) -> Stored | None:
+    async def function(self, name: str) -> StoredFunction | None:
         async with answering():
             fields = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.FUNCTION + name))
         if b"last" not in fields:
             return None
-        return Stored(
+        return StoredFunction(
             latest=int(fields[b"latest"]) if b"latest" in fields else None,
             revision=fields.get(b"revision", b"").decode(),
             records={int(field[1:]): value for field, value in fields.items() if field.startswith(b"v")},
@@ -120,7 +120,7 @@ class Store:
             },
         )
 
-    async def waiting(self, name: str, number: int) -> Waiting | None:
+    async def waiting(self, name: str, number: int) -> PendingRecord | None:
         """A version that is not active yet, or could not be made so."""
         async with answering():
             found = await self._redis.hmget(keys.FUNCTION + name, [f"p{number}", f"f{number}", f"g{number}"])
@@ -128,7 +128,7 @@ class Store:
             if record is None or digest is None:
                 return None
             progress = cast("bytes | None", await self._redis.hget(keys.BUILD + digest.decode(), "progress"))
-        return Waiting(record, _text(reason), _text(progress) or "")
+        return PendingRecord(record, _text(reason), _text(progress) or "")
 
     async def wanted_number(self, name: str) -> int | None:
         async with answering():

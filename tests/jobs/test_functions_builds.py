@@ -14,7 +14,7 @@ from sandlot.errors import QueueUnavailable, UnsafeRecord, VersionFailed, Versio
 from sandlot.functions import Alias, Bundle, Deployed, Manifest, Registry, Version
 from sandlot.functions import builds as module
 from sandlot.functions.builds import Build, Builds
-from sandlot.functions.lock import Lock
+from sandlot.functions.dependencies import Lock
 from sandlot.models import LATEST, Runtime
 from sandlot.redis import keys
 from sandlot.redis.connection import connect

@@ -13,7 +13,7 @@ import pytest
 
 from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions import Bundle, Manifest, Registry
-from sandlot.functions.lock import Lock
+from sandlot.functions.dependencies import Lock
 from sandlot.models import Isolation, Runtime
 from sandlot.redis import keys
 from sandlot.redis.connection import connect

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from sandlot.functions import Manifest
-from sandlot.functions.lock import Lock
+from sandlot.functions.dependencies import Lock
 from sandlot.models import Runtime
 from tests.sandbox.npm_registry import TOKEN, Registry, open_registry
 from tests.sandbox.package_index import PASSWORD, Index, open_index

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from sandlot.errors import IsolationMissing
-from sandlot.functions.lock import Lock
+from sandlot.functions.dependencies import Lock
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from tests.sandbox.pool_rig import Rig, open_host, open_rig, open_trees
 from worker.sandbox.host import SandboxHost

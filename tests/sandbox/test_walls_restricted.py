@@ -74,10 +74,11 @@ def test_open_means_open_all_the_way(tmp_path: Path) -> None:
 
 PORTS = """
 import os, socket, sys
-from worker.sandbox.zygote import kernel, landlock
+from worker.sandbox.zygote import syscalls
+from worker.sandbox.zygote.isolation import landlock
 port, other = map(int, sys.argv[1:])
-kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-landlock.restrict(kernel.landlock_abi(), readable=[], writable=[], devices=[], connect_ports=[port])
+syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+landlock.restrict(syscalls.landlock_abi(), readable=[], writable=[], devices=[], connect_ports=[port])
 for address in (("127.0.0.1", port), ("127.0.0.2", port), ("127.0.0.1", other)):
     try:
         socket.socket().connect(address)

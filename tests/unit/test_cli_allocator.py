@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sandlot.cli.up.allocator import find_library, loads, preload
+from sandlot.cli.up.valkey import find_library, loads, preload
 
 
 def test_mimalloc_comes_first_and_what_was_preloaded_stays() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sandlot.functions import read_path, read_source
 from sandlot.functions.manifest import KEYS, Manifest
-from sandlot.functions.retry import SETTINGS as RETRY_SETTINGS
+from sandlot.functions.manifest import SETTINGS as RETRY_SETTINGS
 from sandlot.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sandlot.errors import InvalidManifest
-from sandlot.functions.headers import toml_manifest
 from sandlot.functions.manifest import Manifest, Unwritable, parse_manifest
+from sandlot.functions.manifest_text import toml_manifest
 from sandlot.models import Isolation, OutcomeKind, Runtime
 
 PYTHON = {"runtime": "python", "handler": "main.handler"}

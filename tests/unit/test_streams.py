@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from api.routes.events import StreamPosition, read_place
+from sandlot.client.transport import StreamEvent, read_events
 from sandlot.errors import CallerError
-from sandlot.streams import StreamEvent, read_events
 
 
 def test_events_are_told_apart_by_empty_lines_and_comments_are_none() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from sandlot.errors import SandboxUnavailable
-from sandlot.functions.lock import LOCK_LIMIT_BYTES
+from sandlot.functions.dependencies import LOCK_LIMIT_BYTES
 from sandlot.models import OutcomeKind, Runtime
 from worker.builder.indexes import INSIDE, Sources, wanted
 from worker.builder.package_files import FILES_LIMIT, BuildFailed, PackageFile, TreeWriter, check_files

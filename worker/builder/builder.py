@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from sandlot.errors import QueueUnavailable, SandlotError
 from sandlot.functions.builds import ATTEMPTS_LIMIT, LEASE_MS, Build, Builds
-from sandlot.functions.lock import Lock
+from sandlot.functions.dependencies import Lock
 from sandlot.models import Runtime
 from sandlot.placement import runtime_of
 from sandlot.redis.connection import end_task

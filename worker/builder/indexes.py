@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from uv import find_uv_bin
 
 from sandlot.errors import InvalidSettings
-from sandlot.functions.requirements import split_package
+from sandlot.functions.dependencies import split_package
 from sandlot.models import Runtime
 from sandlot.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from sandlot.errors import IsolationMissing, RuntimeUnavailable
 from sandlot.functions import Manifest
-from sandlot.functions.lock import Lock
+from sandlot.functions.dependencies import Lock
 from sandlot.models import Runtime
 from worker.builder.build_sandbox import BuildSandbox
 from worker.builder.indexes import Sources, provide_uv, tree_name

@@ -14,7 +14,7 @@ from rich.console import Console
 from sandlot.cli.data_dir import DataDir
 from sandlot.cli.installation import own_command
 from sandlot.cli.scaffold import write_function
-from sandlot.cli.up.run import Everything, Plan, everything, free_port, look_after, stop_signals
+from sandlot.cli.up.platform import Plan, Platform, everything, free_port, look_after, stop_signals
 from sandlot.cli.up.screen import Screen, Summary
 from sandlot.errors import InvalidSettings
 from sandlot.models import Runtime
@@ -109,7 +109,7 @@ def _functions_folder(functions: Path | None, screen: Screen) -> Path:
     return folder
 
 
-def _summary(running: Everything) -> Summary:
+def _summary(running: Platform) -> Summary:
     plan = running.plan
     count = len(running.folder.deployed)
     processes = f"{plan.workers} worker" + ("s" if plan.workers > 1 else "")
@@ -134,7 +134,7 @@ def _summary(running: Everything) -> Summary:
     return Summary(plan.url, facts, warnings, _commands(running))
 
 
-def _commands(running: Everything) -> list[tuple[str, str]]:
+def _commands(running: Platform) -> list[tuple[str, str]]:
     deployed = running.folder.deployed
     name = "hello" if "hello" in deployed or not deployed else deployed[0]
     url = running.plan.url

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from sandlot.client import Client
+from sandlot.client.transport import StreamEvent, read_events
 from sandlot.errors import JobFinal, JobNotFound
-from sandlot.streams import StreamEvent, read_events
 from tests.system.http.conftest import Stack
 
 

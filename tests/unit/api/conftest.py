@@ -26,7 +26,7 @@ from sandlot.errors import (
     VersionNotFound,
 )
 from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
-from sandlot.functions.answers import Page
+from sandlot.functions.version import FunctionPage
 from sandlot.jobs import Follower, JobRecord, JobResult, QueueStatus, Submitted
 from sandlot.jobs.dead_letters import LetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
@@ -281,10 +281,10 @@ class FakeRegistry:
     async def describe(self, name: str) -> Described:
         return Described(latest=await self.resolve(name), versions=tuple(reversed(self.versions[name])))
 
-    async def list(self, limit: int = 100, cursor: str = "") -> Page:
+    async def list(self, limit: int = 100, cursor: str = "") -> FunctionPage:
         names = sorted(name for name in self.versions if name > cursor)
         more = names[limit - 1] if len(names) > limit else None
-        return Page(functions=tuple([self.versions[name][-1] for name in names[:limit]]), next=more)
+        return FunctionPage(functions=tuple([self.versions[name][-1] for name in names[:limit]]), next=more)
 
     async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> Deployed:
         created = name not in self.versions

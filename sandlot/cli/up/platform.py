@@ -1,6 +1,6 @@
-"""Start everything in its order, watch over it, stop it in the reverse order.
+"""What a worker that died was running, run again at once.
 
-Knows: what depends on what, and when each thing counts as started. Does not know: the command line, how anything looks on a screen.
+Knows: that whoever saw a process end need not wait for its leases. Does not know: how jobs move (`sandlot.jobs`), who restarts the process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,29 @@ from redis.exceptions import RedisError
 
 from sandlot.cli import installation
 from sandlot.cli.data_dir import DataDir, Running
-from sandlot.cli.up.children import Child, ChildEnded, Program, start, stop
-from sandlot.cli.up.deploying import FunctionsFolder, Say
-from sandlot.cli.up.orphans import run_again
+from sandlot.cli.up.processes import Child, ChildEnded, Program, start, stop
 from sandlot.cli.up.valkey import Valkey
+from sandlot.cli.up.watcher import FunctionsFolder, Say
 from sandlot.client import Client
 from sandlot.errors import ApiUnreachable, OperatorError, PortTaken, QueueUnavailable
+from sandlot.jobs import Queue
 from sandlot.redis.connection import cancellable, connect, shown_url
 from sandlot.settings import Settings, read_secret_file
+
+
+async def run_again(redis_url: str, signing_key: str, pid: int) -> int:
+    """Queue again what this process of ours was running; how many jobs. It must be dead: a living one's jobs would run twice.
+
+    Nothing if Redis does not answer: then the other workers, or the next one, find the jobs when their leases run out.
+    """
+    with contextlib.suppress(QueueUnavailable):
+        queue = await Queue.open(redis_url, signing_key.encode(), queue_limit=1, queue_limit_per_function=1)
+        try:
+            return await queue.bury(socket.gethostname(), pid)
+        finally:
+            await queue.close()
+    return 0
+
 
 START_DEADLINE_S: Final = 60.0
 STOP_GRACE_S: Final = 10.0
@@ -76,7 +91,7 @@ class Embedded:
 
 
 @dataclass(slots=True)
-class Everything:
+class Platform:
     """What runs, for as long as the context that made it is open."""
 
     plan: Plan
@@ -92,7 +107,7 @@ class Everything:
     children: list[Child] = field(default_factory=list)
 
 
-class News:
+class LogTail:
     """What API and workers log, as far as the person at the terminal should know of it."""
 
     def __init__(self, say: Say) -> None:
@@ -126,7 +141,7 @@ def free_port(host: str, port: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterator[Everything]:
+async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterator[Platform]:
     """Start all of it; when the block ends, or anything fails on the way, end all of it.
 
     Raises:
@@ -140,7 +155,7 @@ async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterato
         if plan.redis_url:
             await cancellable(_reach(plan.redis_url))
         client = stack.enter_context(Client(plan.url, key))
-        news = News(say)
+        news = LogTail(say)
         children: list[Child] = []
         stack.push_async_callback(_stop_all, children, hurry)
         for program in _programs(plan, redis_url, news):
@@ -151,10 +166,10 @@ async def everything(plan: Plan, say: Say, hurry: asyncio.Event) -> AsyncIterato
         watching = asyncio.create_task(folder.watch(), name="watch functions")
         stack.push_async_callback(_cancel, watching)
         await _first(asyncio.create_task(folder.deployed_once.wait()), watching)
-        yield Everything(plan, redis_url, embedded, client, workers, news.sandbox, folder, watching, children)
+        yield Platform(plan, redis_url, embedded, client, workers, news.sandbox, folder, watching, children)
 
 
-async def look_after(running: Everything, say: Say) -> None:
+async def look_after(running: Platform, say: Say) -> None:
     """Start what ends again, for ever.
 
     Raises:
@@ -192,7 +207,7 @@ async def look_after(running: Everything, say: Say) -> None:
                 running.children[index] = await start(child.program)
 
 
-async def _save_jobs(running: Everything, child: Child, say: Say) -> None:
+async def _save_jobs(running: Platform, child: Child, say: Say) -> None:
     """A worker's death is known here before anybody else can notice its silence."""
     signing_key = read_secret_file(running.plan.data.signing_key_file, "signing key", "SANDLOT_SIGNING_KEY")
     jobs = await cancellable(run_again(running.redis_url, signing_key, child.process.pid))
@@ -216,7 +231,7 @@ async def _embedded_valkey(plan: Plan) -> AsyncIterator[Embedded]:
         valkey.tidy()
 
 
-def _programs(plan: Plan, redis_url: str, news: News) -> Sequence[Program]:
+def _programs(plan: Plan, redis_url: str, news: LogTail) -> Sequence[Program]:
     environment = installation.environment(
         {
             "SANDLOT_REDIS_URL": redis_url,

@@ -6,15 +6,15 @@ Knows: httpx, TLS, what it means that nothing answers. Does not know: paths, wha
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import httpx
 
-from sandlot.client.answers import Json, problem_of
+from sandlot.client.results import Json, problem_of
 from sandlot.errors import ApiUnreachable, InvalidSettings
-from sandlot.streams import StreamEvent, read_events
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 _SILENCE_S: Final = 45.0
@@ -77,3 +77,32 @@ class Connection:
                 yield from read_events(reply.iter_lines())
         except httpx.TransportError as error:
             raise ApiUnreachable(f"cannot follow {self.url}{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """`place`: the last id seen, to be sent as Last-Event-ID."""
+
+    name: str
+    data: str
+    place: str
+
+
+def read_events(lines: Iterable[str]) -> Iterator[StreamEvent]:
+    """The events of a stream's lines; one that the stream broke off is none."""
+    name, place = "", ""
+    data: list[str] = []
+    for line in lines:
+        if not line:
+            if data:
+                yield StreamEvent(name, "\n".join(data), place)
+            name, data = "", []
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            data.append(value)
+        elif field == "id":
+            place = value

@@ -1,7 +1,6 @@
-"""Find the manifest that is written inside a source file, or beside one, and say at which line it is wrong.
+"""A manifest as the text of a function.toml.
 
-Knows: PEP 723 blocks with `[tool.sandlot]`, the `// sandlot: {…}` header of a Node file, `function.toml`. Does not know: what the keys
-mean (`sandlot.functions.manifest`), or which files make a bundle.
+Knows: as much of TOML as a manifest needs. Does not know: what the settings mean.
 """
 
 from __future__ import annotations
@@ -12,8 +11,31 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from sandlot.errors import InvalidManifest
 from sandlot.functions.manifest import Manifest, Unwritable, parse_manifest
+
+
+def toml_text(manifest: Manifest) -> str:
+    """Text that reads back as this very manifest."""
+    return "".join(f"{key} = {_value(value)}\n" for key, value in manifest.written().items() if value is not None)
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_string(key)} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _string(value) if isinstance(value, str) else str(value)
+
+
+def _string(text: str) -> str:
+    """JSON's escapes are TOML's; TOML alone wants DEL escaped."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
+
 
 # The reference expression of PEP 723, which the specification says tools must agree with.
 _BLOCK: Final = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
