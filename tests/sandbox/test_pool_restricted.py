@@ -42,18 +42,18 @@ async def test_isolation_is_the_same(rig: Rig, isolation: Isolation, seen: list[
     assert [await rig.value(name) for _ in range(3)] == seen
 
 
-@pytest.mark.parametrize("walls", [("strict",), ("seccomp", "strict"), ("pid",)])
+@pytest.mark.parametrize("require", [("strict",), ("seccomp", "strict"), ("pid",)])
 async def test_a_function_that_requires_a_wall_which_is_not_here_is_told_which(
-    rig: Rig, walls: tuple[str, ...]
+    rig: Rig, require: tuple[str, ...]
 ) -> None:
-    name = rig.write("raise SystemExit('it was imported')", walls=walls)
-    with pytest.raises(IsolationMissing, match=f"do not have: {walls[-1]}"):
+    name = rig.write("raise SystemExit('it was imported')", require=require)
+    with pytest.raises(IsolationMissing, match=f"do not have: {require[-1]}"):
         await rig.run(name)
     assert rig.pool.busy == 0
 
 
-async def test_a_function_that_requires_walls_which_are_here_runs(rig: Rig) -> None:
-    name = rig.write(COUNT, walls=("no_new_privs", "seccomp"))
+async def test_a_function_that_requires_features_that_are_here_runs(rig: Rig) -> None:
+    name = rig.write(COUNT, require=("no_new_privs", "seccomp"))
     assert await rig.value(name) == 1
 
 

@@ -98,8 +98,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"network": ["127.1"]}, "network", "too wide or internal"),
     ({"network": ["b\u00fccher.de"]}, "network", "xn--"),
     ({"network": [f"h{number}.example.org" for number in range(65)]}, "network", "at most 64"),
-    ({"walls": "strong"}, "walls", "is no wall; known are: strict, user"),
-    ({"walls": ["strict", 1]}, "walls", "walls"),
+    ({"require": "strong"}, "require", "is not an isolation feature; the features are: strict, user"),
+    ({"require": ["strict", 1]}, "require", "require"),
     ({"schedule": "every day"}, "schedule", "'every day' is not a cron expression"),
     ({"schedule": "61 * * * *"}, "schedule", "is not a cron expression"),
     ({"schedule": ""}, "schedule", "is not a cron expression"),
@@ -152,11 +152,11 @@ def test_hosts_are_read_in_one_spelling_and_order() -> None:
 
 
 def test_one_wall_is_a_list_of_one_and_no_wall_leaves_the_digest_as_it_was() -> None:
-    assert parse_manifest({"walls": "strict"}, PYTHON).walls == ("strict",)
-    manifest = parse_manifest({"walls": ["memory", "strict", "memory"]}, PYTHON)
-    assert manifest.walls == ("memory", "strict")
+    assert parse_manifest({"require": "strict"}, PYTHON).require == ("strict",)
+    manifest = parse_manifest({"require": ["memory", "strict", "memory"]}, PYTHON)
+    assert manifest.require == ("memory", "strict")
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
-    assert b"walls" not in parse_manifest({}, PYTHON).canonical()
+    assert b"require" not in parse_manifest({}, PYTHON).canonical()
 
 
 def test_a_schedule_is_kept_as_written_and_none_leaves_the_digest_as_it_was() -> None:

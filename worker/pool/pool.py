@@ -267,7 +267,7 @@ class Pool:
             await sandbox.start_attach(spec.bundle_dir, policy, spec.packages_dir)
             if not sandbox.waits_inside:
                 await sandbox.attached()
-            _require_walls(spec, sandbox)
+            _require_features(spec, sandbox)
         except BaseException:
             await kill_and_wait(sandbox)
             raise
@@ -359,16 +359,16 @@ class Pool:
             _log.error("pool_task_failed", exc_info=error)
 
 
-def _require_walls(spec: VersionSpec, sandbox: Sandbox) -> None:
+def _require_features(spec: VersionSpec, sandbox: Sandbox) -> None:
     """By the receipt, which is complete before anything of the function is read.
 
     Raises:
         IsolationMissing: the version asks for one that does not stand here.
     """
-    missing = sandbox.lacks(spec.walls)
+    missing = sandbox.lacks(spec.require)
     if missing:
         raise IsolationMissing(
-            f"{spec.function} requires walls that this worker's {sandbox.level} sandboxes do not have: {', '.join(missing)}."
+            f"{spec.function} requires isolation features that this worker's {sandbox.level} sandboxes do not have: {', '.join(missing)}."
             " See `strict` in docs/sandbox.md for how a machine provides them, or give such functions a tag of workers that do"
         )
 

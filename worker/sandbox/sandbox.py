@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sandlot.errors import SandboxUnavailable
-from sandlot.receipt import missing_walls
+from sandlot.receipt import missing_features
 from worker.sandbox.egress_proxy import EgressProxy
 from worker.sandbox.spec import Level, SandboxExit, SandboxSpec
 from worker.sandbox.zygote.protocol import BUNDLE_PATH, PACKAGES_PATH
@@ -89,7 +89,7 @@ class Sandbox:
 
     def lacks(self, walls: Iterable[str]) -> list[str]:
         """Those of these walls that the receipt does not vouch for."""
-        return missing_walls(walls, self._facts)
+        return missing_features(walls, self._facts)
 
     async def attach(
         self, bundle_dir: Path, policy: SandboxSpec | None = None, packages_dir: Path | None = None

@@ -110,7 +110,7 @@ class FakeQueue:
     results: Any = None
 
     @property
-    def letters(self) -> FakeLetters:
+    def dead_letters(self) -> FakeLetters:
         return FakeLetters(self)
 
     mended: list[str] = field(default_factory=list)

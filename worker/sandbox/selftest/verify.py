@@ -82,11 +82,11 @@ LIMIT_S: Final = 20.0
 NUMBERS_INSIDE: Final = 128
 """More than the numbers that a new sandbox's processes and threads have: its PID namespace counts from 1, and `SandboxSpec.processes` is 64."""
 
-_PYTHON_WALLS: Final = (
+_PYTHON_CHECKS: Final = (
     "files", "bundle", "descriptors", "processes", "worker memory", "tracing", "tcp", "abstract sockets", "new namespaces",
     "mounts", "keyrings", "io_uring", "bpf", "privileges", "environment", "limits",
 )  # fmt: skip
-_NODE_WALLS: Final = ("files", "bundle", "processes", "worker memory", "tcp", "abstract sockets", "environment")
+_NODE_CHECKS: Final = ("files", "bundle", "processes", "worker memory", "tcp", "abstract sockets", "environment")
 _NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 
 _SECCOMP_REMEDY: Final = (
@@ -194,7 +194,7 @@ def _was_contacted(listener: socket.socket) -> bool:
 
 
 def _judge(link: ZygoteClient, trial: Trial) -> Iterator[ProbeResult]:
-    walls = _PYTHON_WALLS if link.runtime.name == "python" else _NODE_WALLS
+    walls = _PYTHON_CHECKS if link.runtime.name == "python" else _NODE_CHECKS
     if trial.kind != "result" or not isinstance(trial.answer, dict):
         yield _result(
             "attack",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandlot.receipt import WALLS, missing_walls
+from sandlot.receipt import FEATURES, missing_features
 
 STRICT: dict[str, Any] = {
     "level": "strict",
@@ -22,8 +22,8 @@ STRICT: dict[str, Any] = {
 
 
 def test_a_full_receipt_lacks_nothing_and_an_empty_one_everything() -> None:
-    assert missing_walls(WALLS, STRICT) == []
-    assert missing_walls(WALLS, {}) == list(WALLS)
+    assert missing_features(FEATURES, STRICT) == []
+    assert missing_features(FEATURES, {}) == list(FEATURES)
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_a_full_receipt_lacks_nothing_and_an_empty_one_everything() -> None:
     ],
 )
 def test_a_wall_that_fell_is_missing(wall: str, changed: dict[str, Any]) -> None:
-    assert missing_walls([wall], STRICT | changed) == [wall]
+    assert missing_features([wall], STRICT | changed) == [wall]
