@@ -95,7 +95,7 @@ async def cold(host: SandboxHost, runtime: str, bundle: Path) -> float:
 
 async def prewarmed(host: SandboxHost, runtime: str, bundle: Path) -> float:
     """From a blank that has been waiting: hand over the bundle, import, first result."""
-    sandbox = await host.blank(runtime, SandboxSpec())
+    sandbox = await host.prewarm(runtime, SandboxSpec())
     await at_rest(sandbox)
     began_s = time.perf_counter()
     channel = await call_first(sandbox, bundle, 1)
@@ -117,7 +117,7 @@ async def warm(host: SandboxHost, runtime: str, bundle: Path, count: int) -> lis
 
 async def kill(host: SandboxHost, bundle: Path, event: str) -> float:
     """From the decision to everything dead, reaped and accounted for."""
-    sandbox = await host.blank("python", SandboxSpec())
+    sandbox = await host.prewarm("python", SandboxSpec())
     channel = await call_first(sandbox, bundle, event)
     channel.close()
     began_s = time.perf_counter()
@@ -130,7 +130,7 @@ async def kill(host: SandboxHost, bundle: Path, event: str) -> float:
 
 async def idle_memory_mib(host: SandboxHost, count: int) -> float:
     """What their processes hold, shared pages counted once between them, and their page tables; the kernel's own objects are not in it."""
-    sandboxes = [await host.blank("python", SandboxSpec()) for _ in range(count)]
+    sandboxes = [await host.prewarm("python", SandboxSpec()) for _ in range(count)]
     for sandbox in sandboxes[-4:]:
         await at_rest(sandbox)
     held_kib = sum(memory_kib(pid) for sandbox in sandboxes for pid in family(sandbox.pid))
@@ -162,7 +162,7 @@ async def at_rest(sandbox: Sandbox) -> None:
 
 @contextlib.asynccontextmanager
 async def called(host: SandboxHost, runtime: str, bundle: Path) -> AsyncIterator[Channel]:
-    sandbox = await host.blank(runtime, SandboxSpec())
+    sandbox = await host.prewarm(runtime, SandboxSpec())
     channel = await call_first(sandbox, bundle, 1)
     try:
         yield channel

@@ -45,7 +45,7 @@ def handler(event, context):
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
 async def test_kill_reaches_daemons_and_the_stopped(host: SandboxHost, tmp_path: Path, stopped: bool) -> None:
-    sandbox = await host.blank("python")
+    sandbox = await host.prewarm("python")
     await sandbox.attach(bundle(tmp_path, DAEMON))
     await call_forever(sandbox, {"children": 5, "stopped": stopped}, until=lambda: len(processes_of(sandbox)) >= 11)
     before = processes_of(sandbox)
@@ -79,7 +79,7 @@ def _is_alive(pid: int) -> bool:
 async def test_end_says_how(
     host: SandboxHost, tmp_path: Path, source: str, exit_code: int | None, number: int | None
 ) -> None:
-    trial = await try_once(host, "python", bundle(tmp_path, source), {})
+    trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {})
     assert (trial.kind, trial.end.exit_code, trial.end.signal) == ("closed", exit_code, number)
     assert trial.end.cpu_ms > 0
     assert trial.end.peak_memory_bytes > 1 << 20
@@ -87,7 +87,11 @@ async def test_end_says_how(
 
 async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) -> None:
     trial = await try_once(
-        host, "python", bundle(tmp_path, "def handler(e, c):\n while True: pass"), {}, policy=SandboxSpec(cpu_limit_s=1)
+        host.prewarm,
+        "python",
+        bundle(tmp_path, "def handler(e, c):\n while True: pass"),
+        {},
+        policy=SandboxSpec(cpu_limit_s=1),
     )
     assert trial.end.signal == signal.SIGXCPU
     # The kernel holds the limit against whole ticks, of which a busy machine's process gets only parts; what is told is what ran.
@@ -96,7 +100,9 @@ async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) ->
 
 async def test_memory_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
     source = "def handler(e, c):\n kept = []\n while True: kept.append(bytearray(b'x') * (8 << 20))"
-    trial = await try_once(host, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(memory_limit_mib=64))
+    trial = await try_once(
+        host.prewarm, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(memory_limit_mib=64)
+    )
     if trial.receipt["memory"] == "rlimit":
         assert trial.kind == "error"
         assert trial.answer["errorType"] == "MemoryError"
@@ -107,14 +113,14 @@ async def test_memory_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
 
 async def test_process_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
     source = "import os, time\ndef handler(e, c):\n for n in range(100):\n  if os.fork() == 0: time.sleep(60)"
-    trial = await try_once(host, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(processes=16))
+    trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(processes=16))
     assert trial.answer["errorType"] == "BlockingIOError"
     if trial.receipt["processes"] != "rlimit":
         assert trial.end.process_limit_hits > 0
 
 
 async def test_kill_twice_and_after_the_end(host: SandboxHost) -> None:
-    sandbox = await host.blank("python")
+    sandbox = await host.prewarm("python")
     sandbox.kill()
     sandbox.kill()
     end = await sandbox.ended()
@@ -125,7 +131,7 @@ async def test_kill_twice_and_after_the_end(host: SandboxHost) -> None:
 
 
 async def test_leftovers_are_seen(host: SandboxHost, tmp_path: Path) -> None:
-    sandbox = await host.blank("python")
+    sandbox = await host.prewarm("python")
     await sandbox.attach(
         bundle(
             tmp_path,
@@ -141,7 +147,7 @@ async def test_leftovers_are_seen(host: SandboxHost, tmp_path: Path) -> None:
 
 
 async def test_stack_can_be_asked_for(host: SandboxHost, tmp_path: Path) -> None:
-    sandbox = await host.blank("python")
+    sandbox = await host.prewarm("python")
     await sandbox.attach(bundle(tmp_path, "def spin_here():\n while True: pass\ndef handler(e, c): spin_here()"))
     await call_forever(sandbox, {}, until=lambda: sandbox.cpu_ms() > 50)
     sandbox.request_stack()
@@ -167,7 +173,7 @@ async def test_limits_differ_from_the_blank_that_served(host: SandboxHost, tmp_p
     source = "import resource\ndef handler(e, c): return [resource.getrlimit(resource.RLIMIT_NPROC)[1], resource.getrlimit(resource.RLIMIT_NOFILE)[1]]"
     from worker.sandbox.selftest.trial import try_in
 
-    sandbox = await host.blank("python")
+    sandbox = await host.prewarm("python")
     await sandbox.attach(bundle(tmp_path, source), SandboxSpec(processes=17, open_files=99))
     trial: Any = await try_in(sandbox, {})
     assert trial.answer == [17 + (trial.receipt["processes"] != "rlimit"), 99]

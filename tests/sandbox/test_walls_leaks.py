@@ -104,9 +104,9 @@ async def spawn_and_end(host: SandboxHost, count: int, litter: Path) -> None:
     """Most are killed as blanks; the others after a call that leaves files and a daemon."""
     for number in range(count):
         if number % CALL_EVERY == 0:
-            assert (await try_once(host, "python", litter, None, limit_s=PATIENCE_S)).answer == "left"
+            assert (await try_once(host.prewarm, "python", litter, None, limit_s=PATIENCE_S)).answer == "left"
             continue
-        sandbox = await host.blank("python")
+        sandbox = await host.prewarm("python")
         sandbox.kill()
         await sandbox.ended()
         sandbox.close()
@@ -115,7 +115,7 @@ async def spawn_and_end(host: SandboxHost, count: int, litter: Path) -> None:
 @pytest.mark.parametrize("level", ["strict", "restricted"])
 async def test_a_sandbox_nobody_closes_goes_with_the_host(level: str) -> None:
     async with open_level(level) as host:
-        sandbox = await host.blank("python")
+        sandbox = await host.prewarm("python")
         pids = processes_of(sandbox)
     assert not alive(pids)
     sandbox.close()
@@ -124,13 +124,13 @@ async def test_a_sandbox_nobody_closes_goes_with_the_host(level: str) -> None:
 @pytest.mark.parametrize("level", ["strict", "restricted"])
 async def test_a_killed_zygote_takes_only_its_own_and_is_replaced(level: str, tmp_path: Path) -> None:
     async with open_level(level) as host:
-        sandbox = await host.blank("python")
+        sandbox = await host.prewarm("python")
         pids = processes_of(sandbox)
         os.kill(zygote_of(host), signal.SIGKILL)
         async with asyncio.timeout(PATIENCE_S):
             end = await sandbox.ended()
             await until_gone(pids)
-            trial = await try_once(host, "python", bundle(tmp_path, "def handler(e, c): return e"), 7)
+            trial = await try_once(host.prewarm, "python", bundle(tmp_path, "def handler(e, c): return e"), 7)
         assert end.signal == signal.SIGKILL
         assert trial.answer == 7
         sandbox.close()
@@ -138,7 +138,7 @@ async def test_a_killed_zygote_takes_only_its_own_and_is_replaced(level: str, tm
 
 async def test_a_zygote_whose_mould_was_killed_is_replaced(tmp_path: Path) -> None:
     async with open_level("strict") as host:
-        sandbox = await host.blank("python")
+        sandbox = await host.prewarm("python")
         pids = processes_of(sandbox)
         zygote = zygote_of(host)
         (mould,) = {int(pid) for pid in children_of(zygote)} - {sandbox.pid}
@@ -146,7 +146,7 @@ async def test_a_zygote_whose_mould_was_killed_is_replaced(tmp_path: Path) -> No
         async with asyncio.timeout(PATIENCE_S):
             await sandbox.ended()
             await until_gone([*pids, mould, zygote])
-            trial = await try_once(host, "python", bundle(tmp_path, "def handler(e, c): return e"), 7)
+            trial = await try_once(host.prewarm, "python", bundle(tmp_path, "def handler(e, c): return e"), 7)
         assert trial.answer == 7
         assert zygote_of(host) != zygote
         sandbox.close()
@@ -156,7 +156,7 @@ async def test_a_request_under_way_fails_with_its_zygote() -> None:
     async with open_level("strict") as host:
         pid = zygote_of(host)
         os.kill(pid, signal.SIGSTOP)
-        asked = asyncio.ensure_future(host.blank("python"))
+        asked = asyncio.ensure_future(host.prewarm("python"))
         await asyncio.sleep(0)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(SandboxUnavailable, match="died"):
@@ -173,7 +173,7 @@ ABANDONED_WORKER = textwrap.dedent("""
     from tests.sandbox.walls_rig import open_level, processes_of
     async def main():
         async with open_level(sys.argv[1]) as host:
-            sandbox = await host.blank("python")
+            sandbox = await host.prewarm("python")
             (zygote,) = host.zygote_pids().values()
             with open(f"/proc/{zygote}/task/{zygote}/children") as children:
                 print(*processes_of(sandbox), zygote, *children.read().split(), flush=True)
@@ -198,7 +198,7 @@ def test_a_killed_worker_leaves_nothing_running_and_no_cgroup(level: str) -> Non
 
 async def test_cgroups_of_a_killed_zygote_are_removed_by_the_next() -> None:
     async with open_level("strict") as host:
-        sandbox = await host.blank("python")
+        sandbox = await host.prewarm("python")
         pid, inside = zygote_of(host), processes_of(sandbox)
         if not cgroups_of(pid):
             pytest.skip("no cgroup can be made here")
@@ -207,7 +207,7 @@ async def test_cgroups_of_a_killed_zygote_are_removed_by_the_next() -> None:
         async with asyncio.timeout(PATIENCE_S):
             await until_gone(inside)
         sandbox.close()
-        await (await host.blank("python")).ended_after_kill()
+        await (await host.prewarm("python")).ended_after_kill()
         assert not cgroups_of(pid)
 
 
@@ -218,7 +218,7 @@ async def test_no_secret_of_the_worker_is_in_memory_inside(level: str, monkeypat
     secret = "k3y-0f-the-" + "worker-5f1d"
     monkeypatch.setenv("SANDLOT_SIGNING_KEY", secret)
     async with open_level(level) as host:
-        sandbox = await host.blank("python")
+        sandbox = await host.prewarm("python")
         assert holds(os.getpid(), secret)
         for pid in (*processes_of(sandbox), zygote_of(host)):
             assert not holds(pid, secret)

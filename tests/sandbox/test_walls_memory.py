@@ -18,7 +18,7 @@ BOUND_KIB = 3_500
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into the processes of a sandbox")
 async def test_a_waiting_sandbox_has_little_memory_of_its_own() -> None:
     async with open_level("strict") as host:
-        sandboxes = [await host.blank("python") for _ in range(3)]
+        sandboxes = [await host.prewarm("python") for _ in range(3)]
         async with asyncio.timeout(PATIENCE_S):
             while not all(waits_for_its_function(sandbox) for sandbox in sandboxes):  # noqa: ASYNC110 - the condition is another process's
                 await asyncio.sleep(0.002)

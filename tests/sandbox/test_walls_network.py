@@ -108,7 +108,7 @@ async def host() -> AsyncIterator[SandboxHost]:
 
 
 async def call(host: SandboxHost, folder: Path, event: Any, *network: str, runtime: str = "python") -> Any:
-    sandbox = await host.blank(runtime, SandboxSpec(network=network))
+    sandbox = await host.prewarm(runtime, SandboxSpec(network=network))
     source, name = (FETCH, "main.py") if runtime == "python" else (NODE_FETCH, "index.mjs")
     try:
         await sandbox.attach(bundle(folder, source, name), SandboxSpec(network=network))
@@ -224,7 +224,7 @@ async def test_bad_requests_are_told_so(host: SandboxHost, tmp_path: Path, say: 
 
 
 async def test_no_network_by_default(host: SandboxHost, tmp_path: Path) -> None:
-    sandbox = await host.blank("python")
+    sandbox = await host.prewarm("python")
     await sandbox.attach(bundle(tmp_path, FETCH))
     trial = await try_in(sandbox, {"url": "http://example.com/"})
     assert trial.answer[0] == 0
@@ -234,4 +234,4 @@ async def test_no_network_by_default(host: SandboxHost, tmp_path: Path) -> None:
 async def test_restricted_refuses_functions_with_network() -> None:
     async with open_level("restricted") as host:
         with pytest.raises(IsolationMissing, match="need strict"):
-            await host.blank("python", SandboxSpec(network=("example.com",)))
+            await host.prewarm("python", SandboxSpec(network=("example.com",)))

@@ -85,7 +85,7 @@ async def test_auto_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) 
 
 async def test_strict_receipt_says_what_holds() -> None:
     async with open_level("strict") as host:
-        sandbox = await host.blank("python")
+        sandbox = await host.prewarm("python")
         receipt = json.loads(sandbox.receipt)
         sandbox.close()
     assert receipt["level"] == "strict"
@@ -104,7 +104,7 @@ async def test_receipt_changes_with_an_optional_wall(without: str) -> None:
     async with open_level("strict") as host, open_level("strict", missing=(without,)) as weaker:
         receipts = []
         for each in (host, weaker):
-            sandbox = await each.blank("python")
+            sandbox = await each.prewarm("python")
             receipts.append(json.loads(sandbox.receipt))
             sandbox.close()
     key = {"time": "namespaces", "landlock": "landlock_abi", "cgroups": "memory"}[without]

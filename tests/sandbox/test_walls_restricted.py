@@ -15,8 +15,8 @@ from tests.sandbox.walls_rig import bundle, open_level
 from worker.sandbox.selftest.trial import try_once
 from worker.sandbox.zygote import syscalls
 from worker.sandbox.zygote.isolation import landlock
+from worker.sandbox.zygote.isolation.host_paths import is_open_to_others
 from worker.sandbox.zygote.isolation.tmpdir import remove_home
-from worker.sandbox.zygote.restricted_init import is_open_to_others
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: functions get another uid only there")
@@ -32,8 +32,8 @@ async def test_a_bundle_in_a_closed_folder_is_read_and_the_folder_stays_closed(t
         "import os\ndef handler(e, c):\n try: return open(e).read()\n except OSError as error: return type(error).__name__",
     )
     async with open_level("restricted") as host:
-        own = await try_once(host, "python", made, str(made / "main.py"))
-        other = await try_once(host, "python", made, str(closed / "neighbour"))
+        own = await try_once(host.prewarm, "python", made, str(made / "main.py"))
+        other = await try_once(host.prewarm, "python", made, str(closed / "neighbour"))
     assert own.answer == "PermissionError"  # what it runs is a copy elsewhere
     assert other.answer == "PermissionError"
     assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith(f"sandlot-bundles-{os.getpid()}")]
@@ -42,7 +42,7 @@ async def test_a_bundle_in_a_closed_folder_is_read_and_the_folder_stays_closed(t
 async def test_home_is_writable_and_its_own(tmp_path: Path) -> None:
     source = "import os, tempfile\ndef handler(e, c):\n with tempfile.NamedTemporaryFile() as file: file.write(b'x')\n return os.environ['HOME']"
     async with open_level("restricted") as host:
-        first = await try_once(host, "python", bundle(tmp_path, source), {})
+        first = await try_once(host.prewarm, "python", bundle(tmp_path, source), {})
         if not first.receipt["home"]:
             pytest.skip("no tmpfs with a size and a file limit can be had here")
         assert first.kind == "result"

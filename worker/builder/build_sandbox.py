@@ -57,7 +57,7 @@ class BuildSandbox:
         )
         folder, handler = INSIDE[self._runtime]
         spec = VersionSpec(_NAME, 1, "", self._runtime, handler, folder, memory_limit_mib=policy.memory_limit_mib)
-        sandbox = await self._host.blank(self._runtime, policy)
+        sandbox = await self._host.prewarm(self._runtime, policy)
         self._resident = Instance(sandbox, spec, monotonic(), lambda _resident: None)
         try:
             await sandbox.attach(folder, policy, self._sources.tools[self._runtime])

@@ -54,7 +54,7 @@ class PrewarmedPool:
                 if _alive(sandbox):
                     return sandbox
                 await kill_and_wait(sandbox)
-        return await self._host.blank(runtime, policy)
+        return await self._host.prewarm(runtime, policy)
 
     async def close(self) -> None:
         self._closed = True
@@ -82,7 +82,7 @@ class PrewarmedPool:
         shelf = self._shelves[runtime]
         while len(shelf) < self._ready:
             try:
-                shelf.append(await self._host.blank(runtime, _BLANK))
+                shelf.append(await self._host.prewarm(runtime, _BLANK))
             except SandlotError as error:
                 # Not fatal here: whoever needs one next starts it, and is told what is wrong.
                 _log.warning("blank_failed", extra={"runtime": runtime, "error": error.message})

@@ -142,7 +142,7 @@ class SandboxHost:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asks for a blank is told
         return task
 
-    async def blank(self, runtime: str, policy: SandboxSpec | None = None) -> Sandbox:
+    async def prewarm(self, runtime: str, policy: SandboxSpec | None = None) -> Sandbox:
         """A started, empty sandbox: its function is not known yet.
 
         Raises:

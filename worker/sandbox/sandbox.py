@@ -13,23 +13,32 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from sandlot.errors import SandboxUnavailable
 from sandlot.receipt import missing_features
 from worker.sandbox.egress_proxy import EgressProxy
-from worker.sandbox.spec import Level, SandboxExit, SandboxSpec
+from worker.sandbox.spec import Level, RuntimeCommand, SandboxExit, SandboxSpec
 from worker.sandbox.zygote.protocol import BUNDLE_PATH, PACKAGES_PATH
-
-if TYPE_CHECKING:
-    from worker.sandbox.zygote_client import ZygoteClient
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 ATTACH_LIMIT_S: Final = 10.0
+
+
+class ZygoteHandle(Protocol):
+    """The part of a zygote's client that a sandbox calls."""
+
+    runtime: RuntimeCommand
+
+    def send_attach(self, number: int, folders: Sequence[Path], policy: SandboxSpec) -> None:
+        """Ask the zygote to mount the bundle and to apply the limits."""
+
+    def has_orphans_of(self, leader: int) -> bool:
+        """Return whether the zygote adopted processes of the process group `leader`."""
 
 
 class Sandbox:
@@ -40,7 +49,7 @@ class Sandbox:
 
     def __init__(
         self,
-        link: ZygoteClient,
+        link: ZygoteHandle,
         number: int,
         policy: SandboxSpec,
         pid: int,

@@ -60,7 +60,7 @@ async def attempt_all(level, node, targets):
                 event = {"attempt": name, "targets": targets | {"alone": level == "strict"}}
                 async with gate:
                     trial = await try_once(
-                        host, runtime, BUNDLE, event, policy=SandboxSpec(memory_limit_mib=256), limit_s=LIMIT_S
+                        host.prewarm, runtime, BUNDLE, event, policy=SandboxSpec(memory_limit_mib=256), limit_s=LIMIT_S
                     )
                 results[f"{runtime}:{name}"] = dataclasses.asdict(trial)
 

@@ -9,17 +9,17 @@ import asyncio
 import json
 import os
 import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from worker.sandbox.channel import ERROR, INIT, READY, REQUEST, RESULT, Channel, Faulty, ProtocolError
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.spec import SandboxExit, SandboxSpec
 
-if TYPE_CHECKING:
-    from worker.sandbox.host import SandboxHost
-
+Prewarm = Callable[[str, SandboxSpec | None], Awaitable[Sandbox]]
+"""Starts an empty sandbox for a runtime: `SandboxHost.prewarm`."""
 LOG_KEPT_BYTES: Final = 65536
 END_LIMIT_S: Final = 10.0
 CLOSING_LIMIT_S: Final = 1.0
@@ -38,7 +38,7 @@ class Trial:
 
 
 async def try_once(
-    host: SandboxHost,
+    prewarm: Prewarm,
     runtime: str,
     bundle_dir: Path,
     event: object,
@@ -52,7 +52,7 @@ async def try_once(
     Raises:
         SandboxUnavailable: it could not be started; nothing was called.
     """
-    sandbox = await host.blank(runtime, policy)
+    sandbox = await prewarm(runtime, policy)
     try:
         await sandbox.attach(bundle_dir)
         return await try_in(sandbox, event, handler=handler, limit_s=limit_s)

@@ -15,6 +15,7 @@ from typing import Final
 
 from . import lockdown, protocol, syscalls
 from .isolation import capabilities
+from .isolation.host_paths import is_open_to_others
 from .isolation.rlimits import limit_blank, limit_process
 from .protocol import Plan, read_limits
 
@@ -50,15 +51,6 @@ def require(plan: Plan, readable: list[str]) -> None:
             raise OSError(
                 f"functions run under uid {plan.uid_base} and up, which cannot reach {path}: install it where others may read"
             )
-
-
-def is_open_to_others(path: str) -> bool:
-    """Whether a uid that owns nothing can get there: every folder on the way is executable for others, the last one readable."""
-    parts = os.path.realpath(path).split("/")[1:]
-    for count in range(len(parts)):
-        if not os.stat("/" + "/".join(parts[:count])).st_mode & 0o001:
-            return False
-    return bool(os.stat(path).st_mode & 0o004)
 
 
 def run(

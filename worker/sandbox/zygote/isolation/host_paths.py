@@ -12,7 +12,6 @@ import tempfile
 from typing import Final
 
 from .. import ownership, syscalls
-from ..restricted_init import is_open_to_others
 
 PREFIX: Final = "sandlot-bundles-"
 
@@ -50,6 +49,19 @@ def open_ways_to(paths: list[str]) -> dict[str, int]:
             syscalls.move_mount(tree, path)
             os.close(tree)
     return covered
+
+
+def is_open_to_others(path: str) -> bool:
+    """Return whether a uid that owns nothing can read `path`.
+
+    Every folder on the way must be executable for others, and the path itself readable for them
+    (path_resolution(7)).
+    """
+    parts = os.path.realpath(path).split("/")[1:]
+    for count in range(len(parts)):
+        if not os.stat("/" + "/".join(parts[:count])).st_mode & 0o001:
+            return False
+    return bool(os.stat(path).st_mode & 0o004)
 
 
 def _first_closed(path: str) -> str:
