@@ -23,9 +23,9 @@ from api.server.supervisor import CANNOT_START, Processes
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.gc_tuning import tune_gc
 from sandlot.log_format import configure_logging
-from sandlot.offload import let_the_loop_in
+from sandlot.offload import shorten_switch_interval
 from sandlot.settings import Settings, is_loopback, load_settings
-from sandlot.transport_security import require_safe_listening
+from sandlot.transport_security import require_safe_listener
 
 _log = logging.getLogger("sandlot.api")
 
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
-        let_the_loop_in()
-        require_safe_listening(settings)
+        shorten_switch_interval()
+        require_safe_listener(settings)
         if given.listen_fd is not None:
             with socket.socket(fileno=given.listen_fd) as listening:
                 uvloop.run(

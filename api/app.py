@@ -59,7 +59,7 @@ def create_app(
     queue: Queue,
     registry: Registry,
     keys: KeyStore,
-    vault: SecretStore,
+    secrets: SecretStore,
     watch: DurabilityWatch,
     traces: RequestTraces | None = None,
     audit: AuditLog | None = None,
@@ -88,9 +88,9 @@ def create_app(
     )
     jobs.add_routes(app.router, queue, calls, door, settings)
     dead_letters.add_routes(app.router, queue, calls, door)
-    functions.add_routes(app.router, registry, queue, vault, settings)
+    functions.add_routes(app.router, registry, queue, secrets, settings)
     versions.add_routes(app.router, registry, queue)
-    add_secret_routes(app.router, vault)
+    add_secret_routes(app.router, secrets)
     system.add_health_routes(app.router, queue)
     measured = metrics.Metrics(queue, calls, counts)
     system.add_status_routes(app.router, queue)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope as AsgiScope
 
-from sandlot.api_keys import Key, KeyStore, Scope
+from sandlot.api_keys import ApiKey, KeyStore, Scope
 from sandlot.errors import FunctionNotFound, JobGone, JobNotFound, Unauthenticated, VersionNotFound
 from sandlot.functions import Registry, Version
 from sandlot.jobs import JobRecord
@@ -189,13 +189,13 @@ class Authorizer:
             key.require(need, record.function)
         return record
 
-    def sees(self, key: Key | None, record: JobRecord) -> bool:
+    def sees(self, key: ApiKey | None, record: JobRecord) -> bool:
         """Whether a list of jobs shows this one to the key it was asked with."""
         if key is None or not record.function.startswith(key.prefix):
             return False
         return record.owner in ("", key.owner) or Scope.ADMIN in key.scopes
 
-    async def _authenticate(self, headers: Mapping[bytes, bytes]) -> Key | None:
+    async def _authenticate(self, headers: Mapping[bytes, bytes]) -> ApiKey | None:
         """The caller's key; `None` if there is no credential of ours (another scheme may be meant for the function)."""
         credential = headers.get(b"authorization")
         if credential is None or not is_ours(credential):
@@ -209,9 +209,9 @@ async def admitted(request: Request) -> None:
     await door.admit(request.scope)
 
 
-def key_of(scope: AsgiScope) -> Key | None:
+def key_of(scope: AsgiScope) -> ApiKey | None:
     """The key with which this request was admitted."""
-    key: Key | None = scope.get(_KEY)
+    key: ApiKey | None = scope.get(_KEY)
     return key
 
 

@@ -114,7 +114,7 @@ def version_document(version: Version) -> Document:
         "version": version.number,
         "digest": version.digest,
         "state": "active",
-        "manifest": version.manifest.written(),
+        "manifest": version.manifest.to_table(),
         "created_at": iso(version.created_ms),
     }
 

@@ -22,7 +22,7 @@ from sandlot.callback_policy import callback_hosts, check_callback_url
 from sandlot.errors import CallbackRefused, JobFinal, JobGone, JobNotFound, SandlotError, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
 from sandlot.jobs import JobRecord, JobResult, Queue, StoredResult, Submitted
-from sandlot.models import BY_DEFAULT, Invocation, JobStatus
+from sandlot.models import DEFAULT_RETRY, Invocation, JobStatus
 from sandlot.redis.durability import Durability, DurabilityWatch
 from sandlot.settings import Settings
 
@@ -76,7 +76,7 @@ class Invocations:
             result_ttl_s=round(manifest.result_ttl_s) if manifest.result_ttl_s else self._result_ttl_s,
             # A function that says how long its results can be fetched means all of them.
             delivered_ttl_s=0 if manifest.result_ttl_s else self._delivered_ttl_s,
-            retry=manifest.retry.policy if manifest.retry is not None else BY_DEFAULT,
+            retry=manifest.retry.policy if manifest.retry is not None else DEFAULT_RETRY,
             concurrency=manifest.concurrency,
             delay_ms=wish.delay_ms,
             not_after_ms=self._queue.now_ms() + wish.expires_ms if wish.expires_ms else 0,

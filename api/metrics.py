@@ -21,7 +21,7 @@ from api.invocations import Invocations
 from sandlot.errors import Forbidden, QueueUnavailable
 from sandlot.jobs import Queue
 from sandlot.jobs.stats import QueueLoad, QueueLoads
-from sandlot.metrics import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
+from sandlot.metrics import OTHER, Family, Histogram, PerFunction, Sample, counter, gauge, histogram, single
 
 FUNCTION: Final = "sandlot.function"
 """In the scope: the function that this request calls, once its caller was let in. A name that anybody may make up is no label."""
@@ -43,7 +43,7 @@ class ApiCounts:
     def __init__(self, functions_limit: int) -> None:
         self._functions_limit = functions_limit
         self._replies: dict[tuple[str, str, int], int] = {}
-        self._functions = ByFunction(FunctionTraffic, functions_limit)
+        self._functions = PerFunction(FunctionTraffic, functions_limit)
 
     def answered(self, route: str, method: str, status: int, function: str | None, took_s: float) -> None:
         """A reply was sent. Called once per request: 1 µs at most."""
@@ -204,7 +204,7 @@ class Metrics:
     async def text(self) -> bytes:
         """Of all processes, and of the queue they share."""
         # Imported here: it takes 60 ms, which an API that nobody asks need not spend.
-        from sandlot.metrics import write_processes
+        from sandlot.metrics import render_processes
 
         processes = await self.peers.families()
         try:
@@ -215,7 +215,7 @@ class Metrics:
         count = gauge(
             "sandlot_api_processes", "Processes of this API that are in this text.", (), single(len(processes))
         )
-        return await asyncio.to_thread(write_processes, [("", [count, *shared]), *processes.items()])
+        return await asyncio.to_thread(render_processes, [("", [count, *shared]), *processes.items()])
 
 
 def add_routes(routes: APIRouter, metrics: Metrics) -> None:

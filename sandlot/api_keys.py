@@ -46,7 +46,7 @@ class Scope(StrEnum):
     """Everything, and the jobs of every owner."""
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """What is recorded of a key. `owner` is whose jobs it sees: several keys may share one, which is how a key is rotated."""
 
     id: str
@@ -81,7 +81,7 @@ class KeyStore:
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
         self._signing_key = signing_key
-        self._known: dict[str, tuple[Key | None, float]] = {}
+        self._known: dict[str, tuple[ApiKey | None, float]] = {}
 
     async def create(
         self,
@@ -91,7 +91,7 @@ class KeyStore:
         prefix: str = "",
         lifetime_s: int = 0,
         note: str = "",
-    ) -> tuple[str, Key]:
+    ) -> tuple[str, ApiKey]:
         """A new key and its token, which is shown this once and stored nowhere.
 
         Args:
@@ -108,7 +108,7 @@ class KeyStore:
             raise CallerError(f"{prefix[:80]!r} cannot be the beginning of a function's name")
         token = new_token()
         now_ms = _now_ms()
-        key = Key(
+        key = ApiKey(
             id=_parse(token)[0],
             digest=_digest(token),
             owner=owner,
@@ -132,7 +132,7 @@ class KeyStore:
             raise CallerError(
                 "the API key is not one of ours: it looks like sk_<16 hex digits>.<43 characters>; sandlot key create makes one"
             )
-        key = Key(
+        key = ApiKey(
             id=key_id,
             digest=_digest(token),
             owner=DEFAULT_OWNER,
@@ -142,7 +142,7 @@ class KeyStore:
         )
         await self._write(key, replace=False)
 
-    async def list(self) -> list[Key]:
+    async def list(self) -> list[ApiKey]:
         """Every key, oldest first, revoked and expired ones too; what is not signed is none."""
         try:
             records = cast("dict[bytes, bytes]", await self._redis.hgetall(API_KEYS))
@@ -151,7 +151,7 @@ class KeyStore:
         read = (self._open(key_id.decode(), record) for key_id, record in records.items())
         return sorted((key for key in read if key is not None), key=lambda key: key.created_ms)
 
-    async def revoke(self, key_id: str) -> Key:
+    async def revoke(self, key_id: str) -> ApiKey:
         """Refuse this key from now on: here at once, elsewhere within `CACHE_S`.
 
         Raises:
@@ -159,13 +159,13 @@ class KeyStore:
         """
         key = await self._read(key_id)
         if key is None:
-            raise _no_key(key_id)
+            raise _unknown_key(key_id)
         if not key.revoked_ms:
             key = msgspec.structs.replace(key, revoked_ms=_now_ms())
             await self._write(key, replace=True)
         return key
 
-    async def rotate(self, key_id: str, overlap_s: int) -> tuple[str, Key]:
+    async def rotate(self, key_id: str, overlap_s: int) -> tuple[str, ApiKey]:
         """A new key in the place of this one, and its token: same owner, scopes, prefix, note and lifetime. The old one is refused in
         `overlap_s` (0: at once), unless it expires before.
 
@@ -174,7 +174,7 @@ class KeyStore:
         """
         old = await self._read(key_id)
         if old is None:
-            raise _no_key(key_id)
+            raise _unknown_key(key_id)
         now_ms = _now_ms()
         if old.revoked_ms or 0 < old.expires_ms <= now_ms:
             raise CallerError(
@@ -190,7 +190,7 @@ class KeyStore:
         )
         return token, new
 
-    async def authenticate(self, token: str) -> Key:
+    async def authenticate(self, token: str) -> ApiKey:
         """The key that this token proves.
 
         Raises:
@@ -206,7 +206,7 @@ class KeyStore:
             raise Unauthenticated("this API key is not valid: unknown, expired or revoked")
         return known[0]
 
-    async def _check(self, token: str) -> Key | None:
+    async def _check(self, token: str) -> ApiKey | None:
         key_id, _ = _parse(token)
         if not key_id:
             return None
@@ -217,21 +217,21 @@ class KeyStore:
             return None
         return key
 
-    async def _read(self, key_id: str) -> Key | None:
+    async def _read(self, key_id: str) -> ApiKey | None:
         try:
             record = cast("bytes | None", await self._redis.hget(API_KEYS, key_id))
         except RedisError as error:
             raise _unavailable(error) from error
         return None if record is None else self._open(key_id, record)
 
-    def _open(self, key_id: str, record: bytes) -> Key | None:
+    def _open(self, key_id: str, record: bytes) -> ApiKey | None:
         signature, _, text = record.partition(b"|")
         if not hmac.compare_digest(signature, mac(self._signing_key, _PURPOSE, key_id.encode(), text)):
             _log.warning("API key is not signed", extra={"key": key_id[:80]})
             return None
-        return msgspec.json.decode(text, type=Key)
+        return msgspec.json.decode(text, type=ApiKey)
 
-    async def _write(self, key: Key, *, replace: bool) -> None:
+    async def _write(self, key: ApiKey, *, replace: bool) -> None:
         text = msgspec.json.encode(key)
         record = mac(self._signing_key, _PURPOSE, key.id.encode(), text) + b"|" + text
         try:
@@ -262,7 +262,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _no_key(key_id: str) -> CallerError:
+def _unknown_key(key_id: str) -> CallerError:
     return CallerError(f"there is no key {key_id[:80]!r}; sandlot key list shows them")
 
 

@@ -22,7 +22,7 @@ import msgspec
 
 from sandlot.errors import CallerError, InvalidSettings
 
-FIRST: Final = "0" * 64
+FIRST_PREVIOUS: Final = "0" * 64
 """What the first line of a chain is bound to."""
 
 
@@ -57,7 +57,7 @@ class ChainHead(msgspec.Struct, frozen=True):
     """The end of a chain: how many lines it has, and the hash of the last."""
 
     n: int = 0
-    hash: str = FIRST
+    hash: str = FIRST_PREVIOUS
 
 
 class AuditLog:
@@ -89,19 +89,19 @@ class AuditLog:
         """
         fcntl.flock(self._chain, fcntl.LOCK_EX)
         try:
-            tip = _read_tip(os.pread(self._chain, 200, 0))
+            head = _read_head(os.pread(self._chain, 200, 0))
             text = b""
             for entry in entries:
-                line = _line(entry, tip)
+                line = _line(entry, head)
                 text += line + b"\n"
-                tip = ChainHead(tip.n + 1, _hash(line))
+                head = ChainHead(head.n + 1, _hash(line))
             # Opened each time, so that whatever has become of the file (rotated, removed) is found here and not guessed from a descriptor.
             log = _open_log(self.path)
             try:
                 _write_whole(log, text)
             finally:
                 os.close(log)
-            os.pwrite(self._chain, b"%d %b\n" % (tip.n, tip.hash.encode()), 0)
+            os.pwrite(self._chain, b"%d %b\n" % (head.n, head.hash.encode()), 0)
         finally:
             fcntl.flock(self._chain, fcntl.LOCK_UN)
 
@@ -116,7 +116,7 @@ def verify(paths: Iterable[Path]) -> ChainHead:
     Raises:
         CallerError: it is not; the message names the file and the line.
     """
-    tip: ChainHead | None = None
+    head: ChainHead | None = None
     last = Path()
     for path in paths:
         last = path
@@ -125,35 +125,35 @@ def verify(paths: Iterable[Path]) -> ChainHead:
         except OSError as error:
             raise CallerError(f"cannot read {path}: {error.strerror}") from error
         for number, line in enumerate(lines, 1):
-            tip = _follow(f"{path}, line {number}", line, tip)
-    tip = tip or ChainHead()
+            head = _follow(f"{path}, line {number}", line, head)
+    head = head or ChainHead()
     if chain_file(last).is_file():
-        end = _read_tip(chain_file(last).read_bytes())
-        if end != tip:
+        end = _read_head(chain_file(last).read_bytes())
+        if end != head:
             raise CallerError(
-                f"{last} ends with record {tip.n}, but {end.n} were written: the end was cut off or changed"
+                f"{last} ends with record {head.n}, but {end.n} were written: the end was cut off or changed"
             )
-    return tip
+    return head
 
 
-def _follow(where: str, line: bytes, tip: ChainHead | None) -> ChainHead:
+def _follow(where: str, line: bytes, head: ChainHead | None) -> ChainHead:
     try:
         read = msgspec.json.decode(line, type=_Line)
     except msgspec.MsgspecError as error:
         raise CallerError(f"{where}: not a record of an audit log ({error})") from None
     # A first file that begins in the middle is one whose predecessors are kept elsewhere; only record 1 has nothing before it.
-    before = tip or (ChainHead() if read.n == 1 else ChainHead(read.n - 1, read.previous))
+    before = head or (ChainHead() if read.n == 1 else ChainHead(read.n - 1, read.previous))
     if (read.n, read.previous) != (before.n + 1, before.hash):
         raise CallerError(f"{where}: does not follow record {before.n}: a record was changed, removed or put in")
     return ChainHead(read.n, _hash(line))
 
 
-def _line(entry: Entry, tip: ChainHead) -> bytes:
-    frame = _Line(n=tip.n + 1, time=datetime.now(UTC).isoformat(timespec="milliseconds"), previous=tip.hash)
+def _line(entry: Entry, head: ChainHead) -> bytes:
+    frame = _Line(n=head.n + 1, time=datetime.now(UTC).isoformat(timespec="milliseconds"), previous=head.hash)
     return msgspec.json.encode(msgspec.to_builtins(frame) | msgspec.to_builtins(entry))
 
 
-def _read_tip(text: bytes) -> ChainHead:
+def _read_head(text: bytes) -> ChainHead:
     words = text.split()
     return ChainHead(int(words[0]), words[1].decode()) if len(words) >= 2 else ChainHead()
 

@@ -1,6 +1,6 @@
 """Fail-points: what a process does to itself at a named moment, so that a test can have it die exactly there.
 
-Knows: how `SANDLOT_FAULT` is written, and what each action does. Does not know: where in the code a moment is (`worker/middleware/failpoints.py`).
+Knows: how `SANDLOT_FAILPOINTS` is written, and what each action does. Does not know: where in the code a moment is (`worker/middleware/failpoints.py`).
 Nothing of this is reached unless the setting is given: without it there is not even a call.
 """
 
@@ -43,11 +43,11 @@ before and after each script, whatever it carries."""
 ACTIONS: Final = ("kill", "stop", "note")
 """`kill`: SIGKILL, as from outside. `stop`: SIGSTOP, until somebody sends SIGCONT. `note`: a log line, every time."""
 
-_FAULT: Final = re.compile(r"^(?P<point>[a-z]+):(?P<action>[a-z]+)(?:@(?P<turn>[1-9][0-9]{0,8}))?$")
+_FAILPOINT: Final = re.compile(r"^(?P<point>[a-z]+):(?P<action>[a-z]+)(?:@(?P<turn>[1-9][0-9]{0,8}))?$")
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Failpoint:
     """At the `turn`-th time the point is reached, do this; a `note` is made every time."""
 
     point: str
@@ -55,17 +55,17 @@ class Fault:
     turn: int = 1
 
 
-class FailPoints:
-    """The faults of one process, and how often each point has been reached."""
+class Failpoints:
+    """The failpoints of one process, and how often each point has been reached."""
 
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
-        self._faults: dict[str, list[Fault]] = {}
-        for fault in faults:
-            self._faults.setdefault(fault.point, []).append(fault)
+    def __init__(self, failpoints: tuple[Failpoint, ...]) -> None:
+        self._failpoints: dict[str, list[Failpoint]] = {}
+        for failpoint in failpoints:
+            self._failpoints.setdefault(failpoint.point, []).append(failpoint)
         self._reached: dict[str, int] = {}
 
     @classmethod
-    def parse(cls, text: str) -> FailPoints | None:
+    def parse(cls, text: str) -> Failpoints | None:
         """`claimed:kill`, `claimed:note,settling:kill@3`; nothing for an empty text.
 
         Raises:
@@ -73,26 +73,26 @@ class FailPoints:
         """
         if not text:
             return None
-        return cls(tuple(_parse_fault(part.strip()) for part in text.split(",")))
+        return cls(tuple(_parse_failpoint(part.strip()) for part in text.split(",")))
 
     def reach(self, point: str, job_id: str = "", attempt: int = 0) -> None:
         """The moment is now."""
-        faults = self._faults.get(point)
-        if faults is None:
+        failpoints = self._failpoints.get(point)
+        if failpoints is None:
             return
         turn = self._reached[point] = self._reached.get(point, 0) + 1
-        for fault in faults:
-            if fault.action == "note":
+        for failpoint in failpoints:
+            if failpoint.action == "note":
                 log.info("fail-point", extra={"point": point, "job_id": job_id, "attempt": attempt})
-            elif fault.turn == turn:
-                os.kill(os.getpid(), signal.SIGKILL if fault.action == "kill" else signal.SIGSTOP)
+            elif failpoint.turn == turn:
+                os.kill(os.getpid(), signal.SIGKILL if failpoint.action == "kill" else signal.SIGSTOP)
 
 
-def _parse_fault(text: str) -> Fault:
-    match = _FAULT.match(text)
+def _parse_failpoint(text: str) -> Failpoint:
+    match = _FAILPOINT.match(text)
     if match is None or match["point"] not in POINTS or match["action"] not in ACTIONS:
         raise InvalidSettings(
-            f"SANDLOT_FAULT={text!r}: write point:action or point:action@turn, with one of the points {', '.join(POINTS)}"
+            f"SANDLOT_FAILPOINTS={text!r}: write point:action or point:action@turn, with one of the points {', '.join(POINTS)}"
             f" and one of the actions {', '.join(ACTIONS)}"
         )
-    return Fault(match["point"], match["action"], int(match["turn"] or 1))
+    return Failpoint(match["point"], match["action"], int(match["turn"] or 1))

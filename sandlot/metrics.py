@@ -21,7 +21,7 @@ BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 OTHER: Final = "other"
 """The label of what has none of its own; no function's name that is counted on its own is replaced by it."""
 
-Meter = TypeVar("Meter")
+MetricT = TypeVar("MetricT")
 
 
 class Sample(msgspec.Struct, array_like=True):
@@ -59,25 +59,25 @@ class Histogram:
         return Sample(labels, self.sum_s, self.buckets.copy())
 
 
-class ByFunction(Generic[Meter]):
+class PerFunction(Generic[MetricT]):
     """A meter for each of the first `limit` functions, and one that all others share."""
 
-    def __init__(self, make: Callable[[], Meter], limit: int) -> None:
+    def __init__(self, make: Callable[[], MetricT], limit: int) -> None:
         self._make = make
         self._limit = limit
-        self._meters: dict[str, Meter] = {}
+        self._metrics: dict[str, MetricT] = {}
 
-    def of(self, function: str) -> Meter:
-        found = self._meters.get(function)
+    def of(self, function: str) -> MetricT:
+        found = self._metrics.get(function)
         return self._enter(function) if found is None else found
 
-    def _enter(self, function: str) -> Meter:
-        if len(self._meters) >= self._limit:
+    def _enter(self, function: str) -> MetricT:
+        if len(self._metrics) >= self._limit:
             function = OTHER
-        return self._meters.setdefault(function, self._make())
+        return self._metrics.setdefault(function, self._make())
 
-    def __iter__(self) -> Iterator[tuple[str, Meter]]:
-        return iter(self._meters.items())
+    def __iter__(self) -> Iterator[tuple[str, MetricT]]:
+        return iter(self._metrics.items())
 
 
 def counter(name: str, help_text: str, labels: Sequence[str], samples: list[Sample]) -> Family:
@@ -104,12 +104,12 @@ takes for a counter that began anew."""
 _LE: Final = (*(str(bound) for bound in BOUNDS_S), "+Inf")
 
 
-def write(families: Sequence[Family]) -> bytes:
+def render(families: Sequence[Family]) -> bytes:
     """One process's families."""
-    return write_processes([("", families)])
+    return render_processes([("", families)])
 
 
-def write_processes(processes: Iterable[tuple[str, Sequence[Family]]]) -> bytes:
+def render_processes(processes: Iterable[tuple[str, Sequence[Family]]]) -> bytes:
     """The families of several processes, each with the label that it gets; an empty one is none."""
     metrics: dict[str, Metric] = {}
     for process, families in processes:

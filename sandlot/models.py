@@ -164,7 +164,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return self.attempts if OutcomeKind.WORKER_LOST in self.on else 1
 
 
-BY_DEFAULT: Final = RetryPolicy()
+DEFAULT_RETRY: Final = RetryPolicy()
 """What is promised of every job: a lost worker is not its function's fault."""
 
 
@@ -185,7 +185,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: int
     delivered_ttl_s: int = 0
     """How long a success is kept whose caller has waited and was answered; 0: as long as any other."""
-    retry: RetryPolicy = BY_DEFAULT
+    retry: RetryPolicy = DEFAULT_RETRY
     concurrency: int = 0
     delay_ms: int = 0
     not_after_ms: int = 0

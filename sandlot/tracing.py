@@ -35,14 +35,14 @@ class Tracing:
         self._tracer = tracer
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(
+    def start_span(
         self, name: str, kind: SpanKind, traceparent: str, attributes: Attributes, *, began_ns: int | None = None
     ) -> Span:
         """A span whose parent is the given one; what is no traceparent begins a trace of its own, as W3C's recommendation asks."""
         parent = self._propagator.extract({"traceparent": traceparent} if traceparent else {})
         return self._tracer.start_span(name, parent, kind, attributes, start_time=began_ns)
 
-    def stage(self, parent: Span, name: str, began_ns: int, ended_ns: int) -> None:
+    def record_stage(self, parent: Span, name: str, began_ns: int, ended_ns: int) -> None:
         """A part of a span that is over; times are Unix nanoseconds."""
         from opentelemetry.trace import set_span_in_context
 
@@ -60,7 +60,7 @@ def traceparent_of(span: Span) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def fail(span: Span, description: str) -> None:
+def mark_failed(span: Span, description: str) -> None:
     from opentelemetry.trace import Status, StatusCode
 
     span.set_status(Status(StatusCode.ERROR, description))

@@ -20,7 +20,7 @@ _NO_TLS: Final = (
 )
 
 
-def is_this_machine(redis_url: str) -> bool:
+def is_local(redis_url: str) -> bool:
     """Whether nothing leaves this machine: a Unix socket or the loopback device."""
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" or is_loopback(parts.hostname or "localhost")
@@ -33,7 +33,7 @@ def require_safe_redis(settings: Settings) -> str:
         InvalidSettings: it leads over a network without TLS, and nobody said that this may be so.
     """
     url = settings.redis_url.get_secret_value()
-    if settings.insecure_redis or not url or urlsplit(url).scheme == "rediss" or is_this_machine(url):
+    if settings.insecure_redis or not url or urlsplit(url).scheme == "rediss" or is_local(url):
         return url
     raise InvalidSettings(
         f"SANDLOT_REDIS_URL leads to {urlsplit(url).hostname} without TLS: anybody on the way reads the password, events and results."
@@ -41,7 +41,7 @@ def require_safe_redis(settings: Settings) -> str:
     )
 
 
-def require_safe_listening(settings: Settings) -> None:
+def require_safe_listener(settings: Settings) -> None:
     """
     Raises:
         InvalidSettings: the API would listen to a network without TLS, a declared proxy or a word that it may; or half of TLS is given.

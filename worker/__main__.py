@@ -22,15 +22,15 @@ from redis.asyncio import Redis
 
 from sandlot.callback_policy import callback_hosts, callback_secrets
 from sandlot.errors import OperatorError, QueueUnavailable
-from sandlot.failpoints import FailPoints
+from sandlot.failpoints import Failpoints
 from sandlot.functions import Registry, find_node
-from sandlot.functions.builds import Builds
+from sandlot.functions.builds import BuildQueue
 from sandlot.gc_tuning import tune_gc
 from sandlot.jobs import Queue
 from sandlot.jobs.worker_queue import WorkerQueue
 from sandlot.log_format import configure_logging
 from sandlot.metrics import Family
-from sandlot.offload import let_the_loop_in
+from sandlot.offload import shorten_switch_interval
 from sandlot.placement import placements
 from sandlot.redis.connection import connect, connect_blocking
 from sandlot.redis.invalidation import Invalidation
@@ -75,7 +75,7 @@ def main() -> int:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
         raise_descriptor_limit()
-        let_the_loop_in()
+        shorten_switch_interval()
         uvloop.run(serve(settings))
     except (OperatorError, QueueUnavailable) as error:
         print(f"sandlot worker: {error.message}", file=sys.stderr)
@@ -98,7 +98,7 @@ async def serve(settings: Settings) -> None:
             "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"
         )
     sources = read_sources(settings, find_node(settings.node))
-    points = FailPoints.parse(settings.fault)
+    points = Failpoints.parse(settings.failpoints)
     tags = settings.read_tags()
     async with AsyncExitStack() as stack:
         # Redis before the sandboxes: what is most likely to be wrong is said first.
@@ -130,7 +130,7 @@ async def serve(settings: Settings) -> None:
         changes.start()
         stack.push_async_callback(changes.stop)
         stack.push_async_callback(pool.close)
-        builder = Builder(client, Builds(client, signing_key), trees, served)
+        builder = Builder(client, BuildQueue(client, signing_key), trees, served)
         builder.open()
         stack.push_async_callback(builder.close)
         clockwork = Scheduler(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
@@ -194,7 +194,7 @@ def _metrics(settings: Settings, families: Callable[[], Sequence[Family]]) -> Ab
 
 
 async def _open_queue(
-    points: FailPoints | None, url: str, signing_key: bytes, name: str, placements: Sequence[str]
+    points: Failpoints | None, url: str, signing_key: bytes, name: str, placements: Sequence[str]
 ) -> WorkerQueue:
     if points is None:
         return await WorkerQueue.open(url, signing_key, name, placements)

@@ -27,7 +27,7 @@ class BundleCache:
     def __init__(
         self,
         registry: Registry,
-        vault: SecretStore,
+        secrets: SecretStore,
         folder: DiskCache,
         packages_of: Callable[[Lock], Awaitable[Path]],
     ) -> None:
@@ -38,7 +38,7 @@ class BundleCache:
         self._registry = registry
         self._folder = folder
         self._packages_of = packages_of
-        self._vault = vault
+        self._secrets = secrets
         self._revealed: dict[tuple[str, str], set[str]] = {}
         self._reports: asyncio.Task[None] | None = None
         self._specs: dict[tuple[str, str], VersionSpec] = {}
@@ -100,7 +100,7 @@ class BundleCache:
         """Opened for each new sandbox, so that a changed value is in the next one."""
         if not spec.secret_names:
             return spec
-        opened = await self._vault.reveal(spec.function, spec.secret_names)
+        opened = await self._secrets.reveal(spec.function, spec.secret_names)
         self._revealed.setdefault((spec.function, spec.digest), set()).update(opened.values())
         return dataclasses.replace(spec, secrets=opened)
 

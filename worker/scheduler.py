@@ -19,7 +19,7 @@ from sandlot.functions.registry import Registry
 from sandlot.functions.schedule import Schedule, moment
 from sandlot.functions.version import Version
 from sandlot.jobs import Queue
-from sandlot.models import BY_DEFAULT, Invocation
+from sandlot.models import DEFAULT_RETRY, Invocation
 from sandlot.redis import keys
 from sandlot.redis.connection import answering, end_task
 from sandlot.redis.invalidation import Invalidation
@@ -186,7 +186,7 @@ class Scheduler:
         found = {} if everything else {key: ms for key, ms in self._next_ms.items() if key[0] not in stale}
         for name in names:
             version = await self._scheduled.latest(name or "")
-            schedule = None if version is None else version.manifest.when()
+            schedule = None if version is None else version.manifest.cron_schedule()
             if version is not None and schedule is not None:
                 mark_ms = await self._scheduled.mark(version.function, schedule, now_ms)
                 found[version.function, schedule] = schedule.next_tick_ms(mark_ms)
@@ -204,7 +204,7 @@ class Scheduler:
         tick_ms = schedule.last_tick_ms(now_ms)
         if await self._scheduled.mark(name, schedule, now_ms) < tick_ms:
             version = await self._scheduled.latest(name)
-            if version is None or version.manifest.when() != schedule:
+            if version is None or version.manifest.cron_schedule() != schedule:
                 self._note(name)  # it will be read anew in a moment; nothing of what it was is fired
                 return
             if not await self._fire(version, schedule, tick_ms):
@@ -248,7 +248,7 @@ class Scheduler:
             event=msgspec.json.encode({"schedule": schedule.cron, "time": moment(tick_ms)}),
             wall_limit_ms=round(manifest.timeout_s * 1000),
             result_ttl_s=round(manifest.result_ttl_s) if manifest.result_ttl_s else self._result_ttl_s,
-            retry=manifest.retry.policy if manifest.retry is not None else BY_DEFAULT,
+            retry=manifest.retry.policy if manifest.retry is not None else DEFAULT_RETRY,
             concurrency=manifest.concurrency,
             idempotency_key=f"schedule:{version.function}:{tick_ms}",
             owner=OWNER,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.types import Scope
 
 from api.metrics import FUNCTION
-from sandlot.tracing import Tracing, fail, traceparent_of
+from sandlot.tracing import Tracing, mark_failed, traceparent_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -35,7 +35,7 @@ class RequestTraces:
             return
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _TRACEPARENT), "")
         attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
-        span = self._tracing.begin(scope["method"], self._kind, given, attributes)
+        span = self._tracing.start_span(scope["method"], self._kind, given, attributes)
         scope[_SPAN] = span
         others = [header for header in scope["headers"] if header[0] != _TRACEPARENT]
         scope["headers"] = [*others, (_TRACEPARENT, traceparent_of(span).encode())]
@@ -52,5 +52,5 @@ class RequestTraces:
         if function := scope.get(FUNCTION):
             span.set_attribute("faas.invoked_name", function)
         if status >= 500:
-            fail(span, f"HTTP {status}")
+            mark_failed(span, f"HTTP {status}")
         span.end()

@@ -26,7 +26,7 @@ from api.responses import json_reply, response_of
 from sandlot.errors import CallerError, InvalidJson, UnsupportedMediaType
 from sandlot.functions import (
     Bundle,
-    Described,
+    FunctionDetails,
     Manifest,
     PendingVersion,
     Registry,
@@ -123,7 +123,7 @@ _DEPLOYS_AT_ONCE: Final = 2
 """One may hold some 600 MiB while it is unpacked, packed and stored; the others wait with their bodies."""
 
 
-def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: SecretStore, settings: Settings) -> None:
+def add_routes(routes: APIRouter, registry: Registry, queue: Queue, secrets: SecretStore, settings: Settings) -> None:
     room = asyncio.Semaphore(_DEPLOYS_AT_ONCE)
 
     @routes.get("/v1/functions")
@@ -152,10 +152,10 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Secre
             "latest": None if described.latest is None else described.latest.number,
             "revision": described.revision,
             "versions": versions,
-            "waiting": [await _progress(registry, waiting) for waiting in described.waiting],
+            "waiting": [await _progress(registry, waiting) for waiting in described.pending],
             "aliases": aliases,
         }
-        when = None if described.latest is None else described.latest.manifest.when()
+        when = None if described.latest is None else described.latest.manifest.cron_schedule()
         if when is not None:
             document["next_run_at"] = iso(when.next_tick_ms(queue.now_ms()))
         return response_of(json_reply(200, document, etag(described.revision)))
@@ -178,7 +178,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Secre
         document = version_document(deployed.version) | {"changed": deployed.changed}
         if not deployed.active:
             document["state"] = "pending"
-        warnings = await _warnings(deployed.version, queue, vault)
+        warnings = await _warnings(deployed.version, queue, secrets)
         if warnings:
             document["warnings"] = warnings
         location = (b"location", f"/v1/functions/{name}".encode())
@@ -194,18 +194,18 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, vault: Secre
         return response_of((204, [], b""))
 
 
-async def _shown(registry: Registry, described: Described, name: str, qualifier: str | None) -> Document:
+async def _shown(registry: Registry, described: FunctionDetails, name: str, qualifier: str | None) -> Document:
     """The version that was asked for; without one the latest, or the newest that waits where none is complete yet."""
     if qualifier is None and described.latest is not None:
         return version_document(described.latest)
-    for waiting in described.waiting:
+    for waiting in described.pending:
         if qualifier in (None, str(waiting.version.number)):
             return await _progress(registry, waiting)
     return version_document(await registry.resolve(name, qualifier or LATEST))
 
 
 async def _progress(registry: Registry, waiting: PendingVersion) -> Document:
-    now = await registry.waiting(waiting.version.function, waiting.version.number)
+    now = await registry.pending(waiting.version.function, waiting.version.number)
     return waiting_document(now or waiting)
 
 
@@ -213,9 +213,9 @@ def _listed_document(function: Version | PendingVersion) -> Document:
     return version_document(function) if isinstance(function, Version) else waiting_document(function)
 
 
-async def _warnings(version: Version, queue: Queue, vault: SecretStore) -> list[str]:
+async def _warnings(version: Version, queue: Queue, secrets: SecretStore) -> list[str]:
     """What is not wrong with a deploy, but will be with the first call."""
-    missing = await vault.missing(version.function, version.manifest.secrets)
+    missing = await secrets.missing(version.function, version.manifest.secrets)
     unset = [f"the secret {name} is not there for it. Set it with: sandlot secret set {name}" for name in missing]
     return unset + await _without_worker(version, queue)
 

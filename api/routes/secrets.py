@@ -31,19 +31,19 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefix: str = ""
 
 
-def add_routes(routes: APIRouter, vault: SecretStore) -> None:
+def add_routes(routes: APIRouter, secrets: SecretStore) -> None:
     @routes.get("/v1/secrets")
     async def list_secrets(request: Request) -> Response:
         """Names, and which functions may have them; never a value."""
         read_query(request.scope, _NOTHING)
-        shown = [_document(secret) for secret in await vault.secrets() if secret.prefix.startswith(_prefix(request))]
+        shown = [_document(secret) for secret in await secrets.list_all() if secret.prefix.startswith(_prefix(request))]
         return response_of(json_reply(200, {"secrets": shown}))
 
     @routes.get("/v1/secrets/{secret}")
     async def show_secret(request: Request, secret: str) -> Response:
         """When it was set and which functions may have it; never its value."""
         read_query(request.scope, _NOTHING)
-        return response_of(json_reply(200, _document(await _own(request, vault, secret))))
+        return response_of(json_reply(200, _document(await _own(request, secrets, secret))))
 
     @routes.put("/v1/secrets/{secret}")
     async def set_secret(request: Request, secret: str) -> Response:
@@ -52,25 +52,25 @@ def add_routes(routes: APIRouter, vault: SecretStore) -> None:
         given = _read(await read_body(request.scope, request.receive, dict(request.scope["headers"]), _LIMIT_BYTES))
         _require(request, given.prefix)
         with contextlib.suppress(SecretNotFound):  # then it is new, and nobody's is replaced
-            await _own(request, vault, secret)
-        return response_of(json_reply(200, _document(await vault.put(secret, given.value, given.prefix))))
+            await _own(request, secrets, secret)
+        return response_of(json_reply(200, _document(await secrets.put(secret, given.value, given.prefix))))
 
     @routes.delete("/v1/secrets/{secret}")
     async def delete_secret(request: Request, secret: str) -> Response:
         """Remove a secret; functions that name it cannot be started until it is set again."""
         read_query(request.scope, _NOTHING)
-        await _own(request, vault, secret)
-        await vault.delete(secret)
+        await _own(request, secrets, secret)
+        await secrets.delete(secret)
         return response_of((204, [], b""))
 
 
-async def _own(request: Request, vault: SecretStore, name: str) -> Secret:
+async def _own(request: Request, secrets: SecretStore, name: str) -> Secret:
     """
     Raises:
         SecretNotFound: there is none of that name.
         Forbidden: it is for functions that this key does not cover.
     """
-    secret = await vault.describe(name)
+    secret = await secrets.describe(name)
     _require(request, secret.prefix)
     return secret
 

@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from sandlot.api_keys import DEFAULT_OWNER, Key, KeyStore, Scope
+from sandlot.api_keys import DEFAULT_OWNER, ApiKey, KeyStore, Scope
 from sandlot.audit_log import AuditLog, Entry
 from sandlot.cli.access import data_dir
 from sandlot.cli.output import note, print_json
@@ -77,12 +77,12 @@ def revoke(key_id: str) -> None:
     print(f"key {key.id} is revoked")
 
 
-def _entry(action: str, key: Key, replaces: str = "") -> Entry:
+def _entry(action: str, key: ApiKey, replaces: str = "") -> Entry:
     target = f"{key.id} for {replaces}" if replaces else key.id
     return Entry(action=action, outcome="ok", who=getpass.getuser(), target=target, source="command")
 
 
-def _told(key: Key) -> None:
+def _told(key: ApiKey) -> None:
     note(f"key {key.id}: {', '.join(sorted(key.scopes))}; it is shown this once and stored nowhere")
 
 
@@ -119,7 +119,7 @@ def _with_store(
     return asyncio.run(run())
 
 
-def _state(key: Key) -> str:
+def _state(key: ApiKey) -> str:
     if key.revoked_ms:
         return "revoked"
     if key.expires_ms:

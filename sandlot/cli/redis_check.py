@@ -19,7 +19,7 @@ from sandlot.errors import SandlotError, SchemaMismatch
 from sandlot.redis.connection import connect, shown_url
 from sandlot.redis.schema import SCHEMA, check_schema
 from sandlot.settings import Settings
-from sandlot.transport_security import is_this_machine
+from sandlot.transport_security import is_local
 
 Version = tuple[int, ...]
 
@@ -126,7 +126,7 @@ def judged_door(url: str, configuration: Mapping[str, str], *, stranger: bool) -
     Args:
         stranger: whether it serves somebody without a password.
     """
-    here = is_this_machine(url)
+    here = is_local(url)
     if stranger and (not here or _listens_to_the_network(configuration)):
         found = (
             "no password, and it listens to the network: whoever reaches it can read every event, and drop every job"

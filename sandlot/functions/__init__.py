@@ -9,13 +9,13 @@ from sandlot.functions.manifest import Manifest
 from sandlot.functions.registry import Registry
 from sandlot.functions.source import function_name, function_paths, read_files, read_path, read_source
 from sandlot.functions.syntax import find_node
-from sandlot.functions.version import Alias, Deployed, Described, FunctionPage, PendingVersion, Version
+from sandlot.functions.version import Alias, DeployResult, FunctionDetails, FunctionPage, PendingVersion, Version
 
 __all__ = [
     "Alias",
     "Bundle",
-    "Deployed",
-    "Described",
+    "DeployResult",
+    "FunctionDetails",
     "FunctionPage",
     "Manifest",
     "PendingVersion",

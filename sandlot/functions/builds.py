@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from sandlot.errors import UnsafeRecord, VersionNotFound
 from sandlot.functions.dependencies import Lock, seal_lock
-from sandlot.functions.version import Version, verify
+from sandlot.functions.version import Version, verify_version
 from sandlot.redis import keys
 from sandlot.redis.connection import answering
 from sandlot.redis.lua import function_script
@@ -36,24 +36,24 @@ class Build(NamedTuple):
     number: int
 
 
-class Builds:
+class BuildQueue:
     """Every method raises QueueUnavailable when Redis does not answer."""
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
         self._signing_key = signing_key
-        self._take = redis.register_script(function_script("build_claim"))
-        self._beat = redis.register_script(function_script("build_heartbeat"))
-        self._end = redis.register_script(function_script("revision", "build_finish"))
+        self._claim_script = redis.register_script(function_script("build_claim"))
+        self._heartbeat_script = redis.register_script(function_script("build_heartbeat"))
+        self._finish_script = redis.register_script(function_script("revision", "build_finish"))
 
-    async def take(self, placements: Sequence[str], patience_ms: Sequence[int]) -> Build | None:
+    async def claim(self, placements: Sequence[str], patience_ms: Sequence[int]) -> Build | None:
         """A build that nobody else works on, with a lease of `LEASE_MS`.
 
         Args:
             patience_ms: for each placement, how long its builds must have waited.
         """
         async with answering():
-            found = await self._take(
+            found = await self._claim_script(
                 keys=[keys.BUILDS + placement for placement in placements],
                 args=[LEASE_MS, keys.BUILD, keys.FUNCTION, *patience_ms],
             )
@@ -73,15 +73,15 @@ class Builds:
             record = cast("bytes | None", await self._redis.hget(keys.FUNCTION + build.function, f"p{build.number}"))
         if record is None:
             raise VersionNotFound(f"version {build.number} of {build.function!r} waits for nothing any more")
-        version = verify(record, build.function, self._signing_key)
+        version = verify_version(record, build.function, self._signing_key)
         if version.digest != build.digest:
             raise UnsafeRecord(f"version {build.number} of {build.function!r} is not the one that was to be built")
         return version
 
-    async def beat(self, build: Build, progress: str) -> bool:
+    async def heartbeat(self, build: Build, progress: str) -> bool:
         """Renew the lease; False: it was lost, and whatever comes of this build counts for nothing."""
         async with answering():
-            answer = await self._beat(
+            answer = await self._heartbeat_script(
                 keys=[keys.BUILDS + build.placement, keys.BUILD + build.digest],
                 args=[build.digest, build.attempt, LEASE_MS, progress[:_PROGRESS_LIMIT]],
             )
@@ -89,15 +89,15 @@ class Builds:
 
     async def succeed(self, build: Build, lock: Lock) -> bool:
         """Make every version that waits for it active; False if the lease was lost."""
-        return await self._settle(build, seal_lock(lock, build.digest, self._signing_key), "")
+        return await self._finish(build, seal_lock(lock, build.digest, self._signing_key), "")
 
     async def fail(self, build: Build, reason: str) -> bool:
         """Say why they cannot be; False if the lease was lost."""
-        return await self._settle(build, b"", reason[:REASON_LIMIT])
+        return await self._finish(build, b"", reason[:REASON_LIMIT])
 
-    async def _settle(self, build: Build, sealed: bytes, reason: str) -> bool:
+    async def _finish(self, build: Build, sealed: bytes, reason: str) -> bool:
         async with answering():
-            answer = await self._end(
+            answer = await self._finish_script(
                 keys=[keys.BUILDS + build.placement, keys.BUILD + build.digest, keys.LOCK + build.digest],
                 args=[build.digest, build.attempt, sealed, reason, keys.FUNCTION, keys.FUNCTIONS_CHANGED],
             )

@@ -26,7 +26,7 @@ from pydantic import (
 
 from sandlot.functions.dependencies import BadRequirement, check_requirements
 from sandlot.functions.schedule import Schedule
-from sandlot.models import BY_DEFAULT, Isolation, OutcomeKind, RetryPolicy, Runtime
+from sandlot.models import DEFAULT_RETRY, Isolation, OutcomeKind, RetryPolicy, Runtime
 from sandlot.network_policy import check_hosts
 from sandlot.placement import check_tags
 from sandlot.receipt import check_features
@@ -35,13 +35,13 @@ from sandlot.units import format_duration, format_size, parse_duration, parse_si
 ATTEMPTS_LIMIT: Final = 10
 
 
-def _retry_seconds(value: object) -> object:
+def _parse_duration_text(value: object) -> object:
     if isinstance(value, str):
         return parse_duration(value)
     raise ValueError(f'{value!r} needs a unit: write a duration such as "5s"')
 
 
-RetrySeconds = Annotated[float, BeforeValidator(_retry_seconds)]
+DurationText = Annotated[float, BeforeValidator(_parse_duration_text)]
 Cause = Literal["worker_lost", "error", "timeout", "memory"]
 
 
@@ -50,19 +50,19 @@ class Retry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attempts: StrictInt = Field(BY_DEFAULT.attempts, ge=1, le=ATTEMPTS_LIMIT)
+    attempts: StrictInt = Field(DEFAULT_RETRY.attempts, ge=1, le=ATTEMPTS_LIMIT)
     on: tuple[Cause, ...] = ("worker_lost",)
     """All of the ends after which a job is run again: what is not listed is not."""
-    backoff_s: RetrySeconds = Field(BY_DEFAULT.backoff_ms / 1000, alias="backoff", ge=0.01, le=3600)
-    max_age_s: RetrySeconds | None = Field(None, alias="max_age", ge=1, le=31 * 86_400)
+    backoff_s: DurationText = Field(DEFAULT_RETRY.backoff_ms / 1000, alias="backoff", ge=0.01, le=3600)
+    max_age_s: DurationText | None = Field(None, alias="max_age", ge=1, le=31 * 86_400)
 
     @model_validator(mode="before")
     @classmethod
     def _knows_its_settings(cls, table: object) -> object:
         for key in table if isinstance(table, Mapping) else ():
-            if key not in SETTINGS:
-                close = difflib.get_close_matches(str(key), SETTINGS, n=1)
-                hint = f'did you mean "{close[0]}"?' if close else f"known are: {', '.join(SETTINGS)}"
+            if key not in RETRY_KEYS:
+                close = difflib.get_close_matches(str(key), RETRY_KEYS, n=1)
+                hint = f'did you mean "{close[0]}"?' if close else f"known are: {', '.join(RETRY_KEYS)}"
                 raise ValueError(f'"{key}" is not a setting of retry; {hint}')
         return table
 
@@ -86,12 +86,16 @@ class Retry(BaseModel):
             )
         return self
 
-    def written(self) -> dict[str, Any]:
+    def to_table(self) -> dict[str, Any]:
         """What differs from the default, as a person would write it; `Retry.model_validate` reads it back as the same value."""
         return {
-            **({"attempts": self.attempts} if self.attempts != BY_DEFAULT.attempts else {}),
+            **({"attempts": self.attempts} if self.attempts != DEFAULT_RETRY.attempts else {}),
             **({"on": list(self.on)} if self.on != ("worker_lost",) else {}),
-            **({"backoff": format_duration(self.backoff_s)} if self.policy.backoff_ms != BY_DEFAULT.backoff_ms else {}),
+            **(
+                {"backoff": format_duration(self.backoff_s)}
+                if self.policy.backoff_ms != DEFAULT_RETRY.backoff_ms
+                else {}
+            ),
             **({"max_age": format_duration(self.max_age_s)} if self.max_age_s is not None else {}),
         }
 
@@ -105,7 +109,7 @@ class Retry(BaseModel):
         )
 
 
-SETTINGS: Final = tuple((field.alias or name) for name, field in Retry.model_fields.items())
+RETRY_KEYS: Final = tuple((field.alias or name) for name, field in Retry.model_fields.items())
 
 
 MIB: Final = 1024 * 1024
@@ -118,7 +122,7 @@ _VARIABLE: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
 _HANDLER: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-/.]*\.[A-Za-z_$][A-Za-z0-9_$]*$")
 
 
-class Unwritable(ValueError):
+class BadSetting(ValueError):
     """A manifest says what it cannot say; `key` is the key at fault, as written ("" if it is the whole)."""
 
     def __init__(self, key: str, message: str, near: str = "") -> None:
@@ -128,7 +132,7 @@ class Unwritable(ValueError):
         """The entry at fault, as written, where the key has a list of them."""
 
 
-class Missing(Unwritable):
+class MissingSetting(BadSetting):
     """A setting that nothing implies is not there."""
 
 
@@ -196,7 +200,7 @@ class Manifest(BaseModel):
     @field_validator("retry")
     @classmethod
     def _has_one_spelling(cls, retry: Retry | None) -> Retry | None:
-        return retry if retry is not None and retry.written() else None
+        return retry if retry is not None and retry.to_table() else None
 
     @field_validator("handler")
     @classmethod
@@ -262,28 +266,28 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _means_something(self) -> Self:
         if self.runtime is Runtime.NODE and self.isolation is Isolation.FORK:
-            raise Unwritable(
+            raise BadSetting(
                 "isolation", 'isolation = "fork" has no effect on Node, which cannot fork: write "reuse" or "sandbox"'
             )
         try:
             check_requirements(self.dependencies, self.runtime)
         except BadRequirement as error:
-            raise Unwritable("dependencies", f"dependencies: {error}", error.text) from error
+            raise BadSetting("dependencies", f"dependencies: {error}", error.text) from error
         if self.source_builds and not self.dependencies:
-            raise Unwritable("source_builds", "source_builds has no effect without dependencies")
+            raise BadSetting("source_builds", "source_builds has no effect without dependencies")
         if self.timezone is not None and self.schedule is None:
-            raise Unwritable("timezone", "timezone has no effect without schedule")
+            raise BadSetting("timezone", "timezone has no effect without schedule")
         _check_schedule(self.schedule, self.timezone)
         twice = sorted(set(self.secrets) & self.environment.keys())
         if twice:
-            raise Unwritable("secrets", f"secrets: {twice[0]} is in environment as well; it can have one value only")
+            raise BadSetting("secrets", f"secrets: {twice[0]} is in environment as well; it can have one value only")
         return self
 
-    def when(self) -> Schedule | None:
+    def cron_schedule(self) -> Schedule | None:
         """When it is due; `None` if only callers call it."""
         return None if self.schedule is None else Schedule(self.schedule, self.timezone or "UTC")
 
-    def written(self) -> dict[str, Any]:
+    def to_table(self) -> dict[str, Any]:
         """All of it as a person would write it; `Manifest.model_validate` reads it back as the same value."""
         return {
             "runtime": self.runtime.value,
@@ -307,7 +311,7 @@ class Manifest(BaseModel):
             **({"require": list(self.require)} if self.require else {}),
             **({"secrets": list(self.secrets)} if self.secrets else {}),
             **({"source_builds": True} if self.source_builds else {}),
-            **({"retry": self.retry.written()} if self.retry is not None else {}),
+            **({"retry": self.retry.to_table()} if self.retry is not None else {}),
             **({"on_disconnect": self.on_disconnect} if self.on_disconnect != "detach" else {}),
             **({"schedule": self.schedule} if self.schedule is not None else {}),
             **({"timezone": self.timezone} if self.timezone is not None else {}),
@@ -315,7 +319,7 @@ class Manifest(BaseModel):
 
     def canonical(self) -> bytes:
         """The JSON text that is digested and stored: the same bytes for the same manifest, wherever it was written."""
-        return msgspec.json.encode(self.written(), order="deterministic")
+        return msgspec.json.encode(self.to_table(), order="deterministic")
 
 
 def _check_schedule(cron: str | None, timezone: str | None) -> None:
@@ -325,7 +329,7 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
             if given is not None:
                 Schedule(cron or "", zone)
         except ValueError as error:
-            raise Unwritable(key, f"{key}: {error}") from error
+            raise BadSetting(key, f"{key}: {error}") from error
 
 
 _WITH_UNIT: Final = {"timeout": '"5s"', "memory": '"256MiB"', "result_ttl": '"1h"', "log_limit": '"256KiB"'}
@@ -337,13 +341,13 @@ def parse_manifest(table: Mapping[str, Any], defaults: Mapping[str, Any]) -> Man
     """A manifest from the keys a person wrote and the defaults that the file's kind implies (runtime, handler).
 
     Raises:
-        Unwritable: an unknown key, a value out of bounds, or a setting that would have no effect; it names the key.
+        BadSetting: an unknown key, a value out of bounds, or a setting that would have no effect; it names the key.
     """
     for key, value in table.items():
         if key not in KEYS:
-            raise Unwritable(key, _unknown(key))
+            raise BadSetting(key, _unknown(key))
         if key in _WITH_UNIT and not isinstance(value, str):
-            raise Unwritable(key, f"{key} needs a unit: write {_WITH_UNIT[key]} instead of {value!r}")
+            raise BadSetting(key, f"{key} needs a unit: write {_WITH_UNIT[key]} instead of {value!r}")
     try:
         return Manifest.model_validate({**defaults, **table})
     except ValidationError as error:
@@ -356,17 +360,17 @@ def _unknown(key: str) -> str:
     return f'"{key}" is not a setting; {hint}'
 
 
-def _first(error: ValidationError) -> Unwritable:
+def _first(error: ValidationError) -> BadSetting:
     details = error.errors()[0]
     cause = details.get("ctx", {}).get("error")
-    if isinstance(cause, Unwritable):
+    if isinstance(cause, BadSetting):
         return cause
     if details["type"] == "missing":
         key = str(details["loc"][0])
-        return Missing(key, f"{key} is missing: write {_EXAMPLE[key]}")
+        return MissingSetting(key, f"{key} is missing: write {_EXAMPLE[key]}")
     path = [str(part) for part in details["loc"] if not str(part).startswith(("function-", "tuple[", "literal["))]
     key = path[1 if path[0] == "retry" and len(path) > 1 else 0] if path else ""
     if details["type"] == "tuple_type":
-        return Unwritable(key, f"{'.'.join(path)} is a list: write {key} = [{json.dumps(str(details['input']))}]")
+        return BadSetting(key, f"{'.'.join(path)} is a list: write {key} = [{json.dumps(str(details['input']))}]")
     reason = str(cause) if cause is not None else f"{details['msg']} (it is {details['input']!r})"
-    return Unwritable(key, f"{'.'.join(path)}: {reason}" if path else reason)
+    return BadSetting(key, f"{'.'.join(path)}: {reason}" if path else reason)

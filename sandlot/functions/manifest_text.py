@@ -14,12 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from sandlot.errors import InvalidManifest
-from sandlot.functions.manifest import Manifest, Unwritable, parse_manifest
+from sandlot.functions.manifest import BadSetting, Manifest, parse_manifest
 
 
 def toml_text(manifest: Manifest) -> str:
     """Text that reads back as this very manifest."""
-    return "".join(f"{key} = {_value(value)}\n" for key, value in manifest.written().items() if value is not None)
+    return "".join(f"{key} = {_value(value)}\n" for key, value in manifest.to_table().items() if value is not None)
 
 
 def _value(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
@@ -122,7 +122,7 @@ def given_manifest(where: str, table: Mapping[str, Any], defaults: Mapping[str, 
     """
     try:
         return parse_manifest(table, defaults)
-    except Unwritable as error:
+    except BadSetting as error:
         raise InvalidManifest(f"{where}: {error}") from error
 
 
@@ -131,7 +131,7 @@ def _manifest(
 ) -> Manifest:
     try:
         return parse_manifest(table, defaults)
-    except Unwritable as error:
+    except BadSetting as error:
         line = _line_of(error.key, content)
         if error.near:
             # The last of equals: it is the second of two that is one too many.

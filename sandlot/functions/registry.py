@@ -29,22 +29,22 @@ from sandlot.errors import (
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
 from sandlot.functions.dependencies import Lock, open_lock, seal_lock
 from sandlot.functions.manifest import Manifest
-from sandlot.functions.store import VERSIONS_KEPT, Store
+from sandlot.functions.store import VERSIONS_KEPT, FunctionStore
 from sandlot.functions.version import (
     ALIAS_NAME,
     Alias,
-    Deployed,
-    Described,
+    DeployResult,
+    FunctionDetails,
     FunctionPage,
     PendingVersion,
-    Shared,
     Version,
+    WeightedAlias,
+    build_inputs,
     check_alias,
-    needs,
+    parse_alias,
     placement_of,
-    read_alias,
-    sign,
-    verify,
+    sign_version,
+    verify_version,
 )
 from sandlot.models import FUNCTION_NAME, LATEST
 from sandlot.redis import keys
@@ -65,10 +65,10 @@ class Registry:
     """
 
     def __init__(self, redis: Redis, signing_key: bytes, *, versions_kept: int = VERSIONS_KEPT) -> None:
-        self._store = Store(redis)
+        self._store = FunctionStore(redis)
         self._signing_key = signing_key
         self._versions_kept = versions_kept
-        self._resolved: dict[tuple[str, str], tuple[Version | Shared, float]] = {}
+        self._resolved: dict[tuple[str, str], tuple[Version | WeightedAlias, float]] = {}
         self._versions: dict[tuple[str, str], Version] = {}
         self._epoch = 0
         self._push = Invalidation(redis, keys.FUNCTIONS_CHANGED, self._forget)
@@ -88,7 +88,7 @@ class Registry:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> Deployed:
+    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> DeployResult:
         """Make this the function's latest version; a bundle and manifest it has already had become the version they were.
 
         Args:
@@ -120,7 +120,7 @@ class Registry:
                 name,
                 digest,
                 number,
-                sign(version, self._signing_key),
+                sign_version(version, self._signing_key),
                 len(packed),
                 revision,
                 build_at=version.placement if manifest.dependencies else "",
@@ -135,8 +135,8 @@ class Registry:
                 if answer.changed:
                     await self._store.prune(name, self._versions_kept)
                 self._forget(name)
-                recorded = verify(answer.record, name, self._signing_key)
-                return Deployed(
+                recorded = verify_version(answer.record, name, self._signing_key)
+                return DeployResult(
                     version=recorded,
                     created=bool(answer.created),
                     changed=bool(answer.changed),
@@ -181,7 +181,7 @@ class Registry:
             raise VersionNotFound(
                 f"{function!r} has no version {digest[:12]}…: it was deleted, or is not among those that are kept"
             )
-        version = verify(record, function, self._signing_key)
+        version = verify_version(record, function, self._signing_key)
         if version.digest != digest:
             raise UnsafeRecord(
                 f"the record of version {digest[:12]}… of {function!r} is the one of {version.digest[:12]}…"
@@ -202,7 +202,7 @@ class Registry:
             raise VersionNotFound(f"the code of version {digest[:12]}… is no longer stored; deploy the function again")
         return await asyncio.to_thread(_unpacked, packed, digest)
 
-    async def describe(self, name: str) -> Described:
+    async def describe(self, name: str) -> FunctionDetails:
         """Everything about a function.
 
         Raises:
@@ -212,33 +212,33 @@ class Registry:
         if stored is None:
             raise _no_function(name)
         versions = {
-            number: verify(stored.records[number], name, self._signing_key)
+            number: verify_version(stored.records[number], name, self._signing_key)
             for number in sorted(stored.records, reverse=True)
         }
         if stored.latest is not None and stored.latest not in versions:
             raise UnsafeRecord(f"{name!r} has no record of its latest version, {stored.latest}")
-        return Described(
+        return FunctionDetails(
             latest=None if stored.latest is None else versions[stored.latest],
             versions=tuple(versions.values()),
-            aliases={alias: read_alias(text, name) for alias, text in sorted(stored.aliases.items())},
+            aliases={alias: parse_alias(text, name) for alias, text in sorted(stored.aliases.items())},
             revision=stored.revision,
-            waiting=tuple(
+            pending=tuple(
                 PendingVersion(
-                    version=verify(record, name, self._signing_key),
+                    version=verify_version(record, name, self._signing_key),
                     state="pending" if reason is None else "failed",
                     reason=reason or "",
                 )
-                for _, (record, reason) in sorted(stored.waiting.items(), reverse=True)
+                for _, (record, reason) in sorted(stored.pending.items(), reverse=True)
             ),
         )
 
-    async def waiting(self, name: str, number: int) -> PendingVersion | None:
+    async def pending(self, name: str, number: int) -> PendingVersion | None:
         """A version that cannot be called yet, or never; None for any other."""
-        found = await self._store.waiting(name, number)
+        found = await self._store.pending(name, number)
         if found is None:
             return None
         return PendingVersion(
-            version=verify(found.record, name, self._signing_key),
+            version=verify_version(found.record, name, self._signing_key),
             state="pending" if found.reason is None else "failed",
             reason=found.reason or "",
             progress=found.progress,
@@ -262,8 +262,8 @@ class Registry:
         if record is None:
             return b""
         try:
-            before = verify(record, name, self._signing_key)
-            lock = await self.lock(before) if needs(before.manifest) == needs(manifest) else None
+            before = verify_version(record, name, self._signing_key)
+            lock = await self.lock(before) if build_inputs(before.manifest) == build_inputs(manifest) else None
         except UnsafeRecord:  # deploying again is what helps against that, so it does not fail here
             return b""
         return b"" if lock is None else seal_lock(lock, digest, self._signing_key)
@@ -321,7 +321,7 @@ class Registry:
             return await self.resolve(name)
         except (VersionPending, VersionFailed):
             number = await self._store.wanted_number(name)
-            waiting = None if number is None else await self.waiting(name, number)
+            waiting = None if number is None else await self.pending(name, number)
             return waiting if waiting is not None else await self.resolve(name)  # its build has just ended
 
     async def delete(self, name: str, *, revision: str = "") -> None:
@@ -338,7 +338,7 @@ class Registry:
         if not answer:
             raise _no_function(name)
 
-    async def _read(self, name: str, qualifier: str) -> Version | Shared:
+    async def _read(self, name: str, qualifier: str) -> Version | WeightedAlias:
         latest = await self._store.latest_number(name) if FUNCTION_NAME.match(name) else None
         if latest is None:
             wanted = await self._store.wanted_number(name) if FUNCTION_NAME.match(name) else None
@@ -348,9 +348,9 @@ class Registry:
         text = await self._store.alias(name, qualifier)
         if text is None:
             raise VersionNotFound(f"{name!r} has no alias {qualifier!r}; the latest is {latest}")
-        alias = read_alias(text, name)
+        alias = parse_alias(text, name)
         versions = {number: await self._numbered(name, number, qualifier, latest) for number in alias.numbers()}
-        return Shared(qualifier, alias, versions) if alias.weights else versions[alias.version]
+        return WeightedAlias(qualifier, alias, versions) if alias.weights else versions[alias.version]
 
     async def _numbered(self, name: str, number: int, qualifier: str, latest: int) -> Version:
         record = await self._store.record(name, number)
@@ -358,14 +358,14 @@ class Registry:
             raise await self._unready(name, number, f"; the latest is {latest}")
         if record is None:
             raise VersionNotFound(f"{name!r} has no version {qualifier[:80]!r}; the latest is {latest}")
-        version = verify(record, name, self._signing_key)
+        version = verify_version(record, name, self._signing_key)
         if version.number != number:
             raise UnsafeRecord(f"the record of version {number} of {name!r} is the one of version {version.number}")
         return version
 
     async def _unready(self, name: str, number: int, hint: str = "") -> SandlotError:
         """Why a version that is not active cannot be used."""
-        waiting = await self.waiting(name, number)
+        waiting = await self.pending(name, number)
         if waiting is None:
             return VersionNotFound(f"{name!r} has no version {number}{hint}")
         if waiting.state == "failed":

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sandlot.errors import InvalidManifest
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, Bundle
 from sandlot.functions.dependencies import read_package_file, read_requirements_file
-from sandlot.functions.manifest import Manifest, Missing
+from sandlot.functions.manifest import Manifest, MissingSetting
 from sandlot.functions.manifest_text import given_manifest, node_manifest, python_manifest, toml_manifest
 from sandlot.functions.syntax import check_node, check_python, check_python_handler, decode, find_node
 from sandlot.models import FUNCTION_NAME, Runtime
@@ -144,7 +144,7 @@ def _folder(files: dict[str, bytes], prefix: str, given: dict[str, Any], node: P
         else:
             manifest = _on_top(label, toml_manifest(label, decode(label, written), {**defaults, **given}), given)
     except InvalidManifest as error:
-        if isinstance(error.__cause__, Missing):
+        if isinstance(error.__cause__, MissingSetting):
             raise InvalidManifest(f"{error}. {_why_not_implied(bundle)}") from error
         raise
     _require_one_list(prefix + listing, listed, manifest)
@@ -153,7 +153,7 @@ def _folder(files: dict[str, bytes], prefix: str, given: dict[str, Any], node: P
 
 
 def _on_top(where: str, written: Manifest, given: Mapping[str, Any]) -> Manifest:
-    return given_manifest(where, given, written.written()) if given else written
+    return given_manifest(where, given, written.to_table()) if given else written
 
 
 def _implied_by(bundle: Bundle) -> dict[str, str]:

@@ -27,14 +27,14 @@ CHUNK_BYTES: Final = 1024 * 1024
 """Redis serves nobody else while it copies one value; a MiB takes about 0.1 ms."""
 RETIRED_MS: Final = 60_000
 """Longer than a call can be on its way between finding its version and being queued (30 s for its body, 3 s of patience with Redis)."""
-JOBS_LOOKED_AT: Final = 10_000
+JOBS_SCAN_LIMIT: Final = 10_000
 """About 20 ms in which Redis serves nobody else; with more jobs waiting, old versions stay until there are fewer."""
 UNUSED_TTL_S: Final = 3600
 """How long a bundle no version uses is kept: an upload that was never finished, or jobs of a version that was just dropped."""
 _CHUNKS_LIMIT: Final = 2 * TOTAL_LIMIT_BYTES // CHUNK_BYTES
 
 
-class Recorded(NamedTuple):
+class DeployReply(NamedTuple):
     """The script's answer: `ok`, `missing` (upload the bundle first), `conflict` (ask again with this number) or `stale` (another revision)."""
 
     status: bytes
@@ -62,18 +62,18 @@ class StoredFunction(NamedTuple):
     revision: str
     records: dict[int, bytes]
     aliases: dict[str, bytes]
-    waiting: dict[int, tuple[bytes, str | None]]
+    pending: dict[int, tuple[bytes, str | None]]
 
 
-class Store:
+class FunctionStore:
     """Every method raises QueueUnavailable when Redis does not answer."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._deploy = redis.register_script(function_script("revision", "deploy"))
-        self._alias = redis.register_script(function_script("revision", "alias"))
-        self._prune = redis.register_script(function_script("prune"))
-        self._undeploy = redis.register_script(function_script("revision", "undeploy"))
+        self._deploy_script = redis.register_script(function_script("revision", "deploy"))
+        self._alias_script = redis.register_script(function_script("revision", "alias"))
+        self._prune_script = redis.register_script(function_script("prune"))
+        self._undeploy_script = redis.register_script(function_script("revision", "undeploy"))
 
     async def last_number(self, name: str) -> int:
         async with answering():
@@ -113,14 +113,14 @@ class Store:
             revision=fields.get(b"revision", b"").decode(),
             records={int(field[1:]): value for field, value in fields.items() if field.startswith(b"v")},
             aliases={field[1:].decode(): value for field, value in fields.items() if field.startswith(b"a")},
-            waiting={
+            pending={
                 int(field[1:]): (value, _text(fields.get(b"f" + field[1:])))
                 for field, value in fields.items()
                 if field.startswith(b"p")
             },
         )
 
-    async def waiting(self, name: str, number: int) -> PendingRecord | None:
+    async def pending(self, name: str, number: int) -> PendingRecord | None:
         """A version that is not active yet, or could not be made so."""
         async with answering():
             found = await self._redis.hmget(keys.FUNCTION + name, [f"p{number}", f"f{number}", f"g{number}"])
@@ -157,7 +157,7 @@ class Store:
         *,
         build_at: str = "",
         lock: bytes = b"",
-    ) -> Recorded:
+    ) -> DeployReply:
         """Make this digest the function's latest version, if its bundle of `size` bytes is stored, the number is the next, and the
         function is at this revision ("" for whichever, "*" for any but none).
 
@@ -168,16 +168,16 @@ class Store:
         build = [keys.LOCK + digest, keys.BUILDS + build_at, keys.BUILD + digest]
         channels: list[str | int] = [keys.FUNCTIONS_CHANGED, int(bool(build_at)), keys.BUILDS_CHANGED, build_at]
         async with answering():
-            answer = await self._deploy(
+            answer = await self._deploy_script(
                 keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest, *build],
                 args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, *channels, lock],
             )
-        return Recorded(*answer)
+        return DeployReply(*answer)
 
     async def set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> list[bytes]:
         """What alias.lua answers; without a text the alias is removed."""
         async with answering():
-            answer = await self._alias(
+            answer = await self._alias_script(
                 keys=[keys.FUNCTION + name],
                 args=[name, alias, text, revision, keys.FUNCTIONS_CHANGED, LATEST, *numbers],
             )
@@ -190,7 +190,7 @@ class Store:
             keys.BUNDLE_USERS,
             UNUSED_TTL_S,
             RETIRED_MS,
-            JOBS_LOOKED_AT,
+            JOBS_SCAN_LIMIT,
             keys.FUNCTIONS_CHANGED,
         ]
         queue: list[str | int] = [
@@ -203,7 +203,7 @@ class Store:
             FAILED_KEPT,
         ]
         async with answering():
-            retired, forgotten = await self._prune(keys=[keys.FUNCTION + name], args=[name, kept, *ours, *queue])
+            retired, forgotten = await self._prune_script(keys=[keys.FUNCTION + name], args=[name, kept, *ours, *queue])
         return int(retired), int(forgotten)
 
     async def undeploy(self, name: str, revision: str) -> int:
@@ -211,7 +211,7 @@ class Store:
         prefixes = [keys.BUNDLE, keys.BUNDLE_USERS]
         async with answering():
             return int(
-                await self._undeploy(
+                await self._undeploy_script(
                     keys=[keys.FUNCTIONS, keys.FUNCTION + name],
                     args=[name, *prefixes, UNUSED_TTL_S, keys.FUNCTIONS_CHANGED, revision, keys.LOCK],
                 )
@@ -234,7 +234,7 @@ class Store:
                 chunk = cast("bytes | None", await self._redis.hget(keys.BUNDLE + digest, str(index)))
                 if chunk is None:
                     break
-                packed += await asyncio.to_thread(_inflated, chunk)
+                packed += await asyncio.to_thread(_inflate, chunk)
         return bytes(packed)
 
 
@@ -242,7 +242,7 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
 
 
-def _inflated(chunk: bytes) -> bytes:
+def _inflate(chunk: bytes) -> bytes:
     """Never more than a chunk, whatever was put there; one that was damaged as it is, which no digest will fit."""
     try:
         return zlib.decompressobj().decompress(chunk, CHUNK_BYTES)

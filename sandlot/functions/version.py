@@ -48,12 +48,12 @@ def placement_of(manifest: Manifest) -> str:
     return placement(manifest.runtime.value, manifest.tags)
 
 
-def needs(manifest: Manifest) -> tuple[str, tuple[str, ...], bool]:
+def build_inputs(manifest: Manifest) -> tuple[str, tuple[str, ...], bool]:
     """All that a resolver looks at: where it runs, what is asked for, and how it may come."""
     return placement_of(manifest), manifest.dependencies, manifest.source_builds
 
 
-def sign(version: Version, signing_key: bytes) -> bytes:
+def sign_version(version: Version, signing_key: bytes) -> bytes:
     """The record of this version: a signature in hex, then JSON."""
     record = _Record(
         function=version.function,
@@ -67,7 +67,7 @@ def sign(version: Version, signing_key: bytes) -> bytes:
     return _signature(text, signing_key) + text
 
 
-def verify(signed: bytes, function: str, signing_key: bytes) -> Version:
+def verify_version(signed: bytes, function: str, signing_key: bytes) -> Version:
     """The version in this record.
 
     Raises:
@@ -129,7 +129,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.version
 
 
-class Shared(msgspec.Struct, frozen=True):
+class WeightedAlias(msgspec.Struct, frozen=True):
     """An alias with weights, and the versions it chooses from."""
 
     name: str
@@ -162,7 +162,7 @@ def check_alias(name: str, alias: Alias) -> None:
         raise CallerError(f"weights: the shares add up to {sum(alias.weights.values()):g}, which is more than 1")
 
 
-def read_alias(text: bytes, function: str) -> Alias:
+def parse_alias(text: bytes, function: str) -> Alias:
     """
     Raises:
         UnsafeRecord: that is no alias; somebody else wrote it.
@@ -173,7 +173,7 @@ def read_alias(text: bytes, function: str) -> Alias:
         raise UnsafeRecord(f"an alias of {function!r} in Redis cannot be read: {error}") from error
 
 
-class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+class DeployResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a deploy did. `created`: there was no function of that name before; `changed`: there was no such version before."""
 
     version: Version
@@ -193,7 +193,7 @@ class PendingVersion(msgspec.Struct, frozen=True, kw_only=True):
     progress: str = ""
 
 
-class Described(msgspec.Struct, frozen=True, kw_only=True):
+class FunctionDetails(msgspec.Struct, frozen=True, kw_only=True):
     """A function: what `$LATEST` means, every version that is kept, newest first, and the aliases. With each change it has another revision."""
 
     latest: Version | None
@@ -201,7 +201,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     versions: tuple[Version, ...]
     aliases: dict[str, Alias] = {}
     revision: str = ""
-    waiting: tuple[PendingVersion, ...] = ()
+    pending: tuple[PendingVersion, ...] = ()
     """Newest first."""
 
 

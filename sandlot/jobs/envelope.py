@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from sandlot.errors import UnsafeRecord
-from sandlot.models import BY_DEFAULT, Invocation, RetryPolicy
+from sandlot.models import DEFAULT_RETRY, Invocation, RetryPolicy
 from sandlot.signing import mac
 
 DATA_PREFIX: Final = b'["sandlot.jobs.invoke",null,['
@@ -30,7 +30,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int
     digest: str
     wall_limit_ms: int
-    retry: RetryPolicy = BY_DEFAULT
+    retry: RetryPolicy = DEFAULT_RETRY
     """Stands here, before anything a caller chooses, because take_back (prelude.lua) looks for its `max_age_ms`."""
     traceparent: str = ""
     owner: str = ""

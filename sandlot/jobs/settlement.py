@@ -19,7 +19,7 @@ import msgspec
 from sandlot.errors import UnsafeRecord
 from sandlot.jobs.large_results import STORED_FROM_BYTES, StoredResult, digests_of
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
-from sandlot.offload import PIECE_BYTES, pieces
+from sandlot.offload import CHUNK_BYTES, iter_chunks
 from sandlot.signing import mac
 
 UNSIGNED: Final = b"-"
@@ -81,10 +81,10 @@ def encode_result(result: bytes) -> Encoded:
     """Of a large result in a thread (`sandlot.offload`): base64 of 6 MiB takes 10 to 30 ms."""
     if not result:
         return Encoded("", b"")
-    if len(result) <= PIECE_BYTES:
+    if len(result) <= CHUNK_BYTES:
         return Encoded(hashlib.sha256(result).hexdigest(), b2a_base64(result, newline=False))
     value = BytesIO()
-    for piece in pieces(result):
+    for piece in iter_chunks(result):
         value.write(b2a_base64(piece, newline=False))
     return Encoded(hashlib.sha256(result).hexdigest(), value.getvalue())
 
@@ -216,9 +216,9 @@ def settled_from(job_id: str, end: OutcomeRecord, result: bytes, *, function: st
 
 def result_from_stream(value: bytes) -> bytes:
     """The result out of RQ's `return_value`."""
-    if len(value) <= PIECE_BYTES:
+    if len(value) <= CHUNK_BYTES:
         return a2b_base64(value)
     result = BytesIO()
-    for piece in pieces(value):
+    for piece in iter_chunks(value):
         result.write(a2b_base64(piece))
     return result.getvalue()

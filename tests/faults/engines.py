@@ -15,7 +15,7 @@ import os
 import signal
 from typing import Final
 
-from sandlot.failpoints import FailPoints
+from sandlot.failpoints import Failpoints
 from sandlot.jobs.worker_queue import WorkerQueue
 from sandlot.log_format import configure_logging
 from sandlot.models import Outcome, OutcomeKind
@@ -100,7 +100,7 @@ def _work(url: str, log: str) -> None:
 
 async def _serve(url: str) -> None:
     loop = asyncio.get_running_loop()
-    points = FailPoints.parse("started:note")
+    points = Failpoints.parse("started:note")
     assert points is not None
 
     def behave(execution: Execution) -> None:

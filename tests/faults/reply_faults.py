@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sandlot.functions.store import Store
+from sandlot.functions.store import FunctionStore
 from sandlot.redis.lua import script
 from tests.faults.connections import Answer
 from tests.faults.proxy import Proxy
@@ -61,7 +61,7 @@ def _sha(scene: Scene, name: str) -> str:
     """The registry's scripts are redis-py's to send, and put together by its store."""
     if not SENDERS[name].of_registry:
         return script(name).sha
-    sha: str = getattr(Store(scene.rig.redis), f"_{name}").sha
+    sha: str = getattr(FunctionStore(scene.rig.redis), f"_{name}_script").sha
     return sha
 
 

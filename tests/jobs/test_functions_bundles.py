@@ -37,23 +37,23 @@ async def registry(url: str) -> AsyncIterator[Registry]:
 
 
 @pytest.fixture
-async def vault(url: str) -> AsyncIterator[SecretStore]:
+async def secrets(url: str) -> AsyncIterator[SecretStore]:
     client = connect(url)
     yield SecretStore(client, KEY)
     await client.aclose()
 
 
 @pytest.fixture
-async def cache(registry: Registry, vault: SecretStore, tmp_path: Path) -> AsyncIterator[BundleCache]:
-    opened = open_cache(registry, vault, tmp_path / "cache")
+async def cache(registry: Registry, secrets: SecretStore, tmp_path: Path) -> AsyncIterator[BundleCache]:
+    opened = open_cache(registry, secrets, tmp_path / "cache")
     await opened.open()
     yield opened
     await opened.close()
 
 
-def open_cache(registry: Registry, vault: SecretStore, folder: Path, *, limit_mib: int = 4096) -> BundleCache:
+def open_cache(registry: Registry, secrets: SecretStore, folder: Path, *, limit_mib: int = 4096) -> BundleCache:
     """A cache for versions without dependencies."""
-    return BundleCache(registry, vault, DiskCache(folder, limit_mib), no_packages)
+    return BundleCache(registry, secrets, DiskCache(folder, limit_mib), no_packages)
 
 
 async def no_packages(_lock: Lock) -> Path:
@@ -112,10 +112,10 @@ async def test_one_who_gives_up_does_not_take_the_fetch_from_the_others(registry
 
 
 async def test_two_workers_of_a_machine_share_the_folder(
-    registry: Registry, cache: BundleCache, vault: SecretStore, tmp_path: Path
+    registry: Registry, cache: BundleCache, secrets: SecretStore, tmp_path: Path
 ) -> None:
     digest = await deploy(registry)
-    other = open_cache(registry, vault, tmp_path / "cache")
+    other = open_cache(registry, secrets, tmp_path / "cache")
     await other.open()
     one, two = await asyncio.gather(cache.spec("hello", digest), other.spec("hello", digest))
     assert one.bundle_dir == two.bundle_dir
@@ -149,14 +149,14 @@ async def test_code_that_is_gone_or_was_changed_leaves_nothing_on_disk(
 
 
 async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(
-    registry: Registry, vault: SecretStore, tmp_path: Path
+    registry: Registry, secrets: SecretStore, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
     for name, age_s in ((".new-abandoned", 7200), (".new-fresh", 10), ("a" * 64, UNUSED_S + 60), ("b" * 64, 60)):
         (folder / name / "inner").mkdir(parents=True)
         (folder / name / "inner").chmod(0o555)
         os.utime(folder / name, (os.stat(folder).st_mtime - age_s,) * 2)
-    await open_cache(registry, vault, folder).open()
+    await open_cache(registry, secrets, folder).open()
     assert sorted(path.name for path in folder.iterdir()) == [".new-fresh", "b" * 64]
 
 
@@ -169,8 +169,10 @@ async def put(registry: Registry, cache: BundleCache, number: int, *, unused_s: 
     return folder
 
 
-async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vault: SecretStore, tmp_path: Path) -> None:
-    cache = open_cache(registry, vault, tmp_path / "cache", limit_mib=1)
+async def test_what_was_not_used_for_longest_makes_room(
+    registry: Registry, secrets: SecretStore, tmp_path: Path
+) -> None:
+    cache = open_cache(registry, secrets, tmp_path / "cache", limit_mib=1)
     await cache.open()
     middle = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
     oldest = await put(registry, cache, 2, unused_s=IN_USE_S + 30)
@@ -182,9 +184,9 @@ async def test_what_was_not_used_for_longest_makes_room(registry: Registry, vaul
 
 
 async def test_what_is_in_use_stays_however_little_room_there_is(
-    registry: Registry, vault: SecretStore, tmp_path: Path
+    registry: Registry, secrets: SecretStore, tmp_path: Path
 ) -> None:
-    cache = open_cache(registry, vault, tmp_path / "cache", limit_mib=1)
+    cache = open_cache(registry, secrets, tmp_path / "cache", limit_mib=1)
     await cache.open()
     used = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
     cache.keep(lambda: [used.name])

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from sandlot.failpoints import FailPoints
+from sandlot.failpoints import Failpoints
 from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import OK, InlinePool
 from worker.engine import Engine
@@ -34,7 +34,7 @@ async def main(url: str, key: str, seconds: float, fault: str = "", result: str 
         loop.call_later(seconds, pool.finish, execution.job_id, ended)
 
     pool = InlinePool(4, behave)
-    points = FailPoints.parse(fault) or FailPoints(())
+    points = Failpoints.parse(fault) or Failpoints(())
     queue = await open_failing_queue(points, url, key.encode(), worker_name(), ["python"])
     await Engine(connect_blocking(url), queue, pool, WorkerCounts(100), drain_s=30).run()
     await queue.close()

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import fakeredis
 import pytest
 
-from sandlot.api_keys import DEFAULT_OWNER, Key, KeyStore, Scope, new_token
+from sandlot.api_keys import DEFAULT_OWNER, ApiKey, KeyStore, Scope, new_token
 from sandlot.errors import CallerError, Forbidden, Unauthenticated
 from sandlot.redis.keys import API_KEYS
 
@@ -84,7 +84,7 @@ async def test_what_is_no_key_cannot_be_enrolled_created_or_revoked(keys: KeySto
 
 
 def test_a_refusal_names_what_is_needed_and_what_there_is() -> None:
-    key = Key(id="1", digest="", owner="us", scopes=frozenset({Scope.READ}), prefix="app")
+    key = ApiKey(id="1", digest="", owner="us", scopes=frozenset({Scope.READ}), prefix="app")
     with pytest.raises(Forbidden, match="needs the scope deploy; key 1 has: read, on functions named app"):
         key.require(Scope.DEPLOY, "app-one")
     key.require(Scope.READ, "app-one")

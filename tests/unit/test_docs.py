@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandlot.functions import read_path, read_source
-from sandlot.functions.manifest import KEYS, Manifest
-from sandlot.functions.manifest import SETTINGS as RETRY_SETTINGS
+from sandlot.functions.manifest import KEYS, RETRY_KEYS, Manifest
 from sandlot.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,10 +30,10 @@ def table(text: str) -> dict[str, str]:
 def test_every_setting_of_a_function_is_documented_with_its_default() -> None:
     text = (REPOSITORY / "docs" / "functions.md").read_text()
     settings, retries = text.split("### Retries\n")
-    assert set(table(retries)) == set(RETRY_SETTINGS)
+    assert set(table(retries)) == set(RETRY_KEYS)
     rows = table(settings)
     assert set(rows) == set(KEYS)
-    written = Manifest(runtime="python", handler="main.handler").written()
+    written = Manifest(runtime="python", handler="main.handler").to_table()
     for key in ("timeout", "memory", "visibility", "isolation", "log_limit", "network"):
         assert rows[key] == f'`"{written[key]}"`', key
 
@@ -75,7 +74,7 @@ def test_the_settings_shown_for_each_kind_of_file_are_the_same_and_are_read(
     for manifest in manifests:
         assert (manifest.timeout_s, dict(manifest.environment)) == (2.0, {"GREETING": "Hello"})
     assert read_source("depending", "depending.py", depending)[1].dependencies == ("numpy>=2", "pydantic")
-    when = read_source("scheduled", "scheduled.py", scheduled)[1].when()
+    when = read_source("scheduled", "scheduled.py", scheduled)[1].cron_schedule()
     assert when is not None
     assert (when.cron, when.timezone) == ("30 2 * * *", "Europe/Berlin")
     retry = read_source("retrying", "retrying.py", retrying)[1].retry

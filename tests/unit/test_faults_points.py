@@ -1,4 +1,4 @@
-"""How SANDLOT_FAULT is written, when a fault strikes, and that nothing is in the way when it is not set."""
+"""How SANDLOT_FAILPOINTS is written, when a fault strikes, and that nothing is in the way when it is not set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sandlot.errors import InvalidSettings
-from sandlot.failpoints import POINTS, FailPoints
+from sandlot.failpoints import POINTS, Failpoints
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sent
 
 
-def parsed(text: str) -> FailPoints:
-    points = FailPoints.parse(text)
+def parsed(text: str) -> Failpoints:
+    points = Failpoints.parse(text)
     assert points is not None
     return points
 
 
 def test_without_the_setting_there_are_no_points() -> None:
-    assert FailPoints.parse("") is None
+    assert Failpoints.parse("") is None
 
 
 def test_a_fault_strikes_once_at_its_turn(signals: list[int]) -> None:
@@ -63,8 +63,8 @@ def test_a_note_is_made_every_time(signals: list[int], caplog: pytest.LogCapture
     "text", ["claimed", "claimed:explode", "nowhere:kill", "claimed:kill@0", "claimed:kill,", "a:b:c"]
 )
 def test_what_cannot_be_read_is_refused_with_what_may_stand_there(text: str) -> None:
-    with pytest.raises(InvalidSettings, match=r"SANDLOT_FAULT=.*point:action.*claimed.*kill"):
-        FailPoints.parse(text)
+    with pytest.raises(InvalidSettings, match=r"SANDLOT_FAILPOINTS=.*point:action.*claimed.*kill"):
+        Failpoints.parse(text)
 
 
 def test_every_named_point_is_reached_somewhere() -> None:

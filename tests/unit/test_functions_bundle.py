@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sandlot.errors import InvalidManifest, UnsafeRecord
 from sandlot.functions import Bundle, Manifest, Version, read_archive, write_archive, write_version
 from sandlot.functions.bundle import FILES_LIMIT, TOTAL_LIMIT_BYTES, digest_of, is_digest, pack, unpack
-from sandlot.functions.version import sign, verify
+from sandlot.functions.version import sign_version, verify_version
 from sandlot.models import Runtime
 
 MANIFEST = Manifest(runtime=Runtime.PYTHON, handler="main.handler")
@@ -96,22 +96,22 @@ def version(function: str = "hello", number: int = 1) -> Version:
 
 
 def test_a_signed_version_is_verified_as_itself() -> None:
-    assert verify(sign(version(), KEY), "hello", KEY) == version()
+    assert verify_version(sign_version(version(), KEY), "hello", KEY) == version()
 
 
 @pytest.mark.parametrize("position", [0, 63, 64, 70, -2])
 def test_a_version_changed_anywhere_is_refused(position: int) -> None:
-    record = bytearray(sign(version(), KEY))
+    record = bytearray(sign_version(version(), KEY))
     record[position] ^= 1
     with pytest.raises(UnsafeRecord):
-        verify(bytes(record), "hello", KEY)
+        verify_version(bytes(record), "hello", KEY)
 
 
 def test_a_version_of_another_function_or_key_is_refused() -> None:
     with pytest.raises(UnsafeRecord, match="the record of 'hello'"):
-        verify(sign(version(), KEY), "other", KEY)
+        verify_version(sign_version(version(), KEY), "other", KEY)
     with pytest.raises(UnsafeRecord, match="not signed with this signing key"):
-        verify(sign(version(), b"x" * 32), "hello", KEY)
+        verify_version(sign_version(version(), b"x" * 32), "hello", KEY)
 
 
 def archive(entries: list[tuple[zipfile.ZipInfo, bytes]]) -> bytes:

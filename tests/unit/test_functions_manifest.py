@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sandlot.errors import InvalidManifest
-from sandlot.functions.manifest import Manifest, Unwritable, parse_manifest
+from sandlot.functions.manifest import BadSetting, Manifest, parse_manifest
 from sandlot.functions.manifest_text import toml_manifest
 from sandlot.models import Isolation, OutcomeKind, Runtime
 
@@ -114,7 +114,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("table", "key", "reason"), WRONG)
 def test_what_a_manifest_cannot_say_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
-    with pytest.raises(Unwritable) as refused:
+    with pytest.raises(BadSetting) as refused:
         parse_manifest(table, PYTHON)
     assert refused.value.key == key
     assert reason in str(refused.value)
@@ -162,13 +162,13 @@ def test_one_wall_is_a_list_of_one_and_no_wall_leaves_the_digest_as_it_was() -> 
 def test_a_schedule_is_kept_as_written_and_none_leaves_the_digest_as_it_was() -> None:
     manifest = parse_manifest({"schedule": "*/5 * * * *", "timezone": "Europe/Berlin"}, PYTHON)
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
-    assert (manifest.written()["schedule"], manifest.written()["timezone"]) == ("*/5 * * * *", "Europe/Berlin")
+    assert (manifest.to_table()["schedule"], manifest.to_table()["timezone"]) == ("*/5 * * * *", "Europe/Berlin")
     assert b"timezone" not in parse_manifest({"schedule": "*/5 * * * *"}, PYTHON).canonical()
     assert b"schedule" not in parse_manifest({}, PYTHON).canonical()
 
 
 def test_isolation_by_fork_is_refused_for_node_which_cannot_fork() -> None:
-    with pytest.raises(Unwritable, match="no effect on Node") as refused:
+    with pytest.raises(BadSetting, match="no effect on Node") as refused:
         parse_manifest({"isolation": "fork"}, NODE)
     assert refused.value.key == "isolation"
 
@@ -177,7 +177,7 @@ def test_a_manifest_written_out_is_read_back_as_itself() -> None:
     manifest = parse_manifest(
         {"timeout": "1500ms", "environment": {"B": "2", "A": "1"}, "result_ttl": "90s", "concurrency": 3}, NODE
     )
-    assert Manifest.model_validate(manifest.written()) == manifest
+    assert Manifest.model_validate(manifest.to_table()) == manifest
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
 
 
@@ -203,7 +203,7 @@ def test_equal_manifests_have_equal_bytes_however_they_were_written() -> None:
     ],
 )
 def test_what_retry_cannot_say_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
-    with pytest.raises(Unwritable) as refused:
+    with pytest.raises(BadSetting) as refused:
         parse_manifest({"retry": table}, PYTHON)
     assert refused.value.key == key
     assert reason in str(refused.value)
@@ -214,6 +214,6 @@ def test_retries_are_written_as_far_as_they_differ_from_the_default() -> None:
     manifest = parse_manifest({"retry": {"on": ["worker_lost", "error"], "backoff": "250ms"}}, PYTHON)
     assert manifest.retry is not None
     assert manifest.retry.policy.on == (OutcomeKind.ERROR, OutcomeKind.WORKER_LOST)
-    assert manifest.written()["retry"] == {"on": ["error", "worker_lost"], "backoff": "250ms"}
+    assert manifest.to_table()["retry"] == {"on": ["error", "worker_lost"], "backoff": "250ms"}
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
     assert parse_manifest({"retry": {"on": ["error"]}}, PYTHON).retry.policy.attempts_if_lost == 1  # type: ignore[union-attr]

@@ -7,7 +7,7 @@ import pytest
 from sandlot.errors import InvalidSettings
 from sandlot.functions import Manifest
 from sandlot.functions.bundle import Bundle, digest_of, pack
-from sandlot.functions.manifest import Unwritable, parse_manifest
+from sandlot.functions.manifest import BadSetting, parse_manifest
 from sandlot.functions.version import placement_of
 from sandlot.placement import placements
 from sandlot.settings import Settings
@@ -32,7 +32,7 @@ def test_a_worker_runs_whatever_needs_no_more_than_it_has() -> None:
 
 @pytest.mark.parametrize("tags", [["GPU"], ["a b"], [""], ["a,b"], ["a@b"], ["a", "b", "c", "d", "e"]])
 def test_what_is_no_tag_is_refused(tags: list[str]) -> None:
-    with pytest.raises(Unwritable, match="tag"):
+    with pytest.raises(BadSetting, match="tag"):
         parse_manifest({"tags": tags}, DEFAULTS)
 
 

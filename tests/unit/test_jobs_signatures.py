@@ -23,7 +23,7 @@ from sandlot.jobs.settlement import (
     settled_from,
 )
 from sandlot.models import FunctionError, Invocation, JobStatus, Outcome, OutcomeKind, Timings
-from sandlot.offload import PIECE_BYTES
+from sandlot.offload import CHUNK_BYTES
 from sandlot.redis.connection import parse_address
 from sandlot.redis.lua import script
 
@@ -184,7 +184,7 @@ def test_scripts_that_finish_work_may_run_when_memory_is_full() -> None:
     assert script("submit").text.startswith("#!lua\n")
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 2])
+@pytest.mark.parametrize("size_bytes", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 2])
 def test_a_result_is_recorded_in_pieces_as_it_would_be_in_one(size_bytes: int) -> None:
     result = (bytes(range(251)) * (size_bytes // 251 + 1))[:size_bytes]
     encoded = encode_result(result)

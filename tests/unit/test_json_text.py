@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandlot.errors import InvalidJson
-from sandlot.offload import PIECE_BYTES
+from sandlot.offload import CHUNK_BYTES
 from sandlot.strict_json import check_json
 
 
@@ -147,7 +147,7 @@ def test_text_in_the_corners_of_what_is_allowed_is_accepted(text: bytes) -> None
     check_json(text)
 
 
-@pytest.mark.parametrize("before", [PIECE_BYTES - 2, PIECE_BYTES - 150, PIECE_BYTES - 299])
+@pytest.mark.parametrize("before", [CHUNK_BYTES - 2, CHUNK_BYTES - 150, CHUNK_BYTES - 299])
 @pytest.mark.parametrize("number", [b"1e999", b"-2E+4000", b"9" * 4301])
 def test_a_number_that_is_too_large_is_found_where_two_pieces_of_a_long_text_meet(before: int, number: bytes) -> None:
     text = b"[" + b" " * (before - 1) + number + b"," + b"0" * 1 + b"]"
@@ -156,7 +156,7 @@ def test_a_number_that_is_too_large_is_found_where_two_pieces_of_a_long_text_mee
 
 
 def test_depth_is_counted_through_all_pieces_of_a_long_text() -> None:
-    padding = b" " * (PIECE_BYTES // 2)
+    padding = b" " * (CHUNK_BYTES // 2)
     deep = b"".join(b"[" + padding * (level % 100 == 0) for level in range(201)) + b"]" * 201
     with pytest.raises(InvalidJson, match="nested deeper than 200"):
         check_json(deep)
@@ -164,4 +164,4 @@ def test_depth_is_counted_through_all_pieces_of_a_long_text() -> None:
 
 
 def test_brackets_in_a_long_string_are_text() -> None:
-    check_json(b'"' + b"[" * (2 * PIECE_BYTES) + b'"')
+    check_json(b'"' + b"[" * (2 * CHUNK_BYTES) + b'"')

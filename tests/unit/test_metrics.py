@@ -6,16 +6,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sandlot.metrics import (
     BOUNDS_S,
-    ByFunction,
     Family,
     Histogram,
+    PerFunction,
     Sample,
     counter,
     gauge,
     histogram,
     is_metrics_token,
-    write,
-    write_processes,
+    render,
+    render_processes,
 )
 from sandlot.models import Outcome, OutcomeKind, Timings
 from sandlot.settings import is_loopback
@@ -35,7 +35,7 @@ def test_an_observation_falls_into_the_first_bucket_that_reaches_it() -> None:
     seconds = Histogram()
     for value in (0.0, BOUNDS_S[0], BOUNDS_S[0] * 1.01, BOUNDS_S[-1], BOUNDS_S[-1] + 1):
         seconds.observe(value)
-    found = read(write([histogram("x_seconds", "X.", ("function",), [seconds.sample("f")])]))
+    found = read(render([histogram("x_seconds", "X.", ("function",), [seconds.sample("f")])]))
     buckets = {dict(labels)["le"]: value for (name, labels), value in found.items() if name == "x_seconds_bucket"}
     assert (buckets["0.0005"], buckets["0.001"], buckets["60.0"], buckets["+Inf"]) == (2, 3, 4, 5)
     assert found["x_seconds_count", (("function", "f"),)] == 5
@@ -54,14 +54,14 @@ def test_counters_gauges_and_odd_labels_are_read_back() -> None:
         counter("calls", "Calls.", ("function",), [Sample(('a"b\\c\nd',), 3)]),
         gauge("depth", "Depth.", (), [Sample((), 1.5)]),
     ]
-    assert read(write(families)) == {("calls_total", (("function", 'a"b\\c\nd'),)): 3, ("depth", ()): 1.5}
+    assert read(render(families)) == {("calls_total", (("function", 'a"b\\c\nd'),)): 3, ("depth", ()): 1.5}
 
 
 def test_several_processes_are_told_apart_and_share_one_heading() -> None:
     def one(value: float) -> list[Family]:
         return [counter("calls", "Calls.", ("function",), [Sample(("f",), value)])]
 
-    text = write_processes([("0", one(1)), ("1", one(2))])
+    text = render_processes([("0", one(1)), ("1", one(2))])
     assert text.count(b"# TYPE calls_total counter") == 1
     assert read(text) == {
         ("calls_total", (("function", "f"), ("process", "0"))): 1,
@@ -70,10 +70,10 @@ def test_several_processes_are_told_apart_and_share_one_heading() -> None:
 
 
 def test_functions_beyond_the_limit_are_counted_together() -> None:
-    meters = ByFunction(Histogram, 2)
+    histograms = PerFunction(Histogram, 2)
     for name in ("a", "b", "c", "d", "a"):
-        meters.of(name).observe(1)
-    assert {name: sum(meter.buckets) for name, meter in meters} == {"a": 2, "b": 1, "other": 2}
+        histograms.of(name).observe(1)
+    assert {name: sum(each.buckets) for name, each in histograms} == {"a": 2, "b": 1, "other": 2}
 
 
 class Pool:
@@ -89,7 +89,7 @@ def test_a_worker_counts_ends_by_version_and_keeps_the_newest_versions_apart() -
     for version in [*range(1, newest + 1), 1]:
         counts.ended("f", version, Outcome(kind=OutcomeKind.OK), Timings(run=2.0))
     counts.ended("f", newest, Outcome(kind=OutcomeKind.TIMEOUT, cold=True), Timings(boot=4.0))
-    found = read(write(counts.families(Pool(), 8, Histogram())))
+    found = read(render(counts.families(Pool(), 8, Histogram())))
     ends = {
         (dict(labels)["version"], dict(labels)["outcome"]): value
         for (name, labels), value in found.items()

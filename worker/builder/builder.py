@@ -15,7 +15,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from sandlot.errors import QueueUnavailable, SandlotError
-from sandlot.functions.builds import ATTEMPTS_LIMIT, LEASE_MS, Build, Builds
+from sandlot.functions.builds import ATTEMPTS_LIMIT, LEASE_MS, Build, BuildQueue
 from sandlot.functions.dependencies import Lock
 from sandlot.models import Runtime
 from sandlot.placement import runtime_of
@@ -37,7 +37,7 @@ _log: Final = logging.getLogger(__name__)
 class Builder:
     """Open with `open`; `close` abandons the build that is under way, which another worker then takes."""
 
-    def __init__(self, redis: Redis, builds: Builds, trees: PackageTrees, placements: Sequence[str]) -> None:
+    def __init__(self, redis: Redis, builds: BuildQueue, trees: PackageTrees, placements: Sequence[str]) -> None:
         self._builds = builds
         self._trees = trees
         self._placements = placements
@@ -57,7 +57,7 @@ class Builder:
         while True:
             self._wake.clear()
             try:
-                build = await self._builds.take(self._placements, self._patience_ms())
+                build = await self._builds.claim(self._placements, self._patience_ms())
                 if build is not None:
                     await self._build(build)
                     continue
@@ -112,7 +112,7 @@ class Builder:
     async def _beat(self, build: Build, progress: str) -> bool:
         """A Redis that does not answer now may do so before the lease is over."""
         try:
-            return await self._builds.beat(build, progress or "resolving")
+            return await self._builds.heartbeat(build, progress or "resolving")
         except QueueUnavailable as error:
             _log.warning("build_beat_failed", extra={"function": build.function, "error": error.message})
             return True

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Final, Protocol
 
 from sandlot.jobs.stats import FunctionStats, write_stats
-from sandlot.metrics import OTHER, ByFunction, Family, Histogram, Sample, counter, gauge, histogram, single
+from sandlot.metrics import OTHER, Family, Histogram, PerFunction, Sample, counter, gauge, histogram, single
 from sandlot.models import Outcome, OutcomeKind, Timings
 
 _OK: Final = OutcomeKind.OK
@@ -93,7 +93,7 @@ class WorkerCounts:
     """One per worker; the engine tells it what happens, and a scrape asks it."""
 
     def __init__(self, functions_limit: int) -> None:
-        self._functions = ByFunction(FunctionCounts, functions_limit)
+        self._functions = PerFunction(FunctionCounts, functions_limit)
         self.ends = 0
         self.leases_lost = 0
         self.stale_ends = 0

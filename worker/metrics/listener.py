@@ -91,9 +91,9 @@ class _Metrics:
             needed = "this needs Authorization: Bearer and the worker's SANDLOT_METRICS_TOKEN\n"
             return PlainTextResponse(needed, 401, {"www-authenticate": 'Bearer realm="sandlot"'})
         # Imported here: it takes 60 ms, which a worker that nobody asks need not spend.
-        from sandlot.metrics import CONTENT_TYPE, write
+        from sandlot.metrics import CONTENT_TYPE, render
 
-        text = await asyncio.to_thread(write, self._families())
+        text = await asyncio.to_thread(render, self._families())
         return Response(text, media_type=CONTENT_TYPE)
 
 

@@ -1,7 +1,7 @@
 """Where the fail-points of a worker are: around its pool and around its queue, so that the engine between them is the one that ships.
 
 Knows: which calls lie between a claim and its record. Does not know: what a fault does (`sandlot.failpoints`).
-The composition root puts these in only when `SANDLOT_FAULT` is set.
+The composition root puts these in only when `SANDLOT_FAILPOINTS` is set.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from sandlot.errors import SandlotError
-from sandlot.failpoints import FailPoints
+from sandlot.failpoints import Failpoints
 from sandlot.jobs.settlement import Ending
 from sandlot.jobs.worker_queue import Beaten, Claim, Pulse, Reaped, RetryDecision, WorkerQueue
 from sandlot.models import Outcome
@@ -21,7 +21,7 @@ from worker.execution import Done, Execution, Executor
 class FailingPool:
     """An executor around the real one."""
 
-    def __init__(self, pool: Executor, points: FailPoints) -> None:
+    def __init__(self, pool: Executor, points: Failpoints) -> None:
         self._pool = pool
         self._points = points
         self.slots = pool.slots
@@ -52,7 +52,7 @@ class FailingPool:
 class FailingQueue(WorkerQueue):
     """The worker's queue, with a moment before and after each of its scripts. `points` is set once it is open."""
 
-    points = FailPoints(())
+    points = Failpoints(())
 
     async def listen(
         self,
@@ -117,7 +117,7 @@ class FailingQueue(WorkerQueue):
 
 
 async def open_failing_queue(
-    points: FailPoints, url: str, signing_key: bytes, name: str, placements: Sequence[str]
+    points: Failpoints, url: str, signing_key: bytes, name: str, placements: Sequence[str]
 ) -> WorkerQueue:
     """
     Raises:

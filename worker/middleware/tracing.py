@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandlot.errors import SandlotError
 from sandlot.models import Outcome, OutcomeKind, Timings
-from sandlot.tracing import Tracing, fail, traceparent_of
+from sandlot.tracing import Tracing, mark_failed, traceparent_of
 from worker.execution import Done, Execution, Executor
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class TracingPool(Executor):
             "sandlot.attempt": execution.attempt,
         }
         name = f"invoke {execution.function}"
-        span = self._tracing.begin(name, self._kind, execution.traceparent, attributes, began_ns=queued_ns)
-        self._tracing.stage(span, "queue", queued_ns, now_ns)
+        span = self._tracing.start_span(name, self._kind, execution.traceparent, attributes, began_ns=queued_ns)
+        self._tracing.record_stage(span, "queue", queued_ns, now_ns)
         execution.traceparent = traceparent_of(span)
         self._spans[execution.job_id] = span
 
@@ -73,9 +73,9 @@ class TracingPool(Executor):
             span.set_attribute("sandlot.outcome", how.kind.value)
             span.set_attribute("faas.coldstart", how.cold)
             if how.kind is not OutcomeKind.OK:
-                fail(span, how.kind.value)
+                mark_failed(span, how.kind.value)
         else:
-            fail(span, "the right to this attempt was lost" if how is None else how.message)
+            mark_failed(span, "the right to this attempt was lost" if how is None else how.message)
         span.end()
 
     def _stages(self, span: Span, timings: Timings) -> None:
@@ -84,5 +84,5 @@ class TracingPool(Executor):
         for name, took_ms in (("run", timings.run), ("import", timings.import_), ("boot", timings.boot)):
             if took_ms:
                 began_ns = ended_ns - round(took_ms * _NS_PER_MS)
-                self._tracing.stage(span, name, began_ns, ended_ns)
+                self._tracing.record_stage(span, name, began_ns, ended_ns)
                 ended_ns = began_ns

@@ -19,7 +19,7 @@ from sandlot.cli.up.screen import Screen, Summary
 from sandlot.errors import InvalidSettings
 from sandlot.models import Runtime
 from sandlot.settings import load_settings
-from sandlot.transport_security import require_safe_listening, require_safe_redis
+from sandlot.transport_security import require_safe_listener, require_safe_redis
 
 
 def up(
@@ -53,7 +53,7 @@ def up(
     )
     if settings.tls_cert is not None or settings.tls_key is not None:
         raise InvalidSettings("sandlot up speaks no TLS; sandlot api does. Unset SANDLOT_TLS_CERT and SANDLOT_TLS_KEY")
-    require_safe_listening(settings)
+    require_safe_listener(settings)
     screen = Screen(Console())
     folder = _functions_folder(functions, screen)
     home = DataDir(settings.data)

@@ -25,7 +25,7 @@ from sandlot.errors import (
     SandlotError,
     VersionNotFound,
 )
-from sandlot.functions import Alias, Bundle, Deployed, Described, Manifest, Version
+from sandlot.functions import Alias, Bundle, DeployResult, FunctionDetails, Manifest, Version
 from sandlot.functions.version import FunctionPage
 from sandlot.jobs import Follower, JobRecord, JobResult, QueueStatus, Submitted
 from sandlot.jobs.dead_letters import LetterPage
@@ -278,17 +278,17 @@ class FakeRegistry:
                 return version
         raise VersionNotFound(f"{name!r} has no version {qualifier!r}")
 
-    async def describe(self, name: str) -> Described:
-        return Described(latest=await self.resolve(name), versions=tuple(reversed(self.versions[name])))
+    async def describe(self, name: str) -> FunctionDetails:
+        return FunctionDetails(latest=await self.resolve(name), versions=tuple(reversed(self.versions[name])))
 
     async def list(self, limit: int = 100, cursor: str = "") -> FunctionPage:
         names = sorted(name for name in self.versions if name > cursor)
         more = names[limit - 1] if len(names) > limit else None
         return FunctionPage(functions=tuple([self.versions[name][-1] for name in names[:limit]]), next=more)
 
-    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> Deployed:
+    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> DeployResult:
         created = name not in self.versions
-        return Deployed(
+        return DeployResult(
             version=self.add(name, **manifest.model_dump(exclude={"runtime", "handler"})), created=created, changed=True
         )
 
@@ -334,7 +334,7 @@ async def keys() -> AsyncIterator[KeyStore]:
 
 
 @pytest.fixture
-async def vault() -> AsyncIterator[SecretStore]:
+async def secrets() -> AsyncIterator[SecretStore]:
     async with fakeredis.FakeAsyncRedis() as redis:
         yield SecretStore(redis, b"k" * 32)
 
@@ -346,9 +346,9 @@ def watch() -> FakeWatch:
 
 @pytest.fixture
 def api(
-    settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, vault: SecretStore, watch: FakeWatch
+    settings: Settings, queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, secrets: SecretStore, watch: FakeWatch
 ) -> Api:
-    return create_app(settings, queue, registry, keys, vault, watch)  # type: ignore[arg-type]
+    return create_app(settings, queue, registry, keys, secrets, watch)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -160,10 +160,10 @@ async def test_a_key_for_other_functions_opens_nothing_of_this_one(
 
 
 async def test_what_concerns_no_single_function_shows_nothing_of_functions_the_key_is_not_for(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, vault: SecretStore
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, secrets: SecretStore
 ) -> None:
     token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, prefix="other", owner="us")
-    await vault.put("FOUND", "value", HIDDEN)
+    await secrets.put("FOUND", "value", HIDDEN)
     job_id = await queued_job(queue, "us")
     for method, path, access in walk(api):
         if method == "GET" and access is not Access.OPEN and "{" not in path:

@@ -23,13 +23,13 @@ SOURCE = {"source": "def handler(event, context):\n    return event\n"}
 
 @pytest.fixture
 async def open_audited(
-    queue: Any, registry: Any, keys: KeyStore, vault: Any, watch: Any, tmp_path: Path
+    queue: Any, registry: Any, keys: KeyStore, secrets: Any, watch: Any, tmp_path: Path
 ) -> AsyncIterator[Open]:
     log = AuditLog(tmp_path / "audit.jsonl")
 
     def open_client(token: str, **settings: Any) -> httpx.AsyncClient:
         given = Settings(_env_file=None, **settings)
-        asgi = create_app(given, queue, registry, keys, vault, watch, audit=log).asgi
+        asgi = create_app(given, queue, registry, keys, secrets, watch, audit=log).asgi
         transport = httpx.ASGITransport(asgi, client=("10.0.0.7", 1))
         headers = {"authorization": f"Bearer {token}"} if token else {}
         return httpx.AsyncClient(transport=transport, base_url="http://sandlot.test", headers=headers)

@@ -12,7 +12,7 @@ from api.server.protocol import Connections
 from api.server.server import Tls
 from sandlot.errors import InvalidSettings
 from sandlot.settings import Settings
-from sandlot.transport_security import is_in, read_proxies, require_safe_listening, require_safe_redis
+from sandlot.transport_security import is_in, read_proxies, require_safe_listener, require_safe_redis
 from tests.certificates import Authority
 
 
@@ -37,18 +37,18 @@ def test_redis_over_a_network_in_the_clear_needs_a_word(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "api.example"])
 def test_listening_to_a_network_needs_tls_a_proxy_or_a_word(host: str) -> None:
     with pytest.raises(InvalidSettings, match="without TLS"):
-        require_safe_listening(settings(host=host))
+        require_safe_listener(settings(host=host))
     for given in ({"insecure": True}, {"proxies": "10.0.0.7"}, {"tls_cert": Path("c"), "tls_key": Path("k")}):
-        require_safe_listening(settings(host=host, **given))
+        require_safe_listener(settings(host=host, **given))
 
 
 def test_listening_here_needs_nothing_but_whole_settings() -> None:
     for host in ("127.0.0.1", "::1", "localhost"):
-        require_safe_listening(settings(host=host))
+        require_safe_listener(settings(host=host))
     with pytest.raises(InvalidSettings, match="both"):
-        require_safe_listening(settings(tls_cert=Path("c")))
+        require_safe_listener(settings(tls_cert=Path("c")))
     with pytest.raises(InvalidSettings, match=r"SANDLOT_PROXIES=.10\.0\.0\.300"):
-        require_safe_listening(settings(proxies="10.0.0.300"))
+        require_safe_listener(settings(proxies="10.0.0.300"))
 
 
 def test_a_proxy_is_an_address_or_a_network_however_it_is_written() -> None:

@@ -26,34 +26,34 @@ async def redis() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
 
 
 @pytest.fixture
-def vault(redis: fakeredis.FakeAsyncRedis) -> SecretStore:
+def secrets(redis: fakeredis.FakeAsyncRedis) -> SecretStore:
     return SecretStore(redis, KEY)
 
 
-async def test_a_secret_comes_out_as_it_went_in_and_only_for_those_it_is_for(vault: SecretStore) -> None:
-    await vault.put("PASSWORD", VALUE, "shop-")
-    assert await vault.reveal("shop-cart", ["PASSWORD"]) == {"PASSWORD": VALUE}
+async def test_a_secret_comes_out_as_it_went_in_and_only_for_those_it_is_for(secrets: SecretStore) -> None:
+    await secrets.put("PASSWORD", VALUE, "shop-")
+    assert await secrets.reveal("shop-cart", ["PASSWORD"]) == {"PASSWORD": VALUE}
     with pytest.raises(SecretNotFound, match="sandlot secret set PASSWORD"):
-        await vault.reveal("blog", ["PASSWORD"])
-    assert await vault.missing("blog", ["PASSWORD", "OTHER"]) == ["PASSWORD", "OTHER"]
-    assert await vault.missing("shop-cart", ["PASSWORD", "OTHER"]) == ["OTHER"]
+        await secrets.reveal("blog", ["PASSWORD"])
+    assert await secrets.missing("blog", ["PASSWORD", "OTHER"]) == ["PASSWORD", "OTHER"]
+    assert await secrets.missing("shop-cart", ["PASSWORD", "OTHER"]) == ["OTHER"]
 
 
 async def test_redis_has_nothing_to_read_and_the_same_value_looks_different_each_time(
-    vault: SecretStore, redis: fakeredis.FakeAsyncRedis
+    secrets: SecretStore, redis: fakeredis.FakeAsyncRedis
 ) -> None:
-    await vault.put("ONE", "hunter2-hunter2")
+    await secrets.put("ONE", "hunter2-hunter2")
     first = await redis.hget(SECRETS, "ONE")
-    await vault.put("ONE", "hunter2-hunter2")
+    await secrets.put("ONE", "hunter2-hunter2")
     second = await redis.hget(SECRETS, "ONE")
     assert b"hunter2" not in first + second
     assert first != second
 
 
 async def test_a_secret_that_was_moved_widened_or_changed_is_not_opened(
-    vault: SecretStore, redis: fakeredis.FakeAsyncRedis
+    secrets: SecretStore, redis: fakeredis.FakeAsyncRedis
 ) -> None:
-    await vault.put("ONE", "value one", "shop-")
+    await secrets.put("ONE", "value one", "shop-")
     record = await redis.hget(SECRETS, "ONE")
     for name, text in (
         ("TWO", record),
@@ -64,7 +64,7 @@ async def test_a_secret_that_was_moved_widened_or_changed_is_not_opened(
     ):
         await redis.hset(SECRETS, name, text)
         with pytest.raises(UnsafeRecord):
-            await vault.reveal("shop-cart", [name])
+            await secrets.reveal("shop-cart", [name])
     await redis.hset(SECRETS, "ONE", record)
     with pytest.raises(UnsafeRecord, match="set it again"):
         await SecretStore(redis, b"x" * 32).reveal("shop-cart", ["ONE"])
@@ -75,18 +75,18 @@ async def test_a_secret_that_was_moved_widened_or_changed_is_not_opened(
     [("1A", "v"), ("A-B", "v"), ("", "v"), ("A", ""), ("A", "hunter2\0"), ("A", "hunter2" + "x" * VALUE_LIMIT_BYTES)],
 )
 async def test_what_can_be_no_variable_is_refused_without_repeating_it(
-    vault: SecretStore, name: str, value: str
+    secrets: SecretStore, name: str, value: str
 ) -> None:
     with pytest.raises(CallerError) as refused:
-        await vault.put(name, value)
+        await secrets.put(name, value)
     assert "hunter2" not in refused.value.message
 
 
-async def test_what_is_removed_is_gone(vault: SecretStore) -> None:
-    await vault.put("ONE", "value")
-    assert [secret.name for secret in await vault.secrets()] == ["ONE"]
-    await vault.delete("ONE")
-    for call in (vault.delete("ONE"), vault.describe("ONE")):
+async def test_what_is_removed_is_gone(secrets: SecretStore) -> None:
+    await secrets.put("ONE", "value")
+    assert [secret.name for secret in await secrets.list_all()] == ["ONE"]
+    await secrets.delete("ONE")
+    for call in (secrets.delete("ONE"), secrets.describe("ONE")):
         with pytest.raises(SecretNotFound):
             await call
 
