@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 import uvloop
 from worker.__main__ import runtime_commands
-from worker.sandbox.channel import INIT, REQUEST, Channel, Faulty
+from worker.sandbox.channel import INIT, REQUEST, Channel, ChannelFailure
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.selftest.trial import init_body, request_bodies
@@ -187,7 +187,7 @@ async def exchange(channel: Channel, kind: bytes, head: bytes, tail: bytes) -> b
     return await answer
 
 
-def complain(faulty: Faulty) -> None:
+def complain(faulty: ChannelFailure) -> None:
     print(f"the measurement failed: {faulty}", file=sys.stderr)
     os._exit(1)
 

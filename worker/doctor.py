@@ -42,13 +42,13 @@ def rows(results: Sequence[ProbeResult]) -> Iterator[Row]:
     """
     groups: dict[str, list[ProbeResult]] = {}
     for result in results:
-        groups.setdefault(result.wall.partition(": ")[0], []).append(result)
-    last = results[-1].wall.split(" ")[0] if results else ""
-    usable = bool(results) and all(result.held for result in results if result.wall.startswith(last))
+        groups.setdefault(result.feature.partition(": ")[0], []).append(result)
+    last = results[-1].feature.split(" ")[0] if results else ""
+    usable = bool(results) and all(result.held for result in results if result.feature.startswith(last))
     for group, found in groups.items():
         broken = [result for result in found if not result.held]
         grade = "ok" if not broken else "warning" if usable else "failed"
-        whole = next((result.detail for result in found if result.wall.endswith("limits of the whole")), "")
+        whole = next((result.detail for result in found if result.feature.endswith("cgroup limits")), "")
         yield {
             "name": f"Sandbox {group}",
             "grade": grade,
@@ -56,7 +56,7 @@ def rows(results: Sequence[ProbeResult]) -> Iterator[Row]:
             "remedy": "",
         }
         for result in broken:
-            yield {"name": result.wall, "grade": grade, "found": result.detail, "remedy": result.remedy}
+            yield {"name": result.feature, "grade": grade, "found": result.detail, "remedy": result.remedy}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from worker.sandbox import channel
-from worker.sandbox.channel import INIT, REQUEST, Faulty, ProtocolError
+from worker.sandbox.channel import INIT, REQUEST, ChannelFailure, ProtocolError
 from worker.sandbox.fork_channel import ForkChannel
 
 PATIENCE_S = 20.0
@@ -38,7 +38,7 @@ class Template:
         self.ours, self.control = socket.socketpair()
         self.control.setblocking(False)
         self.news: asyncio.Queue[tuple[bytes, bytes] | ProtocolError] = asyncio.Queue()
-        self.faults: list[Faulty] = []
+        self.faults: list[ChannelFailure] = []
         self.children: list[socket.socket] = []
         self.stopped = False
         self.channel = ForkChannel(self.ours, self._on_fault, is_stopped=lambda: self.stopped)
@@ -76,9 +76,9 @@ class Template:
     def _on_answer(self, kind: bytes, body: bytes) -> None:
         self.news.put_nowait((kind, body))
 
-    def _on_fault(self, faulty: Faulty) -> None:
+    def _on_fault(self, faulty: ChannelFailure) -> None:
         self.faults.append(faulty)
-        self.news.put_nowait(faulty.fault)
+        self.news.put_nowait(faulty.error)
 
 
 @pytest.fixture
@@ -179,14 +179,14 @@ async def test_a_child_that_says_nothing_has_until_the_deadline(template: Templa
 async def test_a_request_that_was_not_read_by_then_is_unheard(template: Template) -> None:
     await template.child()
     template.ask(timeout_s=0.05)
-    assert await template.outcome() == ProtocolError.UNHEARD
+    assert await template.outcome() == ProtocolError.UNREAD
 
 
 async def test_a_request_that_was_not_read_is_unheard_at_once_if_the_template_is_stopped(template: Template) -> None:
     await template.child()
     template.stopped = True
     assert template.ask()
-    assert await template.outcome() == ProtocolError.UNHEARD
+    assert await template.outcome() == ProtocolError.UNREAD
     assert not template.channel.usable
 
 

@@ -60,28 +60,28 @@ async def test_what_was_printed_is_taken_once(printer: Callable[[], Printer]) ->
     one = printer()
     os.write(one.fd, b"a\n")
     os.write(one.fd, b"b\n")
-    assert one.log.take() == b"a\nb\n"
-    assert one.log.take() == b""
+    assert one.log.take_output() == b"a\nb\n"
+    assert one.log.take_output() == b""
 
 
 async def test_more_than_the_limit_is_drained_and_counted(printer: Callable[[int], Printer]) -> None:
     one = printer(10)
     await one.print(b"0123456789" * 100_000)
-    assert one.log.take() == b"0123456789\n[sandlot] 999990 more bytes were printed; 10 bytes are kept\n"
+    assert one.log.take_output() == b"0123456789\n[sandlot] 999990 more bytes were printed; 10 bytes are kept\n"
 
 
 async def test_the_limit_starts_again_with_the_next_invocation(printer: Callable[[int], Printer]) -> None:
     one = printer(10)
     await one.print(b"x" * 100)
-    one.log.take()
+    one.log.take_output()
     await one.print(b"short\n")
-    assert one.log.take() == b"short\n"
+    assert one.log.take_output() == b"short\n"
 
 
 async def test_lines_are_limited_too(printer: Callable[[int], Printer]) -> None:
     one = printer(1_000_000)
     await one.print(b"\n" * (LINES_LIMIT + 50))
-    kept = one.log.take()
+    kept = one.log.take_output()
     assert kept.count(b"\n") == LINES_LIMIT + 1
     assert kept.endswith(b"[sandlot] 50 more bytes were printed; 10000 lines are kept\n")
 
@@ -112,5 +112,5 @@ async def test_the_end_of_the_pipe_is_no_fault(printer: Callable[[], Printer]) -
     os.close(one.fd)
     one.fd = os.open("/dev/null", os.O_WRONLY)
     await asyncio.sleep(0)
-    assert one.log.take() == b"last words"
-    assert one.log.take() == b""
+    assert one.log.take_output() == b"last words"
+    assert one.log.take_output() == b""

@@ -12,7 +12,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from worker.sandbox import channel
-from worker.sandbox.channel import ERROR_LIMIT_BYTES, INIT, REQUEST, RESULT_LIMIT_BYTES, Channel, Faulty, ProtocolError
+from worker.sandbox.channel import (
+    ERROR_LIMIT_BYTES,
+    INIT,
+    REQUEST,
+    RESULT_LIMIT_BYTES,
+    Channel,
+    ChannelFailure,
+    ProtocolError,
+)
 
 PATIENCE_S = 20.0
 """A deadline for a hang, not a measurement."""
@@ -44,7 +52,7 @@ class Peer:
         self.socket.setblocking(False)
         self.ours = ours
         self.answers: list[tuple[bytes, bytes]] = []
-        self.faults: list[Faulty] = []
+        self.faults: list[ChannelFailure] = []
         self._news: asyncio.Queue[tuple[bytes, bytes] | ProtocolError] = asyncio.Queue()
         self.channel = Channel(ours, self._on_fault)
 
@@ -70,9 +78,9 @@ class Peer:
         self.answers.append((kind, body))
         self._news.put_nowait((kind, body))
 
-    def _on_fault(self, faulty: Faulty) -> None:
+    def _on_fault(self, faulty: ChannelFailure) -> None:
         self.faults.append(faulty)
-        self._news.put_nowait(faulty.fault)
+        self._news.put_nowait(faulty.error)
 
 
 @pytest.fixture
@@ -132,7 +140,7 @@ async def test_a_large_event_is_sent_as_the_peer_takes_it(peer: Peer) -> None:
 async def test_a_frame_before_the_request_retires_the_process_unread(peer: Peer) -> None:
     peer.socket.send(answer(b"O", b'"forged"'))
     assert not peer.ask()
-    assert (peer.answers, peer.faults[0].fault) == ([], ProtocolError.LATE)
+    assert (peer.answers, peer.faults[0].error) == ([], ProtocolError.LATE)
 
 
 async def test_a_frame_while_nothing_is_asked_is_noticed_without_asking(peer: Peer) -> None:
@@ -153,7 +161,7 @@ async def test_a_second_answer_after_the_first_retires_the_process(peer: Peer) -
     assert await peer.outcome() == (b"O", b"1")
     peer.socket.send(answer(b"O", b"2"))
     assert not peer.ask()
-    assert peer.faults[0].fault == ProtocolError.LATE
+    assert peer.faults[0].error == ProtocolError.LATE
 
 
 async def test_an_answer_before_the_whole_request_was_taken_is_a_fault(peer: Peer) -> None:
@@ -228,7 +236,7 @@ async def test_shutting_down_one_direction_is_closing(peer: Peer) -> None:
 async def test_a_peer_that_was_closed_before_takes_no_request(peer: Peer) -> None:
     peer.socket.close()
     assert not peer.ask()
-    assert peer.faults[0].fault == ProtocolError.CLOSED
+    assert peer.faults[0].error == ProtocolError.CLOSED
 
 
 async def test_random_bytes_are_a_fault_or_an_answer_of_their_own(peer: Peer) -> None:

@@ -80,9 +80,9 @@ async def test_end_says_how(
     host: SandboxHost, tmp_path: Path, source: str, exit_code: int | None, number: int | None
 ) -> None:
     trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {})
-    assert (trial.kind, trial.end.exit_code, trial.end.signal) == ("closed", exit_code, number)
-    assert trial.end.cpu_ms > 0
-    assert trial.end.peak_memory_bytes > 1 << 20
+    assert (trial.kind, trial.exit.exit_code, trial.exit.signal) == ("closed", exit_code, number)
+    assert trial.exit.cpu_ms > 0
+    assert trial.exit.peak_memory_bytes > 1 << 20
 
 
 async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) -> None:
@@ -91,32 +91,30 @@ async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) ->
         "python",
         bundle(tmp_path, "def handler(e, c):\n while True: pass"),
         {},
-        policy=SandboxSpec(cpu_limit_s=1),
+        spec=SandboxSpec(cpu_limit_s=1),
     )
-    assert trial.end.signal == signal.SIGXCPU
+    assert trial.exit.signal == signal.SIGXCPU
     # The kernel holds the limit against whole ticks, of which a busy machine's process gets only parts; what is told is what ran.
-    assert trial.end.cpu_ms > 500
+    assert trial.exit.cpu_ms > 500
 
 
 async def test_memory_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
     source = "def handler(e, c):\n kept = []\n while True: kept.append(bytearray(b'x') * (8 << 20))"
-    trial = await try_once(
-        host.prewarm, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(memory_limit_mib=64)
-    )
+    trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {}, spec=SandboxSpec(memory_limit_mib=64))
     if trial.receipt["memory"] == "rlimit":
         assert trial.kind == "error"
         assert trial.answer["errorType"] == "MemoryError"
     else:
-        assert trial.end.oom_killed
-        assert trial.end.peak_memory_bytes > 32 << 20
+        assert trial.exit.oom_killed
+        assert trial.exit.peak_memory_bytes > 32 << 20
 
 
 async def test_process_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
     source = "import os, time\ndef handler(e, c):\n for n in range(100):\n  if os.fork() == 0: time.sleep(60)"
-    trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {}, policy=SandboxSpec(processes=16))
+    trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {}, spec=SandboxSpec(processes=16))
     assert trial.answer["errorType"] == "BlockingIOError"
     if trial.receipt["processes"] != "rlimit":
-        assert trial.end.process_limit_hits > 0
+        assert trial.exit.process_limit_hits > 0
 
 
 async def test_kill_twice_and_after_the_end(host: SandboxHost) -> None:
@@ -138,7 +136,7 @@ async def test_leftovers_are_seen(host: SandboxHost, tmp_path: Path) -> None:
             "import os, time\ndef handler(e, c):\n if os.fork() == 0:\n  if os.fork() == 0: time.sleep(60)\n  os._exit(0)\n os.wait()\n time.sleep(60)",
         )
     )
-    sandbox.rest()
+    sandbox.mark_idle()
     assert not sandbox.leftovers(cpu_allowance_ms=1e9)
     await call_forever(sandbox, {}, until=lambda: sandbox.leftovers(cpu_allowance_ms=1e9))
     sandbox.kill()
@@ -155,7 +153,7 @@ async def test_stack_can_be_asked_for(host: SandboxHost, tmp_path: Path) -> None
     async with asyncio.timeout(PATIENCE_S):
         while "spin_here" not in text:
             text += await _read_some(sandbox.trace_fd)
-    await sandbox.ended_after_kill()
+    await sandbox.kill_and_wait()
 
 
 async def _read_some(fd: int) -> str:

@@ -207,7 +207,7 @@ async def test_cgroups_of_a_killed_zygote_are_removed_by_the_next() -> None:
         async with asyncio.timeout(PATIENCE_S):
             await until_gone(inside)
         sandbox.close()
-        await (await host.prewarm("python")).ended_after_kill()
+        await (await host.prewarm("python")).kill_and_wait()
         assert not cgroups_of(pid)
 
 

@@ -44,7 +44,7 @@ async def test_doctor_names_the_missing_wall(level: Any, wall: str, named: str) 
         os.chmod(folder, 0o755)  # noqa: S103 - the sandbox's user is another one
         results = await probe(level=level, runtimes=runtime_commands(), state_dir=Path(folder), missing=(wall,))
     broken = [result for result in results if not result.held]
-    assert f"{level} python: {named}" in [result.wall for result in broken]
+    assert f"{level} python: {named}" in [result.feature for result in broken]
     assert all(result.remedy for result in broken)
 
 
@@ -120,7 +120,7 @@ async def test_an_attack_that_fails_counts_as_a_wall_that_fell(monkeypatch: pyte
         raise SandboxUnavailable("the attack could not be made")
 
     async with open_level("strict") as host:
-        link: ZygoteClient = host.link("python")
+        link: ZygoteClient = host.zygote_client("python")
         monkeypatch.setattr("worker.sandbox.selftest.verify.try_in", erring)
         results = await attack(link)
         await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from sandlot.offload import OFFLOAD_BYTES
 from worker.execution import Execution, VersionSpec
 from worker.pool import stack_trace, verdict
 from worker.pool.verdict import MIB, Verdict
-from worker.sandbox.channel import INIT, REQUEST, RESULT, RESULT_LIMIT_BYTES, Channel, Faulty, ProtocolError
+from worker.sandbox.channel import INIT, REQUEST, RESULT, RESULT_LIMIT_BYTES, Channel, ChannelFailure, ProtocolError
 from worker.sandbox.fork_channel import ForkChannel
 from worker.sandbox.log_pipe import LogPipe
 from worker.sandbox.sandbox import Sandbox
@@ -144,11 +144,11 @@ class Instance:
 
     def printed(self) -> bytes:
         """What was printed since the last look, in the middle of a call too; it is then not among the logs of the call."""
-        return self._logs.take()
+        return self._logs.take_output()
 
     def output(self) -> bytes:
         """What is kept of the output since the last call ended; it stays among the logs of this one."""
-        return self._logs.peek()
+        return self._logs.peek_output()
 
     def clean(self, *, thorough: bool) -> bool:
         """Nothing of the last call is left running. False: it is to be retired.
@@ -187,7 +187,7 @@ class Instance:
         self._account_import(ran_s)
         failed = verdict.of_ready(body)
         # What the import printed belongs to the first invocation; the one that learns of a failed import is that.
-        imported(self, failed, ran_s, b"" if failed is None else self._logs.take())
+        imported(self, failed, ran_s, b"" if failed is None else self._logs.take_output())
 
     def _account_import(self, ran_s: float) -> None:
         # The runtime may have been told to import before the bundle was there, and have waited for it.
@@ -207,16 +207,16 @@ class Instance:
             self._channel.close()
             self._conclude(lambda end: verdict.with_memory_evidence(decided, end, self.spec.memory_limit_mib))
             return
-        logs = self._logs.take()
-        self.sandbox.rest()
+        logs = self._logs.take_output()
+        self.sandbox.mark_idle()
         settled, self._settled = self._settled, None
         if settled is not None:
             settled(self, decided, ran_s, logs)
 
     def _weigh(self, body: bytes, ran_s: float) -> None:
         """A large answer is checked in a thread. It counts as it came: what the process does meanwhile can only end the process."""
-        logs = self._logs.take()
-        self.sandbox.rest()
+        logs = self._logs.take_output()
+        self.sandbox.mark_idle()
         settled, self._settled = self._settled, None
         self._weighing = self._loop.create_task(self._decide_aside(body, ran_s, logs, settled))
 
@@ -226,15 +226,15 @@ class Instance:
         if settled is not None and not self._killed:
             settled(self, decided, ran_s, logs)
 
-    def _faulty(self, faulty: Faulty) -> None:
+    def _faulty(self, faulty: ChannelFailure) -> None:
         if self._settled is None:
             self._on_lost(self)
-        elif faulty.fault is ProtocolError.UNHEARD and self._unheard is not None and not self._killed:
+        elif faulty.error is ProtocolError.UNREAD and self._unheard is not None and not self._killed:
             self._settled = None
             self._unheard()
-        elif faulty.fault in (ProtocolError.DEADLINE, ProtocolError.UNHEARD):
+        elif faulty.error in (ProtocolError.DEADLINE, ProtocolError.UNREAD):
             self._conclude(None)
-        elif faulty.fault is ProtocolError.CLOSED:
+        elif faulty.error is ProtocolError.CLOSED:
             self._conclude(lambda end: self._of_own_end(end, faulty), patience_s=_LAST_WORDS_S)
         else:
             self._conclude(lambda end: verdict.of_garbled(faulty.detail, end))
@@ -274,7 +274,7 @@ class Instance:
         self._died_alone = self._end is not None and self._end.done()
         self.sandbox.kill()
         end = await self._wait_for_end(burial_s)
-        self._logs_taken = self._logs.take()
+        self._logs_taken = self._logs.take_output()
         decided = self._of_timeout(end, trace, ran_s) if decide is None else decide(end)
         if self._importing:
             self._account_import(ran_s)
@@ -289,7 +289,7 @@ class Instance:
             frames, self._logs_taken = stack_trace.node_stack(self._logs_taken, self.sandbox.bundle_path)
         return verdict.of_timeout(self._limit_s, ran_s, end, frames, importing=self._importing)
 
-    def _of_own_end(self, end: SandboxExit | None, faulty: Faulty) -> Verdict:
+    def _of_own_end(self, end: SandboxExit | None, faulty: ChannelFailure) -> Verdict:
         if end is None or not self._died_alone:
             return verdict.of_garbled(faulty.detail, end)
         return verdict.of_end(end, self.spec.memory_limit_mib, self._logs_taken)

@@ -3,7 +3,7 @@
 Knows: one control socket, frames, their limits, one deadline per exchange. Does not know: invocations, functions, what to do about a fault.
 
 Callbacks, not tasks: an exchange costs two system calls and one wake-up. Whatever is readable when nothing was asked, or is longer, of
-another type, or more than the one answer, makes the channel faulty for good; it is for its owner to end the process.
+another type, or more than the one answer, makes the channel failure for good; it is for its owner to end the process.
 """
 
 from __future__ import annotations
@@ -64,36 +64,38 @@ class ProtocolError(StrEnum):
     DEADLINE = "deadline"
     LATE = "late"
     GARBLED = "garbled"
-    UNHEARD = "unheard"
+    UNREAD = "unread"
     """The request was not read to its end, and now nobody will: its function has not run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Faulty:
-    fault: ProtocolError
+class ChannelFailure:
+    error: ProtocolError
     detail: str
 
 
-Answered = Callable[[bytes, bytes], None]
-"""Gets the frame's type and body. At most once per exchange, and never after `Broken`."""
-Broken = Callable[[Faulty], None]
+OnAnswer = Callable[[bytes, bytes], None]
+"""Gets the frame's type and body. At most once per exchange, and never after `OnFailure`."""
+OnFailure = Callable[[ChannelFailure], None]
 
 
 class Channel:
     """One process's control socket. The owner of `control` closes it, after `close`.
 
-    `on_fault` is called at most once in the channel's life, also while nothing is in flight.
+    `on_failure` is called at most once in the channel's life, also while nothing is in flight.
     """
 
-    def __init__(self, control: socket.socket, on_fault: Broken, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, control: socket.socket, on_failure: OnFailure, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         control.setblocking(False)  # A socket with a timeout would ignore MSG_DONTWAIT and wait for its timeout.
         control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._control = control
         self._fd = control.fileno()
-        self._on_fault = on_fault
+        self._on_failure = on_failure
         self._loop = loop or asyncio.get_running_loop()
         self._open = True
-        self._answered: Answered | None = None
+        self._on_answer: OnAnswer | None = None
         self._expected = b""
         self._ticket = b""
         self._timer: asyncio.TimerHandle | None = None
@@ -105,23 +107,23 @@ class Channel:
         self._kind = b""
         self._body: memoryview | None = None
         self._filled = 0
-        self._loop.add_reader(self._fd, self._readable)
+        self._loop.add_reader(self._fd, self._on_readable)
 
     @property
     def usable(self) -> bool:
-        return self._open and self._answered is None
+        return self._open and self._on_answer is None
 
     def exchange(
-        self, kind: bytes, head: bytes, tail: bytes | memoryview, timeout_s: float, answered: Answered
+        self, kind: bytes, head: bytes, tail: bytes | memoryview, timeout_s: float, on_answer: OnAnswer
     ) -> bool:
-        """Send one frame, `head` and `tail` together its body (after the ticket), and have `answered` called with the answer.
+        """Send one frame, `head` and `tail` together its body (after the ticket), and have `on_answer` called with the answer.
 
         The deadline covers sending, waiting and receiving. False if something unasked for was waiting in the socket, or the
-        process is gone: nothing was sent, `answered` will not be called, and `on_fault` has been.
+        process is gone: nothing was sent, `on_answer` will not be called, and `on_failure` has been.
         """
-        if not self._nothing_waits():
+        if not self._is_silent():
             return False
-        self._answered = answered
+        self._on_answer = on_answer
         self._expected = _ANSWERS_TO[kind]
         self._arm(timeout_s + TIMER_TICK_S)
         ticket = self._ticket = next_ticket() if kind == REQUEST else b""
@@ -132,8 +134,8 @@ class Channel:
             self._send(b"".join((header, ticket, head)), tail)
         return self._open
 
-    def tell(self, kind: bytes, descriptors: Sequence[int] = ()) -> bool:
-        """Send a frame that has no body and no answer, with copies of these descriptors. False: it was not taken, and `on_fault` has been called."""
+    def send_order(self, kind: bytes, descriptors: Sequence[int] = ()) -> bool:
+        """Send a frame that has no body and no answer, with copies of these descriptors. False: it was not taken, and `on_failure` has been called."""
         if not self._open:
             return False
         try:
@@ -147,7 +149,7 @@ class Channel:
         if not self._open:
             return
         self._open = False
-        self._answered = None
+        self._on_answer = None
         self._stop_timer()
         self._loop.remove_reader(self._fd)
         if self._unsent is not None:
@@ -156,7 +158,7 @@ class Channel:
 
     # Sending.
 
-    def _nothing_waits(self) -> bool:
+    def _is_silent(self) -> bool:
         """Section "who believes whom": what can be read before the request is sent was not asked for."""
         if not self._open:
             return False
@@ -185,10 +187,10 @@ class Channel:
             return
         self._unsent = memoryview(first)[sent:]
         self._unsent_next = then
-        self._loop.add_writer(self._fd, self._writable)
-        self._writable()
+        self._loop.add_writer(self._fd, self._on_writable)
+        self._on_writable()
 
-    def _writable(self) -> None:
+    def _on_writable(self) -> None:
         unsent = self._unsent
         while unsent is not None:
             if not len(unsent):
@@ -207,24 +209,24 @@ class Channel:
 
     # Receiving.
 
-    def _readable(self) -> None:
+    def _on_readable(self) -> None:
         try:
             # Plain recv: descriptors that were sent along are closed by the kernel.
             if self._body is not None:
-                self._got_body(self._control.recv_into(self._body[self._filled :]))
+                self._on_body(self._control.recv_into(self._body[self._filled :]))
             else:
-                self._got_start(self._control.recv_into(_scratch))
+                self._on_start(self._control.recv_into(_scratch))
         except BlockingIOError:
             return
         except OSError as error:
             self._fail(ProtocolError.CLOSED, f"the control socket failed: {error.strerror}")
 
-    def _got_start(self, got: int) -> None:
+    def _on_start(self, got: int) -> None:
         """The beginning of a frame, mostly all of it, is in the scratch buffer."""
         if got == 0:
             self._fail(ProtocolError.CLOSED, "the process closed its control descriptor")
             return
-        if self._answered is None:
+        if self._on_answer is None:
             self._fail(ProtocolError.LATE, f"the process wrote {got} bytes that nobody asked for")
             return
         received: bytes | bytearray = _scratch
@@ -254,7 +256,7 @@ class Channel:
             self._filled = got - _HEADER_BYTES
             self._body[: self._filled] = memoryview(received)[_HEADER_BYTES:got]
 
-    def _got_body(self, got: int) -> None:
+    def _on_body(self, got: int) -> None:
         if got == 0:
             self._fail(ProtocolError.CLOSED, "the process closed its control descriptor in the middle of an answer")
             return
@@ -265,15 +267,15 @@ class Channel:
             self._finish(self._kind, body)
 
     def _finish(self, kind: bytes, body: memoryview) -> None:
-        answered = self._answered
-        self._answered = None
+        on_answer = self._on_answer
+        self._on_answer = None
         ticket = self._ticket
         if self._unsent is not None:
             self._fail(ProtocolError.GARBLED, "the process answered before it had taken the whole request")
         elif body[: len(ticket)] != ticket:
             self._fail(ProtocolError.GARBLED, "the process answered another request than this one")
-        elif answered is not None:
-            answered(kind, bytes(body[len(ticket) :]))
+        elif on_answer is not None:
+            on_answer(kind, bytes(body[len(ticket) :]))
 
     def _arm(self, timeout_s: float) -> None:
         """A timer that is there and not due later is left alone, and when it is due sets itself anew: one for each exchange is 2 µs."""
@@ -283,16 +285,16 @@ class Channel:
                 return
             self._timer.cancel()
         self._due_s = self._deadline_s
-        self._timer = self._loop.call_later(timeout_s, self._look_at_clock)
+        self._timer = self._loop.call_later(timeout_s, self._check_deadline)
 
-    def _look_at_clock(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer = None
-        if self._answered is None:
+        if self._on_answer is None:
             return
         left_s = self._deadline_s - monotonic()
         if left_s > 0:
             self._due_s = self._deadline_s
-            self._timer = self._loop.call_later(max(left_s, 0.001), self._look_at_clock)
+            self._timer = self._loop.call_later(max(left_s, 0.001), self._check_deadline)
         else:
             self._fail(ProtocolError.DEADLINE, "no answer in time")
 
@@ -301,7 +303,7 @@ class Channel:
             self._timer.cancel()
             self._timer = None
 
-    def _fail(self, fault: ProtocolError, detail: str) -> None:
+    def _fail(self, error: ProtocolError, detail: str) -> None:
         if self._open:
             self.close()
-            self._on_fault(Faulty(fault, detail))
+            self._on_failure(ChannelFailure(error, detail))

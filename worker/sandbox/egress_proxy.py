@@ -1,4 +1,4 @@
-"""The one way out for a function that asked for hosts: an HTTP proxy in the worker, with a door in the sandbox's own network.
+"""The one way out for a function that asked for hosts: an HTTP proxy in the worker, with a proxy_fd in the sandbox's own network.
 
 Knows: CONNECT and absolute-form requests (RFC 9110, 9112), the function's allow list. Does not know: jobs, what is said in a tunnel.
 The sandbox's network has a loopback device and nothing else. PID 1 listens there and hands the listening socket out: whoever connects
@@ -28,7 +28,7 @@ CHUNK_BYTES: Final = 64 * 1024
 log: Final = logging.getLogger(__name__)
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """The function asked for what it may not have; `status` and the text go back to it."""
 
     def __init__(self, status: str, reason: str) -> None:
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 class EgressProxy:
-    """The proxy of one sandbox. Owns the door from `open` to `close`."""
+    """The proxy of one sandbox. Owns the proxy_fd from `open` to `close`."""
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class EgressProxy:
         self.refusals: list[str] = []
         """What was refused, in order, at most 32; for the log and for people who wonder."""
 
-    async def open(self, door: int) -> None:
-        """Accept at the listening socket `door`."""
-        listener = socket.socket(fileno=door)
+    async def open(self, proxy_fd: int) -> None:
+        """Accept at the listening socket `proxy_fd`."""
+        listener = socket.socket(fileno=proxy_fd)
         listener.setblocking(False)
         self._server = await asyncio.start_server(self._accept, sock=listener, limit=HEAD_LIMIT_BYTES)
 
@@ -85,33 +85,33 @@ class EgressProxy:
     async def _serve_or_refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._serve(reader, writer)
-        except Refused as refused:
-            self._note(str(refused))
-            await _answer(writer, refused)
+        except RefusedRequest as refused:
+            self._record_refusal(str(refused))
+            await _send_refusal(writer, refused)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(HEAD_LIMIT_S):
             head = await reader.readuntil(b"\r\n\r\n")
         request, _, rest = head.partition(b"\r\n")
-        method, target = _request_line(request)
+        method, target = _parse_request_line(request)
         if method == "CONNECT":
-            host, port = _authority(target, default_port=None)
+            host, port = _parse_authority(target, default_port=None)
             greeting, opening = b"HTTP/1.1 200 Connection Established\r\n\r\n", b""
         else:
-            host, port, opening = _forwarded(method, target, rest)
+            host, port, opening = _rewrite_request(method, target, rest)
             greeting = b""
         upstream_reader, upstream_writer = await self._connect(host, port)
         try:
             writer.write(greeting)
             upstream_writer.write(opening)
-            await _pipe_both(reader, writer, upstream_reader, upstream_writer)
+            await _copy_both_ways(reader, writer, upstream_reader, upstream_writer)
         finally:
             upstream_writer.close()
 
     async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to an address that was judged; never to a name."""
         if not self._allowed.permits(host, port):
-            raise Refused(
+            raise RefusedRequest(
                 "403 Forbidden",
                 f"{host}:{port} is not in the function's allow list: {', '.join(self._allowed.entries)}",
             )
@@ -119,45 +119,45 @@ class EgressProxy:
             try:
                 addresses = await self._resolve(host, port)
             except OSError as error:
-                raise Refused("502 Bad Gateway", f"{host} cannot be resolved: {error.strerror}") from error
+                raise RefusedRequest("502 Bad Gateway", f"{host} cannot be resolved: {error.strerror}") from error
             reachable = [address for address in addresses if self._is_reachable(address)]
             if not reachable:
-                raise Refused("403 Forbidden", f"{host} has no public address: {', '.join(map(str, addresses))}")
+                raise RefusedRequest("403 Forbidden", f"{host} has no public address: {', '.join(map(str, addresses))}")
             for address in reachable:
                 with contextlib.suppress(OSError):  # the next address may answer
                     return await asyncio.open_connection(str(address), port, limit=CHUNK_BYTES)
-        raise Refused("502 Bad Gateway", f"{host}:{port} does not accept connections")
+        raise RefusedRequest("502 Bad Gateway", f"{host}:{port} does not accept connections")
 
-    def _note(self, refusal: str) -> None:
+    def _record_refusal(self, refusal: str) -> None:
         if len(self.refusals) < 32:
             self.refusals.append(refusal)
         log.info("egress_refused", extra={"reason": refusal})
 
 
-def _request_line(line: bytes) -> tuple[str, str]:
+def _parse_request_line(line: bytes) -> tuple[str, str]:
     parts = line.decode("latin-1").split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
-        raise Refused("400 Bad Request", "not an HTTP/1.1 proxy request")
+        raise RefusedRequest("400 Bad Request", "not an HTTP/1.1 proxy request")
     return parts[0], parts[1]
 
 
-def _authority(text: str, default_port: int | None) -> tuple[str, int]:
+def _parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
     try:
         parsed = urlsplit("//" + text)
         host, port = parsed.hostname, parsed.port or default_port
     except ValueError as error:
-        raise Refused("400 Bad Request", f"bad host {text!r}") from error
+        raise RefusedRequest("400 Bad Request", f"bad host {text!r}") from error
     if not host or port is None or parsed.username is not None or parsed.path:
-        raise Refused("400 Bad Request", f"bad host {text!r}")
+        raise RefusedRequest("400 Bad Request", f"bad host {text!r}")
     return host, port
 
 
-def _forwarded(method: str, target: str, headers: bytes) -> tuple[str, int, bytes]:
+def _rewrite_request(method: str, target: str, headers: bytes) -> tuple[str, int, bytes]:
     """A plain request in absolute form, rewritten for its origin; one request per connection, so that nothing can be smuggled behind it."""
     if not target.startswith("http://"):
-        raise Refused("400 Bad Request", "this is a proxy: give it CONNECT or an http:// URL")
+        raise RefusedRequest("400 Bad Request", "this is a proxy: give it CONNECT or an http:// URL")
     authority, slash, path = target.removeprefix("http://").partition("/")
-    host, port = _authority(authority, default_port=80)
+    host, port = _parse_authority(authority, default_port=80)
     kept = [
         line
         for line in headers.split(b"\r\n")
@@ -171,7 +171,7 @@ def _forwarded(method: str, target: str, headers: bytes) -> tuple[str, int, byte
     )
 
 
-async def _pipe_both(
+async def _copy_both_ways(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     upstream_reader: asyncio.StreamReader,
@@ -179,11 +179,11 @@ async def _pipe_both(
 ) -> None:
     """Copy both ways until both sides have said all, or either is silent for too long."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_pipe(reader, upstream_writer))
-        group.create_task(_pipe(upstream_reader, writer))
+        group.create_task(_copy(reader, upstream_writer))
+        group.create_task(_copy(upstream_reader, writer))
 
 
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while True:
         async with asyncio.timeout(IDLE_LIMIT_S):
             chunk = await reader.read(CHUNK_BYTES)
@@ -195,7 +195,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write_eof()
 
 
-async def _answer(writer: asyncio.StreamWriter, refused: Refused) -> None:
+async def _send_refusal(writer: asyncio.StreamWriter, refused: RefusedRequest) -> None:
     body = f"{refused}\n".encode()
     head = f"HTTP/1.1 {refused.status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)

@@ -18,7 +18,7 @@ from typing import Final, Literal, Self
 
 from sandlot.errors import IsolationMissing, RuntimeUnavailable, SandboxUnavailable
 from worker.sandbox.sandbox import Sandbox
-from worker.sandbox.selftest.verify import ProbeResult, explain, require
+from worker.sandbox.selftest.verify import ProbeResult, remedy_for, require_isolation
 from worker.sandbox.spec import Level, RuntimeCommand, SandboxSpec
 from worker.sandbox.uids import reserve_block
 from worker.sandbox.zygote import ownership
@@ -43,7 +43,7 @@ class SandboxHost:
         self._commands = {runtime.name: runtime for runtime in runtimes}
         self._folder = folder
         self._missing = missing
-        self._links: dict[str, ZygoteClient] = {}
+        self._clients: dict[str, ZygoteClient] = {}
         self._uids: dict[str, int] = {}
         self._locks: dict[str, socket.socket] = {}
         self._restarts: dict[str, asyncio.Task[None]] = {}
@@ -63,7 +63,7 @@ class SandboxHost:
         Args:
             level: `auto` is strict, else restricted with a warning, else nothing.
             state_dir: a folder of ours; mount points are made in it and removed again.
-            missing: walls to leave out, for tests that check that the attack notices.
+            missing: features to leave out, for tests that check that the attack notices.
 
         Raises:
             SandboxUnavailable: no permitted level holds here; the message names the missing wall and the remedy.
@@ -88,7 +88,7 @@ class SandboxHost:
         cls, level: Level, runtimes: Sequence[RuntimeCommand], state_dir: Path, missing: tuple[str, ...]
     ) -> SandboxHost:
         host = cls(level, runtimes, _make_folder(state_dir), missing)
-        opening = [asyncio.ensure_future(host._open_link(name)) for name in host._commands]
+        opening = [asyncio.ensure_future(host._open_client(name)) for name in host._commands]
         try:
             await asyncio.gather(*opening)
         except BaseException:
@@ -107,18 +107,20 @@ class SandboxHost:
     async def __aexit__(self, *_exception: object) -> None:
         await self.close()
 
-    async def _open_link(self, name: str) -> None:
+    async def _open_client(self, name: str) -> None:
         """Start one zygote, and let nothing be asked of it before an attack on it has failed."""
         folder = self._folder / name
         folder.mkdir(mode=0o755, exist_ok=True)
-        link = ZygoteClient(self._commands[name], self.level, folder, self._uid_base(name), self._revive, self._missing)
+        client = ZygoteClient(
+            self._commands[name], self.level, folder, self._uid_base(name), self._replace_zygote, self._missing
+        )
         try:
-            await _start(link)
-            self.probes[name] = await require(link)
+            await _open_client_or_explain(client)
+            self.probes[name] = await require_isolation(client)
         except BaseException:
-            await link.close()
+            await client.close()
             raise
-        self._links[name] = link
+        self._clients[name] = client
 
     def _uid_base(self, name: str) -> int:
         """The first uid of this runtime's sandboxes; 0 for an ordinary user, who has no other uid to give."""
@@ -128,50 +130,50 @@ class SandboxHost:
             self._uids[name], self._locks[name] = reserve_block()
         return self._uids[name]
 
-    def _revive(self, link: ZygoteClient) -> None:
+    def _replace_zygote(self, client: ZygoteClient) -> None:
         """A zygote died: its sandboxes with it, nobody else's. Another takes its place."""
-        name = link.runtime.name
-        if self._closing or self._links.get(name) is not link:
+        name = client.runtime.name
+        if self._closing or self._clients.get(name) is not client:
             return
         log.warning("zygote_died", extra={"runtime": name})
-        del self._links[name]
+        del self._clients[name]
         self._restart(name)
 
     def _restart(self, name: str) -> asyncio.Task[None]:
-        task = self._restarts[name] = asyncio.get_running_loop().create_task(self._open_link(name))
+        task = self._restarts[name] = asyncio.get_running_loop().create_task(self._open_client(name))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asks for a blank is told
         return task
 
-    async def prewarm(self, runtime: str, policy: SandboxSpec | None = None) -> Sandbox:
+    async def prewarm(self, runtime: str, spec: SandboxSpec | None = None) -> Sandbox:
         """A started, empty sandbox: its function is not known yet.
 
         Raises:
             RuntimeUnavailable: no such runtime here.
-            IsolationMissing: the policy has hosts to reach, and this level has no network namespace.
+            IsolationMissing: the spec has hosts to reach, and this level has no network namespace.
             SandboxUnavailable: a wall could not be put up; nothing was started.
         """
         if runtime not in self._commands:
             raise RuntimeUnavailable(
                 f"this worker has no runtime {runtime!r}; it has: {', '.join(sorted(self.runtimes)) or 'none'}"
             )
-        if policy is not None and policy.network and self.level != "strict":
+        if spec is not None and spec.network and self.level != "strict":
             # Without a network namespace the proxy would be a matter of good will: the function shares the worker's network.
             raise IsolationMissing(
                 "functions with network need strict sandboxes, and this worker has restricted ones: see `strict` in docs/sandbox.md"
             )
-        if runtime not in self._links:
+        if runtime not in self._clients:
             restart = self._restarts[runtime]
             # A restart that failed is tried again, by whoever needs it next.
             await asyncio.shield(self._restart(runtime) if restart.done() else restart)
-        return await self._links[runtime].spawn(policy or SandboxSpec())
+        return await self._clients[runtime].spawn(spec or SandboxSpec())
 
-    def link(self, runtime: str) -> ZygoteClient:
+    def zygote_client(self, runtime: str) -> ZygoteClient:
         """The runtime's zygote, for probes."""
-        return self._links[runtime]
+        return self._clients[runtime]
 
     def zygote_pids(self) -> dict[str, int]:
         """By runtime, for people who look at processes."""
-        return {name: link.pid for name, link in self._links.items()}
+        return {name: client.pid for name, client in self._clients.items()}
 
     async def close(self) -> None:
         """Kill every sandbox, end the zygotes, remove the folders."""
@@ -180,7 +182,7 @@ class SandboxHost:
             restart.cancel()
             with contextlib.suppress(asyncio.CancelledError, SandboxUnavailable):
                 await restart
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
         for lock in self._locks.values():
             lock.close()
         self._locks.clear()
@@ -200,12 +202,12 @@ def _make_folder(state_dir: Path) -> Path:
     return folder
 
 
-async def _start(link: ZygoteClient) -> None:
+async def _open_client_or_explain(client: ZygoteClient) -> None:
     """
     Raises:
         SandboxUnavailable: this level does not even start here; with the remedy.
     """
     try:
-        await link.open()
+        await client.open()
     except SandboxUnavailable as error:
-        raise SandboxUnavailable(f"{error.message}: {explain(link.level, error.message)}") from error
+        raise SandboxUnavailable(f"{error.message}: {remedy_for(client.level, error.message)}") from error

@@ -1,6 +1,6 @@
 """Drain what a sandbox prints, keep a bounded part, notice a flood.
 
-Knows: one pipe's read end, bytes, lines. Does not know: what an invocation is; whoever calls `take` decides where one ends.
+Knows: one pipe's read end, bytes, lines. Does not know: what an invocation is; whoever calls `take_output` decides where one ends.
 
 The pipe is drained even when nothing more is kept: a function that prints must never be blocked by us, or it would time out for printing.
 """
@@ -39,10 +39,10 @@ class LogPipe:
         self._loop = loop or asyncio.get_running_loop()
         self._open = True
         self._clear()
-        self._loop.add_reader(fd, self._readable)
+        self._loop.add_reader(fd, self._on_readable)
 
-    def take(self) -> bytes:
-        """What was printed since the last `take`, as far as it is kept, with a marker line if it is not all.
+    def take_output(self) -> bytes:
+        """What was printed since the last `take_output`, as far as it is kept, with a marker line if it is not all.
 
         Reads what is in the pipe now. A process that keeps printing meanwhile is read a bounded number of times.
         """
@@ -56,8 +56,8 @@ class LogPipe:
         self._clear()
         return kept
 
-    def peek(self) -> bytes:
-        """What `take` would give now, without its marker, and without taking it."""
+    def peek_output(self) -> bytes:
+        """What `take_output` would give now, without its marker, and without taking it."""
         return b"".join(self._kept)
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class LogPipe:
         self._room_lines = LINES_LIMIT
         self.printed_bytes = 0
 
-    def _readable(self) -> None:
+    def _on_readable(self) -> None:
         self._drain()
         if self.printed_bytes > FLOOD_LIMIT_BYTES:
             self._on_flood()
@@ -86,11 +86,11 @@ class LogPipe:
             if got == 0:
                 self.close()
                 return
-            self._keep(got)
+            self._append(got)
             if got < _READ_BYTES:
                 return
 
-    def _keep(self, got: int) -> None:
+    def _append(self, got: int) -> None:
         self.printed_bytes += got
         if self._room_bytes <= 0 or self._room_lines <= 0:
             return

@@ -30,11 +30,11 @@ ATTACH_LIMIT_S: Final = 10.0
 
 
 class ZygoteHandle(Protocol):
-    """The part of a zygote's client that a sandbox calls."""
+    """The part of a zygote's zygote that a sandbox calls."""
 
     runtime: RuntimeCommand
 
-    def send_attach(self, number: int, folders: Sequence[Path], policy: SandboxSpec) -> None:
+    def send_attach(self, number: int, folders: Sequence[Path], spec: SandboxSpec) -> None:
         """Ask the zygote to mount the bundle and to apply the limits."""
 
     def has_orphans_of(self, leader: int) -> bool:
@@ -42,16 +42,16 @@ class ZygoteHandle(Protocol):
 
 
 class Sandbox:
-    """A started process tree behind the walls, empty until `attach`.
+    """A started process tree behind the features, empty until `attach`.
 
     Owns `control`, `log_fd` and `trace_fd` until `close`; whoever calls `kill` awaits `ended` and then calls `close`.
     """
 
     def __init__(
         self,
-        link: ZygoteHandle,
+        zygote: ZygoteHandle,
         number: int,
-        policy: SandboxSpec,
+        spec: SandboxSpec,
         pid: int,
         descriptors: list[int],
         facts: dict[str, Any],
@@ -64,7 +64,7 @@ class Sandbox:
         self.level: Level = facts["level"]
         self.alone = self.level == "strict"
         """Its processes are in a PID namespace of their own."""
-        self.waits_inside = self.alone and not link.runtime.command
+        self.waits_inside = self.alone and not zygote.runtime.command
         """Its runtime waits for the bundle by itself: after `start_attach` it may be told to import at once, before `attached`."""
         self.bundle_path = BUNDLE_PATH if self.alone else ""
         """Where the bundle is, as seen inside, once it is attached."""
@@ -72,20 +72,20 @@ class Sandbox:
         """Where its packages are, as seen inside; empty without any."""
         self.attached_s = 0.0
         """By `time.monotonic`, since when the bundle is there; 0 as long as that is not known."""
-        self.policy = policy
+        self.spec = spec
         self.number = number
-        self._link = link
+        self._zygote = zygote
         self.pid = pid
         """Its first process, as numbered outside: PID 1 inside, or the only one where there is no PID namespace."""
         self._facts = facts
-        self._door = descriptors[4] if len(descriptors) > 4 else -1
-        self.egress: EgressProxy | None = None
+        self._proxy_fd = descriptors[4] if len(descriptors) > 4 else -1
+        self.egress_proxy: EgressProxy | None = None
         """The proxy of a function with network, from `attach` on."""
         self._attached: asyncio.Future[None] | None = None
-        self._end: asyncio.Future[SandboxExit] = asyncio.get_running_loop().create_future()
+        self._exit: asyncio.Future[SandboxExit] = asyncio.get_running_loop().create_future()
         self._children_fd = -1
         self._grandchildren_fd = -1
-        self._cpu_at_rest_ms = 0.0
+        self._cpu_at_idle_ms = 0.0
         self._last_pid = 0
         self._seen_cpu_ms = 0.0
         self._seen_peak_bytes = 0
@@ -93,44 +93,42 @@ class Sandbox:
 
     @property
     def receipt(self) -> bytes:
-        """JSON text: the walls that hold around this sandbox, as the kernel reported them before any function ran."""
+        """JSON text: the features that hold around this sandbox, as the kernel reported them before any function ran."""
         return json.dumps(self._facts, separators=(",", ":")).encode()
 
-    def lacks(self, walls: Iterable[str]) -> list[str]:
-        """Those of these walls that the receipt does not vouch for."""
-        return missing_features(walls, self._facts)
+    def lacks(self, features: Iterable[str]) -> list[str]:
+        """Those of these features that the receipt does not vouch for."""
+        return missing_features(features, self._facts)
 
-    async def attach(
-        self, bundle_dir: Path, policy: SandboxSpec | None = None, packages_dir: Path | None = None
-    ) -> None:
+    async def attach(self, bundle_dir: Path, spec: SandboxSpec | None = None, packages_dir: Path | None = None) -> None:
         """`start_attach`, and wait until it is done.
 
         Raises:
             SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
         """
-        await self.start_attach(bundle_dir, policy, packages_dir)
+        await self.start_attach(bundle_dir, spec, packages_dir)
         await self.attached()
 
     async def start_attach(
-        self, bundle_dir: Path, policy: SandboxSpec | None = None, packages_dir: Path | None = None
+        self, bundle_dir: Path, spec: SandboxSpec | None = None, packages_dir: Path | None = None
     ) -> None:
-        """Have the bundle put, read-only, where `bundle_path` says, the policy's limits applied, and every remaining privilege inside given up.
+        """Have the bundle put, read-only, where `bundle_path` says, the spec's limits applied, and every remaining privilege inside given up.
 
         Args:
             packages_dir: what its dependencies are installed in, if it has any: read-only as well, at `packages_path`.
-            policy: at most what the blank was started with in `network`; other limits may be anything.
+            spec: at most what the blank was started with in `network`; other limits may be anything.
 
         Raises:
-            SandboxUnavailable: it was started without a network and the policy asks for one.
+            SandboxUnavailable: it was started without a network and the spec asks for one.
         """
-        self.policy = policy or self.policy
-        if self.policy.network:
-            await self._open_egress()
+        self.spec = spec or self.spec
+        if self.spec.network:
+            await self._open_egress_proxy()
         self._attached = asyncio.get_running_loop().create_future()
         folders = [bundle_dir] if packages_dir is None else [bundle_dir, packages_dir]
         if self.alone and packages_dir is not None:
             self.packages_path = PACKAGES_PATH
-        self._link.send_attach(self.number, folders, self.policy)
+        self._zygote.send_attach(self.number, folders, self.spec)
 
     async def attached(self) -> None:
         """Wait until what `start_attach` began is done.
@@ -143,22 +141,22 @@ class Sandbox:
         async with asyncio.timeout(ATTACH_LIMIT_S):
             await self._attached
 
-    async def _open_egress(self) -> None:
-        if self._door < 0:
+    async def _open_egress_proxy(self) -> None:
+        if self._proxy_fd < 0:
             raise SandboxUnavailable("this sandbox was started without a network, and cannot be given one")
-        if self.policy.operator_hosts:
-            self.egress = EgressProxy(self.policy.network, is_reachable=lambda _address: True)
+        if self.spec.operator_hosts:
+            self.egress_proxy = EgressProxy(self.spec.network, is_reachable=lambda _address: True)
         else:
-            self.egress = EgressProxy(self.policy.network)
-        self._facts |= {"network": list(self.policy.network)}
-        door, self._door = self._door, -1
-        await self.egress.open(door)
+            self.egress_proxy = EgressProxy(self.spec.network)
+        self._facts |= {"network": list(self.spec.network)}
+        proxy_fd, self._proxy_fd = self._proxy_fd, -1
+        await self.egress_proxy.open(proxy_fd)
 
     def kill(self) -> None:
         """Kill everything in the sandbox; idempotent, does not wait. The runtime's status is lost, unless it had ended before."""
-        if self._end.done():
+        if self._exit.done():
             return
-        self._measure()
+        self._record_usage()
         with contextlib.suppress(ProcessLookupError):  # it ended by itself, and `ended` is about to say so
             if self.alone:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -167,7 +165,7 @@ class Sandbox:
                 signal.pidfd_send_signal(self._pidfd, 0)
                 os.killpg(self.pid, signal.SIGKILL)
 
-    def _measure(self) -> None:
+    def _record_usage(self) -> None:
         """Note what the runtime's process used: a PID namespace that is killed discards the accounts of its processes."""
         self._seen_cpu_ms = max(self._seen_cpu_ms, self.cpu_ms())
         with (
@@ -180,9 +178,9 @@ class Sandbox:
 
     async def ended(self) -> SandboxExit:
         """How it ended; resolves when everything in it is dead and reaped."""
-        return await asyncio.shield(self._end)
+        return await asyncio.shield(self._exit)
 
-    async def ended_after_kill(self) -> SandboxExit:
+    async def kill_and_wait(self) -> SandboxExit:
         """Kill, wait, and give the descriptors back."""
         self.kill()
         try:
@@ -192,7 +190,7 @@ class Sandbox:
 
     @property
     def has_ended(self) -> bool:
-        return self._end.done()
+        return self._exit.done()
 
     def close(self) -> None:
         """Close the worker's descriptors; idempotent. Kills what still lives."""
@@ -204,24 +202,24 @@ class Sandbox:
         for fd in (self._pidfd, self.log_fd, self.trace_fd, self._children_fd, self._grandchildren_fd):
             if fd >= 0:
                 os.close(fd)
-        if self.egress is not None:
-            self.egress.close()
+        if self.egress_proxy is not None:
+            self.egress_proxy.close()
 
-    def rest(self) -> None:
+    def mark_idle(self) -> None:
         """Note that the function has nothing to do from now on; `leftovers` measures CPU time from here."""
         # The number of a moment ago will do: if it has ended since, `leftovers`, which looks again, finds it gone.
-        self._cpu_at_rest_ms = _cpu_ms_of(self._last_pid or self._runtime_pid())
+        self._cpu_at_idle_ms = _cpu_ms_of(self._last_pid or self._runtime_pid())
 
     def leftovers(self, *, cpu_allowance_ms: float = 20.0, thorough: bool = True) -> bool:
-        """Whether the function left processes behind, or burnt more CPU since `rest` than a runtime at rest does.
+        """Whether the function left processes behind, or burnt more CPU since `mark_idle` than a runtime at mark_idle does.
 
         For a runtime that answers in its own process; a forking template has a child by design, so ask `cpu_ms` there.
 
         Args:
             thorough: look for children of every thread (5 µs each; Node has eleven), not just of the main one and of PID 1 (2 µs).
         """
-        strangers = self._has_strangers() if thorough else self._has_near_strangers()
-        return strangers or _cpu_ms_of(self._last_pid) - self._cpu_at_rest_ms > cpu_allowance_ms
+        has_leftovers = self._has_other_processes() if thorough else self._has_children_of_main()
+        return has_leftovers or _cpu_ms_of(self._last_pid) - self._cpu_at_idle_ms > cpu_allowance_ms
 
     def cpu_ms(self) -> float:
         """CPU time of the runtime's process so far (its children's when they are reaped are not in it); 0 when it is gone."""
@@ -246,7 +244,7 @@ class Sandbox:
     def request_stack(self) -> None:
         """Ask the runtime to write where it is to `trace_fd` (see `runtimes/PROTOCOL.md`), which is then readable within milliseconds, or never."""
         pid = self._runtime_pid()
-        if pid > 0 and not self._end.done():
+        if pid > 0 and not self._exit.done():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
 
@@ -266,12 +264,12 @@ class Sandbox:
         except (FileNotFoundError, ProcessLookupError):
             return []
 
-    def _has_strangers(self) -> bool:
+    def _has_other_processes(self) -> bool:
         children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True
         self._last_pid = children[0]
-        if not self.alone and self._link.has_orphans_of(self.pid):
+        if not self.alone and self._zygote.has_orphans_of(self.pid):
             return True
         tasks = f"/proc/{children[0]}/task"
         try:
@@ -280,10 +278,10 @@ class Sandbox:
                     if file.read(1):
                         return True
         except (FileNotFoundError, ProcessLookupError):
-            return True  # a thread or the process ended while we looked: not at rest
+            return True  # a thread or the process ended while we looked: not at mark_idle
         return False
 
-    def _has_near_strangers(self) -> bool:
+    def _has_children_of_main(self) -> bool:
         children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True
@@ -295,30 +293,30 @@ class Sandbox:
         except (FileNotFoundError, ProcessLookupError):
             return True  # it ended while we looked
 
-    # Called by the link, which alone hears the zygote.
+    # Called by the zygote, which alone hears the zygote.
 
-    def note_attached(self, facts: dict[str, Any], paths: list[str], at_s: float) -> None:
+    def on_attached(self, facts: dict[str, Any], paths: list[str], at_s: float) -> None:
         self._facts |= facts
         self.attached_s = at_s
         self.bundle_path, self.packages_path = [*paths, ""][:2]
         if self._attached is not None and not self._attached.done():
             self._attached.set_result(None)
 
-    def note_refused(self, failure: str) -> None:
+    def on_attach_refused(self, failure: str) -> None:
         if self._attached is not None and not self._attached.done():
             self._attached.set_exception(
                 SandboxUnavailable(f"the bundle could not be handed to its sandbox: {failure}")
             )
 
-    def note_end(self, end: SandboxExit) -> None:
-        self.note_refused("the sandbox ended first")
-        if not self._end.done():
+    def on_exit(self, end: SandboxExit) -> None:
+        self.on_attach_refused("the sandbox ended first")
+        if not self._exit.done():
             seen = replace(
                 end,
                 cpu_ms=max(end.cpu_ms, self._seen_cpu_ms),
                 peak_memory_bytes=max(end.peak_memory_bytes, self._seen_peak_bytes),
             )
-            self._end.set_result(seen)
+            self._exit.set_result(seen)
 
 
 def _cpu_ms_of(pid: int) -> float:

@@ -50,7 +50,7 @@ class ZygoteClient:
         self._missing = missing
         self._on_death = on_death
         self._process: subprocess.Popen[bytes] | None = None
-        self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock, self._zygote_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.setblocking(False)
         self._alive = False
         loop = asyncio.get_running_loop()
@@ -59,7 +59,7 @@ class ZygoteClient:
         self._unsent: deque[bytes] = deque()
         self._next_number = 0
         self._starting: dict[int, tuple[SandboxSpec, asyncio.Future[Sandbox]]] = {}
-        self._living: dict[int, Sandbox] = {}
+        self._sandboxes: dict[int, Sandbox] = {}
 
     @property
     def pid(self) -> int:
@@ -72,10 +72,10 @@ class ZygoteClient:
         Raises:
             SandboxUnavailable: it cannot build what this level needs; the message is the kernel's.
         """
-        with self._theirs:
-            self._process = await asyncio.to_thread(_start, self.runtime, self._theirs)
+        with self._zygote_sock:
+            self._process = await asyncio.to_thread(_start, self.runtime, self._zygote_sock)
         self._alive = True
-        asyncio.get_running_loop().add_reader(self._sock, self._hear)
+        asyncio.get_running_loop().add_reader(self._sock, self._on_readable)
         self._send(
             {
                 "runtime": self.runtime.name,
@@ -107,7 +107,7 @@ class ZygoteClient:
             self._process.kill()
             await self._dead
 
-    async def spawn(self, policy: SandboxSpec) -> Sandbox:
+    async def spawn(self, spec: SandboxSpec) -> Sandbox:
         """A ready, empty sandbox.
 
         Raises:
@@ -117,13 +117,13 @@ class ZygoteClient:
             raise SandboxUnavailable(f"the {self.runtime.name} zygote is not running")
         number = self._next_number = self._next_number + 1
         started: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
-        self._starting[number] = policy, started
-        self._send({"do": "spawn", "id": number, "limits": _limits(policy)})
+        self._starting[number] = spec, started
+        self._send({"do": "spawn", "id": number, "limits": _limits(spec)})
         async with asyncio.timeout(SPAWN_LIMIT_S):
             return await started
 
-    def send_attach(self, number: int, folders: Sequence[Path], policy: SandboxSpec) -> None:
-        self._send({"do": "attach", "id": number, "paths": [*map(str, folders)], "limits": _limits(policy)})
+    def send_attach(self, number: int, folders: Sequence[Path], spec: SandboxSpec) -> None:
+        self._send({"do": "attach", "id": number, "paths": [*map(str, folders)], "limits": _limits(spec)})
 
     def _send(self, message: protocol.Message) -> None:
         if self._unsent:
@@ -135,7 +135,7 @@ class ZygoteClient:
             self._unsent.append(protocol.encode(message))
             asyncio.get_running_loop().add_writer(self._sock, self._send_rest)
         except (BrokenPipeError, ConnectionResetError):
-            return  # it died: `_hear` reads the end of the stream and fails what waits
+            return  # it died: `_on_readable` reads the end of the stream and fails what waits
 
     def _send_rest(self) -> None:
         try:
@@ -148,7 +148,7 @@ class ZygoteClient:
             self._unsent.clear()
         asyncio.get_running_loop().remove_writer(self._sock)
 
-    def _hear(self) -> None:
+    def _on_readable(self) -> None:
         while True:
             try:
                 packet = protocol.receive(self._sock)
@@ -157,27 +157,27 @@ class ZygoteClient:
             except ConnectionResetError:
                 packet = None
             if packet is None:
-                self._bury()
+                self._on_zygote_death()
                 return
-            self._obey(*packet)
+            self._dispatch(*packet)
 
-    def _obey(self, message: protocol.Message, descriptors: list[int]) -> None:
+    def _dispatch(self, message: protocol.Message, descriptors: list[int]) -> None:
         if "id" not in message:
-            self._note_open(message)
+            self._on_open(message)
         elif "ready" in message:
-            self._note_ready(message, descriptors)
+            self._on_ready(message, descriptors)
         elif "failed" in message:
-            _policy, started = self._starting.pop(message["id"])
+            _spec, started = self._starting.pop(message["id"])
             if not started.done():
                 started.set_exception(
                     SandboxUnavailable(f"a {self.level} sandbox could not be started: {message['failed']}")
                 )
         elif "attached" in message or "refused" in message:
-            self._note_attached(message)
+            self._on_attached(message)
         elif "ended" in message:
-            self._living.pop(message["id"]).note_end(_end_of(message))
+            self._sandboxes.pop(message["id"]).on_exit(_exit_of(message))
 
-    def _note_open(self, message: protocol.Message) -> None:
+    def _on_open(self, message: protocol.Message) -> None:
         if self._opened.done():
             return
         if "open" in message:
@@ -185,14 +185,14 @@ class ZygoteClient:
         else:
             self._opened.set_exception(SandboxUnavailable(f"{self.level}: {message['unavailable']}"))
 
-    def _note_attached(self, message: protocol.Message) -> None:
-        sandbox = self._living.get(message["id"])
+    def _on_attached(self, message: protocol.Message) -> None:
+        sandbox = self._sandboxes.get(message["id"])
         if sandbox is None:
             return  # it ended meanwhile
         if "refused" in message:
-            sandbox.note_refused(message["refused"])
+            sandbox.on_attach_refused(message["refused"])
         else:
-            sandbox.note_attached(message["attached"], message["paths"], message["at_s"])
+            sandbox.on_attached(message["attached"], message["paths"], message["at_s"])
 
     def has_orphans_of(self, leader: int) -> bool:
         """Whether the zygote has adopted processes of that sandbox's group (restricted level only)."""
@@ -203,16 +203,16 @@ class ZygoteClient:
             children = [int(word) for word in file.read().split()]
         return any(child != leader and _group_of(child) == leader for child in children)
 
-    def _note_ready(self, message: protocol.Message, descriptors: list[int]) -> None:
-        policy, started = self._starting.pop(message["id"])
-        sandbox = Sandbox(self, message["id"], policy, message["pid"], descriptors, message["ready"])
-        self._living[message["id"]] = sandbox
+    def _on_ready(self, message: protocol.Message, descriptors: list[int]) -> None:
+        spec, started = self._starting.pop(message["id"])
+        sandbox = Sandbox(self, message["id"], spec, message["pid"], descriptors, message["ready"])
+        self._sandboxes[message["id"]] = sandbox
         if started.done():  # whoever asked has gone; nobody else knows this sandbox
             sandbox.close()
         else:
             started.set_result(sandbox)
 
-    def _bury(self) -> None:
+    def _on_zygote_death(self) -> None:
         """The zygote is gone. Its sandboxes die with it (PDEATHSIG); each ends without an account."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._sock)
@@ -222,22 +222,22 @@ class ZygoteClient:
         self._sock.close()
         self._alive = False
         failure = SandboxUnavailable(f"the {self.runtime.name} zygote died")
-        for _policy, started in self._starting.values():
+        for _spec, started in self._starting.values():
             if not started.done():
                 started.set_exception(failure)
         self._starting.clear()
-        for sandbox in self._living.values():
+        for sandbox in self._sandboxes.values():
             sandbox.kill()
-            sandbox.note_end(
+            sandbox.on_exit(
                 SandboxExit(exit_code=None, signal=signal.SIGKILL, peak_memory_bytes=0, cpu_ms=0.0, oom_killed=False)
             )
-        self._living.clear()
+        self._sandboxes.clear()
         if not self._opened.done():
             self._opened.set_exception(failure)
         if self._process is not None:
-            loop.run_in_executor(None, self._process.wait).add_done_callback(self._note_dead)
+            loop.run_in_executor(None, self._process.wait).add_done_callback(self._on_reaped)
 
-    def _note_dead(self, _status: asyncio.Future[int]) -> None:
+    def _on_reaped(self, _status: asyncio.Future[int]) -> None:
         if not self._dead.done():
             self._dead.set_result(None)
         self._on_death(self)
@@ -258,19 +258,19 @@ def _start(runtime: RuntimeCommand, sock: socket.socket) -> subprocess.Popen[byt
     )
 
 
-def _limits(policy: SandboxSpec) -> dict[str, object]:
+def _limits(spec: SandboxSpec) -> dict[str, object]:
     return {
-        "memory_limit_mib": policy.memory_limit_mib,
-        "processes": policy.processes,
-        "cpu_limit_s": policy.cpu_limit_s,
-        "open_files": policy.open_files,
-        "tmp_mib": policy.tmp_mib,
-        "network": bool(policy.network),
-        "cpus": policy.cpus,
+        "memory_limit_mib": spec.memory_limit_mib,
+        "processes": spec.processes,
+        "cpu_limit_s": spec.cpu_limit_s,
+        "open_files": spec.open_files,
+        "tmp_mib": spec.tmp_mib,
+        "network": bool(spec.network),
+        "cpus": spec.cpus,
     }
 
 
-def _end_of(message: protocol.Message) -> SandboxExit:
+def _exit_of(message: protocol.Message) -> SandboxExit:
     told = message["ended"]
     return SandboxExit(
         exit_code=told if told is not None and told >= 0 else None,

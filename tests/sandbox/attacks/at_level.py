@@ -23,7 +23,7 @@ from worker.sandbox.host import SandboxHost  # noqa: E402
 from worker.sandbox.selftest.trial import try_once  # noqa: E402
 from worker.sandbox.spec import SandboxSpec, find_node_runtime, find_python_runtime  # noqa: E402
 from worker.sandbox.zygote import syscalls  # noqa: E402
-from worker.sandbox.zygote.isolation.host_paths import open_ways_to  # noqa: E402
+from worker.sandbox.zygote.isolation.host_paths import expose  # noqa: E402
 
 BUNDLE = HERE / "bundle"
 LIMIT_S = 20.0
@@ -35,7 +35,7 @@ def become(uid, node):
     """Another user, who can get at what the attempts need."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    for fd in open_ways_to([sys.base_prefix, str(PROJECT), os.path.realpath(node)]).values():
+    for fd in expose([sys.base_prefix, str(PROJECT), os.path.realpath(node)]).values():
         os.close(fd)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
@@ -60,7 +60,7 @@ async def attempt_all(level, node, targets):
                 event = {"attempt": name, "targets": targets | {"alone": level == "strict"}}
                 async with gate:
                     trial = await try_once(
-                        host.prewarm, runtime, BUNDLE, event, policy=SandboxSpec(memory_limit_mib=256), limit_s=LIMIT_S
+                        host.prewarm, runtime, BUNDLE, event, spec=SandboxSpec(memory_limit_mib=256), limit_s=LIMIT_S
                     )
                 results[f"{runtime}:{name}"] = dataclasses.asdict(trial)
 

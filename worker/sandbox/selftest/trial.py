@@ -1,4 +1,4 @@
-"""Run one function once in a fresh sandbox and say everything that was seen: for probes, and for the tests of the walls.
+"""Run one function once in a fresh sandbox and say everything that was seen: for probes, and for the tests of the checks.
 
 Knows: a sandbox's life from blank to end. Does not know: what the function was trying to do.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from worker.sandbox.channel import ERROR, INIT, READY, REQUEST, RESULT, Channel, Faulty, ProtocolError
+from worker.sandbox.channel import ERROR, INIT, READY, REQUEST, RESULT, Channel, ChannelFailure, ProtocolError
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.spec import SandboxExit, SandboxSpec
 
@@ -33,7 +33,7 @@ class Trial:
     """`result`, `error`, `not_loaded`, or the channel's fault: `deadline`, `closed`, `garbled`, `late`."""
     answer: Any
     log: str
-    end: SandboxExit
+    exit: SandboxExit
     receipt: dict[str, Any]
 
 
@@ -44,7 +44,7 @@ async def try_once(
     event: object,
     *,
     handler: str = "",
-    policy: SandboxSpec | None = None,
+    spec: SandboxSpec | None = None,
     limit_s: float = 10.0,
 ) -> Trial:
     """Start a sandbox, call the bundle's function, kill the sandbox, and wait until it is gone.
@@ -52,7 +52,7 @@ async def try_once(
     Raises:
         SandboxUnavailable: it could not be started; nothing was called.
     """
-    sandbox = await prewarm(runtime, policy)
+    sandbox = await prewarm(runtime, spec)
     try:
         await sandbox.attach(bundle_dir)
         return await try_in(sandbox, event, handler=handler, limit_s=limit_s)
@@ -74,7 +74,7 @@ async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s:
         sandbox.kill()
         async with asyncio.timeout(END_LIMIT_S):
             end = await sandbox.ended()
-        while _keep_log(sandbox.log_fd, log):
+        while _read_log(sandbox.log_fd, log):
             continue
         receipt = json.loads(sandbox.receipt)
         sandbox.close()
@@ -84,20 +84,20 @@ async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s:
 async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, log: bytearray) -> tuple[str, Any]:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
-    broken: asyncio.Future[Faulty] = loop.create_future()
+    broken: asyncio.Future[ChannelFailure] = loop.create_future()
     channel = Channel(sandbox.control, broken.set_result)
 
     def answered(kind: bytes, body: bytes) -> None:
         outcome.set_result((kind, body))
 
-    loop.add_reader(sandbox.log_fd, _keep_log, sandbox.log_fd, log)
+    loop.add_reader(sandbox.log_fd, _read_log, sandbox.log_fd, log)
     try:
         channel.exchange(INIT, init_body(sandbox, handler), b"", limit_s, answered)
         await asyncio.wait(
             (asyncio.ensure_future(outcome), asyncio.ensure_future(broken)), return_when=asyncio.FIRST_COMPLETED
         )
         if broken.done():
-            return broken.result().fault.value, broken.result().detail
+            return broken.result().error.value, broken.result().detail
         if outcome.result()[0] == READY and not json.loads(outcome.result()[1])["ok"]:
             return "not_loaded", json.loads(outcome.result()[1])
         outcome = loop.create_future()
@@ -106,7 +106,7 @@ async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, l
             (asyncio.ensure_future(outcome), asyncio.ensure_future(broken)), return_when=asyncio.FIRST_COMPLETED
         )
         if broken.done():
-            return broken.result().fault.value, broken.result().detail
+            return broken.result().error.value, broken.result().detail
         kind, body = outcome.result()
         return {RESULT: "result", ERROR: "error"}[kind], json.loads(body)
     finally:
@@ -123,7 +123,7 @@ def init_body(sandbox: Sandbox, handler: str) -> bytes:
             "environment": {},
             "function": "trial",
             "version": "1",
-            "memory_limit_mib": sandbox.policy.memory_limit_mib,
+            "memory_limit_mib": sandbox.spec.memory_limit_mib,
             "result_limit_bytes": 1 << 20,
             "isolation": "reuse",
             "alone": sandbox.alone,
@@ -138,7 +138,7 @@ def request_bodies(event: object, limit_s: float) -> tuple[bytes, bytes]:
     return struct.pack(">I", len(context)) + context, json.dumps(event).encode()
 
 
-def _keep_log(fd: int, kept: bytearray) -> bool:
+def _read_log(fd: int, kept: bytearray) -> bool:
     """Read what is there, keep the beginning; False when nothing was. A function that prints a lot must not wait for us."""
     try:
         chunk = os.read(fd, LOG_KEPT_BYTES)

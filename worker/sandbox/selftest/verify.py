@@ -1,6 +1,6 @@
-"""The walls of this machine, wall by wall: a small escape suite for `sandlot doctor`.
+"""The checks of this machine, feature by feature: a small escape suite for `sandlot doctor`.
 
-Knows: levels in their order. Does not know: how a wall is attacked (`verify`), how a result is shown.
+Knows: levels in their order. Does not know: how a feature is attacked (`verify`), how a result is shown.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ async def probe(
     state_dir: Path,
     missing: tuple[str, ...] = (),
 ) -> list[ProbeResult]:
-    """Every wall of the level a worker would use here, named `strict python: files` and so on.
+    """Every feature of the level a worker would use here, named `strict python: files` and so on.
 
-    With `auto`, the walls of `restricted` follow if one of `strict` does not hold. Never raises for a wall that cannot be had:
+    With `auto`, the checks of `restricted` follow if one of `strict` does not hold. Never raises for a feature that cannot be had:
     that is a result, with its remedy.
     """
     levels: tuple[Level, ...] = ("strict", "restricted") if level == "auto" else (level,)
@@ -53,19 +53,19 @@ async def _probe_runtime(
 ) -> list[ProbeResult]:
     folder = _make_folder(state_dir)
     uid_base, lock = reserve_block() if os.geteuid() == 0 else (0, None)
-    link = ZygoteClient(runtime, level, folder, uid_base, lambda _link: None, missing)
+    client = ZygoteClient(runtime, level, folder, uid_base, lambda _link: None, missing)
     try:
-        await link.open()
-        found = await attack(link)
+        await client.open()
+        found = await attack(client)
     except SandboxUnavailable as error:
-        found = [ProbeResult("start", False, error.message, explain(level, error.message))]
+        found = [ProbeResult("start", False, error.message, remedy_for(level, error.message))]
     finally:
-        await link.close()
+        await client.close()
         if lock is not None:
             lock.close()
         shutil.rmtree(folder)
     return [
-        ProbeResult(f"{level} {runtime.name}: {result.wall}", result.held, result.detail, result.remedy)
+        ProbeResult(f"{level} {runtime.name}: {result.feature}", result.held, result.detail, result.remedy)
         for result in found
     ]
 
@@ -110,24 +110,24 @@ REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One wall of one runtime's sandboxes, as found by attacking it."""
+    """One feature of one runtime's sandboxes, as found by attacking it."""
 
-    wall: str
+    feature: str
     held: bool
     detail: str
     remedy: str = ""
 
 
-async def attack(link: ZygoteClient) -> list[ProbeResult]:
-    """Every wall that this link's level promises, attacked once in one sandbox."""
+async def attack(client: ZygoteClient) -> list[ProbeResult]:
+    """Every feature that this client's level promises, attacked once in one sandbox."""
     secret = secrets.token_hex(16)
     with _canaries(secret) as (targets, contacted), _neighbour(secret) as neighbour_pid:
         targets["neighbour_pid"] = neighbour_pid
         try:
-            trial = await _try(link, targets)
+            trial = await _try(client, targets)
         except SandboxUnavailable as error:
-            return [ProbeResult("start", False, error.message, explain(link.level, error.message))]
-        found = list(_judge(link, trial))
+            return [ProbeResult("start", False, error.message, remedy_for(client.level, error.message))]
+        found = list(_results_of(client, trial))
         if contacted():
             found.append(_result("network", False, "something reached the canary on the host's loopback device"))
         if secret in trial.log:
@@ -135,8 +135,8 @@ async def attack(link: ZygoteClient) -> list[ProbeResult]:
     return found
 
 
-async def _try(link: ZygoteClient, targets: dict[str, Any]) -> Trial:
-    sandbox = await link.spawn(SandboxSpec())
+async def _try(client: ZygoteClient, targets: dict[str, Any]) -> Trial:
+    sandbox = await client.spawn(SandboxSpec())
     try:
         await sandbox.attach(BUNDLE)
         return await try_in(sandbox, targets | {"bundle": sandbox.bundle_path}, limit_s=LIMIT_S)
@@ -193,25 +193,27 @@ def _was_contacted(listener: socket.socket) -> bool:
     return True
 
 
-def _judge(link: ZygoteClient, trial: Trial) -> Iterator[ProbeResult]:
-    walls = _PYTHON_CHECKS if link.runtime.name == "python" else _NODE_CHECKS
+def _results_of(client: ZygoteClient, trial: Trial) -> Iterator[ProbeResult]:
+    checks = _PYTHON_CHECKS if client.runtime.name == "python" else _NODE_CHECKS
     if trial.kind != "result" or not isinstance(trial.answer, dict):
         yield _result(
             "attack",
             False,
-            f"the attack itself failed: {trial.kind} {trial.answer} {trial.end.failure} {trial.log[:300]}",
+            f"the attack itself failed: {trial.kind} {trial.answer} {trial.exit.failure} {trial.log[:300]}",
         )
         return
-    for wall in walls:
-        answer = trial.answer.get(wall)
+    for feature in checks:
+        answer = trial.answer.get(feature)
         if not isinstance(answer, list) or len(answer) != 2 or answer[0] is not False:
-            yield _result(wall, False, str(answer[1]) if isinstance(answer, list) and len(answer) == 2 else "no answer")
+            yield _result(
+                feature, False, str(answer[1]) if isinstance(answer, list) and len(answer) == 2 else "no answer"
+            )
         else:
-            yield _result(wall, True, str(answer[1]))
-    yield from _judge_receipt(link.level, trial.receipt)
+            yield _result(feature, True, str(answer[1]))
+    yield from _receipt_results(client.level, trial.receipt)
 
 
-def _judge_receipt(level: Level, receipt: dict[str, Any]) -> Iterator[ProbeResult]:
+def _receipt_results(level: Level, receipt: dict[str, Any]) -> Iterator[ProbeResult]:
     """What the trusted side read back from the kernel, before the function ran."""
     yield _result(
         "seccomp", receipt.get("seccomp") is True, "a filter is loaded" if receipt.get("seccomp") else "no filter"
@@ -228,21 +230,21 @@ def _judge_receipt(level: Level, receipt: dict[str, Any]) -> Iterator[ProbeResul
         )
         yield _result("securebits", receipt.get("securebits") == SECUREBITS, f"{receipt.get('securebits', 0):#x}")
         yield _result(
-            "second wall",
+            "landlock",
             True,
             f"Landlock ABI {abi}" if abi else "no Landlock here; namespaces and seccomp hold by themselves",
         )
     else:
         yield _result("landlock", abi > 0, f"ABI {abi}")
     counted = {name: receipt.get(name, "none") for name in ("memory", "processes", "cpu")}
-    yield _result("limits of the whole", True, ", ".join(f"{name}: {how}" for name, how in counted.items()))
+    yield _result("cgroup limits", True, ", ".join(f"{name}: {how}" for name, how in counted.items()))
 
 
-def _result(wall: str, held: bool, detail: str) -> ProbeResult:
-    return ProbeResult(wall, held, detail, "" if held else REMEDIES.get(wall, "see docs/sandbox.md"))
+def _result(feature: str, held: bool, detail: str) -> ProbeResult:
+    return ProbeResult(feature, held, detail, "" if held else REMEDIES.get(feature, "see docs/sandbox.md"))
 
 
-def explain(level: Level, failure: str) -> str:
+def remedy_for(level: Level, failure: str) -> str:
     """What to do about a level that does not even start here."""
     if level == "restricted":
         return _LANDLOCK_REMEDY
@@ -274,17 +276,17 @@ def _read_number(path: str) -> int | None:
 def missing_features(results: list[ProbeResult]) -> str:
     """One line that names what does not hold and what to do; empty if all holds."""
     broken = [result for result in results if not result.held]
-    return "; ".join(f"{result.wall} does not hold ({result.detail}): {result.remedy}" for result in broken)
+    return "; ".join(f"{result.feature} does not hold ({result.detail}): {result.remedy}" for result in broken)
 
 
-async def require(link: ZygoteClient) -> list[ProbeResult]:
+async def require_isolation(client: ZygoteClient) -> list[ProbeResult]:
     """Attack, and insist.
 
     Raises:
-        SandboxUnavailable: names every wall that does not hold, and the remedy.
+        SandboxUnavailable: names every feature that does not hold, and the remedy.
     """
     async with asyncio.timeout(LIMIT_S * 2):
-        results = await attack(link)
+        results = await attack(client)
     if broken := missing_features(results):
-        raise SandboxUnavailable(f"the {link.level} sandbox for {link.runtime.name} does not hold here: {broken}")
+        raise SandboxUnavailable(f"the {client.level} sandbox for {client.runtime.name} does not hold here: {broken}")
     return results

@@ -1,4 +1,4 @@
-"""The mould: a copy of the zygote that does nothing but fork, so that the sandboxes cast from it share its memory.
+"""The mould: a copy of the zygote that does nothing but fork, so that the sandboxes spawn from it share its memory.
 
 A page that a parent writes to after a fork is the child's alone from then on. The zygote speaks with the worker between two forks; a sandbox forked
 from it held some 700 KiB of the zygote's past. What the mould writes to, it writes to each time, and a new process does too.
@@ -29,28 +29,28 @@ class ForkServerGone(Exception):
 class ForkServer:
     """The zygote's side."""
 
-    def __init__(self, flags: int, begin: Callable[[int], None]) -> None:
+    def __init__(self, flags: int, run_child: Callable[[int], None]) -> None:
         """Start it as a child of this process.
 
         Args:
             flags: of clone(2), the new namespaces.
-            begin: what a new process does with the descriptor it was made for; never returns.
+            run_child: what a new process does with the descriptor it was made for; never returns.
         """
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = syscalls.fork()
         if self._pid == 0:
             try:
-                _stand(theirs, flags, begin)
+                _serve(theirs, flags, run_child)
             finally:
                 os._exit(73)
         theirs.close()
 
-    def cast(self, fd: int) -> int:
+    def spawn(self, fd: int) -> int:
         """A new process, in new namespaces, that begins with `fd`; a child of the caller, who reaps it.
 
         Raises:
             OSError: clone(2) was refused.
-            ForkServerGone: nothing can be cast any more.
+            ForkServerGone: nothing can be spawn any more.
         """
         try:
             socket.send_fds(self._sock, [b"!"], [fd])
@@ -64,7 +64,7 @@ class ForkServer:
             raise OSError(-pid, f"clone: {os.strerror(-pid)}")
         return pid
 
-    def note_end(self, pid: int) -> None:
+    def on_reaped(self, pid: int) -> None:
         """A child of ours has been reaped.
 
         Raises:
@@ -81,7 +81,7 @@ class ForkServer:
             os.waitpid(self._pid, 0)
 
 
-def _stand(theirs: socket.socket, flags: int, begin: Callable[[int], None]) -> NoReturn:
+def _serve(theirs: socket.socket, flags: int, run_child: Callable[[int], None]) -> NoReturn:
     """Be the mould, until the zygote closes its end or dies."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(theirs.fileno(), _FD, inheritable=False)
@@ -101,6 +101,6 @@ def _stand(theirs: socket.socket, flags: int, begin: Callable[[int], None]) -> N
             pid = -(error.errno or errno.EIO)
         if pid == 0:
             sock.close()  # first: while we hold it, the zygote does not see the mould's end
-            begin(fd)
+            run_child(fd)
         os.close(fd)
         sock.send(pid.to_bytes(_WIDTH, sys.byteorder, signed=True))

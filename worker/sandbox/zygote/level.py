@@ -16,12 +16,12 @@ class Child:
     """The worker's name for it."""
     slot: int
     """Ours: uid, cgroup and home are derived from it; free again when the sandbox is gone."""
-    bounds: Limits
-    ini: socket.socket
+    limits: Limits
+    init_socket: socket.socket
     """To the trusted side inside; whoever holds the other end has not run a function."""
     pid: int = -1
-    outward: tuple[int, ...] = ()
-    """pidfd, the worker's ends of control, log and trace, then the door to the network if there is one; until the sandbox is ready."""
+    worker_fds: tuple[int, ...] = ()
+    """pidfd, the worker's ends of control, log and trace, then the join_fd to the network if there is one; until the sandbox is ready."""
     ready: bool = False
     folders: list[str] = field(default_factory=list)
     """The bundle and, if there are any, the packages, as seen inside."""
@@ -33,13 +33,13 @@ class Child:
     failure: str = ""
 
     def close(self) -> None:
-        self.ini.close()
-        self.close_outward()
+        self.init_socket.close()
+        self.close_worker_fds()
 
-    def close_outward(self) -> None:
-        for fd in self.outward:
+    def close_worker_fds(self) -> None:
+        for fd in self.worker_fds:
             os.close(fd)
-        self.outward = ()
+        self.worker_fds = ()
 
 
 class Level(Protocol):
@@ -50,38 +50,38 @@ class Level(Protocol):
             OSError: this machine does not permit it; the message is for people.
         """
 
-    def settle(self, *, counted: bool) -> None:
+    def finish_setup(self, *, memory_counted: bool) -> None:
         """The last word before the first sandbox: what was loaded until now, all of them share.
 
         Args:
             counted: cgroups count a sandbox's memory as a whole.
         """
 
-    def fork(self, carried: Child, ini: int) -> int:
-        """A new process for the sandbox, a child of ours, that waits at `ini` for the order to go; returns its pid, and here only.
+    def fork(self, child: Child, init_socket: int) -> int:
+        """A new process for the sandbox, a child of ours, that waits at `init_socket` for the order to go; returns its pid, and here only.
 
         Raises:
             OSError: there are no processes or namespaces to be had.
-            MouldGone: the process that it would be cast from has ended.
+            MouldGone: the process that it would be spawn from has ended.
         """
 
-    def admit(self, carried: Child) -> None:
+    def map_ids(self, child: Child) -> None:
         """Called here, once it exists and before it is told to go on."""
 
-    def hand_over(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
+    def share_folders(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
         """The paths of bundle and packages as seen inside, and descriptors to send along, which are the caller's to close."""
 
-    def kill(self, carried: Child) -> None:
+    def kill(self, child: Child) -> None:
         """Kill everything in it. Only for a child not yet reaped, so that its number is still its own."""
 
-    def bury(self, carried: Child, status: int) -> int | None:
+    def on_exit(self, child: Child, status: int) -> int | None:
         """Its first process has just been reaped with this status: see to the rest; returns how the runtime ended, if that is known."""
 
-    def note_other(self, pid: int) -> None:
+    def on_other_exit(self, pid: int) -> None:
         """A child that is no sandbox has been reaped.
 
         Raises:
-            MouldGone: it was the process that sandboxes are cast from.
+            MouldGone: it was the process that sandboxes are spawn from.
         """
 
     def close(self) -> None:

@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from . import protocol, syscalls
 from .isolation import capabilities, landlock
-from .protocol import Plan
+from .protocol import ZygoteConfig
 
 CONTROL_FD: Final = 3
 TRACE_FD: Final = 4
 FIRST_FREE_FD: Final = 5
-_OURS: Final = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
+_ZYGOTE_SIGNALS: Final = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -40,7 +40,7 @@ ENVIRONMENT: Final = {
 
 
 class Permissions:
-    """Which paths and ports remain, and which filter closes the door."""
+    """Which paths and ports remain, and which filter closes the join_fd."""
 
     def __init__(
         self,
@@ -58,31 +58,31 @@ class Permissions:
         self.seccomp = seccomp
 
 
-def lock_down(territory: Permissions, plan: Plan, home: str) -> dict[str, Any]:
+def lock_down(permissions: Permissions, config: ZygoteConfig, home: str) -> dict[str, Any]:
     """Put up every wall that a process puts up around itself, seccomp last; what stands is read back from the kernel.
 
     Raises:
         OSError, PermissionError: a wall could not be put up; the caller must end the process without running anything else.
     """
     facts: dict[str, Any] = {}
-    _offer_to_oom_killer()
-    if "capabilities" not in plan.missing:
+    _prefer_for_oom_killer()
+    if "capabilities" not in config.missing:
         capabilities.drop_all()
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    abi = 0 if "landlock" in plan.missing else syscalls.landlock_abi()
+    abi = 0 if "landlock" in config.missing else syscalls.landlock_abi()
     if abi:
         landlock.restrict(
             abi,
-            readable=territory.readable,
-            writable=territory.writable,
-            devices=territory.devices,
-            connect_ports=territory.connect_ports,
+            readable=permissions.readable,
+            writable=permissions.writable,
+            devices=permissions.devices,
+            connect_ports=permissions.connect_ports,
         )
     facts["landlock_abi"] = abi
     os.chdir(home)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    if "seccomp" not in plan.missing:
-        syscalls.load_filter(territory.seccomp)
+    if "seccomp" not in config.missing:
+        syscalls.load_filter(permissions.seccomp)
     return facts | read_back()
 
 
@@ -98,7 +98,7 @@ def read_back() -> dict[str, Any]:
     }
 
 
-def _offer_to_oom_killer() -> None:
+def _prefer_for_oom_killer() -> None:
     """Among the processes of a full cgroup the function goes first, so that PID 1 lives to tell."""
     try:
         syscalls.write_file("/proc/self/oom_score_adj", b"1000")
@@ -107,7 +107,7 @@ def _offer_to_oom_killer() -> None:
         return
 
 
-def wait_for_go(zygote: socket.socket) -> tuple[socket.socket, protocol.Message]:
+def wait_for_start(zygote: socket.socket) -> tuple[socket.socket, protocol.Message]:
     """The order to go, when whatever had to be done from outside has been; descriptors and control group are as they shall be.
 
     Returns:
@@ -116,11 +116,11 @@ def wait_for_go(zygote: socket.socket) -> tuple[socket.socket, protocol.Message]
     packet = protocol.receive(zygote)
     if packet is None:
         os._exit(0)  # the zygote went away
-    order, (log, control, trace, *doors) = packet
-    for door in doors:
+    order, (log, control, trace, *join_fds) = packet
+    for join_fd in join_fds:
         # A single thread that moves itself takes no lock. Moving somebody else takes the one that every fork and exit of the machine holds
         # for reading, and waits 10 ms for an RCU grace period (cgroup_procs_write_start in kernel/cgroup/cgroup.c).
-        os.write(door, b"0")
+        os.write(join_fd, b"0")
     place_descriptors(log, control, trace, zygote.detach())
     return socket.socket(fileno=FIRST_FREE_FD), order
 
@@ -129,14 +129,14 @@ def place_descriptors(log: int, control: int, trace: int, *others: int) -> list[
     """Descriptors 0 to 4 exactly as `runtimes/PROTOCOL.md` lists them, `others` from 5 on, and nothing else open."""
     null = os.open("/dev/null", os.O_RDWR)
     wanted = [null, log, log, control, trace, *others]
-    lifted = [_lift(fd) for fd in wanted]
+    lifted = [_move_high(fd) for fd in wanted]
     for number, fd in enumerate(lifted):
         os.dup2(fd, number, inheritable=number < FIRST_FREE_FD)
     syscalls.close_range(len(wanted), 0x7FFFFFFF)
     return list(range(FIRST_FREE_FD, len(wanted)))
 
 
-def _lift(fd: int) -> int:
+def _move_high(fd: int) -> int:
     """A copy far above the numbers that are about to be assigned."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
 
@@ -144,7 +144,7 @@ def _lift(fd: int) -> int:
 def reset_signals() -> None:
     """A forked process keeps the zygote's dispositions; a function starts with an ordinary program's."""
     _signal.set_wakeup_fd(-1)
-    for number in _OURS:
+    for number in _ZYGOTE_SIGNALS:
         _signal.signal(number, _signal.SIG_DFL)
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
@@ -156,13 +156,13 @@ def prepare_environment(home: str) -> None:
     tempfile.tempdir = None  # the zygote's own is remembered there, and would be taken for the function's
 
 
-def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str], gate: int = -1) -> None:
+def become_runtime(config: ZygoteConfig, zygote: socket.socket, command: Sequence[str], gate: int = -1) -> None:
     """Close the last trusted descriptor (executing does that by itself) and hand over to the runtime; never returns.
 
     Args:
         gate: an eventfd(2) that a Python runtime waits for and closes before it touches the bundle; -1 if the bundle is there.
     """
-    if plan.runtime == "python":
+    if config.runtime == "python":
         zygote.close()
         gc.enable()
         random.seed()
@@ -175,7 +175,7 @@ def become_runtime(plan: Plan, zygote: socket.socket, command: Sequence[str], ga
     os.execve(command[0], list(command), dict(os.environ))  # noqa: S606 - no shell is wanted
 
 
-def tell_failure(zygote: socket.socket, error: BaseException) -> None:
+def send_failure(zygote: socket.socket, error: BaseException) -> None:
     """Say why this sandbox cannot be, to the zygote, which kills it."""
     try:
         protocol.send(zygote, {"failed": f"{type(error).__name__}: {error}"})

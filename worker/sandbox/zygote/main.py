@@ -22,7 +22,7 @@ from .isolation.cgroup import Cgroups, NoCgroups
 from .isolation.cgroup_v1 import open_cgroups_v1
 from .isolation.cgroup_v2 import open_cgroups_v2
 from .level import Child, Level
-from .protocol import HOME_PATH, Limits, Plan, read_limits, read_plan
+from .protocol import HOME_PATH, Limits, ZygoteConfig, read_config, read_limits
 from .restricted_level import RestrictedLevel
 from .strict_level import StrictLevel
 
@@ -33,12 +33,12 @@ _CHILDREN: Final = "children"
 class Zygote:
     """Spawns, hands over bundles, reaps and tells."""
 
-    def __init__(self, worker: socket.socket, plan: Plan) -> None:
+    def __init__(self, worker: socket.socket, config: ZygoteConfig) -> None:
         self._worker = worker
-        self._plan = plan
-        self._level: Level = StrictLevel(plan) if plan.level == "strict" else RestrictedLevel(plan)
+        self._config = config
+        self._level: Level = StrictLevel(config) if config.level == "strict" else RestrictedLevel(config)
         self._cgroups: Cgroups = NoCgroups()
-        self._carried: dict[int, Child] = {}
+        self._children: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -46,16 +46,16 @@ class Zygote:
 
     def open(self) -> dict[str, Any]:
         """Load the runtime, build what all sandboxes share; returns what the worker should know."""
-        runtime.load(self._plan)
+        runtime.load(self._config)
         self._level.open()
-        if "cgroups" not in self._plan.missing:
+        if "cgroups" not in self._config.missing:
             self._cgroups = open_cgroups_v2() or open_cgroups_v1() or NoCgroups()
         lockdown.prepare_environment(HOME_PATH)
-        warmup.rehearse()
+        warmup.warm_up()
         gc.collect()
         gc.disable()
         gc.freeze()
-        self._level.settle(counted=self._cgroups.counts_memory)
+        self._level.finish_setup(memory_counted=self._cgroups.counts_memory)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._selector.register(self._worker, selectors.EVENT_READ, _WORKER)
@@ -71,24 +71,24 @@ class Zygote:
         while True:
             for key, _events in self._selector.select():
                 if key.data == _WORKER:
-                    if not self._obey():
+                    if not self._on_request():
                         return
                 elif key.data == _CHILDREN:
                     self._wake.recv(4096)
                     self._reap()
                 else:
-                    self._hear(key.data)
+                    self._on_child_message(key.data)
 
     def close(self) -> None:
         """Kill what is left, reap it, and remove what was made for it."""
-        for carried in self._carried.values():
-            self._kill(carried)
-        while self._carried:
+        for child in self._children.values():
+            self._kill(child)
+        while self._children:
             self._reap(blocking=True)
         self._cgroups.close()
         self._level.close()
 
-    def _obey(self) -> bool:
+    def _on_request(self) -> bool:
         try:
             packet = protocol.receive(self._worker)
         except ConnectionResetError:  # it went away with something of ours unread
@@ -99,126 +99,126 @@ class Zygote:
         number = message["id"]
         if message["do"] == "spawn":
             self._spawn(number, read_limits(message["limits"]))
-        elif number in self._carried:  # else it ended while the request was under way, and the worker has been told
-            self._attach(self._carried[number], message)
+        elif number in self._children:  # else it ended while the request was under way, and the worker has been told
+            self._attach(self._children[number], message)
         return True
 
     # Starting.
 
-    def _spawn(self, number: int, bounds: Limits) -> None:
-        taken = {carried.slot for carried in self._carried.values()}
+    def _spawn(self, number: int, limits: Limits) -> None:
+        taken = {child.slot for child in self._children.values()}
         slot = next(index for index in range(len(taken) + 1) if index not in taken)
         try:
-            ini, ini_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            init_socket, init_socket_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
-            self._tell({"id": number, "failed": str(error)})
+            self._send({"id": number, "failed": str(error)})
             return
-        carried = Child(number, slot, bounds, ini)
+        child = Child(number, slot, limits, init_socket)
         try:
-            self._start(carried, ini_inside)
+            self._start(child, init_socket_inside)
         except OSError as error:
-            carried.close()
+            child.close()
             self._cgroups.leave(slot)
-            self._tell({"id": number, "failed": str(error)})
+            self._send({"id": number, "failed": str(error)})
 
-    def _start(self, carried: Child, ini_inside: socket.socket) -> None:
+    def _start(self, child: Child, init_socket_inside: socket.socket) -> None:
         control, control_inside = socket.socketpair()
         log, log_inside = os.pipe()
         trace, trace_inside = os.pipe()
         inside = (log_inside, control_inside.detach(), trace_inside)
-        carried.outward = (control.detach(), log, trace)
+        child.worker_fds = (control.detach(), log, trace)
         try:
-            self._cgroups.prepare(carried.slot, carried.bounds)
-            with ini_inside:
-                carried.pid = self._level.fork(carried, ini_inside.fileno())
-            carried.outward = (os.pidfd_open(carried.pid), *carried.outward)
-            self._carried[carried.number] = carried
-            self._selector.register(carried.ini, selectors.EVENT_READ, carried)
-            self._let_go(carried, inside)
+            self._cgroups.prepare(child.slot, child.limits)
+            with init_socket_inside:
+                child.pid = self._level.fork(child, init_socket_inside.fileno())
+            child.worker_fds = (os.pidfd_open(child.pid), *child.worker_fds)
+            self._children[child.number] = child
+            self._selector.register(child.init_socket, selectors.EVENT_READ, child)
+            self._release(child, inside)
         finally:
             for fd in inside:
                 os.close(fd)
 
-    def _let_go(self, carried: Child, inside: tuple[int, int, int]) -> None:
+    def _release(self, child: Child, inside: tuple[int, int, int]) -> None:
         try:
-            self._cgroups.join(carried.slot, carried.pid)
-            self._level.admit(carried)
-            order = {"limits": carried.bounds._asdict()}
-            protocol.send(carried.ini, order, (*inside, *self._cgroups.doors(carried.slot)))
+            self._cgroups.join(child.slot, child.pid)
+            self._level.map_ids(child)
+            order = {"limits": child.limits._asdict()}
+            protocol.send(child.init_socket, order, (*inside, *self._cgroups.join_fds(child.slot)))
         except OSError as error:
-            carried.failure = str(error)
-            self._kill(carried)
+            child.failure = str(error)
+            self._kill(child)
 
     # Between start and end.
 
-    def _attach(self, carried: Child, message: protocol.Message) -> None:
-        bounds = read_limits(message["limits"])
+    def _attach(self, child: Child, message: protocol.Message) -> None:
+        limits = read_limits(message["limits"])
         descriptors: tuple[int, ...] = ()
         try:
-            self._cgroups.limit(carried.slot, bounds)
-            carried.folders, descriptors = self._level.hand_over(message["paths"])
+            self._cgroups.limit(child.slot, limits)
+            child.folders, descriptors = self._level.share_folders(message["paths"])
             order = {
                 "limits": message["limits"],
-                "tmp_changed": bounds.tmp_mib != carried.bounds.tmp_mib,
-                "counted": self._cgroups.counts_memory,
-                "paths": carried.folders,
+                "tmp_changed": limits.tmp_mib != child.limits.tmp_mib,
+                "memory_counted": self._cgroups.counts_memory,
+                "paths": child.folders,
             }
-            protocol.send(carried.ini, order, descriptors)
+            protocol.send(child.init_socket, order, descriptors)
         except OSError as error:
-            self._tell({"id": carried.number, "refused": str(error)})
+            self._send({"id": child.number, "refused": str(error)})
         finally:
             for fd in descriptors:
                 os.close(fd)
 
-    def _hear(self, carried: Child) -> None:
+    def _on_child_message(self, child: Child) -> None:
         """A word from inside, all of it said before any function of a user runs there, or by PID 1."""
-        if carried.ini.fileno() < 0:
+        if child.init_socket.fileno() < 0:
             return  # reaped by an earlier event of the same round
         try:
-            packet = protocol.receive(carried.ini)
+            packet = protocol.receive(child.init_socket)
         except ConnectionResetError:
             packet = None
         if packet is None:
-            self._selector.unregister(carried.ini)  # its end will come as SIGCHLD
+            self._selector.unregister(child.init_socket)  # its end will come as SIGCHLD
             return
         message, descriptors = packet
         if "ready" in message:
-            self._tell_ready(carried, message["ready"])
-        elif "door" in message:
-            carried.outward += tuple(descriptors)
+            self._send_ready(child, message["ready"])
+        elif "proxy_socket" in message:
+            child.worker_fds += tuple(descriptors)
         elif "attached" in message:
-            self._tell({"id": carried.number, "paths": carried.folders, **message})
+            self._send({"id": child.number, "paths": child.folders, **message})
         elif "ended" in message:
-            carried.status, carried.peak_kib = message["ended"], message["peak_kib"]
+            child.status, child.peak_kib = message["ended"], message["peak_kib"]
         elif "failed" in message:
-            carried.failure = message["failed"]
-            self._kill(carried)
+            child.failure = message["failed"]
+            self._kill(child)
 
-    def _tell_ready(self, carried: Child, facts: dict[str, Any]) -> None:
+    def _send_ready(self, child: Child, facts: dict[str, Any]) -> None:
         facts |= self._cgroups.describe()
         facts |= {
-            "level": self._plan.level,
-            "network": "proxy" if carried.bounds.network else "none",
-            "own_uid": bool(self._plan.uid_base),
+            "level": self._config.level,
+            "network": "proxy" if child.limits.network else "none",
+            "own_uid": bool(self._config.uid_base),
         }
-        self._tell({"id": carried.number, "ready": facts, "pid": carried.pid}, carried.outward)
-        carried.close_outward()
-        carried.ready = True
+        self._send({"id": child.number, "ready": facts, "pid": child.pid}, child.worker_fds)
+        child.close_worker_fds()
+        child.ready = True
 
-    def _tell(self, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
-        _tell(self._worker, message, descriptors)
+    def _send(self, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
+        _send(self._worker, message, descriptors)
 
     # Ending.
 
-    def _kill(self, carried: Child) -> None:
+    def _kill(self, child: Child) -> None:
         try:
-            self._level.kill(carried)
+            self._level.kill(child)
         except ProcessLookupError:
             return  # it ended by itself meanwhile
 
     def _reap(self, *, blocking: bool = False) -> None:
         flags = os.WEXITED | os.WNOWAIT | (0 if blocking else os.WNOHANG)
-        by_pid = {carried.pid: carried for carried in self._carried.values()}
+        by_pid = {child.pid: child for child in self._children.values()}
         while by_pid or not blocking:
             try:
                 found = os.waitid(os.P_ALL, 0, flags)
@@ -226,43 +226,43 @@ class Zygote:
                 return
             if found is None:
                 return
-            carried = by_pid.pop(found.si_pid, None)
-            if carried is None:
+            child = by_pid.pop(found.si_pid, None)
+            if child is None:
                 os.waitpid(found.si_pid, 0)
-                self._level.note_other(found.si_pid)
+                self._level.on_other_exit(found.si_pid)
                 continue
             self._kill(
-                carried
+                child
             )  # before it is reaped, so that the number is still its own: nothing of it may outlive its first process
             _pid, status, usage = os.wait4(found.si_pid, 0)
-            self._finish(carried, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+            self._finish(child, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
-    def _finish(self, carried: Child, status: int, cpu_s: float, peak_kib: int) -> None:
-        while carried.ini.fileno() in self._selector.get_map() and _has_more(carried.ini):
-            self._hear(carried)
-        if carried.ini.fileno() in self._selector.get_map():
-            self._selector.unregister(carried.ini)
-        del self._carried[carried.number]
-        carried.close()
-        ended = self._level.bury(carried, status)
-        counted = self._cgroups.leave(carried.slot)
-        if not carried.ready:
+    def _finish(self, child: Child, status: int, cpu_s: float, peak_kib: int) -> None:
+        while child.init_socket.fileno() in self._selector.get_map() and _has_more(child.init_socket):
+            self._on_child_message(child)
+        if child.init_socket.fileno() in self._selector.get_map():
+            self._selector.unregister(child.init_socket)
+        del self._children[child.number]
+        child.close()
+        ended = self._level.on_exit(child, status)
+        counted = self._cgroups.leave(child.slot)
+        if not child.ready:
             reason = (
-                carried.failure or f"its first process ended without a word: status {os.waitstatus_to_exitcode(status)}"
+                child.failure or f"its first process ended without a word: status {os.waitstatus_to_exitcode(status)}"
             )
-            self._tell({"id": carried.number, "failed": reason})
+            self._send({"id": child.number, "failed": reason})
             return
         end = {
-            "id": carried.number,
+            "id": child.number,
             "ended": None if ended is None else os.waitstatus_to_exitcode(ended),
             "cpu_ms": round(cpu_s * 1000, 3),
-            "peak_bytes": max(peak_kib, carried.peak_kib) * 1024,
-            "failure": carried.failure,
+            "peak_bytes": max(peak_kib, child.peak_kib) * 1024,
+            "failure": child.failure,
         }
-        self._tell(end | counted)
+        self._send(end | counted)
 
 
-def _tell(worker: socket.socket, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
+def _send(worker: socket.socket, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
     try:
         protocol.send(worker, message, descriptors)
     except (BrokenPipeError, ConnectionResetError):
@@ -292,13 +292,13 @@ def main() -> None:
         packet = None
     if packet is None:
         return
-    zygote = Zygote(worker, read_plan(packet[0]))
+    zygote = Zygote(worker, read_config(packet[0]))
     try:
         told = zygote.open()
     except (OSError, ImportError) as error:
-        _tell(worker, {"unavailable": f"{type(error).__name__}: {error}"})
+        _send(worker, {"unavailable": f"{type(error).__name__}: {error}"})
         return
-    _tell(worker, {"open": told})
+    _send(worker, {"open": told})
     with contextlib.suppress(ForkServerGone):  # the worker hears of our end, and starts another
         zygote.serve()
     zygote.close()

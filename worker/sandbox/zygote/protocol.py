@@ -12,8 +12,8 @@ import os
 import socket
 from typing import Any, Final, NamedTuple
 
-LONGEST: Final = 65536
-MOST_DESCRIPTORS: Final = 8
+MAX_MESSAGE_BYTES: Final = 65536
+MAX_DESCRIPTORS: Final = 8
 
 Message = dict[str, Any]
 
@@ -33,8 +33,8 @@ def send(sock: socket.socket, message: Message, descriptors: tuple[int, ...] = (
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """The next packet and its descriptors (close-on-exec, the caller's to close); None when the other side is gone."""
-    space = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
-    data, control, _flags, _address = sock.recvmsg(LONGEST, space, socket.MSG_CMSG_CLOEXEC)
+    space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+    data, control, _flags, _address = sock.recvmsg(MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, body in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -57,7 +57,7 @@ PROGRAM_FOLDER = "/usr/bin"
 """Where the program to execute is seen inside a strict sandbox, wherever the host has it: its own folder may lie under /tmp, which is another there."""
 
 
-class Plan(NamedTuple):
+class ZygoteConfig(NamedTuple):
     """What holds for every sandbox of this zygote."""
 
     runtime: str
@@ -91,14 +91,14 @@ class Limits(NamedTuple):
     cpus: float
 
 
-def inside_command(plan: Plan) -> list[str]:
+def inside_command(config: ZygoteConfig) -> list[str]:
     """The command as it is executed in a strict sandbox."""
-    program, *arguments = (part.replace("{runtime}", RUNTIME_PATH) for part in plan.command)
+    program, *arguments = (part.replace("{runtime}", RUNTIME_PATH) for part in config.command)
     return [f"{PROGRAM_FOLDER}/{os.path.basename(program)}", *arguments]
 
 
-def read_plan(message: Message) -> Plan:
-    return Plan(
+def read_config(message: Message) -> ZygoteConfig:
+    return ZygoteConfig(
         runtime=message["runtime"],
         folder=message["folder"],
         command=tuple(message["command"]),

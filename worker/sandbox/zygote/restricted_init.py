@@ -16,8 +16,8 @@ from typing import Final
 from . import lockdown, protocol, syscalls
 from .isolation import capabilities
 from .isolation.host_paths import is_open_to_others
-from .isolation.rlimits import limit_blank, limit_process
-from .protocol import Plan, read_limits
+from .isolation.rlimits import limit_prewarmed, limit_process
+from .protocol import ZygoteConfig, read_limits
 
 # Only what name resolution, time zones and TLS read; /etc as a whole tells about the host.
 ETC: Final = (
@@ -27,55 +27,55 @@ ETC: Final = (
     "/etc/nsswitch.conf",
 )
 DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-LEAST_ABI_OTHER_UID: Final = 1
-LEAST_ABI_OWN_UID: Final = 6
+MIN_ABI_OTHER_UID: Final = 1
+MIN_ABI_OWN_UID: Final = 6
 """Under the worker's own uid only Landlock's signal scope keeps a function from signalling the worker."""
 
 
-def require(plan: Plan, readable: list[str]) -> None:
+def check_support(config: ZygoteConfig, readable: list[str]) -> None:
     """Refuse this level where it would not be one.
 
     Raises:
         OSError: Landlock is missing or too old, or the other uid could not read the runtime.
     """
     abi = syscalls.landlock_abi()
-    least = LEAST_ABI_OTHER_UID if plan.uid_base else LEAST_ABI_OWN_UID
+    least = MIN_ABI_OTHER_UID if config.uid_base else MIN_ABI_OWN_UID
     if abi < least:
         raise OSError(
             f"Landlock ABI {abi} is too old: this level needs {least} "
-            + ("" if plan.uid_base else "under the worker's own uid, or root (to give functions another uid), ")
+            + ("" if config.uid_base else "under the worker's own uid, or root (to give functions another uid), ")
             + "and a kernel that enables it (lsm=landlock)"
         )
     for path in readable:
-        if plan.uid_base and not is_open_to_others(path):
+        if config.uid_base and not is_open_to_others(path):
             raise OSError(
-                f"functions run under uid {plan.uid_base} and up, which cannot reach {path}: install it where others may read"
+                f"functions run under uid {config.uid_base} and up, which cannot reach {path}: install it where others may read"
             )
 
 
 def run(
-    plan: Plan,
-    ini: int,
+    config: ZygoteConfig,
+    init_socket: int,
     uid: int,
-    program: bytes,
+    seccomp_filter: bytes,
     readable: list[str],
     home: str,
 ) -> None:
     """Be the sandbox; never returns.
 
     Args:
-        ini: the socket to the zygote.
+        init_socket: the socket to the zygote.
         uid: to change to; 0: stay who we are.
         readable: what the runtime needs; the bundle is added when it is known.
         home: the sandbox's own folder on a limited tmpfs, or "" if there is none to be had.
     """
     lockdown.reset_signals()
-    zygote = socket.socket(fileno=ini)
+    zygote = socket.socket(fileno=init_socket)
     try:
         os.setsid()
-        zygote, _order = lockdown.wait_for_go(zygote)
+        zygote, _order = lockdown.wait_for_start(zygote)
         if uid:
-            if "capabilities" not in plan.missing:
+            if "capabilities" not in config.missing:
                 capabilities.lock()
             os.setgroups([])
             os.setresgid(uid, uid, uid)
@@ -86,29 +86,34 @@ def run(
         if packet is None:
             os._exit(0)
         order, _descriptors = packet
-        _enter(plan, order, zygote, program, readable, home)
-        lockdown.become_runtime(plan, zygote, [part.replace("{runtime}", plan.folder) for part in plan.command])
+        _lock_down(config, order, zygote, seccomp_filter, readable, home)
+        lockdown.become_runtime(config, zygote, [part.replace("{runtime}", config.folder) for part in config.command])
     except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
-        lockdown.tell_failure(zygote, error)
+        lockdown.send_failure(zygote, error)
     os._exit(71)
 
 
-def _enter(
-    plan: Plan, order: protocol.Message, zygote: socket.socket, program: bytes, readable: list[str], home: str
+def _lock_down(
+    config: ZygoteConfig,
+    order: protocol.Message,
+    zygote: socket.socket,
+    seccomp_filter: bytes,
+    readable: list[str],
+    home: str,
 ) -> None:
-    bounds = read_limits(order["limits"])
-    territory = lockdown.Permissions(
+    limits = read_limits(order["limits"])
+    permissions = lockdown.Permissions(
         readable=[*readable, *order["paths"]],
         writable=[home] if home else [],
         devices=[*DEVICES],
         connect_ports=[],
-        seccomp=program,
+        seccomp=seccomp_filter,
     )
-    if "rlimits" not in plan.missing:
-        limit_blank(bounds)
-        limit_process(0, bounds, plan.reserved_mib, counted=order["counted"])
+    if "rlimits" not in config.missing:
+        limit_prewarmed(limits)
+        limit_process(0, limits, config.reserved_mib, memory_counted=order["memory_counted"])
     lockdown.prepare_environment(home or "/")
-    facts = lockdown.lock_down(territory, plan, home or "/")
+    facts = lockdown.lock_down(permissions, config, home or "/")
     protocol.send(zygote, {"attached": facts | {"home": bool(home)}, "at_s": time.monotonic()})
 
 

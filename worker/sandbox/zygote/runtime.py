@@ -6,25 +6,25 @@ import importlib
 import importlib.util
 import sys
 
-from .protocol import Plan
+from .protocol import ZygoteConfig
 
 
-def load(plan: Plan) -> None:
+def load(config: ZygoteConfig) -> None:
     """Import what every sandbox of this zygote will need; for a runtime that is executed, nothing.
 
     Raises:
-        ImportError: there is no runtime in the plan's folder, or a module of the standard library is missing.
+        ImportError: there is no runtime in the config's folder, or a module of the standard library is missing.
     """
     sys.path[:] = [path for path in sys.path if "-packages" not in path]
-    if plan.runtime != "python":
+    if config.runtime != "python":
         return
-    for name in plan.preload:
+    for name in config.preload:
         importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(
-        "sandlot_runtime", f"{plan.folder}/__init__.py", submodule_search_locations=[plan.folder]
+        "sandlot_runtime", f"{config.folder}/__init__.py", submodule_search_locations=[config.folder]
     )
     if spec is None or spec.loader is None:
-        raise ImportError(f"no runtime in {plan.folder}")
+        raise ImportError(f"no runtime in {config.folder}")
     runtime = sys.modules["sandlot_runtime"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(runtime)
     runtime.rehearse()

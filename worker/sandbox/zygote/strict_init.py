@@ -14,15 +14,24 @@ from typing import Any, Final
 
 from . import lockdown, protocol, syscalls
 from .isolation import capabilities
-from .isolation.rlimits import limit_blank, limit_process
-from .protocol import BUNDLE_PATH, HOME_PATH, INSIDE_UID, PACKAGES_PATH, Limits, Plan, inside_command, read_limits
+from .isolation.rlimits import limit_prewarmed, limit_process
+from .protocol import (
+    BUNDLE_PATH,
+    HOME_PATH,
+    INSIDE_UID,
+    PACKAGES_PATH,
+    Limits,
+    ZygoteConfig,
+    inside_command,
+    read_limits,
+)
 
 SIOCGIFFLAGS: Final = 0x8913
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 1
 
 
-def bring_up() -> None:
+def bring_loopback_up() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         request = struct.pack("16sh14x", b"lo", 0)
         (flags,) = struct.unpack_from("h", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)
@@ -39,7 +48,7 @@ NAMESPACES: Final = (
 )
 NAMESPACE_NAMES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 TMP_INODES_PER_MIB: Final = 64
-PLACES: Final = (BUNDLE_PATH, PACKAGES_PATH)
+MOUNT_POINTS: Final = (BUNDLE_PATH, PACKAGES_PATH)
 """Where the folders that are handed over go, in their order."""
 PROXY_PORT: Final = 3128
 _PROXY_URL: Final = f"http://127.0.0.1:{PROXY_PORT}"
@@ -59,71 +68,75 @@ def namespace_ids(*, children: bool = False) -> dict[str, int]:
     }
 
 
-def run_init(base: str, plan: Plan, ini: int, outside: dict[str, int], programs: dict[bool, bytes]) -> None:
+def run_init(
+    rootfs_dir: str, config: ZygoteConfig, init_socket: int, outside: dict[str, int], filters: dict[bool, bytes]
+) -> None:
     """Be PID 1; never returns. Whatever goes wrong before PID 2 runs a function is sent to the zygote and ends the sandbox.
 
     Args:
-        ini: the socket to the zygote.
+        init_socket: the socket to the zygote.
         outside: the zygote's namespaces, to tell which ones are really new.
-        programs: the compiled seccomp filters for PID 2, without and with a network.
+        filters: the compiled seccomp filters for PID 2, without and with a network.
     """
     lockdown.reset_signals()  # first: the zygote's wake-up descriptor has a number that is about to mean something else
-    zygote = socket.socket(fileno=ini)
+    zygote = socket.socket(fileno=init_socket)
     try:
-        zygote, order = lockdown.wait_for_go(zygote)
-        bounds = read_limits(order["limits"])
-        facts = _enter(base, plan, bounds, zygote, outside)
-        territory = lockdown.Permissions(
+        zygote, order = lockdown.wait_for_start(zygote)
+        limits = read_limits(order["limits"])
+        facts = _enter_rootfs(rootfs_dir, config, limits, zygote, outside)
+        permissions = lockdown.Permissions(
             readable=["/"],
             writable=[HOME_PATH],
             devices=["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"],
-            connect_ports=[PROXY_PORT] if bounds.network else [],
-            seccomp=programs[bounds.network],
+            connect_ports=[PROXY_PORT] if limits.network else [],
+            seccomp=filters[limits.network],
         )
-        _prepare_for_both(plan, bounds)
+        _restrict_before_fork(config, limits)
         gate = os.eventfd(0, os.EFD_CLOEXEC)
         child = syscalls.fork()
         if child == 0:
-            _run_function(plan, zygote, territory, facts, gate)
-        _supervise(child, plan, zygote, gate)
+            _run_runtime(config, zygote, permissions, facts, gate)
+        _supervise(child, config, zygote, gate)
     except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
-        lockdown.tell_failure(zygote, error)
+        lockdown.send_failure(zygote, error)
     os._exit(70)
 
 
-def _enter(base: str, plan: Plan, bounds: Limits, zygote: socket.socket, outside: dict[str, int]) -> dict[str, Any]:
+def _enter_rootfs(
+    rootfs_dir: str, config: ZygoteConfig, limits: Limits, zygote: socket.socket, outside: dict[str, int]
+) -> dict[str, Any]:
     """Build the private root and move in."""
-    if "cgroup" not in plan.missing:
+    if "cgroup" not in config.missing:
         syscalls.unshare(
             syscalls.CLONE_NEWCGROUP
         )  # only now that we are in our group: the namespace's root is where we are
-    if "time" not in plan.missing:
+    if "time" not in config.missing:
         _hide_uptime()
     facts: dict[str, Any] = {}
     inside = namespace_ids(children=True)
     facts["namespaces"] = [name for name, number in inside.items() if number != outside[name]]
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    _mount_tmp(base + HOME_PATH, bounds.tmp_mib, 0)
-    facts["proc"] = _mount_proc(f"{base}/proc")
-    syscalls.mount(base, base, None, syscalls.MS_BIND | syscalls.MS_REC)
-    os.chdir(base)
+    _mount_tmp(rootfs_dir + HOME_PATH, limits.tmp_mib, 0)
+    facts["proc"] = _mount_proc(f"{rootfs_dir}/proc")
+    syscalls.mount(rootfs_dir, rootfs_dir, None, syscalls.MS_BIND | syscalls.MS_REC)
+    os.chdir(rootfs_dir)
     syscalls.pivot_root(".", ".")
     syscalls.umount(".", syscalls.MNT_DETACH)
     os.chdir("/")
     syscalls.set_host_name(b"fn")
-    if bounds.network:
-        protocol.send(zygote, {"door": True}, (_open_door(),))
-    _become_nobody()
+    if limits.network:
+        protocol.send(zygote, {"proxy_socket": True}, (_listen_for_proxy(),))
+    _drop_ids()
     return facts
 
 
-def _prepare_for_both(plan: Plan, bounds: Limits) -> None:
+def _restrict_before_fork(config: ZygoteConfig, limits: Limits) -> None:
     """What PID 2 inherits is done before it exists: done once, and the memory it touches is shared by both."""
-    if "capabilities" not in plan.missing:
+    if "capabilities" not in config.missing:
         capabilities.lock()
-    if "rlimits" not in plan.missing:
-        limit_blank(bounds)
-    if bounds.network:
+    if "rlimits" not in config.missing:
+        limit_prewarmed(limits)
+    if limits.network:
         os.environ.update(PROXY_ENVIRONMENT)
 
 
@@ -155,9 +168,9 @@ def _hide_uptime() -> None:
         return  # a kernel built without CONFIG_TIME_NS; nothing else depends on it, and the receipt does not list it
 
 
-def _open_door() -> int:
+def _listen_for_proxy() -> int:
     """Bring the loopback device up and listen on it: the worker's proxy will accept in this sandbox's network."""
-    bring_up()
+    bring_loopback_up()
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", PROXY_PORT))
@@ -165,7 +178,7 @@ def _open_door() -> int:
     return listener.detach()
 
 
-def _become_nobody() -> None:
+def _drop_ids() -> None:
     try:
         os.setgroups([])
     except PermissionError:
@@ -177,8 +190,8 @@ def _become_nobody() -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def _run_function(
-    plan: Plan, zygote: socket.socket, territory: lockdown.Permissions, facts: dict[str, Any], gate: int
+def _run_runtime(
+    config: ZygoteConfig, zygote: socket.socket, permissions: lockdown.Permissions, facts: dict[str, Any], gate: int
 ) -> None:
     """Be PID 2; never returns."""
     try:
@@ -186,15 +199,15 @@ def _run_function(
         syscalls.prctl(
             syscalls.PR_SET_DUMPABLE, 1
         )  # until the descent is over: /proc/self has to be ours to write oom_score_adj
-        facts |= lockdown.lock_down(territory, plan, HOME_PATH)
+        facts |= lockdown.lock_down(permissions, config, HOME_PATH)
         protocol.send(zygote, {"ready": facts})
-        lockdown.become_runtime(plan, zygote, inside_command(plan) if plan.command else [], gate)
+        lockdown.become_runtime(config, zygote, inside_command(config) if config.command else [], gate)
     except BaseException as error:  # noqa: BLE001 - a wall that does not stand ends the process before any function
-        lockdown.tell_failure(zygote, error)
+        lockdown.send_failure(zygote, error)
     os._exit(71)
 
 
-def _supervise(child: int, plan: Plan, zygote: socket.socket, gate: int) -> None:
+def _supervise(child: int, config: ZygoteConfig, zygote: socket.socket, gate: int) -> None:
     """Hand over the bundle when it is known, then only wait: reap orphans, and say how PID 2 ended.
 
     Args:
@@ -211,7 +224,7 @@ def _supervise(child: int, plan: Plan, zygote: socket.socket, gate: int) -> None
         for fd, _event in watched.poll():
             if fd == child_fd:
                 ended = True
-            elif not _attach(child, plan, zygote, gate):
+            elif not _attach(child, config, zygote, gate):
                 os._exit(0)
             else:
                 watched.unregister(zygote)
@@ -219,23 +232,23 @@ def _supervise(child: int, plan: Plan, zygote: socket.socket, gate: int) -> None
     while True:
         pid, status, usage = os.wait4(-1, 0)
         if pid == child:
-            _tell_end(zygote, status, usage)
+            _send_exit(zygote, status, usage)
             os._exit(0)
 
 
-def _attach(child: int, plan: Plan, zygote: socket.socket, gate: int) -> bool:
+def _attach(child: int, config: ZygoteConfig, zygote: socket.socket, gate: int) -> bool:
     """Take the detached mounts of bundle and packages to their places and PID 2's limits down to the policy's; False when the zygote is gone."""
     packet = protocol.receive(zygote)
     if packet is None:
         return False
     message, trees = packet
-    bounds = read_limits(message["limits"])
-    for tree, place in zip(trees, PLACES, strict=False):
+    limits = read_limits(message["limits"])
+    for tree, place in zip(trees, MOUNT_POINTS, strict=False):
         syscalls.move_mount(tree, place)
         os.close(tree)
     if message["tmp_changed"]:
-        _mount_tmp(HOME_PATH, bounds.tmp_mib, syscalls.MS_REMOUNT)
-    limit_process(child, bounds, plan.reserved_mib, counted=message["counted"])
+        _mount_tmp(HOME_PATH, limits.tmp_mib, syscalls.MS_REMOUNT)
+    limit_process(child, limits, config.reserved_mib, memory_counted=message["memory_counted"])
     attached_s = time.monotonic()  # the machine's: a new time namespace is for children
     os.eventfd_write(gate, 1)
     os.close(gate)
@@ -243,7 +256,7 @@ def _attach(child: int, plan: Plan, zygote: socket.socket, gate: int) -> bool:
     return True
 
 
-def _tell_end(zygote: socket.socket, status: int, usage: resource.struct_rusage) -> None:
+def _send_exit(zygote: socket.socket, status: int, usage: resource.struct_rusage) -> None:
     try:
         protocol.send(zygote, {"ended": status, "peak_kib": usage.ru_maxrss})
     except OSError:

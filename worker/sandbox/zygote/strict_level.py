@@ -12,29 +12,29 @@ from . import strict_init, syscalls
 from .fork_server import ForkServer
 from .isolation import rootfs, seccomp
 from .level import Child
-from .protocol import INSIDE_UID, Plan
+from .protocol import INSIDE_UID, ZygoteConfig
 
 BUNDLE_ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
 class StrictLevel:
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._base = f"{plan.state_dir}/root"
+    def __init__(self, config: ZygoteConfig) -> None:
+        self._config = config
+        self._rootfs_dir = f"{config.state_dir}/root"
         self._outside: dict[str, int] = {}
-        self._programs: dict[bool, bytes] = {}
+        self._filters: dict[bool, bytes] = {}
         """The compiled filters, without and with a network."""
-        self._mould: ForkServer | None = None
+        self._fork_server: ForkServer | None = None
 
     def open(self) -> None:
         self._enter_own_mounts()
-        os.makedirs(self._base, mode=0o755, exist_ok=True)
-        rootfs.build(self._base, self._plan)
+        os.makedirs(self._rootfs_dir, mode=0o755, exist_ok=True)
+        rootfs.build(self._rootfs_dir, self._config)
         self._outside = strict_init.namespace_ids()
 
     def _enter_own_mounts(self) -> None:
         """A mount namespace of our own; for an ordinary user inside a user namespace that maps nobody but that user."""
-        if self._plan.uid_base:
+        if self._config.uid_base:
             syscalls.unshare(syscalls.CLONE_NEWNS)
         else:
             uid, gid = os.geteuid(), os.getegid()
@@ -44,27 +44,27 @@ class StrictLevel:
             syscalls.write_file("/proc/self/gid_map", f"0 {gid} 1".encode())
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
 
-    def settle(self, *, counted: bool) -> None:
+    def finish_setup(self, *, memory_counted: bool) -> None:
         for network in (False, True):
-            choice = seccomp.FilterChoice(network=network, shared_memory=counted)
-            self._programs[network] = seccomp.build_filter(choice, syscalls.MACHINE)
-        self._mould = ForkServer(strict_init.NAMESPACES, self._begin)
+            choice = seccomp.FilterChoice(network=network, shared_memory=memory_counted)
+            self._filters[network] = seccomp.build_filter(choice, syscalls.MACHINE)
+        self._fork_server = ForkServer(strict_init.NAMESPACES, self._run_child)
 
-    def _begin(self, ini: int) -> None:
-        strict_init.run_init(self._base, self._plan, ini, self._outside, self._programs)
+    def _run_child(self, init_socket: int) -> None:
+        strict_init.run_init(self._rootfs_dir, self._config, init_socket, self._outside, self._filters)
 
-    def fork(self, carried: Child, ini: int) -> int:
-        if self._mould is None:
-            raise RuntimeError("settle comes first")
-        return self._mould.cast(ini)
+    def fork(self, child: Child, init_socket: int) -> int:
+        if self._fork_server is None:
+            raise RuntimeError("finish_setup comes first")
+        return self._fork_server.spawn(init_socket)
 
-    def admit(self, carried: Child) -> None:
+    def map_ids(self, child: Child) -> None:
         # A host uid for each sandbox where we are root; else 0, which is our own in the user namespace we made.
-        uid = self._plan.uid_base + carried.slot if self._plan.uid_base else 0
+        uid = self._config.uid_base + child.slot if self._config.uid_base else 0
         for kind in ("uid_map", "gid_map"):
-            syscalls.write_file(f"/proc/{carried.pid}/{kind}", f"{INSIDE_UID} {uid} 1".encode())
+            syscalls.write_file(f"/proc/{child.pid}/{kind}", f"{INSIDE_UID} {uid} 1".encode())
 
-    def hand_over(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
+    def share_folders(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
         trees: list[int] = []
         try:
             for folder in folders:
@@ -74,19 +74,19 @@ class StrictLevel:
             for tree in trees:
                 os.close(tree)
             raise
-        return list(strict_init.PLACES[: len(folders)]), tuple(trees)
+        return list(strict_init.MOUNT_POINTS[: len(folders)]), tuple(trees)
 
-    def kill(self, carried: Child) -> None:
-        os.kill(carried.pid, signal.SIGKILL)
+    def kill(self, child: Child) -> None:
+        os.kill(child.pid, signal.SIGKILL)
 
-    def bury(self, carried: Child, status: int) -> int | None:
+    def on_exit(self, child: Child, status: int) -> int | None:
         """The kernel has killed and reaped everything else with PID 1, whose own status says nothing."""
-        return carried.status
+        return child.status
 
-    def note_other(self, pid: int) -> None:
-        if self._mould is not None:
-            self._mould.note_end(pid)
+    def on_other_exit(self, pid: int) -> None:
+        if self._fork_server is not None:
+            self._fork_server.on_reaped(pid)
 
     def close(self) -> None:
-        if self._mould is not None:  # the mounts go with our namespace
-            self._mould.close()
+        if self._fork_server is not None:  # the mounts go with our namespace
+            self._fork_server.close()

@@ -24,10 +24,10 @@ _LIMITS: Final = Limits(
 )
 
 
-def rehearse() -> None:
+def warm_up() -> None:
     abi = syscalls.landlock_abi()
     for _ in range(ROUNDS):
-        _rehearse_messages()
+        _exchange_messages()
         strict_init.namespace_ids(children=True)
         lockdown.read_back()
         syscalls.write_file("/dev/null", b"0")
@@ -37,7 +37,7 @@ def rehearse() -> None:
             os.close(landlock.compose(abi, readable=["/"], writable=["/"], devices=["/dev/null"], connect_ports=[]))
 
 
-def _rehearse_messages() -> None:
+def _exchange_messages() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, socket.socket(fileno=theirs.detach()) as inside:
         protocol.send(ours, {"limits": _LIMITS._asdict()}, (0, 1, 2))

@@ -23,18 +23,18 @@ class Cgroups(Protocol):
     counts_memory: bool
 
     def describe(self) -> dict[str, Any]:
-        """For the receipt: what bounds memory, processes and CPU time."""
+        """For the receipt: what limits memory, processes and CPU time."""
 
-    def prepare(self, slot: int, bounds: Limits) -> None:
+    def prepare(self, slot: int, limits: Limits) -> None:
         """Have an empty group with these limits ready for the slot."""
 
-    def doors(self, slot: int) -> tuple[int, ...]:
+    def join_fds(self, slot: int) -> tuple[int, ...]:
         """Descriptors, ours to keep, by which the new process can enter the slot's group by itself: it writes a zero to each."""
 
     def join(self, slot: int, pid: int) -> None:
         """Called in the zygote: put the new process into the slot's group, if it could not do so itself."""
 
-    def limit(self, slot: int, bounds: Limits) -> None:
+    def limit(self, slot: int, limits: Limits) -> None:
         """Bring the slot's group to these limits."""
 
     def leave(self, slot: int) -> dict[str, Any]:
@@ -52,16 +52,16 @@ class NoCgroups:
     def describe(self) -> dict[str, Any]:
         return {"memory": "rlimit", "processes": "rlimit", "cpu": "none"}
 
-    def prepare(self, slot: int, bounds: Limits) -> None:
+    def prepare(self, slot: int, limits: Limits) -> None:
         return
 
-    def doors(self, slot: int) -> tuple[int, ...]:
+    def join_fds(self, slot: int) -> tuple[int, ...]:
         return ()
 
     def join(self, slot: int, pid: int) -> None:
         return
 
-    def limit(self, slot: int, bounds: Limits) -> None:
+    def limit(self, slot: int, limits: Limits) -> None:
         return
 
     def leave(self, slot: int) -> dict[str, Any]:

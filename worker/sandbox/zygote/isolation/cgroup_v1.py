@@ -24,7 +24,7 @@ class CgroupsV1:
         self._parents = parents
         self._folders = dict.fromkeys(parents.values())  # in order, once each: cpu and cpuacct are often one hierarchy
         self._applied: dict[int, Limits] = {}
-        self._doors: dict[int, tuple[int, ...]] = {}
+        self._join_fds: dict[int, tuple[int, ...]] = {}
         self._seen: dict[int, tuple[int, int]] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -34,31 +34,31 @@ class CgroupsV1:
             "cpu": "cgroup v1" if "cpu" in self._parents else "none",
         }
 
-    def prepare(self, slot: int, bounds: Limits) -> None:
+    def prepare(self, slot: int, limits: Limits) -> None:
         if slot not in self._applied:
             for folder in self._folders:
                 os.makedirs(f"{folder}/{slot}", exist_ok=True)
-            self._doors[slot] = tuple(
+            self._join_fds[slot] = tuple(
                 os.open(f"{folder}/{slot}/tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in self._folders
             )
             self._seen[slot] = (0, 0)
-        self.limit(slot, bounds)
+        self.limit(slot, limits)
 
-    def doors(self, slot: int) -> tuple[int, ...]:
-        return self._doors[slot]
+    def join_fds(self, slot: int) -> tuple[int, ...]:
+        return self._join_fds[slot]
 
     def join(self, slot: int, pid: int) -> None:
         return
 
-    def limit(self, slot: int, bounds: Limits) -> None:
+    def limit(self, slot: int, limits: Limits) -> None:
         applied = self._applied.get(slot)
-        if applied is None or applied.memory_limit_mib != bounds.memory_limit_mib:
-            self._limit_memory(self._path("memory", slot), bounds.memory_limit_mib * MIB)
-        if applied is None or applied.processes != bounds.processes:
-            write(self._path("pids", slot) + "/pids.max", str(bounds.processes))
-        if "cpu" in self._parents and (applied is None or applied.cpus != bounds.cpus):
-            write(self._path("cpu", slot) + "/cpu.cfs_quota_us", str(int(bounds.cpus * CPU_PERIOD_US)))
-        self._applied[slot] = bounds
+        if applied is None or applied.memory_limit_mib != limits.memory_limit_mib:
+            self._limit_memory(self._path("memory", slot), limits.memory_limit_mib * MIB)
+        if applied is None or applied.processes != limits.processes:
+            write(self._path("pids", slot) + "/pids.max", str(limits.processes))
+        if "cpu" in self._parents and (applied is None or applied.cpus != limits.cpus):
+            write(self._path("cpu", slot) + "/cpu.cfs_quota_us", str(int(limits.cpus * CPU_PERIOD_US)))
+        self._applied[slot] = limits
 
     def _limit_memory(self, folder: str, limit_bytes: int) -> None:
         swap = f"{folder}/memory.memsw.limit_in_bytes"  # absent where the kernel does not account for swap
@@ -90,7 +90,7 @@ class CgroupsV1:
         return counted
 
     def close(self) -> None:
-        for fd in (fd for fds in self._doors.values() for fd in fds):
+        for fd in (fd for fds in self._join_fds.values() for fd in fds):
             os.close(fd)
         for folder in self._folders:
             remove_tree(folder)

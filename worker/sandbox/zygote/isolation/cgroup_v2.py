@@ -33,26 +33,26 @@ class CgroupsV2:
             "cpu": "cgroup v2" if "cpu" in self._controllers else "none",
         }
 
-    def prepare(self, slot: int, bounds: Limits) -> None:
+    def prepare(self, slot: int, limits: Limits) -> None:
         folder = f"{self._folder}/{slot}"
         os.makedirs(folder, exist_ok=True)
         write(f"{folder}/memory.oom.group", "1")
         if os.path.exists(f"{folder}/memory.swap.max"):
             write(f"{folder}/memory.swap.max", "0")
-        self.limit(slot, bounds)
+        self.limit(slot, limits)
 
-    def doors(self, slot: int) -> tuple[int, ...]:
+    def join_fds(self, slot: int) -> tuple[int, ...]:
         return ()
 
     def join(self, slot: int, pid: int) -> None:
         write(f"{self._folder}/{slot}/cgroup.procs", str(pid))
 
-    def limit(self, slot: int, bounds: Limits) -> None:
+    def limit(self, slot: int, limits: Limits) -> None:
         folder = f"{self._folder}/{slot}"
-        write(f"{folder}/memory.max", str(bounds.memory_limit_mib * MIB))
-        write(f"{folder}/pids.max", str(bounds.processes))
+        write(f"{folder}/memory.max", str(limits.memory_limit_mib * MIB))
+        write(f"{folder}/pids.max", str(limits.processes))
         if "cpu" in self._controllers:
-            write(f"{folder}/cpu.max", f"{int(bounds.cpus * CPU_PERIOD_US)} {CPU_PERIOD_US}")
+            write(f"{folder}/cpu.max", f"{int(limits.cpus * CPU_PERIOD_US)} {CPU_PERIOD_US}")
 
     def leave(self, slot: int) -> dict[str, Any]:
         folder = f"{self._folder}/{slot}"

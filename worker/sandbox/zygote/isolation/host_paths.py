@@ -16,7 +16,7 @@ from .. import ownership, syscalls
 PREFIX: Final = "sandlot-bundles-"
 
 
-def open_ways_to(paths: list[str]) -> dict[str, int]:
+def expose(paths: list[str]) -> dict[str, int]:
     """In our own mount namespace, lay an empty folder over each closed one, with nothing in it but these paths.
 
     Does nothing where others can get to all paths already, or where we may not mount; `restricted.require` has the last word.
@@ -74,7 +74,7 @@ def _first_closed(path: str) -> str:
     return ""
 
 
-class Published:
+class BundleCopies:
     """Bundles where sandboxes can read them; copies only of those that lie in closed folders."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ OPEN_FILES_CEILING: Final = 4096
 PROCESSES_CEILING: Final = 4096
 
 
-def limit_process(pid: int, limits: Limits, reserved_mib: int, *, counted: bool) -> None:
+def limit_process(pid: int, limits: Limits, reserved_mib: int, *, memory_counted: bool) -> None:
     """Bind process `pid` (0: this one) to these limits; nothing above them can be regained.
 
     Args:
@@ -26,11 +26,11 @@ def limit_process(pid: int, limits: Limits, reserved_mib: int, *, counted: bool)
         counted: cgroups bound the sandbox as a whole; without them these limits, on each process, are all there is.
     """
     # Where a cgroup counts what is really used, reservations (thread stacks, V8's code ranges) are free up to the ceiling.
-    data_mib = CEILING_MIB if counted else limits.memory_limit_mib + reserved_mib
+    data_mib = CEILING_MIB if memory_counted else limits.memory_limit_mib + reserved_mib
     for kind, value in {
         resource.RLIMIT_DATA: data_mib * MIB,
         # One more than the pids cgroup allows, so that the cgroup refuses first: it counts its refusals, this limit does not.
-        resource.RLIMIT_NPROC: limits.processes + counted,
+        resource.RLIMIT_NPROC: limits.processes + memory_counted,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.tmp_mib * MIB,
     }.items():
@@ -42,13 +42,13 @@ def limit_process(pid: int, limits: Limits, reserved_mib: int, *, counted: bool)
         )  # SIGXCPU says why, SIGKILL a second later insists
 
 
-def limit_blank(limits: Limits) -> None:
+def limit_prewarmed(limits: Limits) -> None:
     """What binds every sandbox whatever its policy, and ceilings for what a policy lowers later."""
     for kind, value in {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: MIB,
         resource.RLIMIT_MSGQUEUE: 0,
-        resource.RLIMIT_SIGPENDING: 256,  # also bounds timers
+        resource.RLIMIT_SIGPENDING: 256,  # also limits timers
         resource.RLIMIT_NICE: 0,
         resource.RLIMIT_RTPRIO: 0,
         resource.RLIMIT_RTTIME: 200_000,  # microseconds of real-time scheduling, which RTPRIO 0 refuses anyway

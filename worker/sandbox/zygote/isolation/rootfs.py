@@ -13,7 +13,7 @@ import sysconfig
 from typing import Final
 
 from .. import syscalls
-from ..protocol import BUNDLE_PATH, HOME_PATH, PACKAGES_PATH, RUNTIME_PATH, SECRETS_PATH, Plan, inside_command
+from ..protocol import BUNDLE_PATH, HOME_PATH, PACKAGES_PATH, RUNTIME_PATH, SECRETS_PATH, ZygoteConfig, inside_command
 
 DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 
@@ -42,15 +42,15 @@ _FILES: Final = {
 }
 
 
-def shared_paths(plan: Plan) -> list[str]:
+def shared_paths(config: ZygoteConfig) -> list[str]:
     """Host paths a runtime needs to read, existing ones only; directories and files."""
     triplet = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
     paths = [triplet if os.path.isdir(triplet) else "/usr/lib", *_SHARED]
     paths += [path for path in ("/lib", "/lib64") if not os.path.islink(path)]
     paths += (
         python_paths()
-        if plan.runtime == "python"
-        else [plan.command[0], "/usr/share/nodejs", "/usr/share/node_modules"]
+        if config.runtime == "python"
+        else [config.command[0], "/usr/share/nodejs", "/usr/share/node_modules"]
     )
     return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
 
@@ -64,7 +64,7 @@ def python_paths() -> list[str]:
     return [*libraries, os.path.realpath(sys.executable)]
 
 
-def build(base: str, plan: Plan) -> None:
+def build(base: str, config: ZygoteConfig) -> None:
     """Mount the skeleton on the existing directory `base`, in this process's own mount namespace.
 
     Raises:
@@ -79,19 +79,19 @@ def build(base: str, plan: Plan) -> None:
     for name in ("bin", "lib", "lib32", "lib64", "sbin"):
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{base}/{name}")
-    for path in shared_paths(plan):
-        if path not in plan.command:
+    for path in shared_paths(config):
+        if path not in config.command:
             _bind(path, base + path, syscalls.MOUNT_ATTR_NODEV)
-    if plan.command:
-        _bind(os.path.realpath(plan.command[0]), base + inside_command(plan)[0], syscalls.MOUNT_ATTR_NODEV)
+    if config.command:
+        _bind(os.path.realpath(config.command[0]), base + inside_command(config)[0], syscalls.MOUNT_ATTR_NODEV)
     if shell := shutil.which("sh"):
         _bind(os.path.realpath(shell), f"{base}/usr/bin/sh", syscalls.MOUNT_ATTR_NODEV)
-    _bind(plan.folder, base + RUNTIME_PATH, syscalls.MOUNT_ATTR_NODEV)
-    if plan.runtime == "python":
+    _bind(config.folder, base + RUNTIME_PATH, syscalls.MOUNT_ATTR_NODEV)
+    if config.runtime == "python":
         _hide_installed_packages(base)
     _make_devices(base)
     os.symlink(f"{HOME_PATH}/.secrets", base + SECRETS_PATH)
-    if plan.runtime == "node":
+    if config.runtime == "node":
         # Node looks for packages in each folder above the file that wants one, for `import` nowhere else.
         os.symlink(f"{PACKAGES_PATH}/node_modules", f"{base}/node_modules")
     # Every sub-mount as well: a read-only root over a writable bind is how others were broken into.

@@ -46,13 +46,13 @@ class Instruction(NamedTuple):
 Block = tuple[Instruction, ...]
 
 
-def give(action: int) -> Block:
+def return_action(action: int) -> Block:
     """End with this action."""
     return (Instruction(RETURN, 0, 0, action),)
 
 
 def refuse(errno: int) -> Block:
-    return give(ERRNO | errno)
+    return return_action(ERRNO | errno)
 
 
 def argument(index: int) -> Instruction:
@@ -92,7 +92,7 @@ def compile_filter(rules: Mapping[int, Block], default: Block, architecture: int
     checked = (
         Instruction(LOAD, 0, 0, ARCHITECTURE_OFFSET),
         Instruction(JUMP_EQUAL, 1, 0, architecture),
-        *give(KILL_PROCESS),
+        *return_action(KILL_PROCESS),
         *tree,
     )
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in checked)
@@ -109,7 +109,7 @@ def _ranges(rules: Mapping[int, Block], default: Block, *, x32: bool) -> list[tu
         after = number + 1
     edges.append((after, default))
     if x32:
-        edges.append((X32_BIT, give(KILL_PROCESS)))
+        edges.append((X32_BIT, return_action(KILL_PROCESS)))
     joined = edges[:1]
     for first, block in edges[1:]:
         if block != joined[-1][1]:
@@ -222,7 +222,7 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE = 1, 2, 0xF
 PERSONALITY_QUERY: Final = 0xFFFFFFFF
 
-_YES: Final = give(ALLOW)
+_YES: Final = return_action(ALLOW)
 _EPERM: Final = refuse(errno.EPERM)
 _EACCES: Final = refuse(errno.EACCES)
 _ENOSYS: Final = refuse(errno.ENOSYS)
@@ -232,7 +232,7 @@ class FilterChoice(NamedTuple):
     """What of a policy the filter depends on; few combinations, each compiled once per zygote."""
 
     network: bool = False
-    """TCP sockets, for the door to the proxy."""
+    """TCP sockets, for the join_fd to the proxy."""
     namespaces: bool = True
     """False in restricted mode."""
     other_uid: bool = True
@@ -285,7 +285,7 @@ def _checked(choice: FilterChoice) -> dict[str, Block]:
 
 
 def _socket(choice: FilterChoice) -> Block:
-    """socket(2): families that stay inside the sandbox, and TCP if there is a door."""
+    """socket(2): families that stay inside the sandbox, and TCP if there is a join_fd."""
     # Landlock below ABI 9 cannot stop connect(2) to a path socket, so without a mount namespace there are none at all.
     block = is_one_of((AF_UNIX,), _YES, _EACCES) if choice.namespaces else _EACCES
     if choice.network:

@@ -16,13 +16,13 @@ from typing import Final
 from .. import ownership, syscalls
 
 OFFERED: Final = "/tmp/fn"  # noqa: S108 - an operator mounts it there: compose `tmpfs: /tmp/fn:size=64m,nr_inodes=4096`
-PREFIX: Final = "sandlot-scratch-"
-MOST_BYTES: Final = 4 << 30
-MOST_INODES: Final = 1 << 20
+PREFIX: Final = "sandlot-tmpdirs-"
+MAX_TMPFS_BYTES: Final = 4 << 30
+MAX_TMPFS_INODES: Final = 1 << 20
 TMPFS_MAGIC: Final = "tmpfs"
 
 
-def open_scratch() -> str:
+def open_tmpdirs() -> str:
     """A folder to make sandboxes' folders in; "" if there is none that is safe."""
     ownership.remove_stale_folders(tempfile.gettempdir(), PREFIX)
     folder = tempfile.mkdtemp(prefix=f"{PREFIX}{ownership.tag()}-")
@@ -30,7 +30,7 @@ def open_scratch() -> str:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         syscalls.mount(
-            "scratch", folder, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=512m,nr_inodes=65536,mode=711"
+            "tmpdirs", folder, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=512m,nr_inodes=65536,mode=711"
         )
     except PermissionError:
         os.rmdir(folder)
@@ -39,7 +39,7 @@ def open_scratch() -> str:
     return folder
 
 
-def close_scratch(folder: str) -> None:
+def close_tmpdirs(folder: str) -> None:
     """Take the mount away again, and its mount point."""
     if folder and folder != OFFERED:
         syscalls.umount(folder, syscalls.MNT_DETACH)
@@ -55,15 +55,15 @@ def _is_limited_tmpfs(path: str) -> bool:
         return False
     return (
         kinds[-1:] == [TMPFS_MAGIC]
-        and 0 < found.f_blocks * found.f_frsize <= MOST_BYTES
-        and 0 < found.f_files <= MOST_INODES
+        and 0 < found.f_blocks * found.f_frsize <= MAX_TMPFS_BYTES
+        and 0 < found.f_files <= MAX_TMPFS_INODES
         and os.access(path, os.W_OK)
     )
 
 
-def make_home(scratch: str, slot: int, uid: int) -> str:
+def make_home(tmpdirs: str, slot: int, uid: int) -> str:
     """An empty folder of mode 0700 for that uid (0: ours)."""
-    path = f"{scratch}/{os.getpid()}-{slot}"
+    path = f"{tmpdirs}/{os.getpid()}-{slot}"
     os.mkdir(path, 0o700)
     if uid:
         os.chown(path, uid, uid)
