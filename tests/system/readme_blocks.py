@@ -1,7 +1,4 @@
-"""The README's code blocks, and a shell to run them in.
-
-Knows: Markdown's fences; which programs a reader has that a test has not. Does not know: what the blocks are about.
-"""
+"""The code blocks of a Markdown page, and a shell to run them in."""
 
 from __future__ import annotations
 
@@ -14,7 +11,8 @@ from pathlib import Path
 
 from tests.system.up_process import REPOSITORY, clean_environment
 
-TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8")
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -27,8 +25,9 @@ class Block:
     heading: str
 
 
-def blocks() -> list[Block]:
-    parts = re.split(r"(?ms)^```(\w+)\n(.*?)^```\n", TEXT)
+def blocks(page: str) -> list[Block]:
+    """List the blocks of a page that name a language, in order."""
+    parts = re.split(r"(?ms)^```(\w+)\n(.*?)^```\n", page)
     found, heading = [], ""
     for before, language, content in zip(parts[:-1:3], parts[1::3], parts[2::3], strict=True):
         heading = re.findall(r"(?m)^#+ (.+)$", heading + before)[-1]

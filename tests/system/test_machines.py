@@ -24,7 +24,7 @@ from sandlot.redis.acl import Role
 from sandlot.redis.keys import JOB
 from tests.sandbox.package_index import Index, open_index
 from tests.system.lan import FIRST, Lan, Machine, lan, why_not
-from tests.system.readme_blocks import bash, blocks, stand_ins, with_passwords
+from tests.system.readme_blocks import TUTORIAL, bash, blocks, stand_ins, with_passwords
 from tests.system.up_process import clean_environment, until
 
 WITH_GREETER = """
@@ -125,7 +125,7 @@ class Platform:
 
     def join(self) -> tuple[Machine, int]:
         """One more machine, with an empty disk, and the README's three commands on it as they are; with the process id of its worker."""
-        (_, script) = [block.content for block in blocks() if "10.0.0.5" in block.content]
+        (_, script) = [block.content for block in blocks(TUTORIAL) if "10.0.0.5" in block.content]
         assert len(script.splitlines()) == 3
         script = with_passwords(script, self._shown)
         settings = {"SANDLOT_SLOTS": "1", "SANDLOT_PYTHON_INDEX_URL": self.index.url, "SANDLOT_BUILD_HOSTS": ""}
