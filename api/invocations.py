@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -19,15 +20,14 @@ from api.call_options import CallOptions
 from api.http.body import ClientGone
 from api.http.cycle import HUNG_UP
 from sandlot.callback_policy import callback_hosts, check_callback_url
-from sandlot.errors import CallbackRefused, JobFinal, JobGone, JobNotFound, SandlotError, ShuttingDown, WaitTimeout
+from sandlot.errors import CallbackRefused, SandlotError, ShuttingDown, WaitTimeout
 from sandlot.functions import Version
-from sandlot.jobs import JobRecord, JobResult, Queue, StoredResult, Submitted
+from sandlot.jobs import JobRecord, JobResult, Queue, StoredResult, Submitted, WaitEnd
 from sandlot.models import DEFAULT_RETRY, Invocation, JobStatus
 from sandlot.redis.durability import Durability, DurabilityWatch
 from sandlot.settings import Settings
 
 JOBS_PATH: Final = "/v1/jobs/"
-_STOPPING: Final = "this server is stopping"
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -50,9 +50,7 @@ class Invocations:
         self._result_ttl_s = settings.result_ttl_s
         self._delivered_ttl_s = settings.delivered_ttl_s
         self._callback_hosts = callback_hosts(settings)
-        self._waiting: set[asyncio.Future[JobResult]] = set()
         self._following: set[asyncio.Event] = set()
-        self._stopping = False
 
     def new_job_id(self, owner: str) -> str:
         return self._queue.new_job_id(owner)
@@ -112,31 +110,20 @@ class Invocations:
         wait_s = self._wait_s(invocation, wish)
         if wait_s is None:
             return await self.submit(invocation)
-        future = self._queue.expect(invocation.job_id)
-        job_id = invocation.job_id
-        try:
-            submitted = await self._queue.submit(invocation, reply=True)
-            if submitted.existing and submitted.job_id != job_id:
-                self._queue.forget(job_id, future)
-                job_id = submitted.job_id
-                future = self._queue.expect(job_id)
-                if submitted.status.final:
-                    return await self._replay(job_id)
-            watched = receive if invocation.cancel_on_disconnect else None
-            settled = await self._wait(future, job_id, wait_s, watched)
-        except (WaitTimeout, ShuttingDown) as error:
-            # Whoever is told where the job is may ask for it for as long as any other.
-            await self._queue.keep(job_id)
-            pending = await self._pending(submitted)
-            if wish.respond_async:
-                return pending
-            raise _unfinished(type(error), error.message, job_id, (pending.record or invocation).version) from error
-        else:
-            if HUNG_UP in scope and scope[HUNG_UP]():
-                await self._queue.keep(job_id)
-            return settled
-        finally:
-            self._queue.forget(job_id, future)
+        ended = await self._queue.call(
+            invocation,
+            wait_s,
+            hung_up=scope.get(HUNG_UP),
+            disconnected=partial(_disconnected, receive) if invocation.cancel_on_disconnect else None,
+        )
+        if isinstance(ended, JobResult):
+            return ended
+        if ended.reason is WaitEnd.CALLER_GONE:
+            raise ClientGone
+        pending = await self._pending(ended.submitted)
+        if wish.respond_async:
+            return pending
+        raise _unfinished(ended.reason, wait_s, pending.job_id, (pending.record or invocation).version)
 
     async def pieces(self, stored: StoredResult, scope: Scope) -> AsyncIterator[bytes]:
         """A large result while it is sent. If the caller does not stay, or the rest cannot be had, the job is kept as if nobody had waited.
@@ -148,10 +135,10 @@ class Invocations:
             async for piece in self.results.read(stored, 0, stored.size_bytes):
                 yield piece
                 if HUNG_UP in scope and scope[HUNG_UP]():
-                    await self._queue.keep(stored.job_id)
+                    await self._queue.keep_result(stored.job_id)
                     return
         except SandlotError:
-            await self._queue.keep(stored.job_id)
+            await self._queue.keep_result(stored.job_id)
             raise
 
     async def submit(self, invocation: Invocation) -> Pending:
@@ -172,24 +159,11 @@ class Invocations:
 
     async def watch(self, job_id: str, wait_s: float) -> JobRecord | None:
         """The job, as soon as it is over and after `wait_s` at the latest: a long poll."""
-        future = self._queue.expect(job_id)
-        try:
-            record = await self._queue.job(job_id)
-            if record is None or record.status.final or self._stopping:
-                return record
-            if not await self._queue.attach(job_id):  # it ended in between
-                return await self._queue.job(job_id)
-            with contextlib.suppress(WaitTimeout, ShuttingDown):
-                await self._wait(future, job_id, min(wait_s, self._wait_cap_s))
-            return await self._queue.job(job_id)
-        finally:
-            self._queue.forget(job_id, future)
+        return await self._queue.long_poll(job_id, min(wait_s, self._wait_cap_s))
 
     def release(self) -> None:
         """Answer everybody who waits, and whoever still comes, with the place of their job: this process stops."""
-        self._stopping = True
-        for future in self._waiting:
-            _end(future, ShuttingDown(_STOPPING))
+        self._queue.waiters.release()
         for wake in self._following:
             wake.set()
 
@@ -209,11 +183,11 @@ class Invocations:
 
     @property
     def stopping(self) -> bool:
-        return self._stopping
+        return self._queue.waiters.stopping
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._queue.waiters.waiting
 
     def _wait_s(self, invocation: Invocation, wish: CallOptions) -> float | None:
         if wish.wait_s is not None:
@@ -222,73 +196,25 @@ class Invocations:
             return None
         return min(self._wait_cap_s, (invocation.wall_limit_ms + invocation.delay_ms) / 1000 + self._queue_budget_s)
 
-    async def _wait(
-        self, future: asyncio.Future[JobResult], job_id: str, wait_s: float, watched: Receive | None = None
-    ) -> JobResult:
-        """
-        Args:
-            future: this wait's own.
-            watched: the connection whose end cancels the job.
-        """
-        timer = asyncio.get_running_loop().call_later(wait_s, _time_is_up, future, wait_s)
-        # A task per call is why a connection is not watched for everybody.
-        watcher = asyncio.ensure_future(_end_when_gone(watched, future)) if watched is not None else None
-        self._waiting.add(future)
-        if self._stopping:
-            _end(future, ShuttingDown(_STOPPING))
-        try:
-            return await future
-        except ClientGone:
-            with contextlib.suppress(JobFinal, JobNotFound):  # it ended by itself, just now
-                await self._queue.cancel(job_id)
-            await self._queue.keep(job_id)
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise ShuttingDown(_STOPPING) from None  # it was the future's: the queue is closed
-        finally:
-            self._waiting.discard(future)
-            timer.cancel()
-            if watcher is not None:
-                watcher.cancel()
-
     async def _pending(self, submitted: Submitted) -> Pending:
         record = await self._queue.job(submitted.job_id) if submitted.existing else None
         return Pending(submitted.job_id, submitted.status, self.durability, record)
 
-    async def _replay(self, job_id: str) -> JobResult:
-        settled = await self._queue.settled(job_id)
-        if settled is None:
-            raise JobGone(
-                f"the job {job_id} of this idempotency key has ended, and its result is no longer kept",
-                job={"id": job_id},
-            )
-        return settled
 
-
-def _unfinished(
-    kind: type[WaitTimeout] | type[ShuttingDown], reason: str, job_id: str, version: int
-) -> WaitTimeout | ShuttingDown:
+def _unfinished(reason: WaitEnd, wait_s: float, job_id: str, version: int) -> WaitTimeout | ShuttingDown:
+    kind, text = (
+        (ShuttingDown, "this server is stopping")
+        if reason is WaitEnd.STOPPING
+        else (WaitTimeout, f"the function has not ended after {wait_s:g} s of waiting")
+    )
     location = JOBS_PATH + job_id
     return kind(
-        f"{reason}; the job goes on, ask for it at {location}",
+        f"{text}; the job goes on, ask for it at {location}",
         location=location,
         job={"id": job_id, "version": version, "links": {"self": location}},
     )
 
 
-def _end(future: asyncio.Future[JobResult], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _time_is_up(future: asyncio.Future[JobResult], wait_s: float) -> None:
-    _end(future, WaitTimeout(f"the function has not ended after {wait_s:g} s of waiting"))
-
-
-async def _end_when_gone(receive: Receive, future: asyncio.Future[JobResult]) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    _end(future, ClientGone())

@@ -6,8 +6,8 @@ Knows: RQ's data model, our own keys beside it, the scripts that move a job from
 from sandlot.jobs.ids import new_job_id
 from sandlot.jobs.inspection import JobPage, JobRecord
 from sandlot.jobs.large_results import StoredResult
-from sandlot.jobs.notifications import Follower
-from sandlot.jobs.queue import Queue, Submitted
+from sandlot.jobs.notifications import Follower, WaitEnd
+from sandlot.jobs.queue import Queue, Submitted, Unfinished
 from sandlot.jobs.settlement import JobResult, OutcomeRecord
 from sandlot.jobs.stats import QueueStatus
 
@@ -21,5 +21,7 @@ __all__ = [
     "QueueStatus",
     "StoredResult",
     "Submitted",
+    "Unfinished",
+    "WaitEnd",
     "new_job_id",
 ]

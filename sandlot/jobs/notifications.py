@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from enum import StrEnum
 from typing import Final, cast
 
 import msgspec
@@ -149,8 +150,98 @@ MORE: Final = b"+"
 """Instead of an end: the job has printed more (append_logs.lua)."""
 
 
-class Waiters:
-    """Futures by job id, kept until they are forgotten. Two who wait for one job have one each: what ends one wait is not the other's end."""
+class WaitEnd(StrEnum):
+    """The reason for which a wait ended before its job did."""
+
+    TIMEOUT = "timeout"
+    STOPPING = "stopping"
+    CALLER_GONE = "caller_gone"
+
+
+ResultFuture = asyncio.Future[JobResult | WaitEnd]
+
+
+class ResultWaiters:
+    """The futures in this process that wait for a job's end, by job id.
+
+    Each wait has a future of its own, so that a deadline ends one wait and not the others of that job.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._futures: dict[str, list[ResultFuture]] = {}
+        self._waiting: set[ResultFuture] = set()
+        self.stopping = False
+
+    def register(self, job_id: str) -> ResultFuture:
+        """Return a future for the job's end. Register before submitting; `unregister` afterwards in every case."""
+        future: ResultFuture = self._loop.create_future()
+        others = self._futures.get(job_id)
+        if others is None:
+            self._futures[job_id] = [future]
+        else:
+            others.append(future)
+        return future
+
+    def set_deadline(self, future: ResultFuture, wait_s: float) -> asyncio.TimerHandle:
+        """End this wait after `wait_s`, or at `release`. The caller cancels the timer when the wait is over."""
+        self._waiting.add(future)
+        if self.stopping:
+            end_wait(future, WaitEnd.STOPPING)
+        return self._loop.call_later(wait_s, end_wait, future, WaitEnd.TIMEOUT)
+
+    def unregister(self, job_id: str, future: ResultFuture) -> None:
+        """Forget the future. It is left as it is."""
+        self._waiting.discard(future)
+        futures = self._futures.get(job_id, [])
+        if future in futures:
+            futures.remove(future)
+            if not futures:
+                del self._futures[job_id]
+
+    def registered(self, job_id: str) -> list[ResultFuture] | None:
+        return self._futures.get(job_id)
+
+    def unresolved(self) -> list[str]:
+        """Return the ids of the jobs whose end a future still waits for."""
+        return [job_id for job_id, futures in self._futures.items() if not all(map(_is_done, futures))]
+
+    def resolve(self, job_id: str, result: JobResult) -> None:
+        for future in self._futures.get(job_id, ()):
+            if not future.done():
+                future.set_result(result)
+
+    def fail(self, job_id: str, error: UnsafeRecord) -> None:
+        for future in self._futures.get(job_id, ()):
+            if not future.done():
+                future.set_exception(error)
+
+    def release(self) -> None:
+        """End every wait, now and from now on, because this process stops."""
+        self.stopping = True
+        for future in self._waiting:
+            end_wait(future, WaitEnd.STOPPING)
+
+    def close(self) -> None:
+        """End every wait, including those without a deadline."""
+        for futures in self._futures.values():
+            for future in futures:
+                end_wait(future, WaitEnd.STOPPING)
+        self._futures.clear()
+
+    @property
+    def waiting(self) -> int:
+        """The number of waits with a deadline that has been set: callers that wait for an accepted job."""
+        return len(self._waiting)
+
+
+def end_wait(future: ResultFuture, reason: WaitEnd) -> None:
+    if not future.done():
+        future.set_result(reason)
+
+
+class ResultNotifications:
+    """The subscription that resolves `ResultWaiters`, with a re-read of the records each second behind it."""
 
     def __init__(
         self,
@@ -158,21 +249,21 @@ class Waiters:
         channel: str,
         signing_key: bytes,
         read: Callable[[str], Awaitable[JobResult | None]],
-        keep: Callable[[str], Awaitable[None]],
+        keep_result: Callable[[str], Awaitable[None]],
+        waiters: ResultWaiters,
         followers: Followers,
     ) -> None:
         """
         Args:
             read: the recorded end of a job, or nothing.
-            keep: told of each end that came for nobody.
+            keep_result: called with each job whose end arrived here after its waiter had left.
             followers: told of what is heard of any job, and that something may have been missed.
         """
-        self._loop = asyncio.get_running_loop()
         self._key = signing_key
         self._read = read
-        self._keep = keep
+        self._keep_result = keep_result
         self._keeping: set[asyncio.Task[None]] = set()
-        self._futures: dict[str, list[asyncio.Future[JobResult]]] = {}
+        self._waiters = waiters
         self._followers = followers
         self._look = asyncio.Event()
         self._subscription = Subscription(url, channel, self._on_message, self._on_subscribed)
@@ -185,22 +276,6 @@ class Waiters:
         """
         await self._subscription.open()
         self._rereader = asyncio.create_task(self._reread(), name="waiters")
-
-    def expect(self, job_id: str) -> asyncio.Future[JobResult]:
-        future: asyncio.Future[JobResult] = self._loop.create_future()
-        others = self._futures.get(job_id)
-        if others is None:
-            self._futures[job_id] = [future]
-        else:
-            others.append(future)
-        return future
-
-    def forget(self, job_id: str, future: asyncio.Future[JobResult]) -> None:
-        futures = self._futures.get(job_id, [])
-        if future in futures:
-            futures.remove(future)
-            if not futures:
-                del self._futures[job_id]
 
     def _on_subscribed(self) -> None:
         self._look.set()
@@ -221,7 +296,7 @@ class Waiters:
             self._followers.printed(job_id)
             return
         followed = self._followers.ended(job_id)
-        futures = self._futures.get(job_id)
+        futures = self._waiters.registered(job_id)
         if futures is None:
             if not followed:
                 self._keep_for_later(job_id)
@@ -235,13 +310,13 @@ class Waiters:
                 # No worker saw it, or its result is neither here nor stored: what is missing is in the record.
                 self._look.set()
                 return
-            _resolve(futures, settled_from(job_id, end, result, function="", version=0))
+            self._waiters.resolve(job_id, settled_from(job_id, end, result, function="", version=0))
         except UnsafeRecord as error:
             log.warning("forged message ignored", extra={"job_id": job_id, "error": error.message})
 
     def _keep_for_later(self, job_id: str) -> None:
         """Who waited here has left in the meantime, perhaps with the job's address."""
-        task = asyncio.ensure_future(self._keep(job_id))
+        task = asyncio.ensure_future(self._keep_result(job_id))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
@@ -251,22 +326,18 @@ class Waiters:
                 async with asyncio.timeout(REREAD_INTERVAL_S):
                     await self._look.wait()
             self._look.clear()
-            waiting = [job_id for job_id, futures in self._futures.items() if not all(map(_is_done, futures))]
-            await asyncio.gather(*(self._read_one(job_id) for job_id in waiting))
+            await asyncio.gather(*(self._read_one(job_id) for job_id in self._waiters.unresolved()))
 
     async def _read_one(self, job_id: str) -> None:
-        futures = self._futures.get(job_id, [])
         try:
-            settled = await self._read(job_id)
+            result = await self._read(job_id)
         except QueueUnavailable:
             return  # Looked up again within a second; the waiter has its own deadline.
         except UnsafeRecord as error:
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+            self._waiters.fail(job_id, error)
             return
-        if settled is not None:
-            _resolve(futures, settled)
+        if result is not None:
+            self._waiters.resolve(job_id, result)
 
     async def close(self) -> None:
         if self._rereader is not None:
@@ -277,17 +348,8 @@ class Waiters:
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
-        for futures in self._futures.values():
-            for future in futures:
-                future.cancel()
-        self._futures.clear()
+        self._waiters.close()
 
 
-def _is_done(future: asyncio.Future[JobResult]) -> bool:
+def _is_done(future: ResultFuture) -> bool:
     return future.done()
-
-
-def _resolve(futures: Iterable[asyncio.Future[JobResult]], settled: JobResult) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(settled)

@@ -6,10 +6,11 @@ Knows: the scripts' arguments and answers, who in this process waits for what. D
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, cast
 
@@ -38,10 +39,18 @@ from sandlot.jobs.inspection import (
     record_from,
 )
 from sandlot.jobs.large_results import LargeResults
-from sandlot.jobs.notifications import Follower, Followers, Waiters
+from sandlot.jobs.notifications import (
+    Follower,
+    Followers,
+    ResultFuture,
+    ResultNotifications,
+    ResultWaiters,
+    WaitEnd,
+    end_wait,
+)
 from sandlot.jobs.settlement import LOST_TEXT, JobResult, read_end, result_from_stream, settled_from
 from sandlot.jobs.stats import QueueLoads, QueueStatus, read_load, read_status
-from sandlot.jobs.submit import SubmitBatcher, arguments_of, refusal, scoped_key, short_of_memory
+from sandlot.jobs.submit import SubmitBatcher, arguments_of, job_gone, refusal, scoped_key, short_of_memory
 from sandlot.metrics import Histogram
 from sandlot.models import Invocation, JobStatus
 from sandlot.offload import offload
@@ -69,6 +78,13 @@ class Submitted(msgspec.Struct, frozen=True):
     status: JobStatus
 
 
+class Unfinished(msgspec.Struct, frozen=True):
+    """A job that had not ended when its caller's wait did."""
+
+    submitted: Submitted
+    reason: WaitEnd
+
+
 class Queue:
     """One per process: one pipelined connection, one subscription."""
 
@@ -80,8 +96,15 @@ class Queue:
         self._key = signing_key
         self._channel = secrets.token_hex(8)
         self._followers = Followers(self._run, self._channel)
-        self._waiters = Waiters(
-            url, keys.TO_WAITER + self._channel, signing_key, self.settled, self.keep, self._followers
+        self.waiters = ResultWaiters()
+        self._notifications = ResultNotifications(
+            url,
+            keys.TO_WAITER + self._channel,
+            signing_key,
+            self.settled,
+            self.keep_result,
+            self.waiters,
+            self._followers,
         )
         self._breakers = Admission(url, self.broken)
         self._submits = SubmitBatcher(link, self._breakers, queue_limit_per_function, queue_limit)
@@ -103,7 +126,7 @@ class Queue:
         try:
             await check_schema(link.call)
             await queue._clock.refresh()
-            await queue._waiters.open()
+            await queue._notifications.open()
             queue._followers.open()
             await queue._breakers.open()
         except SandlotError:
@@ -193,16 +216,83 @@ class Queue:
 
     # Waiting.
 
-    def expect(self, job_id: str) -> asyncio.Future[JobResult]:
-        """Resolved with the job's end, by the subscription or by the safety re-read each second. Register before submitting,
-        and `forget` it afterwards, whatever came of it."""
-        return self._waiters.expect(job_id)
+    async def call(
+        self,
+        invocation: Invocation,
+        wait_s: float,
+        *,
+        hung_up: Callable[[], bool] | None = None,
+        disconnected: Callable[[], Awaitable[None]] | None = None,
+    ) -> JobResult | Unfinished:
+        """Submit an invocation and wait up to `wait_s` for its end. The job goes on when the wait ends first.
 
-    def forget(self, job_id: str, future: asyncio.Future[JobResult]) -> None:
-        """Nobody waits with this one any more; it is left as it is."""
-        self._waiters.forget(job_id, future)
+        An idempotency key that is in use joins the wait for the job that has it.
 
-    async def keep(self, job_id: str) -> None:
+        Args:
+            hung_up: tells whether the caller's connection is closed by the time the end is there; then the result is
+                kept as long as if nobody had waited.
+            disconnected: returns once the caller is gone; the job is then cancelled. It costs a task per call.
+
+        Raises:
+            JobGone: the idempotency key's job has ended and its result is no longer kept.
+            QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict, QueueUnavailable: as `submit`.
+            UnsafeRecord: the recorded end was tampered with.
+        """
+        job_id, timer = invocation.job_id, None
+        future = self.waiters.register(job_id)
+        try:
+            submitted = await self.submit(invocation, reply=True)
+            if submitted.existing and submitted.job_id != job_id:
+                self.waiters.unregister(job_id, future)
+                job_id = submitted.job_id
+                future = self.waiters.register(job_id)
+                if submitted.status.final:
+                    return await self._kept_result(job_id)
+            timer = self.waiters.set_deadline(future, wait_s)
+            if disconnected is not None:
+                _end_when_gone(disconnected, future)
+            ended = await future
+            if isinstance(ended, JobResult):
+                if hung_up is not None and hung_up():
+                    await self.keep_result(job_id)
+                return ended
+            return await self._leave(submitted, ended)
+        finally:
+            self.waiters.unregister(job_id, future)
+            if timer is not None:
+                timer.cancel()
+
+    async def _leave(self, submitted: Submitted, reason: WaitEnd) -> Unfinished:
+        if reason is WaitEnd.CALLER_GONE:
+            with contextlib.suppress(JobFinal, JobNotFound):  # it ended by itself, just now
+                await self.cancel(submitted.job_id)
+        # The caller, who learns the job's address, may ask for it for as long as any other.
+        await self.keep_result(submitted.job_id)
+        return Unfinished(submitted, reason)
+
+    async def _kept_result(self, job_id: str) -> JobResult:
+        result = await self.settled(job_id)
+        if result is None:
+            raise job_gone(job_id)
+        return result
+
+    async def long_poll(self, job_id: str, wait_s: float) -> JobRecord | None:
+        """Return the job as soon as it has ended, and after `wait_s` at the latest."""
+        future, timer = self.waiters.register(job_id), None
+        try:
+            record = await self.job(job_id)
+            if record is None or record.status.final or self.waiters.stopping:
+                return record
+            if await self.add_waiter(job_id):  # else it ended in between
+                timer = self.waiters.set_deadline(future, wait_s)
+                await future
+            return await self.job(job_id)
+        finally:
+            self.waiters.unregister(job_id, future)
+            if timer is not None:
+                timer.cancel()
+
+    async def keep_result(self, job_id: str) -> None:
         """Its caller waited, and was not given the end: keep that as long as if nobody had waited. Never raises: a job's shorter life
         is still minutes long, and whoever was to be told of this has an answer to send."""
         try:
@@ -211,7 +301,7 @@ class Queue:
         except (TimeoutError, QueueUnavailable) as error:
             log.warning("result may be kept shorter", extra={"job_id": job_id, "error": str(error)})
 
-    async def attach(self, job_id: str) -> bool:
+    async def add_waiter(self, job_id: str) -> bool:
         """Ask for the end of a job that somebody else submitted to be published here as well; false if there is none to come."""
         return bool(await self._run(script("add_waiter"), job_id, self._channel))
 
@@ -391,8 +481,17 @@ class Queue:
         return self._link.round_trips
 
     async def close(self) -> None:
-        """Who still waits gets a cancelled future."""
+        """End every wait as `WaitEnd.STOPPING`, then close the connections."""
         await self._breakers.close()
         await self._followers.close()
-        await self._waiters.close()
+        await self._notifications.close()
         await self._link.close()
+
+
+def _end_when_gone(disconnected: Callable[[], Awaitable[None]], future: ResultFuture) -> None:
+    async def watch() -> None:
+        await disconnected()
+        end_wait(future, WaitEnd.CALLER_GONE)
+
+    watcher = asyncio.ensure_future(watch())
+    future.add_done_callback(lambda _: watcher.cancel())

@@ -114,6 +114,12 @@ def short_of_memory(percent: int) -> QueueUnavailable:
     )
 
 
+def job_gone(job_id: str) -> JobGone:
+    return JobGone(
+        f"the job {job_id} of this idempotency key has ended, and its result is no longer kept", job={"id": job_id}
+    )
+
+
 def refusal(invocation: Invocation, answer: Sequence[bytes]) -> SandlotError:
     """Why submit.lua queued nothing."""
     if answer[0] == b"full":
@@ -121,10 +127,7 @@ def refusal(invocation: Invocation, answer: Sequence[bytes]) -> SandlotError:
     if answer[0] == b"broken":
         return crash_loop(invocation, int(answer[1]))
     if answer[0] == b"gone":
-        job_id = answer[1].decode()
-        return JobGone(
-            f"the job {job_id} of this idempotency key has ended, and its result is no longer kept", job={"id": job_id}
-        )
+        return job_gone(answer[1].decode())
     if answer[0] == b"conflict":
         return IdempotencyConflict("this idempotency key was used before, for another function or another payload")
     return no_worker(invocation)

@@ -226,7 +226,7 @@ async def test_an_engine_stops_a_function_that_crashes(
 async def test_exceptions_never_open_it(queue: Queue, start_engine: Any, make: Any, raw: redis.Redis) -> None:
     await start_engine(InlinePool(2, behaviour=lambda execution: Outcome(kind=OutcomeKind.ERROR)))
     jobs = [make() for _ in range(20)]
-    futures = [queue.expect(job.job_id) for job in jobs]
+    futures = [queue.waiters.register(job.job_id) for job in jobs]
     await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
     await asyncio.wait_for(asyncio.gather(*futures), 20)
     assert not raw.exists("sandlot:breakers", f"sandlot:crashes:{QUEUE}")

@@ -47,7 +47,7 @@ async def test_a_success_that_was_delivered_is_kept_shorter(
     queue: Queue, worker: Any, wanted: Any, raw: redis.Redis
 ) -> None:
     job = wanted()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     await end(worker)
     assert (await asyncio.wait_for(future, 5)).result == b"1"
@@ -69,7 +69,7 @@ async def test_every_other_end_is_kept(
     queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, reply: bool, fields: Any, kind: OutcomeKind
 ) -> None:
     job = wanted(**fields)
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=reply)
     await end(worker, kind=kind)
     if reply:
@@ -82,8 +82,8 @@ async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
 ) -> None:
     job = wanted()
     await queue.submit(job, reply=False)
-    future = queue.expect(job.job_id)
-    assert await queue.attach(job.job_id)
+    future = queue.waiters.register(job.job_id)
+    assert await queue.add_waiter(job.job_id)
     await end(worker)
     await asyncio.wait_for(future, 5)
     assert lives(raw, job.job_id) == LONG
@@ -107,9 +107,9 @@ async def test_an_end_that_comes_for_nobody_is_kept(
 ) -> None:
     """The caller stopped waiting, and nobody has said so in time."""
     job = wanted()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
-    queue.forget(job.job_id, future)
+    queue.waiters.unregister(job.job_id, future)
     await end(worker)
     await until(lambda: lives(raw, job.job_id) == LONG)
 
@@ -119,16 +119,16 @@ async def test_what_could_not_be_delivered_is_kept_before_its_end_and_after(
     queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, before: bool
 ) -> None:
     job = wanted()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     if before:
-        await queue.keep(job.job_id)
+        await queue.keep_result(job.job_id)
     await end(worker)
     await asyncio.wait_for(future, 5)
     for _ in range(2):
-        await queue.keep(job.job_id)
+        await queue.keep_result(job.job_id)
         assert lives(raw, job.job_id) == LONG
-    await queue.keep("no-such-job")
+    await queue.keep_result("no-such-job")
     assert not raw.exists(keys.JOB + "no-such-job")
 
 
@@ -137,12 +137,12 @@ async def test_a_keep_whose_reply_is_lost_keeps(server: Any, worker: Any, wanted
     queue = await Queue.open(await proxy.open(), KEY, queue_limit=100, queue_limit_per_function=100)
     try:
         job = wanted()
-        future = queue.expect(job.job_id)
+        future = queue.waiters.register(job.job_id)
         await queue.submit(job, reply=True)
         await end(worker)
         await asyncio.wait_for(future, 5)
         proxy.marker, proxy.lose = script("keep_result").sha.encode(), 1
-        await queue.keep(job.job_id)
+        await queue.keep_result(job.job_id)
         assert (proxy.lost, lives(raw, job.job_id)) == (1, LONG)
     finally:
         await queue.close()

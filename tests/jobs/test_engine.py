@@ -18,12 +18,12 @@ ECHO = lambda execution: Outcome(kind=OutcomeKind.OK, result=execution.event)  #
 
 
 async def call(queue: Queue, job: Any, timeout_s: float = 10.0) -> Any:
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     try:
         await queue.submit(job, reply=True)
         return await asyncio.wait_for(future, timeout_s)
     finally:
-        queue.forget(job.job_id, future)
+        queue.waiters.unregister(job.job_id, future)
 
 
 async def test_a_call_returns_what_the_function_returned(queue: Queue, start_engine: Any, make: Any) -> None:
@@ -128,7 +128,7 @@ async def test_cancelling_a_running_job_kills_it(
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda _: None))
     job = make()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     await until(lambda: running.pool.started)
     if message == "lost":

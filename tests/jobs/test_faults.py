@@ -54,7 +54,7 @@ async def test_a_killed_workers_jobs_run_again_elsewhere(
     event = json.dumps(str(journal)).encode()
     victim = await start_process(url, 60, raw)
     jobs = [make(event) for _ in range(4)]
-    futures = [queue.expect(job.job_id) for job in jobs]
+    futures = [queue.waiters.register(job.job_id) for job in jobs]
     for job in jobs:
         await queue.submit(job, reply=True)
     await until(lambda: journal.exists() and len(journal.read_text().splitlines()) == 4)
@@ -165,7 +165,7 @@ async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
     proxy.marker = script("settle_and_claim").sha.encode()
     running = await start_engine(InlinePool(4), through=proxied)
     jobs = [make() for _ in range(50)]
-    futures = [queue.expect(job.job_id) for job in jobs]
+    futures = [queue.waiters.register(job.job_id) for job in jobs]
     for number, job in enumerate(jobs):
         if number % 10 == 0:
             proxy.lose = 1
@@ -184,7 +184,7 @@ async def test_a_beat_whose_reply_is_lost_costs_nothing(
     proxied = await proxy.open()
     running = await start_engine(InlinePool(2, lambda _: None), through=proxied)
     job = make()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     await until(lambda: running.pool.started)
     proxy.marker, proxy.lose = script("heartbeat").sha.encode(), 2
@@ -210,7 +210,7 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: An
             while not (await queue.status()).workers:  # noqa: ASYNC110  # Redis has no event for it
                 await asyncio.sleep(0.02)
             jobs = [make() for _ in range(20)]
-            futures = [queue.expect(job.job_id) for job in jobs]
+            futures = [queue.waiters.register(job.job_id) for job in jobs]
             for job in jobs:
                 await queue.submit(job, reply=True)
             await until(lambda: len(running.pool.started) == 2)
@@ -260,7 +260,7 @@ async def test_an_outcome_written_by_another_hand_is_not_believed(
     queue: Queue, worker: Any, make: Any, raw: Any
 ) -> None:
     job = make()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     forged = b'- {"kind":"ok","attempt":1,"result_bytes":4,"result_sha256":"00"}'
     (channel,) = raw.pubsub_channels("sandlot:to-waiter:*")

@@ -258,7 +258,7 @@ class Walk(RuleBasedStateMachine):
         """Only to what has not ended."""
         if self.jobs:
             job_id, job = self.one(list(self.jobs), pick)
-            assert self.do(self.queue.attach(job_id)) is not job.status.final
+            assert self.do(self.queue.add_waiter(job_id)) is not job.status.final
 
     @rule(pick=st.integers(0, 100))
     def cancel(self, pick: int) -> None:

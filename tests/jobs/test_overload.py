@@ -228,7 +228,7 @@ async def test_no_worker_lost_or_found_runs_more_at_once_than_a_function_allows(
 
     engines = [await start_engine(InlinePool(4, begins)) for _ in range(3)]
     jobs = [make(function="capped", concurrency=3) for _ in range(60)]
-    futures = [queue.expect(job.job_id) for job in jobs]
+    futures = [queue.waiters.register(job.job_id) for job in jobs]
     await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
 
     def end_all(engine: Any) -> None:

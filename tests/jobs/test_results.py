@@ -38,12 +38,12 @@ def large_pool(result: bytes = LARGE) -> InlinePool:
 
 
 async def call(queue: Queue, job: Any) -> Any:
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     try:
         await queue.submit(job, reply=True)
         return await asyncio.wait_for(future, 20)
     finally:
-        queue.forget(job.job_id, future)
+        queue.waiters.unregister(job.job_id, future)
 
 
 async def store(worker: Any, claim: Any, result: bytes = LARGE) -> list[bool]:
@@ -98,7 +98,7 @@ async def test_it_lives_as_long_as_its_job_whichever_life_that_is(
     job = make(result_ttl_s=3600, delivered_ttl_s=60)
     stored = (await call(queue, job)).stored
     assert 0 < raw.ttl(stored.key) <= 60
-    await queue.keep(job.job_id)
+    await queue.keep_result(job.job_id)
     assert 3500 < raw.ttl(stored.key) <= 3600
     assert abs(raw.ttl(stored.key) - raw.ttl(f"rq:job:{job.job_id}")) <= 1
 
@@ -176,7 +176,7 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
     )
     await until(lambda: raw.zcard("sandlot:parked:python"), 20)
     job = make(json.dumps(str(journal)).encode())
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     assert await asyncio.wait_for(victim.wait(), 20) == -signal.SIGKILL
     first = f"{keys.RESULT}{job.job_id}:1"
@@ -203,8 +203,8 @@ async def test_of_a_worker_that_was_only_thought_dead_neither_pieces_nor_end_cou
     assert all(await store(worker, claim))
     raw.zadd(keys.LEASES, {claim.lease: 1})
     await start_engine(large_pool(LARGE[::-1]))
-    future = queue.expect(job.job_id)
-    assert await queue.attach(job.job_id)
+    future = queue.waiters.register(job.job_id)
+    assert await queue.add_waiter(job.job_id)
     settled = await asyncio.wait_for(future, 20)
     before_s = raw.ttl(f"{keys.RESULT}{claim.lease}")
     assert not any(await store(worker, claim))
@@ -281,7 +281,7 @@ async def test_a_piece_whose_reply_is_lost_is_stored_once_more(
 async def test_a_small_result_costs_what_it_did(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
     """In the message and in RQ's stream, and Redis is asked nothing for it that is for large ones."""
     job = make()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     (claim,) = (await worker.step(1)).claims
     ending = worker.ending(claim, b"7")

@@ -92,7 +92,7 @@ async def test_what_succeeds_in_the_end_has_a_result_and_remembers(
     queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     job = make()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     await fail(worker, await claim_one(worker))
     claim = await claim_when_due(worker, raw, job.job_id)
@@ -107,7 +107,7 @@ async def test_the_last_failure_is_the_record_and_a_dead_letter(
     queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     job = make()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     assert await fail(worker, await claim_one(worker), RetryDecision(attempts=1, backoff_ms=1)) == b"ok"
     assert (await asyncio.wait_for(future, 5)).error == ERROR
@@ -209,7 +209,7 @@ async def test_a_failure_frees_its_place_under_the_cap(
 async def test_an_engine_runs_a_job_until_it_succeeds(queue: Queue, start_engine: Any, make: Any) -> None:
     running = await start_engine(InlinePool(behaviour=failing(3)))
     job = make(retry=RetryPolicy(on=(OutcomeKind.ERROR,), backoff_ms=10))
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     settled = await asyncio.wait_for(future, 20)
     assert (settled.kind, settled.attempt) == (OutcomeKind.OK, 3)
@@ -229,7 +229,7 @@ async def test_an_engine_asks_for_what_the_policy_says_and_nothing_else(
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda execution: outcome))
     job = make(retry=RetryPolicy(attempts=2, on=(OutcomeKind.MEMORY,), backoff_ms=10))
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     settled = await asyncio.wait_for(future, 20)
     assert (settled.kind, settled.attempt) == (outcome.kind, 1 + letters)

@@ -21,7 +21,7 @@ from tests.jobs.lossy_proxy import LossyProxy
 
 async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, make: Any) -> None:
     job = make(b'{"n":42}')
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     submitted = await queue.submit(job, reply=True)
     assert (submitted.status, submitted.existing) == (JobStatus.QUEUED, False)
 
@@ -47,10 +47,10 @@ async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, m
 
 async def test_two_who_wait_for_one_job_wait_each_for_himself(queue: Queue, worker: Any, make: Any) -> None:
     job = make()
-    impatient, patient, gone = (queue.expect(job.job_id) for _ in range(3))
+    impatient, patient, gone = (queue.waiters.register(job.job_id) for _ in range(3))
     await queue.submit(job, reply=True)
     impatient.set_exception(TimeoutError())
-    queue.forget(job.job_id, gone)
+    queue.waiters.unregister(job.job_id, gone)
     (claim,) = (await worker.step(1)).claims
     await worker.step(1, worker.ending(claim, b"7"))
     assert (await asyncio.wait_for(patient, 5)).result == b"7"
@@ -124,7 +124,7 @@ async def test_the_results_of_one_step_reach_an_api_process_in_one_message(
     queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     jobs = [make() for _ in range(5)]
-    futures = [queue.expect(job.job_id) for job in jobs]
+    futures = [queue.waiters.register(job.job_id) for job in jobs]
     await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
     claims = (await worker.step(5)).claims
     raw.config_resetstat()
@@ -138,7 +138,7 @@ async def test_results_that_are_too_much_for_one_message_come_in_several(
     queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     jobs = [make() for _ in range(4)]
-    futures = [queue.expect(job.job_id) for job in jobs]
+    futures = [queue.waiters.register(job.job_id) for job in jobs]
     await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
     claims = (await worker.step(4)).claims
     raw.config_resetstat()
@@ -151,7 +151,7 @@ async def test_results_that_are_too_much_for_one_message_come_in_several(
 
 async def test_a_garbled_message_hurts_nobody(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
     job = make()
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     (channel,) = [name for name in raw.pubsub_channels() if name.startswith(keys.TO_WAITER.encode())]
     for payload in (b"", b"\n", b"x\n", b"-5\nabc", b"9999999\n" + job.job_id.encode(), b"3\nabc7\n"):
@@ -330,7 +330,7 @@ async def test_after_the_last_attempt_a_lost_job_is_reported_lost(
     queue: Queue, worker: Any, make: Any, raw: Any
 ) -> None:
     job = make(attempts=2)
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     for _ in range(2):
         (claim,) = (await worker.step(1)).claims
@@ -521,7 +521,7 @@ async def test_a_large_event_is_queued_and_a_parked_worker_woken(
     await worker.step(1)
     event = json.dumps("x" * 2_000_000).encode()
     job = make(event)
-    future = queue.expect(job.job_id)
+    future = queue.waiters.register(job.job_id)
     assert (await queue.submit(job, reply=True)).status is JobStatus.QUEUED
     await until(lambda: worker.wakes == 1)
     (claim,) = (await worker.step(1)).claims

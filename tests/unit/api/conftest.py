@@ -27,11 +27,12 @@ from sandlot.errors import (
 )
 from sandlot.functions import Alias, Bundle, DeployResult, FunctionDetails, Manifest, Version
 from sandlot.functions.version import FunctionPage
-from sandlot.jobs import Follower, JobRecord, JobResult, QueueStatus, Submitted
+from sandlot.jobs import Follower, JobRecord, JobResult, Queue, QueueStatus, Submitted
 from sandlot.jobs.dead_letters import LetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.inspection import JobPage
+from sandlot.jobs.notifications import ResultWaiters
 from sandlot.jobs.stats import QueueLoads
 from sandlot.metrics import Histogram
 from sandlot.models import LATEST, FunctionError, Invocation, JobStatus, OutcomeKind, Timings, status_of
@@ -97,7 +98,7 @@ class FakeQueue:
     invocations: dict[str, Invocation] = field(default_factory=dict)
     ends: dict[str, JobResult] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
-    futures: dict[str, list[asyncio.Future[JobResult]]] = field(default_factory=dict)
+    waiters: ResultWaiters = field(default_factory=ResultWaiters)
     cancelled: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
@@ -142,23 +143,19 @@ class FakeQueue:
 
     def finish(self, end: JobResult) -> None:
         self.ends[end.job_id] = end
-        for future in self.futures.get(end.job_id, []):
-            if not future.done():
-                future.set_result(end)
+        self.waiters.resolve(end.job_id, end)
 
     def status_of(self, job_id: str) -> JobStatus:
         return status_of(self.ends[job_id].kind) if job_id in self.ends else JobStatus.QUEUED
 
-    def expect(self, job_id: str) -> asyncio.Future[JobResult]:
-        future: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
-        self.futures.setdefault(job_id, []).append(future)
-        return future
-
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
-    def forget(self, job_id: str, future: asyncio.Future[JobResult]) -> None:
-        self.futures[job_id].remove(future)
+    # The queue's own waiting, over this fake's submit, job, settled, keep_result, add_waiter and cancel.
+    call = Queue.call
+    long_poll = Queue.long_poll
+    _leave = Queue._leave
+    _kept_result = Queue._kept_result
 
     async def job(self, job_id: str) -> JobRecord | None:
         invocation, end = self.invocations.get(job_id), self.ends.get(job_id)
@@ -212,10 +209,10 @@ class FakeQueue:
     async def settled(self, job_id: str) -> JobResult | None:
         return self.ends.get(job_id)
 
-    async def keep(self, job_id: str) -> None:
+    async def keep_result(self, job_id: str) -> None:
         self.kept.append(job_id)
 
-    async def attach(self, job_id: str) -> bool:
+    async def add_waiter(self, job_id: str) -> bool:
         return job_id in self.invocations and job_id not in self.ends
 
     async def event(self, job_id: str) -> bytes | None:
@@ -308,7 +305,7 @@ class FakeRegistry:
 
 
 @pytest.fixture
-def queue() -> FakeQueue:
+async def queue() -> FakeQueue:
     return FakeQueue()
 
 
