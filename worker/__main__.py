@@ -40,7 +40,7 @@ from sandlot.settings import Settings, cpu_count, load_settings, parse_slots
 from sandlot.tracing import open_tracing
 from sandlot.transport_security import require_safe_redis
 from worker.builder.builder import Builder
-from worker.builder.indexes import read_sources
+from worker.builder.indexes import read_indexes
 from worker.builder.package_trees import PackageTrees
 from worker.bundle_cache import BundleCache
 from worker.callbacks.delivery import WebhookClient
@@ -97,7 +97,7 @@ async def serve(settings: Settings) -> None:
         raise OperatorError(
             "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"
         )
-    sources = read_sources(settings, find_node(settings.node))
+    indexes = read_indexes(settings, find_node(settings.node))
     points = Failpoints.parse(settings.failpoints)
     tags = settings.read_tags()
     async with AsyncExitStack() as stack:
@@ -116,7 +116,7 @@ async def serve(settings: Settings) -> None:
         registry = await stack.enter_async_context(Registry(client, signing_key))
         folder = DiskCache(settings.data / "cache", settings.cache_limit_mib)
         trees = PackageTrees(
-            host, sources, folder, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s
+            host, indexes, folder, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s
         )
         stack.push_async_callback(trees.close)
         bundles = BundleCache(registry, SecretStore(client, signing_key), folder, trees.tree)
@@ -125,7 +125,7 @@ async def serve(settings: Settings) -> None:
         least, most = slots(settings)
         pool = Pool(host, bundles.spec, least)
         await pool.open()
-        bundles.keep(lambda: pool.digests)
+        bundles.report_use(lambda: pool.digests)
         changes = Invalidation(client, SECRETS_CHANGED, pool.renew)
         changes.start()
         stack.push_async_callback(changes.stop)

@@ -1,6 +1,6 @@
-"""The code of versions on this machine, and what it depends on: fetched once, unpacked once, read-only from then on.
+"""The bundles of versions on this machine, with their dependencies.
 
-Knows: which folders of the cache a version needs. Does not know: Redis's keys, sandboxes, jobs, how packages are installed.
+Each is fetched and unpacked once and read-only from then on.
 """
 
 from __future__ import annotations
@@ -22,118 +22,125 @@ _NONE: Final[frozenset[str]] = frozenset()
 
 
 class BundleCache:
-    """Every worker process of this machine may use the same folder."""
+    """The specs of the versions that this worker runs; workers of one machine share the files."""
 
     def __init__(
         self,
         registry: Registry,
-        secrets: SecretStore,
-        folder: DiskCache,
+        secret_store: SecretStore,
+        cache: DiskCache,
         packages_of: Callable[[Lock], Awaitable[Path]],
     ) -> None:
         """
         Args:
-            packages_of: a folder in the same cache with what this lock names, installed if it is not there yet.
+            packages_of: returns a folder in the same cache with the packages of a lock, installed
+                first if they are missing.
         """
         self._registry = registry
-        self._folder = folder
+        self._cache = cache
         self._packages_of = packages_of
-        self._secrets = secrets
+        self._secret_store = secret_store
         self._revealed: dict[tuple[str, str], set[str]] = {}
         self._reports: asyncio.Task[None] | None = None
         self._specs: dict[tuple[str, str], VersionSpec] = {}
-        self._coming: dict[tuple[str, str], asyncio.Task[VersionSpec]] = {}
+        self._fetches: dict[tuple[str, str], asyncio.Task[VersionSpec]] = {}
 
     async def open(self) -> None:
-        """Make the folder and throw out what nobody has used for long.
+        """Make the cache folder and remove entries that have been unused for long.
 
         Raises:
             OSError: the folder cannot be made.
         """
-        await asyncio.to_thread(self._folder.prune)
+        await asyncio.to_thread(self._cache.prune)
 
     async def close(self) -> None:
-        """Abandon what is still being fetched."""
-        coming: list[asyncio.Task[Any]] = list(self._coming.values())
+        """Abandon the fetches in progress."""
+        tasks: list[asyncio.Task[Any]] = list(self._fetches.values())
         if self._reports is not None:
-            coming.append(self._reports)
-        for task in coming:
+            tasks.append(self._reports)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*coming, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def keep(self, in_use: Callable[[], Iterable[str]]) -> None:
-        """Ask every minute which folders are in use, and let every worker of this machine know by the folders' times."""
-        self._reports = asyncio.create_task(self._report(in_use), name="bundles in use")
+    def report_use(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Touch the folders in use every minute, so that no worker of this machine evicts them.
 
-    async def _report(self, in_use: Callable[[], Iterable[str]]) -> None:
+        Args:
+            in_use: returns the digests of the versions in use.
+        """
+        self._reports = asyncio.create_task(self._touch_in_use(in_use), name="bundles in use")
+
+    async def _touch_in_use(self, in_use: Callable[[], Iterable[str]]) -> None:
         while True:
             for digest in set(in_use()):
-                self._folder.touch(digest)
+                self._cache.touch(digest)
             await asyncio.sleep(REPORT_S)
 
     async def spec(self, function: str, digest: str) -> VersionSpec:
-        """The version, its files on this machine's disk. Whoever asks while it is being fetched waits for the same fetch.
+        """Return the spec of a version whose files are on this machine's disk, fetching them first.
+
+        Concurrent calls for the same version share one fetch.
 
         Raises:
             VersionNotFound, UnsafeRecord, QueueUnavailable: from the registry.
-            SecretNotFound: it names a secret that is not there for it.
-            SandlotError: what it depends on cannot be installed here.
-            OSError: the disk does not take the files.
+            SecretNotFound: it names a secret that does not exist for this function.
+            SandlotError: its dependencies cannot be installed here.
+            OSError: the files cannot be written to disk.
         """
         known = self._specs.get((function, digest))
-        if known is not None and self._is_there(known):  # somebody may have tidied up under us
+        if known is not None and self._is_on_disk(known):  # its files may have been evicted meanwhile
             return await self._with_secrets(known)
-        task = self._coming.get((function, digest))
+        task = self._fetches.get((function, digest))
         if task is None:
             task = asyncio.create_task(self._fetch(function, digest), name=f"fetch {function} {digest[:12]}")
-            self._coming[function, digest] = task
-            task.add_done_callback(lambda done: self._arrived(function, digest, done))
-        # One waiter that gives up must not take the fetch from the others.
+            self._fetches[function, digest] = task
+            task.add_done_callback(lambda done: self._on_fetched(function, digest, done))
+        # Cancelling one waiter must not cancel the fetch that others wait for.
         return await self._with_secrets(await asyncio.shield(task))
 
-    def _is_there(self, spec: VersionSpec) -> bool:
+    def _is_on_disk(self, spec: VersionSpec) -> bool:
         folders = [spec.bundle_dir] if spec.packages_dir is None else [spec.bundle_dir, spec.packages_dir]
-        touched = [self._folder.touch(folder.name) for folder in folders]  # each of them counts as used
+        touched = [self._cache.touch(folder.name) for folder in folders]  # a list: each counts as used
         return all(touched)
 
     async def _with_secrets(self, spec: VersionSpec) -> VersionSpec:
-        """Opened for each new sandbox, so that a changed value is in the next one."""
+        """Add the secrets' values; each new sandbox reads them again and so gets changed ones."""
         if not spec.secret_names:
             return spec
-        opened = await self._secrets.reveal(spec.function, spec.secret_names)
-        self._revealed.setdefault((spec.function, spec.digest), set()).update(opened.values())
-        return dataclasses.replace(spec, secrets=opened)
+        values = await self._secret_store.reveal(spec.function, spec.secret_names)
+        self._revealed.setdefault((spec.function, spec.digest), set()).update(values.values())
+        return dataclasses.replace(spec, secrets=values)
 
     def revealed(self, function: str, digest: str) -> Set[str]:
-        """Every value that sandboxes of this version were given since this process started."""
+        """Return every secret value that this process gave to sandboxes of the version."""
         return self._revealed.get((function, digest), _NONE)
 
-    def _arrived(self, function: str, digest: str, task: asyncio.Task[VersionSpec]) -> None:
-        del self._coming[function, digest]
+    def _on_fetched(self, function: str, digest: str, task: asyncio.Task[VersionSpec]) -> None:
+        del self._fetches[function, digest]
         if not task.cancelled() and task.exception() is None:
             self._specs[function, digest] = task.result()
 
     async def _fetch(self, function: str, digest: str) -> VersionSpec:
         version = await self._registry.version(function, digest)
-        if not await asyncio.to_thread(self._folder.touch, digest):
+        if not await asyncio.to_thread(self._cache.touch, digest):
             bundle = await self._registry.bundle(digest)
             await asyncio.to_thread(self._unpack, bundle, digest)
-            await asyncio.to_thread(self._folder.evict)
+            await asyncio.to_thread(self._cache.evict)
         packages = None
         if version.manifest.dependencies:
             packages = await self._packages_of(await self._registry.lock(version))
-        return spec_of(version, self._folder.path / digest, packages)
+        return spec_of(version, self._cache.path / digest, packages)
 
     def _unpack(self, bundle: Bundle, digest: str) -> None:
-        with self._folder.locked(digest):
-            if self._folder.touch(digest):
+        with self._cache.locked(digest):
+            if self._cache.touch(digest):
                 return
-            with self._folder.writing(digest) as folder:
+            with self._cache.writing(digest) as folder:
                 write_bundle(bundle, folder)
 
 
 def spec_of(version: Version, bundle_dir: Path, packages_dir: Path | None = None) -> VersionSpec:
-    """The version as a sandbox needs it, its files in `bundle_dir`; its secrets by name only."""
+    """Return a version as a sandbox needs it, with its secrets by name only."""
     manifest = version.manifest
     return VersionSpec(
         function=version.function,
@@ -154,7 +161,10 @@ def spec_of(version: Version, bundle_dir: Path, packages_dir: Path | None = None
 
 
 def write_bundle(bundle: Bundle, folder: Path) -> None:
-    """Bundle's paths were checked when it was built; files and folders end up readable by all and writable by nobody."""
+    """Write a bundle's files, readable by all users and writable by none.
+
+    The paths need no check: `Bundle` checked them when it was built.
+    """
     for name, content in bundle.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timing
 from sandlot.settings import Settings, load_settings
 from sandlot.strict_json import check_json
 from worker.__main__ import runtime_commands
-from worker.builder.indexes import read_sources
+from worker.builder.indexes import read_indexes
 from worker.builder.package_trees import PackageTrees
 from worker.bundle_cache import spec_of, write_bundle
 from worker.disk_cache import DiskCache
@@ -116,8 +116,8 @@ async def _packages(host: SandboxHost, manifest: Manifest, settings: Settings) -
     """What it depends on, resolved now, and built unless the cache in the data folder has it."""
     cache = DiskCache(settings.data / "cache", settings.cache_limit_mib)
     await asyncio.to_thread(cache.prune)
-    sources = read_sources(settings, find_node(settings.node))
-    trees = PackageTrees(host, sources, cache, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s)
+    indexes = read_indexes(settings, find_node(settings.node))
+    trees = PackageTrees(host, indexes, cache, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s)
     async with await trees.sandbox(manifest.runtime) as sandbox:
         return await trees.tree(await trees.resolve(manifest, sandbox))
 

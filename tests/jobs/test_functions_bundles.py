@@ -189,7 +189,7 @@ async def test_what_is_in_use_stays_however_little_room_there_is(
     cache = open_cache(registry, secrets, tmp_path / "cache", limit_mib=1)
     await cache.open()
     used = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
-    cache.keep(lambda: [used.name])
+    cache.report_use(lambda: [used.name])
     async with asyncio.timeout(5):
         while time.time() - used.stat().st_mtime > IN_USE_S:  # noqa: ASYNC110  # the file system has no event for it
             await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from sandlot.errors import SandlotError
 from sandlot.models import Isolation, Outcome, Runtime
 from sandlot.settings import Settings, load_settings
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
-from worker.builder.indexes import read_sources
+from worker.builder.indexes import read_indexes
 from worker.builder.package_trees import PackageTrees
 from worker.disk_cache import DiskCache
 from worker.execution import Execution, VersionSpec
@@ -141,8 +141,8 @@ def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> PackageTrees
     loaded: Settings = load_settings(data=folder, **settings)
     cache = DiskCache(folder / "cache", loaded.cache_limit_mib)
     cache.prune()
-    sources = read_sources(loaded, Path(find_node()))
-    return PackageTrees(host, sources, cache, limit_mib=loaded.packages_limit_mib, limit_s=loaded.build_limit_s)
+    indexes = read_indexes(loaded, Path(find_node()))
+    return PackageTrees(host, indexes, cache, limit_mib=loaded.packages_limit_mib, limit_s=loaded.build_limit_s)
 
 
 def isolations() -> Mapping[str, Isolation]:

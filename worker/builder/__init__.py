@@ -1,1 +1,5 @@
-"""Dependencies: resolved once, in a sandbox, into a lock with hashes; built from the lock, in a sandbox, once per machine."""
+"""Dependency builds.
+
+Dependencies are resolved once, in a sandbox, into a lock with hashes. Each machine builds the lock
+once, also in a sandbox.
+"""

@@ -1,8 +1,8 @@
-"""One sandbox that resolves and installs: it has the network of the indexes, and nothing else.
+"""A sandbox that resolves and installs packages; it reaches the package indexes and nothing else.
 
-Knows: the events that the functions in `inside_…` take, what may be believed of their answers. Does not know: Redis, the cache.
-What is in this sandbox may be hostile (a package built from source): its files come out as bytes, and are written by us as plain files
-at paths that were checked. No path inside is ever opened from here.
+The code in this sandbox may be hostile (a package built from source). Its files therefore leave it
+as bytes, and the worker writes them as plain files at paths that it has checked. The worker never
+opens a path inside the sandbox.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from sandlot.errors import SandboxUnavailable
 from sandlot.functions.dependencies import LOCK_LIMIT_BYTES
 from sandlot.models import OutcomeKind, Runtime
-from worker.builder.indexes import INSIDE, Sources, wanted
+from worker.builder.indexes import INSIDE, PackageIndexes, requirements_of
 from worker.builder.package_files import FILES_LIMIT, BuildFailed, PackageFile, TreeWriter, check_files
 from worker.execution import Execution, VersionSpec
 from worker.pool.instance import Instance
@@ -32,122 +32,126 @@ _NAME: Final = "sandlot-build"
 
 
 class BuildSandbox:
-    """Open with `async with`; ends with everything in it."""
+    """An async context manager around one sandbox; leaving it kills everything inside."""
 
-    def __init__(self, host: SandboxHost, runtime: Runtime, sources: Sources, limit_mib: int, limit_s: float) -> None:
+    def __init__(
+        self, host: SandboxHost, runtime: Runtime, indexes: PackageIndexes, limit_mib: int, limit_s: float
+    ) -> None:
         self._host = host
         self._runtime = runtime
-        self._sources = sources
+        self._indexes = indexes
         self._limit_mib = limit_mib
         self._limit_s = limit_s
-        self._resident: Instance | None = None
-        self._said = ""
+        self._instance: Instance | None = None
+        self._last_line = ""
 
     async def __aenter__(self) -> Self:
-        # What is downloaded and what is unpacked are in its memory, together; as much again is for the programs.
+        # Downloaded and unpacked files share the sandbox's tmpfs, hence twice the limit; the rest
+        # of the memory is for the programs themselves.
         tmp_mib = 2 * self._limit_mib + 256
-        policy = SandboxSpec(
+        sandbox_spec = SandboxSpec(
             memory_limit_mib=tmp_mib + 1024,
             processes=256,
             open_files=1024,
             tmp_mib=tmp_mib,
-            network=self._sources.hosts(self._runtime),
+            network=self._indexes.hosts(self._runtime),
             operator_hosts=True,
             cpus=2.0,
         )
         folder, handler = INSIDE[self._runtime]
-        spec = VersionSpec(_NAME, 1, "", self._runtime, handler, folder, memory_limit_mib=policy.memory_limit_mib)
-        sandbox = await self._host.prewarm(self._runtime, policy)
-        self._resident = Instance(sandbox, spec, monotonic(), lambda _resident: None)
+        spec = VersionSpec(_NAME, 1, "", self._runtime, handler, folder, memory_limit_mib=sandbox_spec.memory_limit_mib)
+        sandbox = await self._host.prewarm(self._runtime, sandbox_spec)
+        self._instance = Instance(sandbox, spec, monotonic(), lambda _instance: None)
         try:
-            await sandbox.attach(folder, policy, self._sources.tools[self._runtime])
-            await self._import(self._resident)
+            await sandbox.attach(folder, sandbox_spec, self._indexes.tools[self._runtime])
+            await self._import(self._instance)
         except BaseException:
-            await self._resident.dispose()
+            await self._instance.dispose()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._resident is not None:
-            await self._resident.dispose()
+        if self._instance is not None:
+            await self._instance.dispose()
 
     def progress(self) -> str:
-        """The last line that uv or npm printed."""
-        if self._resident is not None:
-            lines = self._resident.printed().decode("utf-8", "replace").split("\n")
-            said = [line.strip() for line in lines if line.strip()]
-            self._said = said[-1] if said else self._said
-        return self._sources.without_secrets(self._said)
+        """Return the last line that uv or npm printed, without credentials."""
+        if self._instance is not None:
+            lines = self._instance.printed().decode("utf-8", "replace").split("\n")
+            filled = [line.strip() for line in lines if line.strip()]
+            self._last_line = filled[-1] if filled else self._last_line
+        return self._indexes.without_secrets(self._last_line)
 
     async def resolve(self, dependencies: tuple[str, ...], *, source_builds: bool) -> str:
-        """The lock of these dependencies.
+        """Return the text of the lock for these dependencies.
 
         Raises:
-            BuildFailed: there is none.
+            BuildFailed: they cannot be resolved, or the lock is too long.
         """
-        order = {"do": "resolve", "requirements": wanted(self._runtime, dependencies), "source_builds": source_builds}
-        lock = (await self._ask(order)).get("lock")
+        requirements = requirements_of(self._runtime, dependencies)
+        request = {"do": "resolve", "requirements": requirements, "source_builds": source_builds}
+        lock = (await self._request(request)).get("lock")
         if not isinstance(lock, str) or len(lock) > LOCK_LIMIT_BYTES:
             raise BuildFailed(f"the dependencies resolve to a list of more than {LOCK_LIMIT_BYTES} bytes")
         return lock
 
     async def install(self, lock: str, *, source_builds: bool) -> list[PackageFile]:
-        """Install what the lock names, inside; the files that came of it, all checked.
+        """Install the packages of the lock inside the sandbox and return their files, all checked.
 
         Raises:
-            BuildFailed: it could not be, or takes more than it may.
+            BuildFailed: the installation failed, or its files exceed a limit.
         """
-        answer = await self._ask({"do": "install", "lock": lock, "source_builds": source_builds})
+        reply = await self._request({"do": "install", "lock": lock, "source_builds": source_builds})
         try:
-            files = msgspec.convert(answer.get("files"), list[PackageFile])
+            files = msgspec.convert(reply.get("files"), list[PackageFile])
         except msgspec.ValidationError as error:
-            raise BuildFailed(f"the build answered with what is no list of files: {error}") from error
+            raise BuildFailed(f"the build did not answer with a list of files: {error}") from error
         check_files(files, self._limit_mib)
         return files
 
     async def copy(self, files: Sequence[PackageFile], folder: Path) -> None:
-        """Write what was installed into an empty folder of ours.
+        """Copy the installed files out of the sandbox into an empty folder of the worker's.
 
         Raises:
-            BuildFailed: what comes is not what was announced.
+            BuildFailed: the bytes that arrive do not match the announced files.
         """
         at, total = 0, sum(file.size_bytes for file in files)
         with TreeWriter(folder, files) as writer:
             while at < total:
-                chunk = await self._call({"do": "read", "at": at}, _READ_LIMIT_S)
+                chunk = await self._invoke({"do": "read", "at": at}, _READ_LIMIT_S)
                 at += await asyncio.to_thread(writer.feed, chunk)
             await asyncio.to_thread(writer.finish)
 
-    async def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        event = self._sources.event(self._runtime, files_limit=FILES_LIMIT, **order)
-        answer = msgspec.json.decode(await self._call(event, self._limit_s), type=dict[str, Any])
-        if "failed" in answer:
-            raise BuildFailed(self._sources.without_secrets(str(answer["failed"])))
-        return answer
+    async def _request(self, request: dict[str, Any]) -> dict[str, Any]:
+        event = self._indexes.event(self._runtime, files_limit=FILES_LIMIT, **request)
+        reply = msgspec.json.decode(await self._invoke(event, self._limit_s), type=dict[str, Any])
+        if "failed" in reply:
+            raise BuildFailed(self._indexes.without_secrets(str(reply["failed"])))
+        return reply
 
-    async def _import(self, resident: Instance) -> None:
+    async def _import(self, instance: Instance) -> None:
         imported: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
-        resident.start_import(_IMPORT_LIMIT_S, lambda _resident, verdict, *_rest: _tell(imported, verdict))
+        instance.start_import(_IMPORT_LIMIT_S, lambda _instance, verdict, *_rest: _set_result(imported, verdict))
         failed = await imported
         if failed is not None:
             raise SandboxUnavailable(f"the build sandbox did not start: {_message(failed)}")
 
-    async def _call(self, event: dict[str, Any], limit_s: float) -> bytes:
-        if self._resident is None:
+    async def _invoke(self, event: dict[str, Any], limit_s: float) -> bytes:
+        if self._instance is None:
             raise SandboxUnavailable("the build sandbox is not open")
         ended: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         text = msgspec.json.encode(event)
         execution = Execution(_NAME, 1, _NAME, 1, "", text, int(limit_s * 1000))
-        if not self._resident.call(execution, lambda _resident, verdict, *_rest: _tell(ended, verdict)):
+        if not self._instance.call(execution, lambda _instance, verdict, *_rest: _set_result(ended, verdict)):
             raise SandboxUnavailable("the build sandbox ended between two steps")
         verdict = await ended
         if verdict.kind is not OutcomeKind.OK:
-            raise BuildFailed(self._sources.without_secrets(f"the build ended as {verdict.kind}: {_message(verdict)}"))
+            raise BuildFailed(self._indexes.without_secrets(f"the build ended as {verdict.kind}: {_message(verdict)}"))
         return verdict.result
 
 
-def _tell(future: asyncio.Future[Any], value: object) -> None:
-    if not future.done():  # whoever waited may have been cancelled
+def _set_result(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():  # the waiting task may have been cancelled
         future.set_result(value)
 
 

@@ -1,7 +1,7 @@
-"""Takes builds that were asked for, one at a time, and records what they came to.
+"""The worker's builder: claims requested builds, one at a time, and records their results.
 
-Knows: the order of a build's steps, its lease. Does not know: how packages are resolved or installed, keys.
-A worker that dies in the middle loses its lease: the build is another's a few seconds later, from the beginning.
+A worker that dies during a build loses its lease. A few seconds later another worker starts the
+build from the beginning.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from sandlot.redis.invalidation import Invalidation
 from sandlot.redis.keys import BUILDS_CHANGED
 from worker.builder.package_trees import PackageTrees
 
-_LOOK_S: Final = LEASE_MS / 1000 / 2
-"""How often leases of others are looked at; new builds are told by push."""
-_BEAT_S: Final = 1.0
+_CHECK_S: Final = LEASE_MS / 1000 / 2
+"""Interval between checks for expired leases of other workers; new builds arrive by Pub/Sub."""
+_HEARTBEAT_S: Final = 1.0
 _RECORD_TRIES: Final = 5
 _PATIENCE_MS: Final = 20_000
-"""How long a worker that cannot build leaves a build to one that can, before it says so."""
+"""A worker that cannot build leaves a build to one that can for this long, then says why."""
 
 _log: Final = logging.getLogger(__name__)
 
 
 class Builder:
-    """Open with `open`; `close` abandons the build that is under way, which another worker then takes."""
+    """A background task that builds; `close` abandons a running build to another worker."""
 
     def __init__(self, redis: Redis, builds: BuildQueue, trees: PackageTrees, placements: Sequence[str]) -> None:
         self._builds = builds
         self._trees = trees
         self._placements = placements
         self._wake = asyncio.Event()
-        self._push = Invalidation(redis, BUILDS_CHANGED, lambda _placement: self._wake.set())
+        self._invalidation = Invalidation(redis, BUILDS_CHANGED, lambda _placement: self._wake.set())
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        self._push.start()
+        self._invalidation.start()
         self._task = asyncio.create_task(self._run(), name="builder")
 
     async def close(self) -> None:
-        await self._push.stop()
+        await self._invalidation.stop()
         await end_task(self._task)
 
     async def _run(self) -> None:
@@ -64,11 +64,11 @@ class Builder:
             except QueueUnavailable as error:
                 _log.warning("builds_unavailable", extra={"error": error.message})
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_CHECK_S):
                     await self._wake.wait()
 
     async def _build(self, build: Build) -> None:
-        """Ends with a record of how it ended, or with the lease lost."""
+        """Run one build until its result is recorded or its lease is lost."""
         facts = {"function": build.function, "version": build.number, "attempt": build.attempt}
         _log.info("build_started", extra=facts)
         try:
@@ -80,20 +80,20 @@ class Builder:
             else:
                 lock, reason = await self._result(build), ""
         except QueueUnavailable:
-            raise  # the lease runs out, and the build is taken again
+            raise  # the lease expires, and the build is claimed again
         except SandlotError as error:
             lock, reason = None, error.message
-        except Exception as error:  # noqa: BLE001 -- whatever is wrong with this machine, who deployed hears of it, and the next build has its turn
+        except Exception as error:  # noqa: BLE001 -- a fault of this machine must be reported, and not stop later builds
             _log.exception("build_broke", extra=facts)
             lock, reason = None, f"this worker could not build the dependencies: {error}"
         if lock is None and not reason:
             _log.warning("build_lost", extra=facts)
             return
-        kept = await self._record(build, lock, reason)
-        _log.info("build_ended", extra={**facts, "recorded": kept, "reason": reason[:200]})
+        recorded = await self._record(build, lock, reason)
+        _log.info("build_ended", extra={**facts, "recorded": recorded, "reason": reason[:200]})
 
     async def _result(self, build: Build) -> Lock | None:
-        """The lock, with its tree in this machine's cache; None when the lease was lost meanwhile."""
+        """Return the lock, with its tree in this machine's cache; None if the lease was lost."""
         version = await self._builds.version(build)
         async with await self._trees.sandbox(version.manifest.runtime) as sandbox:
             work = asyncio.create_task(
@@ -101,16 +101,19 @@ class Builder:
             )
             try:
                 while not work.done():
-                    await asyncio.wait([work], timeout=_BEAT_S)
-                    if not work.done() and not await self._beat(build, sandbox.progress()):
+                    await asyncio.wait([work], timeout=_HEARTBEAT_S)
+                    if not work.done() and not await self._heartbeat(build, sandbox.progress()):
                         return None
                 return work.result()
             finally:
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
 
-    async def _beat(self, build: Build, progress: str) -> bool:
-        """A Redis that does not answer now may do so before the lease is over."""
+    async def _heartbeat(self, build: Build, progress: str) -> bool:
+        """Renew the lease; False if it was lost.
+
+        An unreachable Redis counts as renewed: it may answer the next heartbeat in time.
+        """
         try:
             return await self._builds.heartbeat(build, progress or "resolving")
         except QueueUnavailable as error:
@@ -126,9 +129,9 @@ class Builder:
             except QueueUnavailable:
                 if not left:
                     raise
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(_HEARTBEAT_S)
         return False
 
     def _patience_ms(self) -> list[int]:
-        """For each placement: how long this worker leaves its builds to others."""
+        """Return, for each placement, how long this worker leaves its builds to others."""
         return [_PATIENCE_MS if self._trees.obstacle(Runtime(runtime_of(at))) else 0 for at in self._placements]

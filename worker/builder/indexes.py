@@ -1,7 +1,4 @@
-"""Where packages come from, and what a build sandbox is told about it.
-
-Knows: indexes, credentials, hosts, the folders of uv and npm. Does not know: sandboxes, Redis.
-"""
+"""Package indexes: their addresses, hosts and credentials, and the folders of uv and npm."""
 
 from __future__ import annotations
 
@@ -27,16 +24,19 @@ INSIDE: Final = {
     Runtime.PYTHON: (Path(__file__).parent / "inside_python", "main.handler"),
     Runtime.NODE: (Path(__file__).parent / "inside_node", "index.handler"),
 }
-"""The functions that build, and their handlers."""
+"""For each runtime, the folder of the function that builds, and its handler."""
 OFF: Final = "off"
-"""In place of an index: nothing is installed from there."""
+"""Stands in place of an index address: nothing is installed for that runtime."""
 _SETTING: Final = {Runtime.PYTHON: "SANDLOT_PYTHON_INDEX_URL", Runtime.NODE: "SANDLOT_NPM_REGISTRY_URL"}
 _HIDDEN: Final = "***"
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """The operator's choices. Holds credentials: never printed, and given to nothing but a build."""
+class PackageIndexes:
+    """The operator's choice of indexes.
+
+    Holds credentials: they are never printed and go to builds only.
+    """
 
     python_index: str
     npm_registry: str
@@ -44,47 +44,50 @@ class Sources:
     other_hosts: tuple[str, ...]
     certificates: str
     tools: dict[Runtime, Path]
-    """For each runtime that can be built for: the folder with uv, the folder of npm."""
+    """For each runtime that can be built for: the folder with uv or that of npm."""
 
     def __repr__(self) -> str:
-        return f"Sources(hosts={self.hosts(Runtime.PYTHON)}, {self.hosts(Runtime.NODE)})"
+        return f"PackageIndexes(hosts={self.hosts(Runtime.PYTHON)}, {self.hosts(Runtime.NODE)})"
 
     def index(self, runtime: Runtime) -> str:
         return self.python_index if runtime is Runtime.PYTHON else self.npm_registry
 
     def obstacle(self, runtime: Runtime) -> str:
-        """Why nothing can be had for this runtime; empty if it can."""
+        """Say why this worker cannot install packages for a runtime; empty if it can."""
         if self.index(runtime) == OFF:
-            return f"no {runtime} packages are installed here: {_SETTING[runtime]} is `off` on the workers; its operator can name an index (docs/operations.md)"
+            return (
+                f"no {runtime} packages are installed here: {_SETTING[runtime]} is `off` on the workers; "
+                "the operator can name an index (docs/operations.md)"
+            )
         if runtime not in self.tools:
-            return "this worker has no npm beside its Node, and Node packages are installed with it"
+            return "this worker has no npm beside its Node, and Node packages are installed with npm"
         return ""
 
     def hosts(self, runtime: Runtime) -> tuple[str, ...]:
-        """What the sandbox may reach: the index and where its files are."""
+        """Return the hosts that the sandbox may reach: the index and the servers of its files."""
         parts = urlsplit(self.index(runtime))
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         return (f"{host}:{parts.port}" if parts.port else host, *self.other_hosts)
 
-    def event(self, runtime: Runtime, **order: object) -> dict[str, Any]:
-        """What the function that builds is called with."""
+    def event(self, runtime: Runtime, **request: object) -> dict[str, Any]:
+        """Return the event for the function that builds: the request, index and credentials."""
         return {
-            **order,
+            **request,
             "index": self.index(runtime),
             "token": self.npm_token if runtime is Runtime.NODE else "",
             "certificates": self.certificates,
         }
 
     def without_secrets(self, text: str) -> str:
-        """What may be stored, logged and shown of what uv or npm said."""
+        """Mask credentials in output of uv or npm, which is stored, logged and shown."""
         password = urlsplit(self.python_index).password or ""
         for secret in sorted({password, unquote(password), self.npm_token} - {""}, key=len, reverse=True):
             text = text.replace(secret, _HIDDEN)
         return text
 
 
-def read_sources(settings: Settings, node: Path | None) -> Sources:
-    """What the settings say.
+def read_indexes(settings: Settings, node: Path | None) -> PackageIndexes:
+    """Read the indexes from the settings.
 
     Raises:
         InvalidSettings: an index is not an http(s) address, or a file cannot be read.
@@ -97,7 +100,7 @@ def read_sources(settings: Settings, node: Path | None) -> Sources:
                 f"{_SETTING[runtime]} is neither an http:// or https:// address of an index nor `off`"
             )
     npm = find_npm(node)
-    return Sources(
+    return PackageIndexes(
         python_index=python_index,
         npm_registry=settings.npm_registry_url,
         npm_token=settings.read_npm_token(),
@@ -109,10 +112,12 @@ def read_sources(settings: Settings, node: Path | None) -> Sources:
 
 
 def provide_uv(folder: Path) -> None:
-    """A folder with uv and nothing else, to be shown inside; several workers may make it at once.
+    """Fill a folder with uv and nothing else, to be mounted in the sandbox.
+
+    Several workers may do this at once.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     if (folder / "uv").exists():
         return
@@ -124,7 +129,7 @@ def provide_uv(folder: Path) -> None:
 
 
 def find_npm(node: Path | None) -> Path | None:
-    """The folder of npm: the one that came with this node, else the one on PATH."""
+    """Return the folder of npm: the one that came with this node, else the one on PATH."""
     if node is None:
         return None
     beside = Path(os.path.realpath(node)).parent.parent / "lib" / "node_modules" / "npm"
@@ -133,15 +138,15 @@ def find_npm(node: Path | None) -> Path | None:
     return next((folder for folder in candidates if (folder / "bin" / "npm-cli.js").is_file()), None)
 
 
-def wanted(runtime: Runtime, dependencies: tuple[str, ...]) -> object:
-    """Requirements as uv reads them, or as npm does."""
+def requirements_of(runtime: Runtime, dependencies: tuple[str, ...]) -> object:
+    """Return the dependencies as uv reads them (a list), or as npm does (an object)."""
     if runtime is Runtime.PYTHON:
         return list(dependencies)
     return dict(split_package(dependency) for dependency in dependencies)
 
 
 def tree_name(lock_digest: str, runtime: Runtime) -> str:
-    """The digest that a tree is named by: the lock's, and what compiled code depends on."""
+    """Return the digest that names a tree: of the lock and of what compiled code depends on."""
     machine = sysconfig.get_platform()
     if runtime is Runtime.PYTHON:
         machine += f" {sys.implementation.cache_tag}"

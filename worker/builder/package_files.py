@@ -1,7 +1,7 @@
-"""The files that came of an installation, on their way from a sandbox, where everything may be hostile, to our disk.
+"""Installed files, copied from a sandbox whose content may be hostile to the worker's disk.
 
-Knows: which paths and sizes are taken, how a stream of bytes becomes files. Does not know: sandboxes, caches.
-Only plain files and the folders they are in are ever made, in a folder that was empty: there is no link to follow.
+Only plain files and their folders are made, in a folder that was empty: there are no symbolic
+links to follow.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ PATH_LIMIT_BYTES: Final = 1024
 
 
 class BuildFailed(VersionFailed):
-    """The dependencies cannot be had; the message is the resolver's."""
+    """The dependencies cannot be resolved or installed; the message is mostly uv's or npm's."""
 
 
 class PackageFile(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One file as the build announces it."""
+
     path: str
     size_bytes: int
     executable: bool
 
 
 def check_files(files: Sequence[PackageFile], limit_mib: int) -> None:
-    """
+    """Check the announced files before any of them is written.
+
     Raises:
         BuildFailed: there are too many, they are too large, or a path leaves its folder.
     """
@@ -40,18 +43,21 @@ def check_files(files: Sequence[PackageFile], limit_mib: int) -> None:
     for file in files:
         parts = file.path.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\0" in file.path or file.size_bytes < 0:
-            raise BuildFailed(f"the build announced a file at {file.path[:200]!r}")
+            raise BuildFailed(
+                f"the build announced a file at an unsafe path or of an invalid size: {file.path[:200]!r}"
+            )
         if len(file.path.encode("utf-8", "surrogatepass")) > PATH_LIMIT_BYTES:
             raise BuildFailed(f"the path {file.path[:80]!r}… is longer than {PATH_LIMIT_BYTES} bytes")
     total_mib = sum(file.size_bytes for file in files) / MIB
     if total_mib > limit_mib:
         raise BuildFailed(
-            f"the dependencies take {total_mib:.0f} MiB once installed; at most {limit_mib} are allowed (SANDLOT_PACKAGES_LIMIT_MIB)"
+            f"the dependencies take {total_mib:.0f} MiB once installed; at most {limit_mib} are allowed"
+            " (SANDLOT_PACKAGES_LIMIT_MIB)"
         )
 
 
 class TreeWriter:
-    """Writes one stream of bytes to the files that it was announced to be; with `with`, so that no file stays open."""
+    """A context manager that splits one stream of bytes into the announced files."""
 
     def __init__(self, folder: Path, files: Sequence[PackageFile]) -> None:
         self._folder = folder
@@ -67,15 +73,18 @@ class TreeWriter:
             self._file.close()
 
     def feed(self, chunk: bytes) -> int:
-        """Write the next bytes, a JSON text with base64 in it; how many they are, which is never none.
+        """Write the next bytes and return their number, which is at least 1.
+
+        Args:
+            chunk: a JSON string with base64 in it.
 
         Raises:
-            BuildFailed: they are not that, or more than was announced.
+            BuildFailed: the chunk is malformed or empty, or exceeds what was announced.
         """
         try:
             content = base64.b64decode(msgspec.json.decode(chunk, type=str), validate=True)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise BuildFailed(f"the build sent what is no file: {error}") from error
+            raise BuildFailed(f"the build sent malformed file content: {error}") from error
         if not content:
             raise BuildFailed("the build sent less than it announced")
         rest = memoryview(content)
@@ -90,7 +99,7 @@ class TreeWriter:
         return len(content)
 
     def finish(self) -> None:
-        """Make the empty files that are left at the end.
+        """Make the empty files that remain at the end.
 
         Raises:
             BuildFailed: bytes are missing.
@@ -101,7 +110,7 @@ class TreeWriter:
         raise BuildFailed("the build sent less than it announced")
 
     def _open_next(self) -> bool:
-        """False at the end of all."""
+        """Open the next announced file; False if there is none left."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,6 +1,7 @@
-// Resolve and install Node packages with npm. Runs as a function, in a sandbox of its own that reaches the registry and nothing else.
+// The function that resolves and installs Node packages with npm.
 //
-// Knows: npm's command line. Does not know: Redis, the worker's disk, where the packages go; the worker reads them with `read`.
+// It runs in a sandbox of its own that reaches the registry and nothing else. The worker copies the
+// installed files out with `read`.
 
 import { spawn } from "node:child_process";
 import { closeSync, existsSync, lstatSync, mkdirSync, openSync, readFileSync, readSync, readdirSync, writeFileSync } from "node:fs";
@@ -18,7 +19,7 @@ export async function handler(event) {
   return { resolve, install, read }[event.do](event);
 }
 
-/** `{lock: text}`, or `{failed: what npm said}`. */
+/** Return `{lock: text}`, or `{failed: npm's error output}`. */
 async function resolve(event) {
   writePackage(event.requirements);
   if (event.start) writeFileSync(`${TREE}/package-lock.json`, event.start);
@@ -26,7 +27,11 @@ async function resolve(event) {
   return failed ? { failed } : { lock: readFileSync(`${TREE}/package-lock.json`, "utf8") };
 }
 
-/** `{files: [[path, bytes, executable], …]}`, or `{failed: what npm said}`. Nothing is installed that is not in the lock. */
+/**
+ * Install the packages of the lock, and nothing else.
+ *
+ * Returns `{files: [[path, size in bytes, executable], …]}`, or `{failed: npm's error output}`.
+ */
 async function install(event) {
   const lock = JSON.parse(event.lock);
   writePackage(lock.packages[""].dependencies ?? {});
@@ -37,7 +42,7 @@ async function install(event) {
   return { files: files.map(({ path, size, executable }) => [path.slice(TREE.length + 1), size, executable]) };
 }
 
-/** The next bytes of all files, one after the other, in base64. */
+/** Return at most CHUNK_BYTES from offset `at` of all files joined together, in base64. */
 function read(event) {
   const chunk = Buffer.alloc(CHUNK_BYTES);
   let filled = 0;
@@ -59,7 +64,7 @@ function writePackage(dependencies) {
   writeFileSync(`${TREE}/package.json`, JSON.stringify({ name: "function", version: "0.0.0", private: true, dependencies }));
 }
 
-/** Plain files only: a link has no meaning anywhere else. */
+/** List plain files only: symbolic links would be meaningless outside this sandbox. */
 function listFiles(folder) {
   for (const name of readdirSync(folder)) {
     const path = join(folder, name);
@@ -69,7 +74,11 @@ function listFiles(folder) {
   }
 }
 
-/** What npm said if it failed, else nothing. Its lines are printed as they come: they are the progress. */
+/**
+ * Run npm; return its error output if it failed, else an empty string.
+ *
+ * Its lines are also printed as they arrive: the worker shows the last one as progress.
+ */
 function npm(args, event) {
   const scripts = event.source_builds ? [] : ["--ignore-scripts"];
   const command = [NPM, ...args, ...scripts, "--no-audit", "--no-fund", "--no-update-notifier", "--no-progress", "--omit=dev", "--loglevel=http"];
@@ -84,7 +93,7 @@ function npm(args, event) {
     child.on("close", (status, signal) => {
       if (status === 0) return done("");
       const errors = text.split("\n").filter((line) => /^npm (error|warn)/i.test(line) && !line.includes("/_logs/") && !line.includes("complete log"));
-      done(errors.join("\n") || text.trim() || `npm ended with ${signal ?? status} and said nothing`);
+      done(errors.join("\n") || text.trim() || `npm ended with ${signal ?? status} and printed nothing`);
     });
   });
 }
@@ -94,7 +103,7 @@ function environment(event) {
   const settings = { npm_config_cache: `${HOME}/cache`, npm_config_registry: registry, npm_config_userconfig: `${HOME}/npmrc`, NO_COLOR: "1", NODE_OPTIONS: "" };
   const lines = [];
   if (event.token) {
-    // The file names a variable; npm puts its value in, from the environment of npm alone.
+    // The file names a variable, which npm replaces by its value. Only npm's environment has it.
     lines.push(`${registry.replace(/^https?:/, "")}:_authToken=\${SANDLOT_NPM_TOKEN}`);
     settings.SANDLOT_NPM_TOKEN = event.token;
   }

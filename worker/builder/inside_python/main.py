@@ -1,6 +1,7 @@
-"""Resolve and install Python packages with uv. Runs as a function, in a sandbox of its own that reaches the package indexes and nothing else.
+"""The function that resolves and installs Python packages with uv.
 
-Knows: uv's command line. Does not know: Redis, the worker's disk, where the packages go; the worker reads them with `read`.
+It runs in a sandbox of its own that reaches the package indexes and nothing else. The worker copies
+the installed files out with `read`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TREE = f"{HOME}/tree"
 TEXT_KEPT = 16 * 1024
 CHUNK_BYTES = 4 * 1024 * 1024
 COMPILERS = 2
-"""As many as the sandbox has CPUs."""
+"""One for each CPU of the sandbox."""
 
 _files: list[tuple[str, int, bool]] = []
 _offsets: list[int] = []
@@ -29,7 +30,7 @@ def handler(event: dict[str, Any], _context: object) -> object:
 
 
 def resolve(event: dict[str, Any]) -> dict[str, Any]:
-    """`{"lock": text}`, or `{"failed": what uv said}`."""
+    """Return `{"lock": text}`, or `{"failed": uv's error output}`."""
     with open(f"{HOME}/requirements.in", "w") as file:
         file.write("\n".join(event["requirements"]) + "\n")
     target = f"{HOME}/lock.txt"
@@ -51,7 +52,10 @@ def resolve(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def install(event: dict[str, Any]) -> dict[str, Any]:
-    """`{"files": [[path, bytes, executable], …]}`, or `{"failed": what uv said}`. Nothing is installed that is not in the lock."""
+    """Install the packages of the lock, and nothing else.
+
+    Returns `{"files": [[path, size in bytes, executable], …]}`, or `{"failed": uv's error output}`.
+    """
     with open(f"{HOME}/install.txt", "w") as file:
         file.write(event["lock"])
     failed = _uv(
@@ -65,9 +69,12 @@ def install(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(event: dict[str, Any]) -> str:
-    """The next bytes of all files, one after the other, in base64."""
+    """Return the bytes from offset `at` of all files joined together, in base64.
+
+    At most `CHUNK_BYTES`, counted before the encoding.
+    """
     at, chunk = event["at"], bytearray()
-    index = bisect.bisect_right(_offsets, at) - 1  # of equal offsets the last: those before it are empty
+    index = bisect.bisect_right(_offsets, at) - 1  # the last of equal offsets: the files before it are empty
     while index < len(_files) and len(chunk) < CHUNK_BYTES:
         with open(_files[index][0], "rb") as file:
             file.seek(at + len(chunk) - _offsets[index])
@@ -77,7 +84,10 @@ def read(event: dict[str, Any]) -> str:
 
 
 def _compile() -> None:
-    """Bytecode of everything but tests, which are more than half of numpy and pandas and are hardly ever imported; whoever does compiles them then."""
+    """Compile all modules except tests.
+
+    Tests are more than half of numpy and pandas and hardly ever imported; Python then compiles them.
+    """
     paths = [
         f"{folder}/{name}"
         for folder, _, names in os.walk(TREE)
@@ -85,7 +95,8 @@ def _compile() -> None:
         if name.endswith(".py") and "/tests/" not in f"{folder}/"
     ]
     print(f"Compiling {len(paths)} files", file=sys.stderr)
-    # Nothing in the tree ever changes, so nobody need look at the source again to believe the compiled file.
+    # The tree never changes, so Python need not compare the source with the compiled file
+    # (PEP 552, unchecked hash-based pycs).
     program = [sys.executable, "-ISm", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", "-i"]
     compilers = []
     for number in range(COMPILERS):
@@ -93,11 +104,13 @@ def _compile() -> None:
             file.write("\n".join(paths[number::COMPILERS]))
         compilers.append(subprocess.Popen([*program, file.name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
     for compiler in compilers:
-        compiler.wait()  # its status is 1 if a file is not Python of this version (a template, code for others): that is left as it is
+        # Exit status 1 means that a file is not valid Python of this version, for example a template.
+        # Such files stay uncompiled.
+        compiler.wait()
 
 
 def _list_files() -> None:
-    """Plain files only: a link has no meaning anywhere else."""
+    """List plain files only: symbolic links would be meaningless outside this sandbox."""
     total = 0
     os.makedirs(TREE, exist_ok=True)
     for folder, _, names in os.walk(TREE):
@@ -112,7 +125,10 @@ def _list_files() -> None:
 
 
 def _uv(arguments: list[str], event: dict[str, Any]) -> str:
-    """What uv said if it failed, else nothing. Its lines are printed as they come: they are the progress."""
+    """Run uv; return its error output if it failed, else an empty string.
+
+    Its lines are also printed as they arrive: the worker shows the last one as progress.
+    """
     builds = [] if event["source_builds"] else ["--only-binary", ":all:"]
     command = [UV, *arguments, *builds, "--python", os.path.realpath(sys.executable), "--no-config", "--no-progress"]
     process = subprocess.Popen(
@@ -120,13 +136,13 @@ def _uv(arguments: list[str], event: dict[str, Any]) -> str:
     )
     text = ""
     for line in process.stderr or ():
-        said = line.decode("utf-8", "replace")
-        print(said, end="", file=sys.stderr)
-        text = (text + said)[-TEXT_KEPT:]
+        decoded = line.decode("utf-8", "replace")
+        print(decoded, end="", file=sys.stderr)
+        text = (text + decoded)[-TEXT_KEPT:]
     status = process.wait()
     if status == 0:
         return ""
-    return text.strip() or f"uv ended with status {status} and said nothing"
+    return text.strip() or f"uv ended with status {status} and printed nothing"
 
 
 def _environment(event: dict[str, Any]) -> dict[str, str]:
@@ -139,10 +155,11 @@ def _environment(event: dict[str, Any]) -> dict[str, str]:
         **os.environ,
         **certificates,
         "UV_CACHE_DIR": f"{HOME}/cache",
-        # In the environment of uv alone: with what is not in an argument list, nor on a disk.
+        # The index address may contain a password: it is in uv's environment only, never in an
+        # argument list or on disk.
         "UV_DEFAULT_INDEX": event["index"],
         "UV_HTTP_TIMEOUT": "60",
-        "UV_CONCURRENT_DOWNLOADS": "16",  # the proxy takes 64 connections
+        "UV_CONCURRENT_DOWNLOADS": "16",  # the egress proxy accepts 64 connections
         "UV_PYTHON_DOWNLOADS": "never",
         "RUST_BACKTRACE": "0",
         "NO_COLOR": "1",
