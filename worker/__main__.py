@@ -133,9 +133,9 @@ async def serve(settings: Settings) -> None:
         builder = Builder(client, BuildQueue(client, signing_key), trees, served)
         builder.open()
         stack.push_async_callback(builder.close)
-        clockwork = Scheduler(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
-        clockwork.open()
-        stack.push_async_callback(clockwork.close)
+        scheduler = Scheduler(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
+        scheduler.open()
+        stack.push_async_callback(scheduler.close)
         counts = WorkerCounts(settings.metrics_functions)
         if callback_hosts(settings).entries:
             await _open_sender(settings, client, signing_key, counts, stack)
@@ -170,8 +170,8 @@ async def _open_sender(
         InvalidSettings: there is no secret to sign callbacks with, or it is none.
     """
     secrets = callback_secrets(settings)
-    postman = await stack.enter_async_context(WebhookClient())
-    sender = Sender(client, signing_key, callback_hosts(settings), secrets, postman, counts.callback_tries)
+    webhooks = await stack.enter_async_context(WebhookClient())
+    sender = Sender(client, signing_key, callback_hosts(settings), secrets, webhooks, counts.callback_tries)
     sender.open()
     stack.push_async_callback(sender.close)
 

@@ -1,6 +1,7 @@
-"""`python -m worker.doctor`: attack the walls of this machine's sandboxes and print what held, as JSON for `sandlot doctor`.
+"""`python -m worker.doctor`: attack this machine's sandboxes and print which layers held.
 
-Exits with 0 whatever it found; what it found is the answer.
+The output is JSON for `sandlot doctor`. The exit status is 0 even if a layer failed, and 2 if the
+sandboxes could not be tried.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def main() -> int:
     try:
         settings = load_settings()
         with tempfile.TemporaryDirectory(prefix="sandlot-doctor-") as folder:
-            Path(folder).chmod(0o755)  # a sandbox of another uid must get at what lies below
+            Path(folder).chmod(0o755)  # sandboxes with another uid must reach the files below
             results = asyncio.run(
                 probe(level=settings.sandbox, runtimes=runtime_commands(settings), state_dir=Path(folder))
             )
@@ -36,9 +37,10 @@ def main() -> int:
 
 
 def rows(results: Sequence[ProbeResult]) -> Iterator[Row]:
-    """One row for each runtime at each level, then one for each wall that does not hold.
+    """Yield a row for each runtime at each level, each followed by a row per layer that failed.
 
-    A broken strict wall is a warning while restricted holds for every runtime, else a failure.
+    A failed layer of the strict level is a warning if the restricted level holds for every runtime,
+    and a failure otherwise.
     """
     groups: dict[str, list[ProbeResult]] = {}
     for result in results:
@@ -52,7 +54,7 @@ def rows(results: Sequence[ProbeResult]) -> Iterator[Row]:
         yield {
             "name": f"Sandbox {group}",
             "grade": grade,
-            "found": f"{len(found) - len(broken)} of {len(found)} walls held against attack; {whole}",
+            "found": f"{len(found) - len(broken)} of {len(found)} layers held against attack; {whole}",
             "remedy": "",
         }
         for result in broken:

@@ -1,7 +1,7 @@
-"""`python -m worker.run_once PATH`: run a function once, here, in the sandbox that a worker would give it, with no server at all.
+"""`python -m worker.run_once PATH`: run a function once in a worker's sandbox, without a server.
 
-The event comes on stdin; one JSON document goes to stdout, a `Ran` or a `Refused`. Exits with 0 whatever the call did: the document is the answer.
-Knows: what a pool needs to run one call. Does not know: Redis, HTTP, how its document is shown.
+It reads the event from stdin and writes one JSON document to stdout, a `LocalRun` or a
+`LocalFailure`. The exit status is 0 whatever the function did.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ JOB_ID: Final = "local"
 _DIGEST: Final = "0" * 64
 
 
-class Ran(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the call ended; `value` only if that was well, `detail` only if not."""
+class LocalRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The outcome of the call, with `value` if it succeeded and `detail` if it did not."""
 
     outcome: OutcomeKind
     version: str = "local"
@@ -51,8 +51,8 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     evidence: Evidence | None = None
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing was run: the code of an error, and what it says."""
+class LocalFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """The code and message of the error that kept the function from running."""
 
     code: str
     detail: str
@@ -60,26 +60,27 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     try:
-        answer: Ran | Refused = asyncio.run(
+        document: LocalRun | LocalFailure = asyncio.run(
             run(Path(sys.argv[1]), sys.stdin.buffer.read(), load_settings(), os.environ)
         )
     except SandlotError as error:
-        answer = Refused(code=error.code, detail=error.message)
+        document = LocalFailure(code=error.code, detail=error.message)
     except KeyboardInterrupt:
         return 130
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    sys.stdout.buffer.write(msgspec.json.encode(document))
     return 0
 
 
-async def run(path: Path, event: bytes, settings: Settings, variables: Mapping[str, str]) -> Ran:
-    """Call the function in this file, folder or zip once.
+async def run(path: Path, event: bytes, settings: Settings, variables: Mapping[str, str]) -> LocalRun:
+    """Call the function in a file, folder or zip once.
 
     Args:
-        variables: has the values of the secrets that the function names, under their names.
+        variables: environment variables, which must include the secrets that the function names.
 
     Raises:
-        CallerError: there is no function at the path, the event is not JSON, or a secret or a wall is missing.
-        OperatorError: no sandbox holds here, or there is no such runtime.
+        CallerError: the path holds no function, the event is not JSON, or a secret or a required
+            isolation feature is missing.
+        OperatorError: no sandbox works here, or the runtime is not installed.
     """
     check_json(event)
     name, bundle, manifest = await asyncio.to_thread(read_function, path, node=find_node(settings.node))
@@ -90,22 +91,22 @@ async def run(path: Path, event: bytes, settings: Settings, variables: Mapping[s
         await asyncio.to_thread(write_bundle, bundle, files)
         spec = dataclasses.replace(spec_of(version, files), secrets=secrets)
         outcome = await _outcome(spec, event, manifest, settings, folder)
-    return _told(masked(outcome, secrets.values()))
+    return _local_run(masked(outcome, secrets.values()))
 
 
 async def _outcome(spec: VersionSpec, event: bytes, manifest: Manifest, settings: Settings, folder: Path) -> Outcome:
-    async def the_spec(_function: str, _digest: str) -> VersionSpec:
+    async def find_spec(_function: str, _digest: str) -> VersionSpec:
         return spec
 
     runtimes = [command for command in runtime_commands(settings) if command.name == spec.runtime.value]
     async with await SandboxHost.open(level=settings.sandbox, runtimes=runtimes, state_dir=folder / "state") as host:
         if manifest.dependencies:
             spec = dataclasses.replace(spec, packages_dir=await _packages(host, manifest, settings))
-        pool = Pool(host, the_spec, slots=1, blanks=1)
+        pool = Pool(host, find_spec, slots=1, blanks=1)
         await pool.open()
         try:
             wall_limit_ms = round(manifest.timeout_s * 1000)
-            return await _call(
+            return await _run_in_pool(
                 pool, Execution(JOB_ID, 1, spec.function, spec.version, spec.digest, event, wall_limit_ms)
             )
         finally:
@@ -113,7 +114,7 @@ async def _outcome(spec: VersionSpec, event: bytes, manifest: Manifest, settings
 
 
 async def _packages(host: SandboxHost, manifest: Manifest, settings: Settings) -> Path:
-    """What it depends on, resolved now, and built unless the cache in the data folder has it."""
+    """Resolve the dependencies now, and build them unless the cache in the data folder has them."""
     cache = DiskCache(settings.data / "cache", settings.cache_limit_mib)
     await asyncio.to_thread(cache.prune)
     indexes = read_indexes(settings, find_node(settings.node))
@@ -122,16 +123,16 @@ async def _packages(host: SandboxHost, manifest: Manifest, settings: Settings) -
         return await trees.tree(await trees.resolve(manifest, sandbox))
 
 
-async def _call(pool: Pool, execution: Execution) -> Outcome:
+async def _run_in_pool(pool: Pool, execution: Execution) -> Outcome:
     ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-    def done(_execution: Execution, how: Outcome | SandlotError) -> None:
-        if isinstance(how, Outcome):
-            ended.set_result(how)
+    def on_end(_execution: Execution, result: Outcome | SandlotError) -> None:
+        if isinstance(result, Outcome):
+            ended.set_result(result)
         else:
-            ended.set_exception(how)
+            ended.set_exception(result)
 
-    pool.start(execution, done)
+    pool.start(execution, on_end)
     return await ended
 
 
@@ -139,14 +140,15 @@ def _secrets(manifest: Manifest, variables: Mapping[str, str]) -> dict[str, str]
     missing = [name for name in manifest.secrets if not variables.get(name)]
     if missing:
         raise SecretNotFound(
-            f"the function needs the secret {missing[0]}: here, without a server, it is the variable of that name. Set it: {missing[0]}=… sandlot run …"
+            f"the function needs the secret {missing[0]}: without a server, it is read from the variable of that name. "
+            f"Set it: {missing[0]}=… sandlot run …"
         )
     return {name: variables[name] for name in manifest.secrets}
 
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """Where a sandbox of another uid gets at what lies below; gone at the end."""
+    """Yield a temporary folder that a sandbox with another uid can enter."""
     with tempfile.TemporaryDirectory(prefix="sandlot-run-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -154,15 +156,15 @@ def _folder() -> Iterator[Path]:
         yield folder
 
 
-def _told(outcome: Outcome) -> Ran:
-    fine = outcome.kind is OutcomeKind.OK
-    return Ran(
+def _local_run(outcome: Outcome) -> LocalRun:
+    succeeded = outcome.kind is OutcomeKind.OK
+    return LocalRun(
         outcome=outcome.kind,
         timings=outcome.timings,
         logs=outcome.logs.decode("utf-8", "replace"),
         sandbox=msgspec.Raw(outcome.receipt),
-        value=msgspec.Raw(outcome.result) if fine else msgspec.UNSET,
-        detail="" if fine else describe(outcome.kind, outcome.error, outcome.evidence),
+        value=msgspec.Raw(outcome.result) if succeeded else msgspec.UNSET,
+        detail="" if succeeded else describe(outcome.kind, outcome.error, outcome.evidence),
         error=outcome.error,
         evidence=outcome.evidence,
     )

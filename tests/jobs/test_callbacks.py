@@ -59,9 +59,9 @@ async def start(client: Redis, receiver: Receiver) -> AsyncIterator[Callable[...
     started: list[Sender] = []
     async with WebhookClient(resolve=to_loopback, is_reachable=lambda address: address == HOME) as anywhere:
 
-        def starter(postman: WebhookClient = anywhere) -> Sender:
+        def starter(webhook_client: WebhookClient = anywhere) -> Sender:
             hosts = AllowList((f"hooks.test:{receiver.port}", f"other.test:{receiver.port}"))
-            started.append(Sender(client, KEY, hosts, [SECRET], postman, Counter()))
+            started.append(Sender(client, KEY, hosts, [SECRET], webhook_client, Counter()))
             started[-1].open()
             return started[-1]
 
@@ -150,14 +150,14 @@ async def test_what_fails_is_tried_again_with_the_same_words(
         (b"HTTP/1.1 429 Slow\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n", "answered 429"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ""),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", ""),
-        (b"", "no answer within 0.3 s"),
+        (b"", "no reply within 0.3 s"),
     ],
 )
 async def test_no_answer_but_a_2xx_counts(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any,
     monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(delivery, "ANSWER_LIMIT_S", 0.3)
+    monkeypatch.setattr(delivery, "REPLY_LIMIT_S", 0.3)
     start()
     receiver.answers = [answer]
     job_id = await submit(queue, receiver)
@@ -228,8 +228,8 @@ async def test_a_name_is_asked_for_once_and_what_it_meant_is_connected_to(
         asked.append(host)
         return [HOME] if len(asked) == 1 else [ipaddress.ip_address("10.0.0.1")]
 
-    async with WebhookClient(resolve=resolve, is_reachable=lambda address: address == HOME) as postman:
-        start(postman)
+    async with WebhookClient(resolve=resolve, is_reachable=lambda address: address == HOME) as webhook_client:
+        start(webhook_client)
         job_id = await submit(queue, receiver)
         await run(worker)
         await until(is_state(raw, job_id, b"delivered"))
@@ -352,16 +352,16 @@ async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
     for each in ("callback_claim", "callback_finish"):
         raw.script_load(script(each).text)
     proxy.marker, proxy.lose = script(name).sha.encode(), 1
-    async with WebhookClient(resolve=to_loopback, is_reachable=lambda address: True) as postman:
+    async with WebhookClient(resolve=to_loopback, is_reachable=lambda address: True) as webhook_client:
         hosts = AllowList((f"hooks.test:{receiver.port}",))
-        one = Sender(client, KEY, hosts, [SECRET], postman, Counter())
+        one = Sender(client, KEY, hosts, [SECRET], webhook_client, Counter())
         one.open()
         await until(lambda: proxy.lost == 1)
         if name == "callback_claim":
             assert receiver.connections == 0
             raw.zadd(DUE, {job_id: 1})  # the lease that nobody heard of is over
             raw.publish("sandlot:callbacks:due", job_id)
-        await until(lambda: is_state(raw, job_id, b"delivered")() and not one._under_way)
+        await until(lambda: is_state(raw, job_id, b"delivered")() and not one._deliveries)
         await one.close()
     await client.aclose()
     await until(lambda: not proxy._tasks)

@@ -87,8 +87,8 @@ def test_a_worker_counts_ends_by_version_and_keeps_the_newest_versions_apart() -
     counts = WorkerCounts(10)
     newest = VERSIONS_LIMIT + 2
     for version in [*range(1, newest + 1), 1]:
-        counts.ended("f", version, Outcome(kind=OutcomeKind.OK), Timings(run=2.0))
-    counts.ended("f", newest, Outcome(kind=OutcomeKind.TIMEOUT, cold=True), Timings(boot=4.0))
+        counts.count_outcome("f", version, Outcome(kind=OutcomeKind.OK), Timings(run=2.0))
+    counts.count_outcome("f", newest, Outcome(kind=OutcomeKind.TIMEOUT, cold=True), Timings(boot=4.0))
     found = read(render(counts.families(Pool(), 8, Histogram())))
     ends = {
         (dict(labels)["version"], dict(labels)["outcome"]): value

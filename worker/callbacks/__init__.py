@@ -1,1 +1,1 @@
-"""Callbacks: who ordered one is told of the end of a job, by a signed POST that is tried again for days."""
+"""Callbacks: signed POSTs when a job ends, retried for up to three days."""

@@ -1,7 +1,8 @@
-"""One POST to somebody else's server, which may be hostile, slow, or not what its name says.
+"""The HTTP client for callbacks: one POST to a server that may be slow or hostile.
 
-Knows: names are judged after they are resolved, the judged address is the one connected to, nobody is followed elsewhere, every wait ends.
-Does not know: jobs, what is posted, tries.
+It guards against server-side request forgery: it checks the addresses that a name resolves to,
+connects to a checked address and not to the name again, and follows no redirect. Every wait has a
+time limit.
 """
 
 from __future__ import annotations
@@ -18,27 +19,34 @@ import httpx
 from sandlot.errors import CallbackRefused
 from sandlot.network_policy import IpAddress, Resolve, is_public, resolve
 
-ANSWER_LIMIT_S: Final = 20.0
-"""From the name to the answer's last byte that is read; the specification advises 15 to 30 s."""
+REPLY_LIMIT_S: Final = 20.0
+"""For a whole POST, from resolving the name to the last byte read of the reply.
+
+Standard Webhooks 1.0 advises 15 to 30 s.
+"""
 CONNECT_LIMIT_S: Final = 5.0
 READ_LIMIT_BYTES: Final = 16 * 1024
-"""Of an answer nobody reads; what comes beyond it ends the connection."""
+"""The body of a reply is read and dropped; a longer one ends the connection."""
 USER_AGENT: Final = "sandlot-callback/1"
 
 
 class WebhookReply(NamedTuple):
-    """What the receiver said. `retry_after`: its header, as it stands; empty for none."""
+    """The receiver's reply; `retry_after` is the header as received, empty if there is none."""
 
     status: int
     retry_after: str
 
 
 class NoReply(Exception):
-    """Nobody took it; worth another try."""
+    """The receiver did not reply in HTTP, or not in time; worth another try."""
 
 
 class PublicOnlyBackend(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses only: not to a name, and not to what it means a moment later."""
+    """A network backend that connects to public addresses only.
+
+    It connects to the addresses that it has checked, so a name that resolves differently a moment
+    later (DNS rebinding) gains nothing.
+    """
 
     def __init__(self, resolve: Resolve, is_reachable: Callable[[IpAddress], bool]) -> None:
         self._resolve = resolve
@@ -49,14 +57,15 @@ class PublicOnlyBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the name and the meaning are httpcore's
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore defines this parameter
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """
         Raises:
-            CallbackRefused: the name has no public address.
-            httpcore.ConnectError: it has none at all, or none of them accepts.
+            CallbackRefused: the name resolves to no public address.
+            httpcore.ConnectError: the name does not resolve, or no address accepts.
+            httpcore.ConnectTimeout: the last address tried did not accept in time.
         """
         try:
             addresses = await self._resolve(host, port)
@@ -78,7 +87,11 @@ class PublicOnlyBackend(httpcore.AsyncNetworkBackend):
 
 
 class WebhookClient:
-    """An async context manager. Connections are not kept: most receivers hear from us rarely, and an idle one would have to be judged again."""
+    """An async context manager that posts callbacks.
+
+    Connections are not kept alive: most receivers get a callback rarely, and the address behind an
+    idle connection would have to be checked again.
+    """
 
     def __init__(
         self,
@@ -90,7 +103,7 @@ class WebhookClient:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=certificates or httpx.create_ssl_context(),
             network_backend=PublicOnlyBackend(resolve, is_reachable),
-            max_connections=None,  # the sender bounds them
+            max_connections=None,  # the sender limits them
             max_keepalive_connections=0,
         )
 
@@ -103,32 +116,33 @@ class WebhookClient:
         await self._pool.aclose()
 
     async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> WebhookReply:
-        """
+        """Send one POST and return the reply.
+
         Args:
             url: http or https, without user and fragment.
 
         Raises:
-            NoReply: nobody answered in time, or not in HTTP; the message says what happened.
-            CallbackRefused: it leads to an internal address.
+            NoReply: there was no reply in time, or not in HTTP; the message says what happened.
+            CallbackRefused: the host has no public address.
         """
         try:
-            async with asyncio.timeout(ANSWER_LIMIT_S):
+            async with asyncio.timeout(REPLY_LIMIT_S):
                 return await self._post(url, headers, body)
         except TimeoutError:
-            raise NoReply(f"no answer within {ANSWER_LIMIT_S:g} s") from None
+            raise NoReply(f"no reply within {REPLY_LIMIT_S:g} s") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             raise NoReply(str(error) or type(error).__name__) from error
 
     async def _post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> WebhookReply:
         always = [("user-agent", USER_AGENT), ("content-type", "application/json")]
-        limits = {"connect": CONNECT_LIMIT_S, "read": ANSWER_LIMIT_S, "write": ANSWER_LIMIT_S, "pool": ANSWER_LIMIT_S}
+        limits = {"connect": CONNECT_LIMIT_S, "read": REPLY_LIMIT_S, "write": REPLY_LIMIT_S, "pool": REPLY_LIMIT_S}
         async with self._pool.stream(
             "POST", url, headers=[*always, *headers], content=body, extensions={"timeout": limits}
-        ) as answer:
+        ) as reply:
             read_bytes = 0
-            async for piece in answer.aiter_stream():
+            async for piece in reply.aiter_stream():
                 read_bytes += len(piece)
                 if read_bytes > READ_LIMIT_BYTES:
                     break
-            found = {name.lower(): value for name, value in answer.headers}
-            return WebhookReply(answer.status, found.get(b"retry-after", b"").decode("latin-1"))
+            found = {name.lower(): value for name, value in reply.headers}
+            return WebhookReply(reply.status, found.get(b"retry-after", b"").decode("latin-1"))

@@ -1,6 +1,6 @@
-"""What a callback says, and how it is signed: Standard Webhooks (github.com/standard-webhooks/standard-webhooks, spec 1.0).
+"""The body of a callback and its signature.
 
-Knows: the body's fields, the three headers, HMAC. Does not know: who receives it, tries.
+Both follow Standard Webhooks, specification 1.0 (github.com/standard-webhooks/standard-webhooks).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sandlot.jobs.settlement import OutcomeRecord
 from sandlot.models import status_of
 
 BODY_LIMIT_BYTES: Final = 20_000
-"""What the specification advises to stay below; a longer result is at its link."""
+"""The size that the specification advises to stay below; a longer result is behind its link."""
 RESULT_LIMIT_BYTES: Final = 12_000
 """Leaves room for an error's stack, timings and evidence."""
 TYPE: Final = "invocation.completed"
@@ -29,7 +29,11 @@ _TEXT_LIMIT: Final = 2_000
 
 
 def compose(order: Order, end: OutcomeRecord, ended_ms: int, result: bytes) -> bytes:
-    """The body, JSON text below `BODY_LIMIT_BYTES`; `result` is JSON text, empty if there is none to be told here."""
+    """Return the body, JSON text shorter than `BODY_LIMIT_BYTES`.
+
+    Args:
+        result: JSON text to include; empty if there is none or it is too long.
+    """
     path = f"/v1/jobs/{order.job_id}"
     data: dict[str, Any] = {
         "id": order.job_id,
@@ -60,12 +64,15 @@ def compose(order: Order, end: OutcomeRecord, ended_ms: int, result: bytes) -> b
 
 
 def signed_headers(keys: Sequence[bytes], job_id: str, now_s: int, body: bytes) -> list[tuple[str, str]]:
-    """The three headers of the specification; one signature for each key, so that a receiver with any of them is content.
+    """Return the three headers of the specification.
+
+    The signature header has one signature per key, so that a receiver with any of the keys can
+    verify it.
 
     Args:
-        now_s: of this try, seconds since the epoch; receivers refuse what is minutes old.
+        now_s: time of this try, seconds since the epoch; receivers refuse one that is minutes old.
     """
-    message_id = f"msg_{job_id}"  # the same on every try: a receiver that has seen it need do nothing
+    message_id = f"msg_{job_id}"  # the same on every try, so that a receiver can drop duplicates
     signed = b"%b.%d.%b" % (message_id.encode(), now_s, body)
     signatures = [b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys]
     return [
@@ -76,7 +83,7 @@ def signed_headers(keys: Sequence[bytes], job_id: str, now_s: int, body: bytes) 
 
 
 def next_traceparent(traceparent: str) -> str:
-    """The same trace with a span of ours as its parent (W3C Trace Context, section 3.2.2.4)."""
+    """Return the same trace with a new parent span (W3C Trace Context, section 3.2.2.4)."""
     version, trace_id, _parent, flags = traceparent.split("-")
     return f"{version}-{trace_id}-{secrets.token_hex(8)}-{flags}"
 

@@ -213,7 +213,7 @@ class Dispatcher:
         self._kick()
 
     def _too_late(self, record: FinishedAttempt) -> None:
-        self._counts.stale_ends += 1
+        self._counts.stale_outcomes += 1
         log.warning("outcome came too late", extra={"job_id": record.claim.job_id, "attempt": record.claim.attempt})
 
     def _lost_while_stored(self, record: FinishedAttempt) -> None:
@@ -309,7 +309,7 @@ class Dispatcher:
         stepped = self._queue.parse_step(reply.result())
         for record, answer in zip(batch.finished, stepped.answers, strict=True):
             if answer == "ok":
-                self._counts.ended(record.function, record.version, record.outcome, record.timings)
+                self._counts.count_outcome(record.function, record.version, record.outcome, record.timings)
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("job ended", extra=record.facts())
             elif answer == "stale":

@@ -215,8 +215,8 @@ class Engine(Registration):
             steps.hungry()
         if self._scaling is not None and not steps.draining:
             self._resize(self._scaling.slots_after(steps.slots, steps.running, beaten.work_waits))
-        if self._counts.ends != self._reported:
-            self._reported = self._counts.ends
+        if self._counts.outcomes != self._reported:
+            self._reported = self._counts.outcomes
             self._queue.report(self._counts.stats())
         if not beaten.registered:
             await self._in_thread(self._register_again)
@@ -242,7 +242,7 @@ class Engine(Registration):
             QueueUnavailable
         """
         reaped = await self._queue.reap()
-        self._counts.queued_again += reaped.again
+        self._counts.requeued += reaped.again
         self._counts.given_up += reaped.lost
         if reaped.again or reaped.lost:
             log.warning("leases ran out", extra={"queued_again": reaped.again, "lost": reaped.lost})

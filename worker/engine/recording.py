@@ -182,11 +182,11 @@ class Judgements:
             return
         answer = reply.result()
         if answer == b"ok":
-            self._counts.ended(finished.function, finished.version, finished.outcome, finished.timings)
+            self._counts.count_outcome(finished.function, finished.version, finished.outcome, finished.timings)
         elif answer == b"again":
             self._counts.retried += 1
         elif answer == b"stale":
-            self._counts.stale_ends += 1
+            self._counts.stale_outcomes += 1
             log.warning("outcome came too late", extra=known)
         elif answer == b"unstored":
             self._on_unstored(finished)

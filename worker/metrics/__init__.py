@@ -1,1 +1,1 @@
-"""What a worker counts, and where it can be read. See `counts.py` and `listener.py`."""
+"""A worker's metrics: `counts.py` collects them, `listener.py` serves them."""

@@ -1,7 +1,6 @@
-"""A worker's /metrics: a small HTTP server of its own, for Prometheus.
+"""The worker's own HTTP server, which serves /metrics to Prometheus.
 
-Knows: one path and who may read it. Does not know: what is counted.
-It runs on the worker's own event loop, so a scrape sees one moment; the text is written in a thread.
+It runs on the worker's event loop, so a scrape sees one moment. A thread formats the text.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from sandlot.settings import is_loopback
 
 _log: Final = logging.getLogger(__name__)
 _KEEP_ALIVE_S: Final = 75
-"""Longer than any usual scrape interval, so that Prometheus keeps its connection."""
+"""Longer than any usual scrape interval, so that Prometheus can reuse its connection."""
 
 
 @contextlib.asynccontextmanager
@@ -34,12 +33,13 @@ async def open_listener(
     """Serve until the end of the block; port 0 takes a free one.
 
     Raises:
-        PortTaken, InvalidSettings: it cannot listen there, or would be open to a network.
+        InvalidSettings: without a token the host must be a loopback address.
+        PortTaken: the address cannot be listened on.
     """
     if not token and not is_loopback(host):
         raise InvalidSettings(
-            f"metrics on {host} without a token would open the names of functions to the network; set SANDLOT_METRICS_TOKEN,"
-            " or listen on 127.0.0.1 (SANDLOT_METRICS_HOST)"
+            f"metrics on {host} without a token would show the names of functions to the network; "
+            "set SANDLOT_METRICS_TOKEN, or listen on 127.0.0.1 (SANDLOT_METRICS_HOST)"
         )
     with _listen(host, port) as listening:
         server = _Server(
@@ -68,21 +68,22 @@ async def open_listener(
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """They are the engine's."""
+        """Leave the signal handlers to the engine."""
         yield
 
 
 class _Metrics:
-    """The ASGI application."""
+    """The ASGI application, which checks the token."""
 
     def __init__(self, token: str, families: Callable[[], Sequence[Family]]) -> None:
         self._token = token
         self._families = families
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (await self._answer(Request(scope)))(scope, receive, send)
+        response = await self._respond(Request(scope))
+        await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         if request.url.path != "/metrics":
             return PlainTextResponse("there is only /metrics here\n", 404)
         if request.method not in ("GET", "HEAD"):
@@ -90,7 +91,7 @@ class _Metrics:
         if self._token and not is_metrics_token(request.headers.get("authorization", ""), self._token):
             needed = "this needs Authorization: Bearer and the worker's SANDLOT_METRICS_TOKEN\n"
             return PlainTextResponse(needed, 401, {"www-authenticate": 'Bearer realm="sandlot"'})
-        # Imported here: it takes 60 ms, which a worker that nobody asks need not spend.
+        # Imported here because it takes 60 ms, which a worker without scrapes need not spend.
         from sandlot.metrics import CONTENT_TYPE, render
 
         text = await asyncio.to_thread(render, self._families())
@@ -103,6 +104,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family)
     except OSError as error:
         raise PortTaken(
-            f"cannot serve metrics on {host}:{port}: {error.strerror or error}. Every worker of a machine needs a port of its own"
+            f"cannot serve metrics on {host}:{port}: {error.strerror or error}. Every worker of a machine needs its own port"
             " (SANDLOT_METRICS_PORT, SANDLOT_METRICS_HOST)"
         ) from error

@@ -86,7 +86,8 @@ def read(event: dict[str, Any]) -> str:
 def _compile() -> None:
     """Compile all modules except tests.
 
-    Tests are more than half of numpy and pandas and hardly ever imported; Python then compiles them.
+    Tests are more than half of numpy and pandas and hardly ever imported; Python compiles them
+    when they are.
     """
     paths = [
         f"{folder}/{name}"
@@ -104,8 +105,8 @@ def _compile() -> None:
             file.write("\n".join(paths[number::COMPILERS]))
         compilers.append(subprocess.Popen([*program, file.name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
     for compiler in compilers:
-        # Exit status 1 means that a file is not valid Python of this version, for example a template.
-        # Such files stay uncompiled.
+        # Exit status 1 means that a file is not valid Python of this version: a template, or code
+        # for another version. Such files stay uncompiled.
         compiler.wait()
 
 

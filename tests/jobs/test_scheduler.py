@@ -16,7 +16,7 @@ from sandlot.jobs import JobRecord, Queue
 from sandlot.models import Runtime
 from sandlot.redis.connection import connect
 from tests.jobs.conftest import KEY, HandWorker
-from worker.scheduler import OWNER, Scheduled, Scheduler
+from worker.scheduler import OWNER, ScheduleMarks, Scheduler
 
 CODE = Bundle({"main.py": b"def handler(event, context): return 1"})
 YEARLY = "0 0 1 1 *"
@@ -33,7 +33,7 @@ async def client(url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def start(client: Redis, url: str) -> AsyncIterator[Callable[[], Scheduler]]:
-    """Starts clockworks, as many as one likes, that are stopped at the end."""
+    """Start any number of schedulers; all are closed at the end."""
     started: list[Scheduler] = []
 
     def starter(limit: int = 1000) -> Scheduler:
@@ -65,7 +65,7 @@ async def events(queue: Queue, function: str = "hello") -> list[Any]:
 async def long_ago(client: Redis, schedule: str) -> int:
     """As if workers had been away for years: the moment that is to be caught up on."""
     await client.zadd(MARKS, {f"hello UTC {schedule}": 1_500_000_000_000})
-    return Schedule(schedule).last_tick_ms(await Scheduled(client, KEY).now_ms())
+    return Schedule(schedule).last_tick_ms(await ScheduleMarks(client).now_ms())
 
 
 async def test_what_was_missed_is_caught_up_on_once_by_however_many(
