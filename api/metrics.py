@@ -21,7 +21,19 @@ from api.invocations import Invocations
 from sandlot.errors import Forbidden, QueueUnavailable
 from sandlot.jobs import Queue
 from sandlot.jobs.stats import QueueLoad, QueueLoads
-from sandlot.metrics import OTHER, Family, Histogram, PerFunction, Sample, counter, gauge, histogram, single
+from sandlot.metrics import (
+    CONTENT_TYPE,
+    OTHER,
+    Family,
+    Histogram,
+    PerFunction,
+    Sample,
+    counter,
+    gauge,
+    histogram,
+    render_processes,
+    single,
+)
 
 FUNCTION: Final = "sandlot.function"
 """In the scope: the function that this request calls, once its caller was let in. A name that anybody may make up is no label."""
@@ -203,9 +215,6 @@ class Metrics:
 
     async def text(self) -> bytes:
         """Of all processes, and of the queue they share."""
-        # Imported here: it takes 60 ms, which an API that nobody asks need not spend.
-        from sandlot.metrics import render_processes
-
         processes = await self.peers.families()
         try:
             load = await self._queue.load()
@@ -226,6 +235,4 @@ def add_routes(routes: APIRouter, metrics: Metrics) -> None:
         if key is not None and key.prefix:
             raise Forbidden(f"metrics speak of every function, and key {key.id} is for those named {key.prefix}… alone")
         text = await metrics.text()
-        from sandlot.metrics import CONTENT_TYPE
-
         return Response(text, media_type=CONTENT_TYPE)

@@ -1,4 +1,5 @@
-"""The contract that API, worker, CLI and client share.
+"""Package that the API, worker, CLI and client share: invocations, outcomes, functions, jobs and
+their records in Redis.
 
-Knows: invocations, outcomes, functions, jobs and their records in Redis. Does not know: HTTP routes, processes, sandboxes.
+It imports neither `api` nor `worker`.
 """

@@ -1,4 +1,4 @@
-"""`python -m sandlot`: the same as the command `sandlot`, where no script is installed."""
+"""Entry point of `python -m sandlot`: the command `sandlot` where no script is installed."""
 
 from sandlot.cli import main
 

@@ -1,7 +1,8 @@
-"""API keys: who may do what to which functions.
+"""API keys: their tokens, owners and scopes, and the store that checks them.
 
-Knows: what a key looks like, how it is stored (SHA-256 of the secret, never the secret; signed, so that whoever can write to Redis cannot
-make himself one) and checked. Does not know: HTTP, which route needs which scope.
+A key is stored as the SHA-256 of its secret, never the secret. Each record is signed, so that write
+access to Redis alone is not enough to create a key. Which route needs which scope is decided in
+`api/auth.py`.
 """
 
 from __future__ import annotations
@@ -26,48 +27,57 @@ from sandlot.redis.keys import API_KEYS
 from sandlot.signing import mac
 
 CACHE_S: Final = 1.0
-"""How long a key that was revoked elsewhere can still be used here."""
+"""How long a key that another process revoked can still be used in this one."""
 _CACHE_LIMIT: Final = 10_000
 _TOKEN: Final = re.compile(r"sk_([0-9a-f]{16})\.([A-Za-z0-9_-]{43})", re.ASCII)
 _OWNER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SECRET_BYTES: Final = 32
 DEFAULT_OWNER: Final = "default"
-
-
 _PURPOSE: Final = b"api-key"
+
 _log = logging.getLogger(__name__)
 
 
 class Scope(StrEnum):
+    """Permission that a key carries."""
+
     DEPLOY = "deploy"
     INVOKE = "invoke"
     READ = "read"
     ADMIN = "admin"
-    """Everything, and the jobs of every owner."""
+    """Everything, including the jobs of every owner."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What is recorded of a key. `owner` is whose jobs it sees: several keys may share one, which is how a key is rotated."""
+    """Record of a key.
+
+    The key sees the jobs of its `owner`. Several keys may share an owner, which is how a key is
+    rotated.
+    """
 
     id: str
     digest: str
     owner: str
     scopes: frozenset[Scope]
     prefix: str = ""
-    """Only functions whose names begin so; empty for all."""
+    """The key covers only functions whose names start with this; empty for all."""
     note: str = ""
     created_ms: int = 0
     expires_ms: int = 0
     revoked_ms: int = 0
 
     def allows(self, scope: Scope, function: str | None = None) -> bool:
-        """`function` is `None` for what concerns no single function (a list, which is filtered by prefix instead)."""
+        """Return whether the key has the scope, on this function.
+
+        `function` is `None` where no single function is concerned (a list, which is filtered by
+        prefix instead).
+        """
         return (scope in self.scopes or Scope.ADMIN in self.scopes) and (
             function is None or function.startswith(self.prefix)
         )
 
     def require(self, scope: Scope, function: str | None = None) -> None:
-        """Raises Forbidden unless `allows`."""
+        """Raise Forbidden unless the key `allows` this."""
         if self.allows(scope, function):
             return
         scopes = ", ".join(sorted(self.scopes)) or "none"
@@ -76,7 +86,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyStore:
-    """Every method raises QueueUnavailable when Redis does not answer."""
+    """Store of API keys in Redis. Every method raises QueueUnavailable when Redis does not answer."""
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
@@ -92,20 +102,24 @@ class KeyStore:
         lifetime_s: int = 0,
         note: str = "",
     ) -> tuple[str, ApiKey]:
-        """A new key and its token, which is shown this once and stored nowhere.
+        """Create a key; return its token and its record. The token is shown only here and stored
+        nowhere.
 
         Args:
             lifetime_s: 0 for a key that does not expire.
 
         Raises:
-            CallerError: there are no scopes, the prefix could not begin a function's name, or the owner is no name.
+            CallerError: there are no scopes, the prefix cannot start a function name, or the owner
+                is not valid.
         """
         if not scopes:
             raise CallerError(f"a key needs at least one scope: {', '.join(Scope)}")
         if not _OWNER.fullmatch(owner):
-            raise CallerError(f"{owner[:80]!r} cannot be an owner: 1 to 64 of letters, digits, dot, dash, underscore")
+            raise CallerError(
+                f"{owner[:80]!r} is not a valid owner: use 1 to 64 letters, digits, dots, dashes and underscores"
+            )
         if prefix and not FUNCTION_NAME.match(prefix):
-            raise CallerError(f"{prefix[:80]!r} cannot be the beginning of a function's name")
+            raise CallerError(f"{prefix[:80]!r} is not a valid prefix: no function name can start with it")
         token = new_token()
         now_ms = _now_ms()
         key = ApiKey(
@@ -122,15 +136,16 @@ class KeyStore:
         return token, key
 
     async def enrol(self, token: str, *, note: str = "") -> None:
-        """Make a token that was made elsewhere (at the first start, by an operator) an admin key, unless it is known already.
+        """Record a token that was made elsewhere (at the first start, by an operator) as an admin
+        key, unless its id is already known.
 
         Raises:
-            CallerError: it is not a token.
+            CallerError: the text is not a token.
         """
         key_id, _ = _parse(token)
         if not key_id:
             raise CallerError(
-                "the API key is not one of ours: it looks like sk_<16 hex digits>.<43 characters>; sandlot key create makes one"
+                "this is not an API key of Sandlot, which has the form sk_<16 hex digits>.<43 characters>; create one with: sandlot key create"
             )
         key = ApiKey(
             id=key_id,
@@ -143,7 +158,10 @@ class KeyStore:
         await self._write(key, replace=False)
 
     async def list(self) -> list[ApiKey]:
-        """Every key, oldest first, revoked and expired ones too; what is not signed is none."""
+        """Return every key, oldest first, including revoked and expired ones.
+
+        Records without a valid signature are left out.
+        """
         try:
             records = cast("dict[bytes, bytes]", await self._redis.hgetall(API_KEYS))
         except RedisError as error:
@@ -152,7 +170,7 @@ class KeyStore:
         return sorted((key for key in read if key is not None), key=lambda key: key.created_ms)
 
     async def revoke(self, key_id: str) -> ApiKey:
-        """Refuse this key from now on: here at once, elsewhere within `CACHE_S`.
+        """Revoke a key: this process refuses it at once, others within `CACHE_S`.
 
         Raises:
             CallerError: there is no such key.
@@ -166,8 +184,10 @@ class KeyStore:
         return key
 
     async def rotate(self, key_id: str, overlap_s: int) -> tuple[str, ApiKey]:
-        """A new key in the place of this one, and its token: same owner, scopes, prefix, note and lifetime. The old one is refused in
-        `overlap_s` (0: at once), unless it expires before.
+        """Create a successor of a key; return its token and its record.
+
+        The successor has the same owner, scopes, prefix, note and lifetime. The old key stays valid
+        for another `overlap_s` (0: it is refused at once), but not beyond its own expiry.
 
         Raises:
             CallerError: there is no such key, or it is no longer valid.
@@ -178,7 +198,7 @@ class KeyStore:
         now_ms = _now_ms()
         if old.revoked_ms or 0 < old.expires_ms <= now_ms:
             raise CallerError(
-                f"key {key_id} is {'revoked' if old.revoked_ms else 'expired'}; make a new one: sandlot key create"
+                f"key {key_id} is {'revoked' if old.revoked_ms else 'expired'}; create a new one with: sandlot key create"
             )
         lifetime_s = (old.expires_ms - old.created_ms) // 1000 if old.expires_ms else 0
         token, new = await self.create(
@@ -191,10 +211,11 @@ class KeyStore:
         return token, new
 
     async def authenticate(self, token: str) -> ApiKey:
-        """The key that this token proves.
+        """Return the key that this token proves.
 
         Raises:
-            Unauthenticated: it is not a token, unknown, expired or revoked; which of these is not told.
+            Unauthenticated: the text is not a token, or the key is unknown, expired or revoked; the
+                message does not tell which.
         """
         known = self._known.get(token)
         if known is None or known[1] < time.monotonic():
@@ -211,7 +232,7 @@ class KeyStore:
         if not key_id:
             return None
         key = await self._read(key_id)
-        # The same work for an unknown id, so that the time tells nothing about which ids exist.
+        # Do the same work for an unknown id, so that timing does not reveal which ids exist.
         matches = hmac.compare_digest(_digest(token), key.digest if key else _digest(""))
         if key is None or not matches or key.revoked_ms or (key.expires_ms and key.expires_ms <= _now_ms()):
             return None
@@ -245,7 +266,7 @@ class KeyStore:
 
 
 def new_token() -> str:
-    """A token with 256 random bits of secret: `sk_<id>.<secret>`."""
+    """Return a new token, `sk_<id>.<secret>`, whose secret has 256 random bits."""
     return f"sk_{secrets.token_hex(8)}.{secrets.token_urlsafe(_SECRET_BYTES)}"
 
 
@@ -263,8 +284,8 @@ def _now_ms() -> int:
 
 
 def _unknown_key(key_id: str) -> CallerError:
-    return CallerError(f"there is no key {key_id[:80]!r}; sandlot key list shows them")
+    return CallerError(f"no key {key_id[:80]!r} exists; list the keys with: sandlot key list")
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:
-    return QueueUnavailable(f"Redis did not answer while an API key was looked up: {error}")
+    return QueueUnavailable(f"Redis did not answer while an API key was read or written: {error}")

@@ -1,11 +1,12 @@
-"""The audit log: who did what, in lines that are only ever appended, each bound to the one before.
+"""Audit log: append-only JSON lines that record who did what, chained by hashes.
 
-Knows: the file, the chain of hashes, rotation, several writers at once, how a chain is judged. Does not know: HTTP, what is worth a record.
+Each line is a JSON object whose `previous` is the SHA-256 of the line before it, without its line
+end. A line that is changed, removed or inserted therefore breaks the chain.
 
-Each line is a JSON object whose `previous` is the SHA-256 of the line before, without its line end; so nothing between two lines can be
-changed, taken out or put in without breaking what follows. Beside the log, `<log>.chain` holds the hash and the number of the last line: it
-is the lock that writers take turns by, carries the chain over a rotation, and tells when lines at the end are missing. Whoever may write
-both files can write another history; keep the last hash somewhere else to notice (`sandlot audit verify` prints it).
+`<log>.chain` beside the log holds the number and the hash of the last line. It serves as the lock
+between writers, carries the chain over a rotation and shows when lines at the end are missing.
+Anyone who can write both files can write another history; to detect that, keep the last hash
+elsewhere (`sandlot audit verify` prints it).
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ import msgspec
 from sandlot.errors import CallerError, InvalidSettings
 
 FIRST_PREVIOUS: Final = "0" * 64
-"""What the first line of a chain is bound to."""
+"""`previous` of the first line of a chain."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is recorded of one act. Everything is a name or a number: never a secret, a key's secret, an event or code."""
+    """Record of one action. Its fields hold names and numbers, never a secret, an event or code."""
 
     action: str
     outcome: str
-    """`ok`, or the code of the problem that the caller was answered with."""
+    """`ok`, or the code of the problem that the caller received."""
     who: str = ""
-    """The owner of the API key, or the user of this machine who ran a command; empty for nobody known."""
+    """Owner of the API key, or the local user who ran a command; empty if unknown."""
     key: str = ""
-    """The id of the API key."""
+    """Id of the API key."""
     function: str = ""
     digest: str = ""
-    """Of the version that was deployed or meant."""
+    """Digest of the version that was deployed or addressed."""
     target: str = ""
-    """What else it was done to: an alias, a secret's name, a job, a key's id."""
+    """Other object of the action: an alias, a secret's name, a job, a key's id."""
     source: str = ""
-    """The address it came from; `command` for a command on this machine."""
+    """Client address; `command` for a command on this machine."""
     request: str = ""
-    """The X-Request-Id of the answer."""
+    """X-Request-Id of the reply."""
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,19 +55,20 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChainHead(msgspec.Struct, frozen=True):
-    """The end of a chain: how many lines it has, and the hash of the last."""
+    """End of a chain: the number of its last line and that line's hash."""
 
     n: int = 0
     hash: str = FIRST_PREVIOUS
 
 
 class AuditLog:
-    """One log, in this process; any number of processes may write the same."""
+    """Writer of one log. Any number of processes may write the same log."""
 
     def __init__(self, path: Path) -> None:
-        """
+        """Open the chain file and create the log.
+
         Raises:
-            InvalidSettings: it cannot be written there.
+            InvalidSettings: the log cannot be written there.
         """
         self.path = path
         try:
@@ -82,10 +84,11 @@ class AuditLog:
         os.close(self._chain)
 
     def write(self, *entries: Entry) -> None:
-        """Append them, in order; a log that was renamed meanwhile is followed by a new one under its old name.
+        """Append the entries, in order. If the log was renamed (rotated), a new file under the old
+        name continues the chain.
 
         Raises:
-            OSError: they are not recorded (the disk is full, for one).
+            OSError: nothing was recorded, for example because the disk is full.
         """
         fcntl.flock(self._chain, fcntl.LOCK_EX)
         try:
@@ -95,7 +98,8 @@ class AuditLog:
                 line = _line(entry, head)
                 text += line + b"\n"
                 head = ChainHead(head.n + 1, _hash(line))
-            # Opened each time, so that whatever has become of the file (rotated, removed) is found here and not guessed from a descriptor.
+            # Opened for each write: a descriptor kept open would go on writing to a file that was
+            # rotated or removed.
             log = _open_log(self.path)
             try:
                 _write_whole(log, text)
@@ -107,14 +111,17 @@ class AuditLog:
 
 
 def chain_file(path: Path) -> Path:
+    """Return the path of the chain file that belongs to a log."""
     return path.with_name(path.name + ".chain")
 
 
 def verify(paths: Iterable[Path]) -> ChainHead:
-    """The end of the chain that these files form, oldest first, if it is whole. Does not lock: verify a copy, or while nobody writes.
+    """Verify the chain that these files form, oldest first, and return its head.
+
+    The log is not locked: verify a copy, or stop all writers first.
 
     Raises:
-        CallerError: it is not; the message names the file and the line.
+        CallerError: the chain is broken; the message names the file and the line.
     """
     head: ChainHead | None = None
     last = Path()
@@ -131,7 +138,7 @@ def verify(paths: Iterable[Path]) -> ChainHead:
         end = _read_head(chain_file(last).read_bytes())
         if end != head:
             raise CallerError(
-                f"{last} ends with record {head.n}, but {end.n} were written: the end was cut off or changed"
+                f"{last} ends with record {head.n}, but {end.n} records were written: the end was cut off or changed"
             )
     return head
 
@@ -141,10 +148,11 @@ def _follow(where: str, line: bytes, head: ChainHead | None) -> ChainHead:
         read = msgspec.json.decode(line, type=_Line)
     except msgspec.MsgspecError as error:
         raise CallerError(f"{where}: not a record of an audit log ({error})") from None
-    # A first file that begins in the middle is one whose predecessors are kept elsewhere; only record 1 has nothing before it.
+    # The first file given may start in the middle of a chain whose older files are kept elsewhere;
+    # only record 1 has no predecessor.
     before = head or (ChainHead() if read.n == 1 else ChainHead(read.n - 1, read.previous))
     if (read.n, read.previous) != (before.n + 1, before.hash):
-        raise CallerError(f"{where}: does not follow record {before.n}: a record was changed, removed or put in")
+        raise CallerError(f"{where}: does not follow record {before.n}: a record was changed, removed or inserted")
     return ChainHead(read.n, _hash(line))
 
 
@@ -163,7 +171,7 @@ def _open_log(path: Path) -> int:
 
 
 def _write_whole(log: int, text: bytes) -> None:
-    """All of it or none: a line that is half there would end the chain."""
+    """Append all of the text or none of it: a half-written line would break the chain."""
     before = os.fstat(log).st_size
     written = os.write(log, text)
     if written != len(text):

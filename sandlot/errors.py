@@ -1,14 +1,15 @@
-"""Everything that can go wrong in the platform, grouped by who has to act.
+"""Exceptions for everything that can go wrong in the platform, grouped by the party that must act.
 
-What a *function* does is an `Outcome`, never one of these. `code` is fixed and for machines; the message is for people and says
-what happened, with which value, and what to do. HTTP statuses are not known here: `api/http/problems.py` has the one table.
+A function's own behaviour is an `Outcome`, never one of these. `code` is fixed and meant for
+programs. The message is meant for people and says what happened, with which value, and what to do.
+HTTP statuses and titles are not known here: `api/http/problems.py` has the one table.
 """
 
 from __future__ import annotations
 
 
 class SandlotError(Exception):
-    """The root; never raised itself."""
+    """Root of the tree; only its subclasses are raised."""
 
     code = "sandlot_error"
 
@@ -16,68 +17,70 @@ class SandlotError(Exception):
         super().__init__(message)
         self.message = message
         self.fields = fields
-        """Extra members of the problem document: JSON values only, never a secret."""
+        """Extra members of the problem document (RFC 9457): JSON values only, never a secret."""
 
 
 def by_code() -> dict[str, type[SandlotError]]:
-    """Every class by its code, which is all that a reply carries of it."""
+    """Return every error class by its code, which is all that a reply carries of a class."""
     found: dict[str, type[SandlotError]] = {}
     waiting: list[type[SandlotError]] = [SandlotError]
     while waiting:
         kind = waiting.pop()
-        if "code" in vars(kind):  # a subclass that keeps its parent's code is the parent to whoever reads a reply
+        if "code" in vars(kind):  # to a reply, a subclass without a code is its parent
             found[kind.code] = kind
         waiting += kind.__subclasses__()
     return found
 
 
-# The caller can fix it: the same request fails again.
+# The caller must act: repeating the same request fails again.
 
 
 class CallerError(SandlotError):
-    """The request cannot be honoured as it is."""
+    """The request cannot be carried out as written."""
 
     code = "bad_request"
 
 
 class InvalidJson(CallerError):
-    """The body is not JSON text that Sandlot accepts (RFC 8259; no NaN, no lone surrogates, at most 200 levels)."""
+    """The body is not JSON that Sandlot accepts: RFC 8259, no NaN, no lone surrogates, at most 200
+    levels of nesting."""
 
     code = "invalid_json"
 
 
 class PayloadTooLarge(CallerError):
-    """The body is larger than the limit, counted as it arrived."""
+    """The body exceeds the size limit, counted in bytes as they arrived."""
 
     code = "payload_too_large"
 
 
 class UnsupportedMediaType(CallerError):
-    """The body is of a type that this route does not read."""
+    """The route does not read bodies of this content type."""
 
     code = "unsupported_media_type"
 
 
 class InvalidPreference(CallerError):
-    """`Prefer: handling=strict` asked for what cannot be honoured (RFC 7240)."""
+    """`Prefer: handling=strict` came with a preference that cannot be honoured (RFC 7240)."""
 
     code = "invalid_preference"
 
 
 class CallbackRefused(CallerError):
-    """The URL of a callback is not one that this server calls; the message says why."""
+    """This server does not call the given callback URL; the message says why."""
 
     code = "callback_refused"
 
 
 class InvalidManifest(CallerError):
-    """A manifest, a source file or an archive is not acceptable; the message names the line or the entry."""
+    """A manifest, source file or archive is not acceptable; the message names the line or entry."""
 
     code = "invalid_manifest"
 
 
 class IsolationMissing(CallerError):
-    """The function's manifest requires walls that the worker which took the job does not have; the message names them."""
+    """The manifest requires isolation features that the claiming worker lacks; the message names
+    them."""
 
     code = "isolation_missing"
 
@@ -95,25 +98,26 @@ class VersionNotFound(CallerError):
 
 
 class VersionFailed(CallerError):
-    """The version's dependencies cannot be had; the message has the resolver's own words."""
+    """The version's dependencies could not be resolved or installed; the message quotes the
+    resolver."""
 
     code = "version_failed"
 
 
 class SecretNotFound(CallerError):
-    """There is no secret of that name, or not for that function."""
+    """No secret of that name exists, or its prefix excludes that function."""
 
     code = "secret_not_found"
 
 
 class JobNotFound(CallerError):
-    """No such job, or it is not the caller's: one answer for both."""
+    """The job does not exist or belongs to another owner; the reply does not tell which."""
 
     code = "job_not_found"
 
 
 class JobGone(CallerError):
-    """The job ended and its retention is over."""
+    """The job ended and its retention period is over."""
 
     code = "job_gone"
 
@@ -125,7 +129,7 @@ class JobFinal(CallerError):
 
 
 class JobUnfinished(CallerError):
-    """The job has not ended, and what was asked is for jobs that have."""
+    """The operation needs a job that has ended, and this one has not."""
 
     code = "job_unfinished"
 
@@ -137,46 +141,49 @@ class NoResult(CallerError):
 
 
 class IdempotencyConflict(CallerError):
-    """The idempotency key was used before with another payload."""
+    """The idempotency key was already used with a different payload."""
 
     code = "idempotency_conflict"
 
 
 class VersionConflict(CallerError):
-    """Somebody else deployed in between (`If-Match` no longer holds)."""
+    """The function was changed in between, so `If-Match` no longer holds."""
 
     code = "version_conflict"
 
 
 class MethodNotAllowed(CallerError):
-    """The path exists, the method does not."""
+    """The path exists but does not support this method."""
 
     code = "method_not_allowed"
 
 
 class RouteNotFound(CallerError):
-    """Nothing is at that path."""
+    """No route matches the path."""
 
     code = "not_found"
 
 
 class Unauthenticated(CallerError):
-    """No key, or one that is not valid."""
+    """The request carries no API key, or one that is not valid."""
 
     code = "unauthenticated"
 
 
 class Forbidden(CallerError):
-    """The key is valid, its scopes do not cover this."""
+    """The API key is valid, but its scopes or prefix do not cover the request."""
 
     code = "forbidden"
 
 
-# Try again later: nothing is wrong with the request.
+# The caller may repeat the request later: nothing is wrong with it.
 
 
 class TryAgain(SandlotError):
-    """Refused for now; nothing was submitted unless the message says so. `retry_after_s` is a measured guess."""
+    """Refused for now; nothing was submitted unless the message says so.
+
+    `retry_after_s` is an estimate, measured where that is possible.
+    """
 
     code = "try_again"
 
@@ -186,13 +193,14 @@ class TryAgain(SandlotError):
 
 
 class QueueFull(TryAgain):
-    """The function's queue, or all queues together, are at their limit."""
+    """The function's queue, or all queues together, have reached their limit."""
 
     code = "queue_full"
 
 
 class QueueUnavailable(TryAgain):
-    """Redis did not answer in time, or refused. The message says whether the submission is known to have failed."""
+    """Redis did not answer in time or refused; the message says whether the submit is known to have
+    failed."""
 
     code = "queue_unavailable"
 
@@ -204,34 +212,36 @@ class NoWorker(TryAgain):
 
 
 class FunctionCrashLoop(TryAgain):
-    """The function has crashed too often of late and is given a rest, so that it does not use up the sandboxes of others."""
+    """The function crashed too often and is paused, so that it does not use up sandboxes that other
+    functions need."""
 
     code = "function_crash_loop"
 
 
 class VersionPending(TryAgain):
-    """The version's dependencies are being resolved or installed."""
+    """The version's dependencies are still being resolved or installed."""
 
     code = "version_pending"
 
 
 class ShuttingDown(TryAgain):
-    """This process is stopping; another one, or the next, will answer."""
+    """This process is stopping; another process, or its successor, will answer."""
 
     code = "shutting_down"
 
 
 class WaitTimeout(TryAgain):
-    """The wait is over, the function is not: the job goes on, and its id is in the fields."""
+    """The caller's wait ended before the function did; the job goes on, and `fields` has its id."""
 
     code = "wait_timeout"
 
 
-# The operator has to act.
+# The operator must act.
 
 
 class OperatorError(SandlotError):
-    """The installation is wrong; the process says so in one line and exits non-zero."""
+    """The installation is wrong; the process reports it in one line and exits with a non-zero
+    status."""
 
     code = "operator_error"
 
@@ -243,36 +253,38 @@ class InvalidSettings(OperatorError):
 
 
 class RuntimeUnavailable(OperatorError):
-    """A runtime is not installed on this machine (`node`, for one)."""
+    """A runtime, such as `node`, is not installed on this machine."""
 
     code = "runtime_unavailable"
 
 
 class SandboxUnavailable(OperatorError):
-    """The walls that were asked for cannot be had here; the message says which is missing and how to provide it."""
+    """This machine cannot provide the requested isolation; the message says what is missing and how
+    to provide it."""
 
     code = "sandbox_unavailable"
 
 
 class PortTaken(OperatorError):
-    """Something else listens there."""
+    """Another process is listening on the port."""
 
     code = "port_taken"
 
 
 class ApiUnreachable(OperatorError):
-    """The client found no Sandlot API at its URL, or it did not answer in time."""
+    """The client found no Sandlot API at its URL, or the API did not answer in time."""
 
     code = "api_unreachable"
 
 
 class SchemaMismatch(OperatorError):
-    """The data in Redis was written by a Sandlot whose layout this one does not understand; it must not touch it."""
+    """The data in Redis has a layout that this release does not understand and must not touch."""
 
     code = "schema_mismatch"
 
 
 class UnsafeRecord(OperatorError):
-    """A record in Redis has no valid signature: it was written without our key and will not be obeyed."""
+    """A record in Redis is not signed with our key, belongs elsewhere or cannot be read; it is not
+    obeyed."""
 
     code = "unsafe_record"

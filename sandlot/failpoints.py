@@ -1,7 +1,8 @@
-"""Fail-points: what a process does to itself at a named moment, so that a test can have it die exactly there.
+"""Failpoints: places in the worker where a test can make the process kill or stop itself.
 
-Knows: how `SANDLOT_FAILPOINTS` is written, and what each action does. Does not know: where in the code a moment is (`worker/middleware/failpoints.py`).
-Nothing of this is reached unless the setting is given: without it there is not even a call.
+This module parses `SANDLOT_FAILPOINTS` and performs the actions; `worker/middleware/failpoints.py`
+puts the points into the code. Unless the setting is given, none of it is installed, so it costs not
+even a call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 from sandlot.errors import InvalidSettings
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 POINTS: Final = (
     "handed",
@@ -36,19 +37,25 @@ POINTS: Final = (
     "releasing",
     "released",
 )
-"""In a job's order: `handed` over by a submit; `claimed`, not yet given to the pool; `started` there; `ran`: the pool has its end; `kept`: the
-engine has it, and nothing is recorded; `storing` and `stored`, before and after each piece of a large result; `settling`: about to be sent; `settled`: recorded, the answer not read. The others are pairs of
-before and after each script, whatever it carries."""
+"""Points in the order of a job's life.
+
+`handed`: a submit handed the job over. `claimed`: the job is claimed and not yet given to the pool.
+`started`: the pool has it. `ran`: the pool has its outcome. `kept`: the engine has the outcome, and
+nothing is recorded. `storing` and `stored`: before and after each chunk of a large result.
+`settling`: the settlement is about to be sent. `settled`: it is recorded, and the reply has not
+been read. The rest are pairs of before and after each script, whatever it carries.
+"""
 
 ACTIONS: Final = ("kill", "stop", "note")
-"""`kill`: SIGKILL, as from outside. `stop`: SIGSTOP, until somebody sends SIGCONT. `note`: a log line, every time."""
+"""`kill`: send SIGKILL to this process, as from outside. `stop`: send SIGSTOP, which lasts until
+another process sends SIGCONT. `note`: write a log line."""
 
-_FAILPOINT: Final = re.compile(r"^(?P<point>[a-z]+):(?P<action>[a-z]+)(?:@(?P<turn>[1-9][0-9]{0,8}))?$")
+_PATTERN: Final = re.compile(r"^(?P<point>[a-z]+):(?P<action>[a-z]+)(?:@(?P<turn>[1-9][0-9]{0,8}))?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Failpoint:
-    """At the `turn`-th time the point is reached, do this; a `note` is made every time."""
+    """Action for the `turn`-th time that its point is reached. A `note` is written every time."""
 
     point: str
     action: str
@@ -56,7 +63,7 @@ class Failpoint:
 
 
 class Failpoints:
-    """The failpoints of one process, and how often each point has been reached."""
+    """Failpoints of one process, and a count of how often each point has been reached."""
 
     def __init__(self, failpoints: tuple[Failpoint, ...]) -> None:
         self._failpoints: dict[str, list[Failpoint]] = {}
@@ -66,33 +73,34 @@ class Failpoints:
 
     @classmethod
     def parse(cls, text: str) -> Failpoints | None:
-        """`claimed:kill`, `claimed:note,settling:kill@3`; nothing for an empty text.
+        """Parse text such as `claimed:kill` or `claimed:note,settling:kill@3`; return None for
+        empty text.
 
         Raises:
-            InvalidSettings: it names the part that cannot be read, and what may stand there.
+            InvalidSettings: a part cannot be parsed; the message names it and what is allowed.
         """
         if not text:
             return None
         return cls(tuple(_parse_failpoint(part.strip()) for part in text.split(",")))
 
     def reach(self, point: str, job_id: str = "", attempt: int = 0) -> None:
-        """The moment is now."""
+        """Perform the actions that are set for this point, if it is their turn."""
         failpoints = self._failpoints.get(point)
         if failpoints is None:
             return
         turn = self._reached[point] = self._reached.get(point, 0) + 1
         for failpoint in failpoints:
             if failpoint.action == "note":
-                log.info("fail-point", extra={"point": point, "job_id": job_id, "attempt": attempt})
+                _log.info("failpoint", extra={"point": point, "job_id": job_id, "attempt": attempt})
             elif failpoint.turn == turn:
                 os.kill(os.getpid(), signal.SIGKILL if failpoint.action == "kill" else signal.SIGSTOP)
 
 
 def _parse_failpoint(text: str) -> Failpoint:
-    match = _FAILPOINT.match(text)
+    match = _PATTERN.match(text)
     if match is None or match["point"] not in POINTS or match["action"] not in ACTIONS:
         raise InvalidSettings(
-            f"SANDLOT_FAILPOINTS={text!r}: write point:action or point:action@turn, with one of the points {', '.join(POINTS)}"
-            f" and one of the actions {', '.join(ACTIONS)}"
+            f"SANDLOT_FAILPOINTS={text!r}: write point:action or point:action@turn. The points are {', '.join(POINTS)};"
+            f" the actions are {', '.join(ACTIONS)}"
         )
     return Failpoint(match["point"], match["action"], int(match["turn"] or 1))

@@ -1,7 +1,4 @@
-"""How Python's collector of cyclic garbage is set for a process that serves.
-
-Knows: `gc`. Does not know: what the process does.
-"""
+"""Tuning of Python's cyclic garbage collector for long-running servers."""
 
 from __future__ import annotations
 
@@ -9,12 +6,19 @@ import gc
 from typing import Final
 
 YOUNG_LIMIT: Final = 20_000
-"""So many more new objects than deleted ones start a collection. With Python's 700, the calls in flight alone start one after the other,
-which finds nothing and took 6 % of the API's CPU; what is garbage only by its cycles (exceptions, mostly) waits for some megabytes at most."""
+"""Surplus of new objects over deleted ones that starts a collection.
+
+With Python's default of 700, the calls in flight alone start one collection after another. These
+find nothing and took 6 % of the API's CPU. Garbage that only the collector can free (reference
+cycles, mostly of exceptions) now waits until it amounts to a few megabytes at most.
+"""
 
 
 def tune_gc() -> None:
-    """To be called when a process has started: what is alive now stays, and need not be looked at again."""
+    """Freeze all objects that are alive now and raise the collection threshold.
+
+    Call this once, when the process has started: frozen objects are never scanned again.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_LIMIT, 10, 10)

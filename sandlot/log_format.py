@@ -1,7 +1,5 @@
-"""One log line per fact: the event first, then fields.
-
-Knows: how a record becomes a line. Does not know: what is logged. Only composition roots call this.
-"""
+"""Log format: one line per fact, the event first, then its fields. Only composition roots call
+this."""
 
 from __future__ import annotations
 
@@ -15,17 +13,18 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 def configure_logging(log_format: Literal["auto", "json", "pretty"], level: str) -> None:
-    """Send every log record to stderr; `auto` is pretty on a terminal and JSON lines everywhere else."""
+    """Send every log record to stderr: with `auto`, pretty on a terminal and JSON lines elsewhere."""
     pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrettyLines() if pretty else JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Its own start and stop messages say less than ours; what it complains about stays.
+    # Uvicorn's start and stop messages repeat ours with less detail; its warnings stay.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `event`, then the fields passed as `extra`."""
+    """Formatter that writes one JSON object per line: `time`, `level`, `logger`, `event`, then the
+    fields passed as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -44,7 +43,7 @@ class JsonLines(logging.Formatter):
 
 
 class PrettyLines(logging.Formatter):
-    """`10:20:31 info    listening url=http://127.0.0.1:8000`"""
+    """Formatter for terminals: `10:20:31 info    listening url=http://127.0.0.1:8000`."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
@@ -54,7 +53,8 @@ class PrettyLines(logging.Formatter):
 
 
 def _one_line(text: str) -> str:
-    """A stranger's path may hold line ends, and what moves a terminal's cursor: they are shown, not obeyed."""
+    """Escape line ends and control characters, so that untrusted text cannot forge a line or move
+    the cursor."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 

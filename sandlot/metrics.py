@@ -1,7 +1,8 @@
-"""Count on the hot path, for next to nothing.
+"""Metrics: cheap counters for the hot path, and Prometheus' text format for a scrape.
 
-Knows: histograms, families, how many functions get a label of their own. Does not know: what is counted, how it is written or sent.
-Measured: 0.2 µs for an observation, where prometheus_client's own takes 1.9. Everything happens on one event loop, so nothing is locked.
+An observation costs 0.2 µs, where prometheus_client's own histogram takes 1.9 µs (measured).
+Everything happens on one event loop, so nothing is locked. prometheus_client only writes the text;
+it is imported at the first scrape, since loading it takes about 60 ms.
 """
 
 from __future__ import annotations
@@ -10,22 +11,38 @@ import hmac
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 import msgspec
-from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
-"""From a warm call to the longest that people wait for. Fourteen, since each is a line per function and histogram in every scrape."""
+"""Upper bounds of the buckets: from a warm call to the longest wait that people accept.
+
+There are only fourteen, because each is one line per function and histogram in every scrape.
+"""
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of what `render` returns (prometheus_client's CONTENT_TYPE_PLAIN_0_0_4)."""
 OTHER: Final = "other"
-"""The label of what has none of its own; no function's name that is counted on its own is replaced by it."""
+"""Label of the functions beyond the limit; a function of this name shares the series."""
+PROCESS: Final = "process"
+"""Label that tells the processes of one server apart.
+
+If their counters were added up instead, the sum would fall whenever a process is replaced, and
+Prometheus reads a falling counter as a restart from zero.
+"""
+_LE: Final = (*(str(bound) for bound in BOUNDS_S), "+Inf")
 
 MetricT = TypeVar("MetricT")
 
 
 class Sample(msgspec.Struct, array_like=True):
-    """One series: a value, or for a histogram how many fell into each bucket (the last: above every bound) and their sum."""
+    """One series at one moment: a value, or a histogram's bucket counts and sum.
+
+    `buckets` are not cumulative; the last one counts what lies above every bound.
+    """
 
     labels: tuple[str, ...]
     value: float
@@ -33,7 +50,10 @@ class Sample(msgspec.Struct, array_like=True):
 
 
 class Family(msgspec.Struct, array_like=True):
-    """All series of one name, as they stood at one moment. Counters are named without `_total`, which the text adds."""
+    """All series of one name at one moment.
+
+    The names of counters lack the suffix `_total`, which `render` adds.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -42,8 +62,25 @@ class Family(msgspec.Struct, array_like=True):
     samples: list[Sample]
 
 
+def counter(name: str, help_text: str, labels: Sequence[str], samples: list[Sample]) -> Family:
+    return Family(name, "counter", help_text, tuple(labels), samples)
+
+
+def gauge(name: str, help_text: str, labels: Sequence[str], samples: list[Sample]) -> Family:
+    return Family(name, "gauge", help_text, tuple(labels), samples)
+
+
+def histogram(name: str, help_text: str, labels: Sequence[str], samples: list[Sample]) -> Family:
+    return Family(name, "histogram", help_text, tuple(labels), samples)
+
+
+def single(value: float) -> list[Sample]:
+    """Return the one sample of a family without labels."""
+    return [Sample((), value)]
+
+
 class Histogram:
-    """Seconds, by `BOUNDS_S`."""
+    """Counts of durations in seconds, in buckets bounded by `BOUNDS_S`."""
 
     __slots__ = ("buckets", "sum_s")
 
@@ -60,7 +97,7 @@ class Histogram:
 
 
 class PerFunction(Generic[MetricT]):
-    """A meter for each of the first `limit` functions, and one that all others share."""
+    """One metric for each of the first `limit` functions, and one that all others share."""
 
     def __init__(self, make: Callable[[], MetricT], limit: int) -> None:
         self._make = make
@@ -69,9 +106,9 @@ class PerFunction(Generic[MetricT]):
 
     def of(self, function: str) -> MetricT:
         found = self._metrics.get(function)
-        return self._enter(function) if found is None else found
+        return self._add(function) if found is None else found
 
-    def _enter(self, function: str) -> MetricT:
+    def _add(self, function: str) -> MetricT:
         if len(self._metrics) >= self._limit:
             function = OTHER
         return self._metrics.setdefault(function, self._make())
@@ -80,47 +117,29 @@ class PerFunction(Generic[MetricT]):
         return iter(self._metrics.items())
 
 
-def counter(name: str, help_text: str, labels: Sequence[str], samples: list[Sample]) -> Family:
-    return Family(name, "counter", help_text, tuple(labels), samples)
-
-
-def gauge(name: str, help_text: str, labels: Sequence[str], samples: list[Sample]) -> Family:
-    return Family(name, "gauge", help_text, tuple(labels), samples)
-
-
-def histogram(name: str, help_text: str, labels: Sequence[str], samples: list[Sample]) -> Family:
-    return Family(name, "histogram", help_text, tuple(labels), samples)
-
-
-def single(value: float) -> list[Sample]:
-    """The one sample of a family without labels."""
-    return [Sample((), value)]
-
-
-CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-PROCESS: Final = "process"
-"""The label that tells the processes of one server apart. Added up, their counters would fall when one of them is replaced, which Prometheus
-takes for a counter that began anew."""
-_LE: Final = (*(str(bound) for bound in BOUNDS_S), "+Inf")
-
-
 def render(families: Sequence[Family]) -> bytes:
-    """One process's families."""
+    """Return the families of one process as text (exposition format 0.0.4)."""
     return render_processes([("", families)])
 
 
 def render_processes(processes: Iterable[tuple[str, Sequence[Family]]]) -> bytes:
-    """The families of several processes, each with the label that it gets; an empty one is none."""
+    """Return the families of several processes as text, each with its `PROCESS` label.
+
+    An empty label is left out.
+    """
+    from prometheus_client.core import Metric
+    from prometheus_client.exposition import generate_latest
+
     metrics: dict[str, Metric] = {}
     for process, families in processes:
         for family in families:
             metric = metrics.setdefault(family.name, Metric(family.name, family.help, family.kind))
-            _add(metric, family, {PROCESS: process} if process else {})
-    return generate_latest(_Collected(metrics))
+            _add_samples(metric, family, {PROCESS: process} if process else {})
+    return generate_latest(_Registry(metrics))
 
 
-class _Collected:
-    """What prometheus_client calls a registry, of which it only asks this."""
+class _Registry:
+    """Registry with the one method that prometheus_client's writer calls."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self._metrics = metrics
@@ -129,7 +148,7 @@ class _Collected:
         return iter(self._metrics.values())
 
 
-def _add(metric: Metric, family: Family, common: Mapping[str, str]) -> None:
+def _add_samples(metric: Metric, family: Family, common: Mapping[str, str]) -> None:
     for sample in family.samples:
         labels = {**dict(zip(family.labels, sample.labels, strict=True)), **common}
         if family.kind == "histogram":
@@ -148,6 +167,6 @@ def _add_histogram(metric: Metric, sample: Sample, labels: Mapping[str, str]) ->
 
 
 def is_metrics_token(authorization: str, token: str) -> bool:
-    """Whether this `Authorization` carries the token; never, if there is none."""
+    """Return whether an `Authorization` header carries the token; an empty token matches nothing."""
     scheme, _, given = authorization.partition(" ")
     return bool(token) and scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())

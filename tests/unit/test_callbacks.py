@@ -54,14 +54,14 @@ def test_an_allowed_url_stays_as_it_was_written(url: str) -> None:
         ("ftp://hooks.example.com/", "no http or https URL"),
         ("hooks.example.com/done", "no http or https URL"),
         ("https://", "no http or https URL"),
-        ("https://hooks.example.com:99999/", "is no URL"),
-        ("https://[::1/", "is no URL"),
+        ("https://hooks.example.com:99999/", "is not a valid URL"),
+        ("https://[::1/", "is not a valid URL"),
         ("https://hooks.example.com/#top", "fragment"),
         ("https://hooks.example.com/ä", "percent-encode"),
         ("https://hooks.example.com/a b", "percent-encode"),
         ("https://hooks.example.com/\r\nX-Evil: 1", "percent-encode"),
         ("https://hooks.example.com/" + "x" * 2048, "2074 characters"),
-        ("http://10.0.0.7/", "not on the open internet"),
+        ("http://10.0.0.7/", "not on the public internet"),
     ],
 )
 def test_any_other_url_is_refused_with_the_reason(url: str, reason: str) -> None:
@@ -74,7 +74,7 @@ def test_any_other_url_is_refused_with_the_reason(url: str, reason: str) -> None
     "url", ["http://127.0.0.1/", "http://169.254.169.254/latest", "http://[::1]/", "http://[::ffff:10.0.0.1]/"]
 )
 def test_any_host_does_not_mean_internal_ones(url: str) -> None:
-    with pytest.raises(CallbackRefused, match="not on the open internet"):
+    with pytest.raises(CallbackRefused, match="not on the public internet"):
         check_callback_url(url, AllowList(("*",)))
     assert check_callback_url("https://anything.example/", AllowList(("*",)))
 

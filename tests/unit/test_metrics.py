@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.parser import text_string_to_metric_families
 
 from sandlot.metrics import (
     BOUNDS_S,
+    CONTENT_TYPE,
     Family,
     Histogram,
     PerFunction,
@@ -47,6 +49,10 @@ def test_a_sample_does_not_change_after_it_was_taken() -> None:
     sample = seconds.sample()
     seconds.observe(1)
     assert sum(sample.buckets) == 0
+
+
+def test_the_content_type_is_the_one_of_prometheus_clients_writer() -> None:
+    assert CONTENT_TYPE == CONTENT_TYPE_PLAIN_0_0_4
 
 
 def test_counters_gauges_and_odd_labels_are_read_back() -> None:

@@ -20,7 +20,7 @@ def test_without_a_collector_there_is_nothing() -> None:
 
 
 def test_a_collector_is_a_url() -> None:
-    with pytest.raises(InvalidSettings, match=r"SANDLOT_OTLP_URL='collector:4318' is no URL"):
+    with pytest.raises(InvalidSettings, match=r"SANDLOT_OTLP_URL='collector:4318' is not a URL"):
         open_tracing(settings(otlp_url="collector:4318"), "api")
 
 

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from sandlot.errors import InvalidSettings, PortTaken
-from sandlot.metrics import Family, is_metrics_token
+from sandlot.metrics import CONTENT_TYPE, Family, is_metrics_token, render
 from sandlot.settings import is_loopback
 
 _log: Final = logging.getLogger(__name__)
@@ -91,9 +91,6 @@ class _Metrics:
         if self._token and not is_metrics_token(request.headers.get("authorization", ""), self._token):
             needed = "this needs Authorization: Bearer and the worker's SANDLOT_METRICS_TOKEN\n"
             return PlainTextResponse(needed, 401, {"www-authenticate": 'Bearer realm="sandlot"'})
-        # Imported here because it takes 60 ms, which a worker without scrapes need not spend.
-        from sandlot.metrics import CONTENT_TYPE, render
-
         text = await asyncio.to_thread(render, self._families())
         return Response(text, media_type=CONTENT_TYPE)
 

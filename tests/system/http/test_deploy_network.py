@@ -76,7 +76,7 @@ def test_redis_the_api_and_metadata_are_out_of_reach(
     ("manifest", "reason"),
     [
         ({"network": ["http://example.com"]}, "no scheme or path"),
-        ({"network": ["169.254.169.254"]}, "not on the open internet"),
+        ({"network": ["169.254.169.254"]}, "not on the public internet"),
         ({"network": ["localhost:6379"]}, "internal"),
         ({"network": "*"}, "list of hosts"),
         ({"walls": ["moat"]}, "is no wall"),
