@@ -86,7 +86,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyStore:
-    """Store of API keys in Redis. Every method raises QueueUnavailable when Redis does not answer."""
+    """Store of API keys in Redis. Every method raises QueueUnavailable when Redis does
+    not answer."""
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis

@@ -13,7 +13,8 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 def configure_logging(log_format: Literal["auto", "json", "pretty"], level: str) -> None:
-    """Send every log record to stderr: with `auto`, pretty on a terminal and JSON lines elsewhere."""
+    """Send every log record to stderr: with `auto`, pretty on a terminal and JSON lines
+    elsewhere."""
     pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrettyLines() if pretty else JsonLines())

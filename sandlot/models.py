@@ -1,7 +1,8 @@
-"""The values that cross Sandlot: what goes in, what comes out, and how it went.
+"""Values that every part of Sandlot shares: invocations, outcomes, job statuses and retry policies.
 
-Knows: names, limits, outcomes. Does not know: HTTP, Redis, processes.
-Hot values are msgspec structs (built once per invocation, never re-validated); what people write is in `sandlot.functions.manifest`.
+Knows: names, limits, outcomes. Does not know: HTTP, Redis, processes. Values on the hot path are
+msgspec structs, built once per invocation and never validated again. Settings that people write are
+in `sandlot.functions.manifest`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Runtime(StrEnum):
 
 
 class Isolation(StrEnum):
-    """How much of a process one invocation shares with the next of the same version."""
+    """How much of a process one invocation shares with the next one of the same version."""
 
     REUSE = "reuse"
     FORK = "fork"
@@ -30,7 +31,8 @@ class Isolation(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """How an invocation ended. Everything but `OK` says whose limit or whose fault it was."""
+    """How an invocation ended. Every kind but `OK` names the limit that was exceeded or the party
+    at fault."""
 
     OK = "ok"
     ERROR = "error"
@@ -49,12 +51,16 @@ class OutcomeKind(StrEnum):
 
 
 CRASHES: Final = frozenset({OutcomeKind.MEMORY, OutcomeKind.PROCESSES, OutcomeKind.EXIT, OutcomeKind.SIGNAL})
-"""Ends that cost a sandbox and blame nobody but the function: those that its breaker counts. An exception is an answer; a time limit
-may be a slow neighbour's fault; a lost worker is ours."""
+"""Outcomes that cost a sandbox and that only the function can have caused; its breaker counts
+these.
+
+An exception is an ordinary reply, a time limit may be a slow neighbour's fault, and a lost worker
+is the platform's.
+"""
 
 
 class JobStatus(StrEnum):
-    """What a caller sees of a job. The first three can still change; the others never do."""
+    """Status of a job as callers see it. The first three can still change, the others are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -91,12 +97,13 @@ _STATUS_OF: Final = {
 
 
 def status_of(outcome: OutcomeKind) -> JobStatus:
-    """The status of a job that ended in this outcome; every outcome has exactly one."""
+    """Return the status of a job that ended with this outcome; every outcome has exactly one."""
     return _STATUS_OF[outcome]
 
 
 class FunctionError(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a function raised, in Lambda's words: `errorType`, `errorMessage`, `stackTrace` (user frames, outermost first)."""
+    """Exception that a function raised, in AWS Lambda's words: `errorType`, `errorMessage`,
+    `stackTrace` (the user's frames, outermost first)."""
 
     error_type: str
     error_message: str
@@ -104,10 +111,11 @@ class FunctionError(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was measured, by the worker's clock and the kernel, never by the function.
+    """Measurements of an attempt by the worker's clock and the kernel, never by the function.
 
-    `limit` and `measured` name the wall that was hit in its own unit (`{"wall_s": 5}` and `{"wall_s": 5.004}`);
-    `stack` is where the code was at the moment of a kill, innermost last, if the runtime could tell.
+    `limit` and `measured` name the limit that was exceeded, in its own unit (`{"wall_s": 5}` and
+    `{"wall_s": 5.004}`). `stack` is the code's position at the moment of a kill, innermost frame
+    last, if the runtime could report it.
     """
 
     limit: dict[str, float] = {}
@@ -121,7 +129,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, rename={"import_": "import"}):
-    """Milliseconds spent in each stage; durations come from monotonic clocks, `queued` and `settle` from Redis's clock."""
+    """Milliseconds spent in each stage. `queued` and `settle` come from Redis's clock, the rest
+    from monotonic clocks."""
 
     queued: float = 0.0
     boot: float = 0.0
@@ -134,8 +143,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, rename={"import_": "imp
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt ended.
 
-    `result` is the JSON text the function returned (only with `OK`); it is never decoded between the sandbox and the caller.
-    `receipt` is the JSON text of the walls that held (see `worker.sandbox`); `logs` is at most the function's log limit.
+    `result` is the JSON text that the function returned (only with `OK`); nothing between the
+    sandbox and the caller decodes it. `receipt` is the JSON text of the isolation features that
+    were in force (`sandlot/receipt.py`). `logs` holds at most the function's log limit.
     """
 
     kind: OutcomeKind
@@ -149,30 +159,33 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """After which ends a job is run again, how often and when. `attempts` counts the first run as well."""
+    """When and how often a job runs again. `attempts` includes the first run."""
 
     attempts: int = 3
     on: tuple[OutcomeKind, ...] = (OutcomeKind.WORKER_LOST,)
     backoff_ms: int = 1000
-    """Before the second run; doubled before each further one, and half of it by chance."""
+    """Delay before the second run, doubled for each further run; half of it is random."""
     max_age_ms: int = 0
-    """Counted from the moment it was queued, or due; later than this it is not run again. 0: however old it is."""
+    """Age beyond which the job does not run again, counted from the time it was queued or became
+    due. 0: no limit."""
 
     @property
     def attempts_if_lost(self) -> int:
-        """How often a job runs whose workers die."""
+        """How often a job runs if each of its workers is lost."""
         return self.attempts if OutcomeKind.WORKER_LOST in self.on else 1
 
 
 DEFAULT_RETRY: Final = RetryPolicy()
-"""What is promised of every job: a lost worker is not its function's fault."""
+"""Policy of a function without one: a job whose worker was lost runs again, since that is not the
+function's fault."""
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """One call of one version with one event, ready to be queued.
 
-    `event` is valid JSON text (at most the payload limit, at most 200 levels deep), checked by whoever built this.
-    `placement` names the workers that can run it (`python`, `node`, or `python,gpu` with tags).
+    `event` is valid JSON text (at most the payload limit, at most 200 levels deep); the code that
+    builds an invocation checks it. `placement` names the workers that can run it (`python`, `node`,
+    or `python,gpu` with tags).
     """
 
     job_id: str
@@ -184,7 +197,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     wall_limit_ms: int
     result_ttl_s: int
     delivered_ttl_s: int = 0
-    """How long a success is kept whose caller has waited and was answered; 0: as long as any other."""
+    """How long a success is kept whose caller waited and received it; 0: as long as any other
+    result."""
     retry: RetryPolicy = DEFAULT_RETRY
     concurrency: int = 0
     delay_ms: int = 0
@@ -193,32 +207,34 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     owner: str = ""
     request: bytes = b""
-    """JSON object of what else the function may see in `context` (client context, for one); empty for none."""
+    """JSON object with what else the function sees in `context` (the client context, for example);
+    empty for none."""
     callback_url: str = ""
-    """Is told of the end; empty for none."""
+    """URL that receives a signed POST when the job ends; empty for none."""
     cancel_on_disconnect: bool = False
-    """Whether it is cancelled when its caller hangs up while waiting."""
+    """Cancel the job when a caller who waits for it disconnects."""
 
 
-def describe(kind: OutcomeKind, error: FunctionError | None, evidence: Evidence | None) -> str:
-    """What the function raised, else what ended it, with the limit."""
-    if error is not None:
-        return f"{error.error_type}: {error.error_message}"
-    limits = evidence.limit if evidence is not None else {}
-    limit = ", ".join(f"{name}={value:g}" for name, value in limits.items())
-    return _DETAILS.get(kind, f"the function ended as {kind}") + (f" (limit: {limit})" if limit else "")
-
-
-_DETAILS = {
+_SENTENCES: Final = {
     OutcomeKind.TIMEOUT: "the function ran longer than its time limit and was killed",
     OutcomeKind.MEMORY: "the function used more memory than its limit and was killed",
     OutcomeKind.CPU: "the function used more CPU than its limit and was killed",
     OutcomeKind.PROCESSES: "the function started more processes than its limit and was killed",
-    OutcomeKind.OUTPUT: "the function wrote more than its limit and was killed",
+    OutcomeKind.OUTPUT: "the function wrote more output than its limit and was killed",
     OutcomeKind.EXIT: "the function ended its process instead of returning",
     OutcomeKind.SIGNAL: "the function's process was killed by a signal",
     OutcomeKind.BAD_RESULT: "the function returned something that is not JSON",
     OutcomeKind.CANCELLED: "the job was cancelled",
-    OutcomeKind.EXPIRED: "the job was not started in the time it was given, and was not run",
+    OutcomeKind.EXPIRED: "the job expired before it was started, and was not run",
     OutcomeKind.WORKER_LOST: "every worker that ran the function was lost before it ended",
 }
+
+
+def describe(kind: OutcomeKind, error: FunctionError | None, evidence: Evidence | None) -> str:
+    """Return one sentence about an outcome: the function's exception if there is one, else the
+    cause and the limit."""
+    if error is not None:
+        return f"{error.error_type}: {error.error_message}"
+    limits = evidence.limit if evidence is not None else {}
+    limit = ", ".join(f"{name}={value:g}" for name, value in limits.items())
+    return _SENTENCES.get(kind, f"the function ended as {kind}") + (f" (limit: {limit})" if limit else "")

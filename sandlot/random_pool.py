@@ -1,15 +1,17 @@
-"""Draw random bytes from the kernel in batches, because each call of `os.urandom` costs 1 to 2 µs."""
+"""Pool of random bytes, drawn from the kernel in batches, because each call of `os.urandom` costs 1
+to 2 µs."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-_AT_ONCE: Final = 512
+_BATCH_SIZE: Final = 512
 
 
 class RandomPool:
-    """Values of `size_bytes` random bytes. `next` never returns one twice, in a forked child either."""
+    """Source of values of `size_bytes` random bytes. `next` never returns a value twice, not even
+    in a forked child."""
 
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
@@ -18,6 +20,6 @@ class RandomPool:
 
     def next(self) -> bytes:
         if not self._drawn:
-            size_bytes, drawn = self._size_bytes, os.urandom(self._size_bytes * _AT_ONCE)
+            size_bytes, drawn = self._size_bytes, os.urandom(self._size_bytes * _BATCH_SIZE)
             self._drawn.extend(drawn[start : start + size_bytes] for start in range(0, len(drawn), size_bytes))
         return self._drawn.pop()

@@ -1,7 +1,4 @@
-"""The names of features, and which of them a receipt lacks.
-
-Knows: what a receipt says of each feature. Does not know: manifests, workers, how a feature is built.
-"""
+"""Isolation features: their names, and which of them a receipt does not confirm."""
 
 from __future__ import annotations
 
@@ -11,15 +8,15 @@ from typing import Any, Final
 NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 _FLAGS: Final = ("own_uid", "seccomp", "no_new_privs")
 _CGROUPS: Final = ("memory", "processes", "cpu")
-"""Walls by these names stand where a cgroup bounds the whole sandbox; an rlimit bounds each process by itself."""
+"""In force only if a cgroup limits the whole sandbox; an rlimit limits each process by itself."""
 FEATURES: Final = ("strict", *NAMESPACES, *_FLAGS, "landlock", *_CGROUPS)
 
 
 def check_features(features: Iterable[str]) -> tuple[str, ...]:
-    """The features in order, each once.
+    """Return the features, sorted and without duplicates.
 
     Raises:
-        ValueError: there is no feature of that name.
+        ValueError: a feature of that name does not exist.
     """
     checked = tuple(sorted(set(features)))
     for feature in checked:
@@ -29,11 +26,11 @@ def check_features(features: Iterable[str]) -> tuple[str, ...]:
 
 
 def missing_features(required: Iterable[str], receipt: Mapping[str, Any]) -> list[str]:
-    """Those of the required features that the receipt does not vouch for."""
-    return [feature for feature in required if not _stands(feature, receipt)]
+    """Return those of the required features that the receipt does not confirm."""
+    return [feature for feature in required if not _is_in_force(feature, receipt)]
 
 
-def _stands(feature: str, receipt: Mapping[str, Any]) -> bool:
+def _is_in_force(feature: str, receipt: Mapping[str, Any]) -> bool:
     if feature == "strict":
         return receipt.get("level") == "strict"
     if feature in NAMESPACES:

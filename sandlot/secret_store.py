@@ -1,7 +1,8 @@
-"""Secrets: written by whoever deploys, opened by workers for functions that name them, and never readable in Redis.
+"""Secrets: set by people who deploy, opened by workers for the functions that name them, never
+readable in Redis.
 
-Knows: how a secret is sealed and opened, who may have it. Does not know: HTTP, sandboxes, how a value gets into a process.
-Sealed with AES-256-GCM under a key derived from the signing key (HKDF, RFC 5869), which APIs and workers have and Redis has not.
+Values are sealed with AES-256-GCM under a key derived from the signing key (HKDF, RFC 5869), which
+the API and the workers have and Redis does not.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from sandlot.errors import CallerError, QueueUnavailable, SecretNotFound, Unsafe
 from sandlot.redis.keys import SECRETS, SECRETS_CHANGED
 
 SECRET_NAME: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
-"""It becomes a variable of the environment."""
+"""A secret becomes an environment variable of this name."""
 VALUE_LIMIT_BYTES: Final = 16 * 1024
 _PURPOSE: Final = b"sandlot.secrets.1"
 _NONCE_BYTES: Final = 12
-"""Random, as NIST SP 800-38D allows for fewer than 2^32 secrets under one key."""
+"""Random, as NIST SP 800-38D permits for fewer than 2^32 secrets under one key."""
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be known of a secret: everything but its value. `prefix`: only functions whose names begin so may have it."""
+    """Public data of a secret: everything but its value. Only functions whose names start with
+    `prefix` receive it."""
 
     name: str
     prefix: str = ""
@@ -46,12 +48,14 @@ class _Sealed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     box: str
 
     def label(self, name: str) -> bytes:
-        """Authenticated with the value, so that nobody can rename a secret or hand it to other functions."""
+        """Return the data authenticated along with the value, so that a record cannot be renamed or
+        given to other functions."""
         return msgspec.json.encode([name, self.prefix, self.updated_ms])
 
 
 class SecretStore:
-    """Every method raises QueueUnavailable when Redis does not answer."""
+    """Store of secrets in Redis. Every method raises QueueUnavailable when Redis does
+    not answer."""
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
@@ -62,7 +66,7 @@ class SecretStore:
         """Set or replace a secret.
 
         Raises:
-            CallerError: the name or the value cannot be a variable's.
+            CallerError: the name or the value is not valid for an environment variable.
         """
         check_secret(name, value)
         sealed = _Sealed(prefix=prefix, updated_ms=time.time_ns() // 1_000_000, box="")
@@ -77,28 +81,30 @@ class SecretStore:
         return Secret(name=name, prefix=prefix, updated_ms=record.updated_ms)
 
     async def list_all(self) -> list[Secret]:
-        """All of them, by name, without their values."""
+        """Return all secrets, sorted by name, without their values."""
         try:
             fields = cast("dict[bytes, bytes]", await self._redis.hgetall(SECRETS))
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
-        found = {name.decode(): _record(name.decode(), text) for name, text in fields.items()}
+        found = {name.decode(): _parse_record(name.decode(), text) for name, text in fields.items()}
         return [Secret(name=name, prefix=one.prefix, updated_ms=one.updated_ms) for name, one in sorted(found.items())]
 
     async def describe(self, name: str) -> Secret:
-        """
+        """Return a secret without its value.
+
         Raises:
-            SecretNotFound: there is none of that name.
+            SecretNotFound: no secret of that name exists.
         """
         sealed = (await self._read([name]))[0]
         if sealed is None:
-            raise SecretNotFound(f"there is no secret {name[:80]!r}")
+            raise SecretNotFound(f"no secret {name[:80]!r} exists")
         return Secret(name=name, prefix=sealed.prefix, updated_ms=sealed.updated_ms)
 
     async def delete(self, name: str) -> None:
-        """
+        """Delete a secret.
+
         Raises:
-            SecretNotFound: there is none of that name.
+            SecretNotFound: no secret of that name exists.
         """
         try:
             removed = await self._redis.hdel(SECRETS, name)
@@ -106,10 +112,10 @@ class SecretStore:
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
         if not removed:
-            raise SecretNotFound(f"there is no secret {name[:80]!r}")
+            raise SecretNotFound(f"no secret {name[:80]!r} exists")
 
     async def missing(self, function: str, names: Sequence[str]) -> list[str]:
-        """Which of these secrets this function would not get."""
+        """Return those of the names that this function would not receive."""
         return [
             name
             for name, sealed in zip(names, await self._read(names), strict=True)
@@ -117,17 +123,17 @@ class SecretStore:
         ]
 
     async def reveal(self, function: str, names: Sequence[str]) -> dict[str, str]:
-        """The values, for a sandbox of this function.
+        """Return the values, for a sandbox of this function.
 
         Raises:
-            SecretNotFound: one is not there, or not for this function.
+            SecretNotFound: one does not exist, or is not for this function.
             UnsafeRecord: one was not sealed with our key, or was changed.
         """
         opened = {}
         for name, sealed in zip(names, await self._read(names), strict=True):
             if sealed is None or not function.startswith(sealed.prefix):
                 raise SecretNotFound(
-                    f"{function!r} needs the secret {name}, which is not there for it; set it with: sandlot secret set {name}"
+                    f"{function!r} needs the secret {name}, which does not exist or is not for this function; set it with: sandlot secret set {name}"
                 )
             opened[name] = self._open(name, sealed)
         return opened
@@ -136,7 +142,7 @@ class SecretStore:
         try:
             box = b64decode(sealed.box, validate=True)
             return self._cipher.decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], sealed.label(name)).decode()
-        except (InvalidTag, ValueError):  # ValueError: no base64, or too short to be a box
+        except (InvalidTag, ValueError):  # ValueError: not base64, or shorter than a nonce
             raise UnsafeRecord(
                 f"the secret {name} was not sealed with this signing key, or was changed in Redis; set it again"
             ) from None
@@ -148,29 +154,30 @@ class SecretStore:
             found = cast("list[bytes | None]", await self._redis.hmget(SECRETS, list(names)))
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
-        return [None if text is None else _record(name, text) for name, text in zip(names, found, strict=True)]
+        return [None if text is None else _parse_record(name, text) for name, text in zip(names, found, strict=True)]
 
 
 def check_secret(name: str, value: str) -> None:
-    """
+    """Check that the name and the value are valid for an environment variable.
+
     Raises:
-        CallerError: that cannot be a variable of the environment; the message never has the value.
+        CallerError: one of them is not; the message never contains the value.
     """
     if not SECRET_NAME.match(name):
         raise CallerError(
-            f"{name[:80]!r} is no name for a secret: write letters, digits and underscores, as in DB_PASSWORD"
+            f"{name[:80]!r} is not a valid secret name: use letters, digits and underscores, as in DB_PASSWORD"
         )
     if not value:
         raise CallerError(f"the value of {name} is empty")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise CallerError(f"the value of {name} has a null byte, or is not text")
+        raise CallerError(f"the value of {name} contains a null byte or a lone surrogate")
     if len(value.encode()) > VALUE_LIMIT_BYTES:
         raise CallerError(
             f"the value of {name} has {len(value.encode())} bytes; at most {VALUE_LIMIT_BYTES} are allowed"
         )
 
 
-def _record(name: str, text: bytes) -> _Sealed:
+def _parse_record(name: str, text: bytes) -> _Sealed:
     try:
         return msgspec.json.decode(text, type=_Sealed)
     except msgspec.MsgspecError as error:
@@ -178,4 +185,4 @@ def _record(name: str, text: bytes) -> _Sealed:
 
 
 def _unavailable(error: Exception) -> QueueUnavailable:
-    return QueueUnavailable(f"Redis did not do what was asked about secrets: {error or type(error).__name__}")
+    return QueueUnavailable(f"Redis did not answer while secrets were read or written: {error or type(error).__name__}")

@@ -1,4 +1,4 @@
-"""Sign records with the signing key, which Redis never holds: HMAC-SHA256 (RFC 2104)."""
+"""Signatures of records with the signing key, which Redis never holds: HMAC-SHA256 (RFC 2104)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from functools import lru_cache
 from typing import Final
 
 _ONE_SHOT_LIMIT_BYTES: Final = 65536
-"""Up to this size one call over a joined copy is fastest; above it, copying costs more than it saves."""
+"""Up to this size, one call over a joined copy is fastest; above it, copying costs more than it
+saves."""
 _INNER_PAD: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def mac(key: bytes, purpose: bytes, head: bytes, body: bytes | memoryview = b"") -> bytes:
-    """44 characters of base64. `purpose` keeps a signature of one kind from being used as another.
+    """Return the HMAC-SHA256 (RFC 2104) as 44 characters of base64.
 
-    HMAC-SHA256 (RFC 2104), from the hash of the key's two pads on: half the CPU of hmac.digest, which looks its hash up each time.
+    `purpose` keeps a signature of one kind from being used as another. The hashes of the key's two
+    padded blocks are cached, which takes half the CPU time of hmac.digest: that looks its hash up
+    at each call.
     """
     inner_pad, outer_pad = _padded(key)
     inner, outer = inner_pad.copy(), outer_pad.copy()

@@ -1,11 +1,12 @@
-"""A platform inside a test: pytest finds the fixture `sandlot` by itself wherever Sandlot is installed.
+"""Pytest plugin with the fixture `sandlot`, a running platform for tests.
+
+pytest finds the fixture without configuration wherever Sandlot is installed:
 
     def test_greets_by_name(sandlot):
         greet = sandlot.deploy("functions/greet.py")
         assert greet({"name": "Ada"}) == {"message": "Hello, Ada!"}
 
-Knows: how a whole platform of one's own is started and ended for tests. Does not know: how any part of it works.
-Everything is imported when the fixture is first used: this module is loaded in every run of pytest beside which Sandlot is installed.
+Imports happen when the fixture is first used, because every run of pytest loads this module.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 _START_DEADLINE_S: Final = 120.0
 _STOP_DEADLINE_S: Final = 30.0
 _KEPT_SETTINGS: Final = ("SANDLOT_NODE", "SANDLOT_SANDBOX")
-"""Of this machine; every other setting of whoever runs the tests might lead them to a platform that is not theirs."""
+"""Settings about this machine. All others are removed: they could lead the tests to a platform that
+is not theirs."""
 
 
 class FunctionFailed(AssertionError):
-    """A call did not end well; the message has what the function raised, or the limit, and its logs. `result` has the rest."""
+    """Failure of a call. The message has the function's exception, or the limit that it exceeded,
+    and its logs; `result` has the rest."""
 
     def __init__(self, result: InvokeResult, logs: str) -> None:
         self.result = result
@@ -45,16 +48,17 @@ class FunctionFailed(AssertionError):
 
 
 class Function:
-    """A deployed function. Call it like one of your own: `greet(event)` is what it returned."""
+    """Deployed function. Call it like a Python function: `greet(event)` returns its result."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.name = name
         self._client = client
 
     def __call__(self, event: Any = None) -> Any:  # noqa: ANN401 - JSON in, JSON out
-        """
+        """Call the function and return its result.
+
         Raises:
-            FunctionFailed: it did not return; what it did instead is in the message.
+            FunctionFailed: the function did not return; the message says how it ended.
         """
         result = self.invoke(event)
         if not result.ok:
@@ -62,7 +66,7 @@ class Function:
         return result.json()
 
     def invoke(self, event: Any = None) -> InvokeResult:  # noqa: ANN401 - JSON
-        """How a call ended, well or not."""
+        """Call the function and return how the call ended, well or not."""
         return self._client.invoke(self.name, event)
 
     def submit(self, event: Any = None) -> Job:  # noqa: ANN401 - JSON
@@ -71,14 +75,15 @@ class Function:
 
 
 class Job:
-    """A call that was queued."""
+    """Queued call."""
 
     def __init__(self, client: Client, job_id: str) -> None:
         self.id = job_id
         self._client = client
 
     def wait(self) -> dict[str, Any]:
-        """Its document, once it has ended: `status`, `outcome`, `result`, `error`, …"""
+        """Wait until the job has ended and return its document: `status`, `outcome`, `result`,
+        `error`, …"""
         return self._client.wait(self.id)
 
     def logs(self) -> str:
@@ -89,18 +94,19 @@ class Job:
 
 
 class Platform:
-    """Valkey, an API and a worker, with data of their own, on ports that are free. `client` speaks to its API with an admin's key."""
+    """Valkey, an API and a worker with their own data, on free ports. `client` calls the API with
+    an admin key."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is empty and this platform's alone."""
+        """Use `folder`, which must be empty and belong to this platform alone."""
         self._folder = folder
         self._log = folder / "up.log"
 
     def __enter__(self) -> Self:
-        """Start it.
+        """Start the platform.
 
         Raises:
-            RuntimeError: it did not; the message has what it said.
+            RuntimeError: it did not start; the message has its output.
         """
         from sandlot.cli.data_dir import DataDir
         from sandlot.cli.installation import command_line
@@ -122,10 +128,10 @@ class Platform:
                 preexec_fn=dies_with(os.getpid(), signal.SIGTERM),
             )
         deadline_s = time.monotonic() + _START_DEADLINE_S
-        while (running := data.running()) is None or "stops everything" not in self._said():
+        while (running := data.running()) is None or "stops everything" not in self._output():
             if self._process.poll() is not None or time.monotonic() > deadline_s:
-                self._end()
-                raise RuntimeError(f"no platform for the tests: {self._said()}")
+                self._stop()
+                raise RuntimeError(f"the platform for the tests did not start: {self._output()}")
             time.sleep(0.02)
         self.url = running.url
         self.client: Client = Client(running.url, data.key_file.read_text(encoding="utf-8").strip())
@@ -135,13 +141,14 @@ class Platform:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.client.close()
-        self._end()
+        self._stop()
 
     def deploy(self, path: str | Path, *, name: str | None = None) -> Function:
-        """Deploy a file, a folder or a zip, checked as `sandlot deploy` does, and wait for its dependencies.
+        """Deploy a file, folder or zip with the checks of `sandlot deploy`, and wait for its
+        dependencies.
 
         Raises:
-            SandlotError: it cannot be a function; file and line are named.
+            SandlotError: it is not a valid function; the message names file and line.
         """
         from sandlot.cli.deploy import deploy_path
         from sandlot.cli.progress import wait_until_active
@@ -150,21 +157,21 @@ class Platform:
         return Function(self.client, str(deployed["name"]))
 
     def function(self, name: str) -> Function:
-        """One that was deployed before."""
+        """Return a function that was deployed before."""
         return Function(self.client, name)
 
     def set_secret(self, name: str, value: str) -> None:
         self.client.set_secret(name, value)
 
     def logs(self, call: InvokeResult | Job) -> str:
-        """What the function printed in that call."""
+        """Return what the function printed during that call."""
         return self.client.logs(call.id if isinstance(call, Job) else call.job_id)
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def _end(self) -> None:
-        # What still runs belongs to tests that are over: no need to let it finish (the second signal).
+    def _stop(self) -> None:
+        # The second signal stops running calls at once: they belong to tests that are over.
         for _ in range(2):
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGINT)
@@ -177,10 +184,10 @@ class Platform:
 
 @pytest.fixture(scope="session")
 def sandlot() -> Iterator[Platform]:
-    """One platform for all tests of a run, started when the first of them asks for it."""
+    """Provide one platform for all tests of a run, started when the first test uses it."""
     with tempfile.TemporaryDirectory(prefix="sandlot-testing-") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # a sandbox may run as another user, who has to reach the unpacked functions below
+        folder.chmod(0o755)  # a sandbox may run as another user, which must reach the unpacked functions below
         with Platform(folder) as platform:
             yield platform
 

@@ -1,6 +1,5 @@
-"""Spans of calls, sent to a collector by OTLP over HTTP.
+"""Tracing: spans of calls, sent to a collector by OTLP over HTTP.
 
-Knows: OpenTelemetry, W3C's traceparent. Does not know: HTTP, jobs, sandboxes.
 Without SANDLOT_OTLP_URL nothing here runs and nothing of OpenTelemetry is imported.
 """
 
@@ -20,13 +19,17 @@ if TYPE_CHECKING:
     from sandlot.settings import Settings
 
 EXPORT_TIMEOUT_S: Final = 5.0
-"""For one batch; at the end of a process the last one is waited for as long."""
+"""Timeout of one batch; at exit, the process waits this long for the last one."""
 
 Attributes = Mapping[str, str | int | float | bool]
 
 
 class Tracing:
-    """One per process. Spans are kept and sent by a thread of the SDK; a collector that is away costs spans, never calls."""
+    """Tracer of one process.
+
+    A thread of the SDK buffers spans and sends them; while the collector is down, spans are lost,
+    never calls.
+    """
 
     def __init__(self, provider: TracerProvider, tracer: Tracer) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -38,24 +41,28 @@ class Tracing:
     def start_span(
         self, name: str, kind: SpanKind, traceparent: str, attributes: Attributes, *, began_ns: int | None = None
     ) -> Span:
-        """A span whose parent is the given one; what is no traceparent begins a trace of its own, as W3C's recommendation asks."""
+        """Start a span below the given parent.
+
+        Text that is not a traceparent starts a trace of its own, as the W3C recommendation asks.
+        """
         parent = self._propagator.extract({"traceparent": traceparent} if traceparent else {})
         return self._tracer.start_span(name, parent, kind, attributes, start_time=began_ns)
 
     def record_stage(self, parent: Span, name: str, began_ns: int, ended_ns: int) -> None:
-        """A part of a span that is over; times are Unix nanoseconds."""
+        """Record a part of a span that is already over; times are Unix nanoseconds."""
         from opentelemetry.trace import set_span_in_context
 
         context = set_span_in_context(parent)
         self._tracer.start_span(name, context, start_time=began_ns).end(ended_ns)
 
     def close(self) -> None:
-        """Send what is left. Blocks, for `EXPORT_TIMEOUT_S` at most."""
+        """Send the remaining spans. Blocks for at most `EXPORT_TIMEOUT_S`."""
         self._provider.shutdown()
 
 
 def traceparent_of(span: Span) -> str:
-    """The span as the parent of what comes next (https://www.w3.org/TR/trace-context/)."""
+    """Return the traceparent that makes this span the parent of the next
+    (https://www.w3.org/TR/trace-context/)."""
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
@@ -67,18 +74,20 @@ def mark_failed(span: Span, description: str) -> None:
 
 
 def open_tracing(settings: Settings, part: str) -> Tracing | None:
-    """Nothing unless a collector is set.
+    """Return the tracer of this process, or None if no collector is set.
 
     Args:
-        part: what this process is: `api` or `worker`.
+        part: `api` or `worker`.
 
     Raises:
-        InvalidSettings: the extra `otel` is not installed, or the URL is none.
+        InvalidSettings: the extra `otel` is not installed, or the URL is not valid.
     """
     if not settings.otlp_url:
         return None
     if not settings.otlp_url.startswith(("http://", "https://")):
-        raise InvalidSettings(f"SANDLOT_OTLP_URL={settings.otlp_url!r} is no URL; for example http://127.0.0.1:4318")
+        raise InvalidSettings(
+            f"SANDLOT_OTLP_URL={settings.otlp_url!r} is not a URL; write one such as http://127.0.0.1:4318"
+        )
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -87,7 +96,7 @@ def open_tracing(settings: Settings, part: str) -> Tracing | None:
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
     except ImportError as error:
         raise InvalidSettings(
-            "SANDLOT_OTLP_URL is set, and OpenTelemetry is not installed: pip install 'sandlot[otel]'"
+            "SANDLOT_OTLP_URL is set, but OpenTelemetry is not installed; install it with: pip install 'sandlot[otel]'"
         ) from error
     resource = Resource(
         {"service.name": f"sandlot-{part}", "service.version": version("sandlot"), "host.name": socket.gethostname()}

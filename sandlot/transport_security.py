@@ -1,6 +1,7 @@
-"""What is reached over a network, and what must be true before it is.
+"""Transport security: which network connections need TLS, and which settings waive that.
 
-Knows: loopback, TLS, declared proxies, which setting says "I know". Does not know: sockets, who connects.
+A connection is allowed over the loopback device, with TLS, through a declared proxy, or by an
+explicit `insecure` setting.
 """
 
 from __future__ import annotations
@@ -15,36 +16,39 @@ from sandlot.settings import Settings, is_loopback
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NO_TLS: Final = (
-    "anybody on the way reads keys, events and results. Give it TLS (SANDLOT_TLS_CERT, SANDLOT_TLS_KEY), say which proxy speaks TLS for it"
-    " (SANDLOT_PROXIES=10.0.0.7), listen on 127.0.0.1, or say that it may be so: --insecure (SANDLOT_INSECURE=1)"
+    "anyone on the network path can read keys, events and results. Set up TLS (SANDLOT_TLS_CERT, SANDLOT_TLS_KEY), name the proxy that"
+    " terminates TLS (SANDLOT_PROXIES=10.0.0.7), listen on 127.0.0.1, or accept the risk: --insecure (SANDLOT_INSECURE=1)"
 )
 
 
 def is_local(redis_url: str) -> bool:
-    """Whether nothing leaves this machine: a Unix socket or the loopback device."""
+    """Return whether this URL of Redis is a Unix socket or on the loopback device, so that nothing
+    leaves this machine."""
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" or is_loopback(parts.hostname or "localhost")
 
 
 def require_safe_redis(settings: Settings) -> str:
-    """The URL of Redis; empty if there is none.
+    """Return the URL of Redis, empty if none is set.
 
     Raises:
-        InvalidSettings: it leads over a network without TLS, and nobody said that this may be so.
+        InvalidSettings: it leads over a network without TLS, and no setting allows that.
     """
     url = settings.redis_url.get_secret_value()
     if settings.insecure_redis or not url or urlsplit(url).scheme == "rediss" or is_local(url):
         return url
     raise InvalidSettings(
-        f"SANDLOT_REDIS_URL leads to {urlsplit(url).hostname} without TLS: anybody on the way reads the password, events and results."
-        " Use rediss://, or say that this network is your own: --insecure-redis (SANDLOT_INSECURE_REDIS=1)"
+        f"SANDLOT_REDIS_URL leads to {urlsplit(url).hostname} without TLS: anyone on the network path can read the password, events and results."
+        " Use rediss://, or accept the risk on a network you trust: --insecure-redis (SANDLOT_INSECURE_REDIS=1)"
     )
 
 
 def require_safe_listener(settings: Settings) -> None:
-    """
+    """Check that the API may listen on its address.
+
     Raises:
-        InvalidSettings: the API would listen to a network without TLS, a declared proxy or a word that it may; or half of TLS is given.
+        InvalidSettings: it would listen to a network without TLS, a declared proxy or permission;
+            or only one of the certificate and its key is given.
     """
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise InvalidSettings(
@@ -57,10 +61,10 @@ def require_safe_listener(settings: Settings) -> None:
 
 
 def read_proxies(settings: Settings) -> tuple[Network, ...]:
-    """Where the proxies are that speak for callers.
+    """Return the addresses of trusted proxies, whose word about the caller's address counts.
 
     Raises:
-        InvalidSettings: one is neither an address nor a network.
+        InvalidSettings: an entry is neither an address nor a network.
     """
     try:
         return tuple(ipaddress.ip_network(word.strip()) for word in settings.proxies.split(",") if word.strip())
@@ -71,7 +75,8 @@ def read_proxies(settings: Settings) -> tuple[Network, ...]:
 
 
 def is_in(address: str, networks: tuple[Network, ...]) -> bool:
-    """Whether the address, in text, is in one of these; an IPv4 address that came as IPv6 is what it was."""
+    """Return whether an address, given as text, is in one of the networks. An IPv4-mapped IPv6
+    address counts as IPv4."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

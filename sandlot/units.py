@@ -1,7 +1,4 @@
-"""Durations and sizes as people write them: `"5s"`, `"256MiB"`.
-
-Knows: the units and their spelling, both ways. Does not know: which setting is being written, or its bounds.
-"""
+"""Durations and sizes as people write them (`"5s"`, `"256MiB"`), parsed and formatted."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ _DECIMAL_SIZES: Final = {"K": "KiB", "KB": "KiB", "M": "MiB", "MB": "MiB", "G": 
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, to the millisecond.
+    """Return the seconds, rounded to the millisecond.
 
     Raises:
-        ValueError: it is not a number followed by ms, s, m, h or d.
+        ValueError: the text is not a number followed by ms, s, m, h or d.
     """
     number, unit = _split(text, "duration", '"500ms", "5s" or "2m"')
     if unit not in _MS_PER_UNIT:
@@ -27,7 +24,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest spelling that `parse_duration` reads back as the same value."""
+    """Return the shortest spelling that `parse_duration` reads back as the same value."""
     milliseconds = round(seconds * 1000)
     if milliseconds % 1000:
         return f"{milliseconds}ms"
@@ -35,14 +32,15 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes.
+    """Return the number of bytes.
 
     Raises:
-        ValueError: it is not a number followed by B, KiB, MiB or GiB, or not a whole number of bytes.
+        ValueError: the text is not a number followed by B, KiB, MiB or GiB, or not a whole number
+            of bytes.
     """
     number, unit = _split(text, "size", '"64KiB" or "256MiB"')
     if unit.upper() in _DECIMAL_SIZES:
-        # Lambda and ulimit mean MiB when they write MB, disks do not: the reader should not have to guess.
+        # AWS Lambda and ulimit mean MiB by MB, disk vendors do not: spell out which one is meant.
         raise ValueError(f"{text!r} is ambiguous: write {_DECIMAL_SIZES[unit.upper()]} (powers of 1024)")
     if unit not in _BYTES_PER_UNIT:
         raise ValueError(f'{text!r} has no unit of size: write B, KiB, MiB or GiB, as in "256MiB"')
@@ -53,7 +51,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """The shortest spelling that `parse_size` reads back as the same value."""
+    """Return the shortest spelling that `parse_size` reads back as the same value."""
     for unit in ("GiB", "MiB", "KiB"):
         if size_bytes and size_bytes % _BYTES_PER_UNIT[unit] == 0:
             return f"{size_bytes // _BYTES_PER_UNIT[unit]}{unit}"

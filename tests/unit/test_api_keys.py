@@ -77,9 +77,9 @@ async def test_what_is_no_key_cannot_be_enrolled_created_or_revoked(keys: KeySto
         await keys.enrol("hunter2")
     with pytest.raises(CallerError, match="scope"):
         await keys.create(set())
-    with pytest.raises(CallerError, match="beginning"):
+    with pytest.raises(CallerError, match="is not a valid prefix"):
         await keys.create({Scope.READ}, prefix="../")
-    with pytest.raises(CallerError, match="no key"):
+    with pytest.raises(CallerError, match=r"no key .* exists"):
         await keys.revoke("0123456789abcdef")
 
 
@@ -104,7 +104,7 @@ async def test_a_rotated_key_is_replaced_by_its_like_and_works_as_long_as_it_was
         await keys.authenticate(new_one)
     with pytest.raises(CallerError, match="expired"):
         await keys.rotate(new.id, 0)
-    with pytest.raises(CallerError, match="no key"):
+    with pytest.raises(CallerError, match=r"no key .* exists"):
         await keys.rotate("0" * 16, 0)
 
 
