@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 
 from tests.containers.engine import COMMAND_LIMIT_S, IMAGE, REPOSITORY, Engine
+from tests.waiting import until
 
 START_LIMIT_S: Final = 60.0
 SLOTS: Final = 4
@@ -24,16 +23,6 @@ EXPECTED: Final = re.compile(r"doesn't support|unused networks: monitoring$")
 """The second: podman-compose, unlike Docker's, speaks of a network that only a profile uses which is not asked for."""
 WARNING: Final = re.compile(r"WARN|level=warning")
 _Found = TypeVar("_Found")
-
-
-def until(found: Callable[[], _Found], what: str, limit_s: float = START_LIMIT_S) -> _Found:
-    """The first true answer; fails by name."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.1)  # between two looks at a condition, never instead of one
-    raise AssertionError(f"not within {limit_s:.0f} s: {what}")
 
 
 class Stack:
@@ -128,7 +117,7 @@ class Stack:
 
     def wait_for(self, workers: int) -> None:
         try:
-            until(lambda: self.workers() == workers, f"{workers} live workers")
+            until(lambda: self.workers() == workers, reason=lambda: f"{workers} live workers")
         except AssertionError as error:
             names = self.engine.run("ps", "--all", "--format", "{{.Names}}").stdout.split()
             raise AssertionError(
@@ -147,7 +136,7 @@ class Stack:
             version: dict[str, Any] = self.http.get(f"/v1/functions/{name}", params={"version": 1}).json()
             return version if version["state"] != "pending" else None
 
-        return until(ended, f"the dependencies of {name} to be built")
+        return until(ended, reason=lambda: f"the dependencies of {name} to be built")
 
     def call(self, name: str, event: object) -> httpx.Response:
         return self.http.post(f"/v1/functions/{name}/invoke", json=event)
@@ -167,7 +156,7 @@ class Stack:
             assert reply.status_code in (202, 503), reply.text
             return reply.headers["location"].rpartition("/")[2] if reply.status_code == 202 else ""
 
-        return until(accepted, f"a job of {name} to be accepted")
+        return until(accepted, reason=lambda: f"a job of {name} to be accepted")
 
     def has_begun(self, job_id: str) -> bool:
         return self.http.get(f"/v1/jobs/{job_id}").json()["started_at"] is not None
@@ -184,7 +173,7 @@ class Stack:
             record: dict[str, Any] = reply.json()
             return record if reply.status_code == 200 and record["ended_at"] is not None else None
 
-        return until(ended, f"job {job_id} to end")
+        return until(ended, reason=lambda: f"job {job_id} to end")
 
 
 def _free_port() -> int:

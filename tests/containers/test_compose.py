@@ -14,8 +14,9 @@ import pytest
 
 from tests.containers.conftest import ENGINES
 from tests.containers.engine import IMAGE, Engine
-from tests.containers.stack import SLOTS, Stack, until
+from tests.containers.stack import SLOTS, Stack
 from tests.containers.test_image import OURS
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -124,7 +125,7 @@ def test_without_the_key_nothing_is_run(stack: Stack) -> None:
 @pytest.mark.parametrize("service", ["valkey", "api", "worker"])
 def test_every_container_is_healthy_by_its_own_account(stack: Stack, service: str) -> None:
     (name,) = stack.containers(service)
-    until(lambda: stack.engine.healthy(name), f"{service} to be healthy")
+    until(lambda: stack.engine.healthy(name), reason=lambda: f"{service} to be healthy")
 
 
 @pytest.mark.parametrize("service", ["valkey", "api", "worker"])
@@ -155,7 +156,7 @@ def test_a_worker_that_dies_is_started_again_by_the_engine(stack: Stack) -> None
     os.kill(
         stack.engine.inspect(worker)["State"]["Pid"], signal.SIGKILL
     )  # not by the engine, to which it would be a wish
-    until(lambda: len(stack.worker_names() - before) == 1, "another worker in its place")
+    until(lambda: len(stack.worker_names() - before) == 1, reason=lambda: "another worker in its place")
     stack.wait_for(workers=1)
 
 
@@ -236,7 +237,7 @@ def test_workers_that_are_stopped_finish_what_they_run(stack: Stack) -> None:
     stack.up(workers=4)
     stack.wait_for(workers=4)
     jobs = [stack.submit("slow", {"s": 1}) for _ in range(4 * SLOTS)]
-    until(lambda: all(stack.has_begun(job) for job in jobs), "every slot of every worker to be busy")
+    until(lambda: all(stack.has_begun(job) for job in jobs), reason=lambda: "every slot of every worker to be busy")
     old = stack.containers("worker")[:2]
     stack.engine.run("stop", "--time", "30", *old)
     assert [stack.engine.inspect(name)["State"]["ExitCode"] for name in old] == [0, 0]
@@ -248,7 +249,7 @@ def test_what_a_killed_worker_had_begun_is_done_by_the_others(stack: Stack) -> N
     stack.up(workers=4)
     stack.wait_for(workers=4)
     jobs = [stack.submit("slow", {"s": 3}) for _ in range(4 * SLOTS)]
-    until(lambda: all(stack.has_begun(job) for job in jobs), "every slot of every worker to be busy")
+    until(lambda: all(stack.has_begun(job) for job in jobs), reason=lambda: "every slot of every worker to be busy")
     stack.engine.run("kill", "--signal", "KILL", stack.containers("worker")[0])
     records = [stack.job(job) for job in jobs]
     assert Counter(record["outcome"] for record in records) == {"ok": 4 * SLOTS}
@@ -266,7 +267,7 @@ def test_nothing_that_was_accepted_is_lost_when_valkey_goes_and_comes_back(stack
         state = stack.engine.inspect(valkey)["State"]
         return not state["Running"] or state["StartedAt"] != before
 
-    until(gone, "Valkey to be gone")
+    until(gone, reason=lambda: "Valkey to be gone")
     stack.engine.run("start", valkey)
     jobs += [stack.submit("slow", {"s": 0.05, "n": number}) for number in range(60, 80)]
     assert Counter(stack.job(job)["outcome"] for job in jobs) == {"ok": 80}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.containers.engine import IMAGE, Engine
-from tests.containers.stack import Stack, until
+from tests.containers.stack import Stack
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -71,7 +72,9 @@ def test_it_joins_over_tls_and_runs_what_was_deployed_here(here: Stack, there: S
     here.wait_for(workers=2)
     here.engine.run("stop", "--time", "8", *here.containers("worker"))
     here.deploy("echo", "echo.py", SOURCE)
-    reply = until(lambda: found if (found := here.call("echo", {"n": 1})).status_code == 200 else None, "an answer")
+    reply = until(
+        lambda: found if (found := here.call("echo", {"n": 1})).status_code == 200 else None, reason=lambda: "an answer"
+    )
     assert reply.json() == {"n": 1}
     assert here.job(reply.headers["x-job-id"])["sandbox"]["level"] == "strict"
 
@@ -99,5 +102,6 @@ def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:
 def test_it_is_healthy_by_its_own_account(there: Stack) -> None:
     (worker,) = there.containers("worker")
     until(
-        lambda: there.engine.run("healthcheck", "run", worker, check=False).returncode == 0, "the worker to be healthy"
+        lambda: there.engine.run("healthcheck", "run", worker, check=False).returncode == 0,
+        reason=lambda: "the worker to be healthy",
     )

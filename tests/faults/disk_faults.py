@@ -11,8 +11,8 @@ import time
 from typing import Final
 
 from tests.faults.disks import CuttableDisk, SmallDisk
-from tests.faults.parts import until
 from tests.faults.scene import Scene
+from tests.waiting import eventually
 
 SECONDS_PER_CUT: Final = 2.5
 RESTART_S: Final = 0.5
@@ -68,7 +68,7 @@ async def cut_power(scene: Scene) -> None:
         disk.cut(valkey.pid)
         affected = scene.history.ids - scene.history.records.keys()
         await valkey.kill()
-        await until(lambda: not disk.in_use, 20, lambda: "the disk is still mounted")
+        await eventually(lambda: not disk.in_use, reason=lambda: "the disk is still mounted")
         started_s = time.monotonic()
         await rig.start_valkey()
         scene.struck("power is back", affected, ago_s=time.monotonic() - started_s)

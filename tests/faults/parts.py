@@ -5,27 +5,18 @@ Knows: processes and their log files. Does not know: what they do, or why they a
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from tests.waiting import eventually
+
 LAUNCH: Final = Path(__file__).with_name("launch.py")
-
-
-async def until(condition: Callable[[], object], deadline_s: float, reason: Callable[[], str]) -> None:
-    """Wait for what another process brings about; the deadline is for hangs, never for a verdict."""
-    ends_s = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > ends_s:
-            raise AssertionError(reason())
-        await asyncio.sleep(0.01)
 
 
 class Process(Protocol):
@@ -100,10 +91,9 @@ class Part:
 
     async def said(self, name: str, deadline_s: float = 30.0) -> dict[str, Any]:
         """Wait for its first log line with this event."""
-        await until(
+        await eventually(
             lambda: self.events(name) or self.ended,
-            deadline_s,
-            lambda: f"{self.name} never logged {name!r}; see {self.tail()}",
+            reason=lambda: f"{self.name} never logged {name!r}; see {self.tail()}",
         )
         lines = self.events(name)
         assert lines, f"{self.name} ended with {self.process.returncode} before it logged {name!r}: {self.tail()}"
@@ -123,11 +113,11 @@ class Part:
         def stopped() -> bool:
             return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir())
 
-        await until(stopped, deadline_s, lambda: f"{self.name} does not stand still")
+        await eventually(stopped, reason=lambda: f"{self.name} does not stand still")
 
     async def gone(self, deadline_s: float = 30.0) -> int:
-        await until(
-            lambda: self.ended, deadline_s, lambda: f"{self.name} did not end within {deadline_s} s: {self.tail()}"
+        await eventually(
+            lambda: self.ended, reason=lambda: f"{self.name} did not end within {deadline_s} s: {self.tail()}"
         )
         status = self.process.returncode
         assert status is not None

@@ -28,8 +28,9 @@ from sandlot.redis import keys
 from tests.faults import clocks
 from tests.faults.disks import CuttableDisk, Disk
 from tests.faults.hosts import Host
-from tests.faults.parts import Part, launch, until
+from tests.faults.parts import Part, launch
 from tests.faults.proxy import Proxy
+from tests.waiting import eventually
 
 ROOT: Final = Path(__file__).parents[2]
 SIGNING_KEY: Final = "0123456789abcdef" * 4
@@ -233,7 +234,7 @@ class Rig:
                 part.expected_to_end = True
                 part.process.terminate()
         with contextlib.suppress(AssertionError):  # what does not end in time is killed below
-            await until(lambda: all(part.ended for part in ours), 20, lambda: "")
+            await eventually(lambda: all(part.ended for part in ours), reason=lambda: "")
         for part in reversed(self.parts):
             part.destroy()
         await self.redis.aclose()

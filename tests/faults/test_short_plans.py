@@ -16,7 +16,7 @@ from tests.faults.scene import Plan
 SHORT_S = {
     "worker killed, unseen": 1.5,
     "Valkey killed": 2.0,
-    "reply lost: step": 1.5,
+    "reply lost: settle_and_claim": 1.5,
     "worker frozen 6 s": 1.0,
     "host drops": 1.0,
     "500 SIGTERMs": 1.0,

@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from tests.faults.parts import Part, until
+from tests.faults.parts import Part
 from tests.faults.scene import Scene
+from tests.waiting import eventually
 
 RENEWAL_DEADLINE_S: Final = 60.0
 HARMLESS: Final = "ClosedWhileIdle"
@@ -51,8 +52,7 @@ async def renew_api(scene: Scene) -> None:
         scene.callers.call(sync=True, work_s=1.0)
     await scene.pause(0.1, 0.5)
     api.signal(signal.SIGHUP)
-    await until(
+    await eventually(
         lambda: len(api.events("stopped")) >= before + 2,
-        RENEWAL_DEADLINE_S,
-        lambda: f"the API's processes were not renewed: {api.tail()}",
+        reason=lambda: f"the API's processes were not renewed: {api.tail()}",
     )

@@ -131,18 +131,6 @@ def open_worker(url: str) -> Any:
     return opener
 
 
-@pytest.fixture
-def until() -> Any:
-    """Waits for a condition that another process or connection brings about."""
-
-    async def wait(condition: Any, timeout_s: float = 5.0) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110  # what is waited for has no event of ours
-                await asyncio.sleep(0.005)
-
-    return wait
-
-
 class RunningEngine:
     """An engine in this process, with its pool."""
 

@@ -13,6 +13,7 @@ from sandlot.jobs import Queue, new_job_id
 from sandlot.jobs.inspection import JobRecord
 from sandlot.models import JobStatus, OutcomeKind
 from sandlot.redis import keys
+from tests.waiting import eventually
 
 
 def everything(record: JobRecord) -> bool:
@@ -74,10 +75,10 @@ async def test_a_batch_that_is_sent_again_is_there_once_even_if_it_filled_the_qu
         await queue.close()
 
 
-async def test_a_batch_goes_to_idle_slots_and_the_rest_waits(queue: Queue, worker: Any, make: Any, until: Any) -> None:
+async def test_a_batch_goes_to_idle_slots_and_the_rest_waits(queue: Queue, worker: Any, make: Any) -> None:
     assert (await worker.step(2)).parked
     await queue.submit_batch(in_order(make, 5), "", "f")
-    await until(lambda: len(worker.handed) == 2)
+    await eventually(lambda: len(worker.handed) == 2)
     assert (await queue.status()).queued == 3
 
 

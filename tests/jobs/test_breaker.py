@@ -16,6 +16,7 @@ from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import CRASHES, JobStatus, Outcome, OutcomeKind
 from tests.jobs.conftest import KEY
 from tests.jobs.inline_pool import OK, InlinePool
+from tests.waiting import eventually
 
 QUEUE = "hello@python"
 CRASHED = RetryDecision(crashed=True)
@@ -46,21 +47,21 @@ def rest_is_over(raw: redis.Redis) -> None:
 
 
 @pytest.fixture
-async def broken(queue: Queue, worker: Any, make: Any, raw: redis.Redis, until: Any) -> Queue:
+async def broken(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> Queue:
     """A queue whose function has just crashed five times."""
-    await until(lambda: queue._breakers.suspects == "")
+    await eventually(lambda: queue._breakers.suspects == "")
     await crash(queue, worker, make)
-    await until(lambda: queue._breakers.suspects == f" {QUEUE} ")
+    await eventually(lambda: queue._breakers.suspects == f" {QUEUE} ")
     return queue
 
 
 async def test_four_crashes_are_borne_and_the_fifth_opens_it(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis, until: Any
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     await crash(queue, worker, make, 4)
     assert not raw.exists("sandlot:breakers")
     await crash(queue, worker, make, 1)
-    await until(lambda: queue._breakers.suspects == f" {QUEUE} ")
+    await eventually(lambda: queue._breakers.suspects == f" {QUEUE} ")
     assert 9 <= (await refused(queue, make)).retry_after_s <= 10
     await queue.submit(make(function="other"), reply=False)
 
@@ -77,7 +78,7 @@ async def test_crashes_that_are_long_ago_do_not_count(queue: Queue, worker: Any,
 
 
 async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis, until: Any, open_worker: Any
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis, open_worker: Any
 ) -> None:
     """Otherwise ten thousand queued jobs would crash before anybody were refused."""
     other = await open_worker()
@@ -87,7 +88,7 @@ async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
         for claim in (await worker.step(5)).claims:
             await judge(worker, claim, CRASHED)
         assert (await worker.step(9)).claims == (await other.step(9)).claims == []
-        await until(lambda: queue._breakers.suspects == f" {QUEUE} ")
+        await eventually(lambda: queue._breakers.suspects == f" {QUEUE} ")
         rest_is_over(raw)
         await worker.queue.reap()
         (probe,) = (await worker.step(9)).claims
@@ -96,7 +97,7 @@ async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
         assert (await refused(queue, make)).retry_after_s == 1
         await judge(worker, probe, PROBED, OutcomeKind.OK)
         assert [claim.probe for claim in (await other.step(9)).claims] == [False, False]
-        await until(lambda: queue._breakers.suspects == "")
+        await eventually(lambda: queue._breakers.suspects == "")
         await queue.submit(make(), reply=False)
     finally:
         await other.close()
@@ -129,14 +130,14 @@ async def test_a_probe_that_crashes_makes_the_rest_longer(
 
 @pytest.mark.parametrize("kind", [OutcomeKind.OK, OutcomeKind.ERROR, OutcomeKind.TIMEOUT])
 async def test_a_probe_that_does_not_crash_closes_it(
-    broken: Queue, worker: Any, make: Any, raw: redis.Redis, until: Any, kind: OutcomeKind
+    broken: Queue, worker: Any, make: Any, raw: redis.Redis, kind: OutcomeKind
 ) -> None:
     rest_is_over(raw)
     await broken.submit(make(), reply=False)
     (probe,) = (await worker.step(1)).claims
     await judge(worker, probe, PROBED, kind)
     assert not raw.exists("sandlot:breakers", "sandlot:caps", f"sandlot:crashes:{QUEUE}")
-    await until(lambda: broken._breakers.suspects == "")
+    await eventually(lambda: broken._breakers.suspects == "")
 
 
 async def test_a_lost_or_cancelled_probe_is_followed_by_another(
@@ -178,13 +179,11 @@ async def test_the_cap_of_a_function_is_what_it_was_afterwards(
     assert raw.hgetall("sandlot:caps") == {QUEUE.encode(): b"3"}
 
 
-async def test_mending_lets_everybody_in_at_once(
-    broken: Queue, worker: Any, make: Any, raw: redis.Redis, until: Any
-) -> None:
+async def test_mending_lets_everybody_in_at_once(broken: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
     await broken.mend("hell")
     await refused(broken, make)
     await broken.mend("hello")
-    await until(lambda: broken._breakers.suspects == "")
+    await eventually(lambda: broken._breakers.suspects == "")
     await worker.step(9)
     assert (await broken.submit(make(), reply=False)).status is JobStatus.RUNNING
 
@@ -199,7 +198,7 @@ async def test_who_comes_later_knows_it_too(broken: Queue, url: str, make: Any) 
 
 
 async def test_an_engine_stops_a_function_that_crashes(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis, until: Any
+    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
 ) -> None:
     kinds = itertools.cycle(sorted(CRASHES))
     running = await start_engine(InlinePool(2, behaviour=lambda execution: Outcome(kind=next(kinds))))
@@ -211,16 +210,16 @@ async def test_an_engine_stops_a_function_that_crashes(
                     await queue.submit(make(), reply=False)
                 await asyncio.sleep(0)
 
-    await until(lambda: queue._breakers.suspects == "")
+    await eventually(lambda: queue._breakers.suspects == "")
     await submit_while(False)
-    await until(lambda: running.pool.busy == 0)
+    await eventually(lambda: running.pool.busy == 0)
     # Those that were in hand when it opened have run as well.
     assert len(running.pool.started) <= 5 + 2 * 3
     assert raw.hget("sandlot:caps", f"!{QUEUE}") == b"0"
     running.pool.behaviour = lambda execution: OK
     rest_is_over(raw)
     await submit_while(True)
-    await until(lambda: not raw.exists(f"rq:queue:{QUEUE}"), 20)
+    await eventually(lambda: not raw.exists(f"rq:queue:{QUEUE}"))
 
 
 async def test_exceptions_never_open_it(queue: Queue, start_engine: Any, make: Any, raw: redis.Redis) -> None:

@@ -25,6 +25,7 @@ from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, invocation
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.jobs.receiver import Receiver
+from tests.waiting import eventually
 from worker.callbacks import delivery, sender
 from worker.callbacks.delivery import WebhookClient
 from worker.callbacks.sender import Sender
@@ -98,14 +99,14 @@ def has_tried(raw: redis.Redis, job_id: str, tries: int) -> Callable[[], bool]:
 
 
 async def test_the_caller_is_told_once_and_can_check_who_told_him(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     senders = [start() for _ in range(3)]
     job_id = await submit(queue, receiver, traceparent=TRACE)
     waiting = await state(queue, job_id)
     assert (waiting.state, waiting.tries, waiting.next_ms) == ("waiting", 0, None)
     await run(worker)
-    await until(is_state(raw, job_id, b"delivered"))
+    await eventually(is_state(raw, job_id, b"delivered"))
     [said] = receiver.received
     assert said.line == "POST /done?n=1 HTTP/1.1"
     assert said.headers["host"] == f"hooks.test:{receiver.port}"
@@ -122,13 +123,13 @@ async def test_the_caller_is_told_once_and_can_check_who_told_him(
 
 
 async def test_what_fails_is_tried_again_with_the_same_words(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     start()
     receiver.answers = [b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"]
     job_id = await submit(queue, receiver)
     await run(worker)
-    await until(has_tried(raw, job_id, 1))
+    await eventually(has_tried(raw, job_id, 1))
     pending = await state(queue, job_id)
     assert (pending.state, pending.last_status, pending.reason) == ("pending", 500, "the receiver answered 500")
     now_s, _ = raw.time()
@@ -137,7 +138,7 @@ async def test_what_fails_is_tried_again_with_the_same_words(
     raw.delete(f"rq:job:{job_id}", f"rq:results:{job_id}")  # it may be long before the receiver is well again
     raw.zadd(DUE, {job_id: 1})
     raw.publish("sandlot:callbacks:due", job_id)
-    await until(is_state(raw, job_id, b"delivered"))
+    await eventually(is_state(raw, job_id, b"delivered"))
     first, second = receiver.received
     assert first.body == second.body
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
@@ -154,15 +155,14 @@ async def test_what_fails_is_tried_again_with_the_same_words(
     ],
 )
 async def test_no_answer_but_a_2xx_counts(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any,
-    monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str,
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(delivery, "REPLY_LIMIT_S", 0.3)
     start()
     receiver.answers = [answer]
     job_id = await submit(queue, receiver)
     await run(worker)
-    await until(has_tried(raw, job_id, 1))
+    await eventually(has_tried(raw, job_id, 1))
     pending = await state(queue, job_id)
     assert pending.state == "pending"
     assert reason in pending.reason
@@ -174,25 +174,25 @@ async def test_no_answer_but_a_2xx_counts(
 
 
 async def test_an_answer_without_end_is_not_read_to_its_end(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     start()
     receiver.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + b"x" * delivery.READ_LIMIT_BYTES * 8]
     job_id = await submit(queue, receiver)
     await run(worker)
-    await until(is_state(raw, job_id, b"delivered"))
+    await eventually(is_state(raw, job_id, b"delivered"))
 
 
 @pytest.mark.parametrize("tries", [0, 9])
 async def test_who_wants_no_more_and_who_never_answers_is_given_up(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any, tries: int
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, tries: int
 ) -> None:
     receiver.answers = [b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % (500 if tries else 410)]
     job_id = await submit(queue, receiver)
     await run(worker)
     raw.hset(f"sandlot:callback:{job_id}", "tries", tries)
     start()
-    await until(is_state(raw, job_id, b"failed"))
+    await eventually(is_state(raw, job_id, b"failed"))
     failed = await state(queue, job_id)
     assert failed.tries == tries + 1
     assert ("try 10 of 10" if tries else "410") in failed.reason
@@ -204,7 +204,7 @@ async def test_who_wants_no_more_and_who_never_answers_is_given_up(
     "addresses", [["127.0.0.1"], ["169.254.169.254", "10.0.0.1", "::1", "fd00::1", "::ffff:7f00:1"]]
 )
 async def test_a_name_that_leads_inside_is_never_connected_to(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any, addresses: list[str]
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, addresses: list[str]
 ) -> None:
     async def resolve(host: str, port: int) -> list[IpAddress]:
         return [ipaddress.ip_address(address) for address in addresses]
@@ -213,13 +213,13 @@ async def test_a_name_that_leads_inside_is_never_connected_to(
         start(strict)
         job_id = await submit(queue, receiver)
         await run(worker)
-        await until(is_state(raw, job_id, b"failed"))
+        await eventually(is_state(raw, job_id, b"failed"))
     assert f"has no public address: {', '.join(addresses)}" in (await state(queue, job_id)).reason
     assert receiver.connections == 0
 
 
 async def test_a_name_is_asked_for_once_and_what_it_meant_is_connected_to(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     """The resolver says something else each time, as a rebinding attack does; the judged answer is the one used."""
     asked: list[str] = []
@@ -232,12 +232,12 @@ async def test_a_name_is_asked_for_once_and_what_it_meant_is_connected_to(
         start(webhook_client)
         job_id = await submit(queue, receiver)
         await run(worker)
-        await until(is_state(raw, job_id, b"delivered"))
+        await eventually(is_state(raw, job_id, b"delivered"))
     assert asked == ["hooks.test"]
 
 
 async def test_every_end_is_told_whoever_brought_it_about(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     start()
     cancelled = await submit(queue, receiver, delay_ms=60_000)
@@ -250,14 +250,14 @@ async def test_every_end_is_told_whoever_brought_it_about(
     await worker.step(1)
     await queue._run(script("worker_died"), b"lost", worker.queue.name)
     for job_id in (cancelled, failed, expired, lost):
-        await until(is_state(raw, job_id, b"delivered"))
+        await eventually(is_state(raw, job_id, b"delivered"))
     said = {json.loads(each.body)["data"]["id"]: json.loads(each.body)["data"]["status"] for each in receiver.received}
     assert said == {cancelled: "cancelled", failed: "timed_out", expired: "expired", lost: "lost"}
     assert len(receiver.received) == 4
 
 
 async def test_a_retried_run_is_no_end(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     start()
     job_id = await submit(queue, receiver)
@@ -269,26 +269,26 @@ async def test_a_retried_run_is_no_end(
             assert raw.zcard(DUE) == 0
             raw.zadd("sandlot:due", {job_id: 1})
             await worker.queue.reap()
-    await until(is_state(raw, job_id, b"delivered"))
+    await eventually(is_state(raw, job_id, b"delivered"))
     [said] = receiver.received
     data = json.loads(said.body)["data"]
     assert (data["status"], data["attempt"]) == ("failed", 2)
 
 
 async def test_a_long_result_is_told_by_its_link(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     start()
     job_id = await submit(queue, receiver)
     await run(worker, b'"' + b"x" * 100_000 + b'"')
-    await until(is_state(raw, job_id, b"delivered"))
+    await eventually(is_state(raw, job_id, b"delivered"))
     data = json.loads(receiver.received[0].body)["data"]
     assert "result" not in data
     assert (data["result_bytes"], data["links"]["result"]) == (100_002, f"/v1/jobs/{job_id}/result")
 
 
 async def test_whoever_can_write_to_redis_has_nobody_called(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     job_id, other = await submit(queue, receiver), await submit(queue, receiver)
     orders = {each: raw.hget(f"rq:job:{each}", "sl_callback") for each in (job_id, other)}
@@ -299,13 +299,13 @@ async def test_whoever_can_write_to_redis_has_nobody_called(
     start()
     await run(worker)
     for each in (job_id, "j"):
-        await until(is_state(raw, each, b"failed"))
-    await until(lambda: raw.zcard(DUE) == 0)
+        await eventually(is_state(raw, each, b"failed"))
+    await eventually(lambda: raw.zcard(DUE) == 0)
     assert receiver.connections == 0
 
 
 async def test_a_sender_that_died_is_made_up_for(
-    queue: Queue, worker: HandWorker, client: Redis, raw: redis.Redis, receiver: Receiver, start: Any, until: Any
+    queue: Queue, worker: HandWorker, client: Redis, raw: redis.Redis, receiver: Receiver, start: Any
 ) -> None:
     job_id = await submit(queue, receiver)
     await run(worker)
@@ -317,15 +317,14 @@ async def test_a_sender_that_died_is_made_up_for(
     assert LEASE_MS / 1000 - 5 < again.pause_s <= LEASE_MS / 1000
     raw.zadd(DUE, {job_id: 1})  # a minute later
     start()
-    await until(is_state(raw, job_id, b"delivered"))
+    await eventually(is_state(raw, job_id, b"delivered"))
     # It was not dead but slow: what it says now counts for nothing.
     assert not await lost.failed(delivery, tries=1, status=None, reason="late")
     assert (await state(queue, job_id)).state == "delivered"
 
 
 async def test_one_slow_receiver_does_not_keep_others_waiting(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sender, "AT_ONCE", 4)
     monkeypatch.setattr(sender, "AT_ONCE_PER_HOST", 2)
@@ -336,14 +335,14 @@ async def test_one_slow_receiver_does_not_keep_others_waiting(
     quick = await submit(queue, receiver, "other.test")
     await run(worker)
     start()
-    await until(is_state(raw, quick, b"delivered"))
+    await eventually(is_state(raw, quick, b"delivered"))
     assert all(raw.hget(f"sandlot:callback:{each}", "state") is None for each in slow)
     assert sum(each.headers["host"].startswith("hooks.") for each in receiver.received) == 2
 
 
 @pytest.mark.parametrize("name", ["callback_claim", "callback_finish"])
 async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
-    server: Any, queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, until: Any, name: str
+    server: Any, queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, name: str
 ) -> None:
     proxy = LossyProxy(str(server.unix_socket_path))
     client = connect(await proxy.open())
@@ -356,31 +355,30 @@ async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
         hosts = AllowList((f"hooks.test:{receiver.port}",))
         one = Sender(client, KEY, hosts, [SECRET], webhook_client, Counter())
         one.open()
-        await until(lambda: proxy.lost == 1)
+        await eventually(lambda: proxy.lost == 1)
         if name == "callback_claim":
             assert receiver.connections == 0
             raw.zadd(DUE, {job_id: 1})  # the lease that nobody heard of is over
             raw.publish("sandlot:callbacks:due", job_id)
-        await until(lambda: is_state(raw, job_id, b"delivered")() and not one._deliveries)
+        await eventually(lambda: is_state(raw, job_id, b"delivered")() and not one._deliveries)
         await one.close()
     await client.aclose()
-    await until(lambda: not proxy._tasks)
+    await eventually(lambda: not proxy._tasks)
     await proxy.close()
     assert len(receiver.received) == 1
 
 
 async def test_what_a_stopping_worker_has_under_way_ends_or_is_anothers(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, until: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sender, "_CLOSE_S", 0.1)
     one = start()
     receiver.answers = [b""]
     job_id = await submit(queue, receiver)
     await run(worker)
-    await until(lambda: len(receiver.received) == 1)
+    await eventually(lambda: len(receiver.received) == 1)
     await asyncio.wait_for(one.close(), 10)
     raw.zadd(DUE, {job_id: 1})
     start()
-    await until(is_state(raw, job_id, b"delivered"))
+    await eventually(is_state(raw, job_id, b"delivered"))
     assert len(receiver.received) == 2

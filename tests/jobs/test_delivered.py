@@ -14,6 +14,7 @@ from sandlot.redis import keys
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY
 from tests.jobs.lossy_proxy import LossyProxy
+from tests.waiting import eventually
 
 LONG_S, SHORT_S = 3600, 60
 
@@ -89,29 +90,25 @@ async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
     assert lives(raw, job.job_id) == LONG
 
 
-async def test_an_end_that_reaches_no_api_process_is_kept(
-    url: str, worker: Any, wanted: Any, raw: redis.Redis, until: Any
-) -> None:
+async def test_an_end_that_reaches_no_api_process_is_kept(url: str, worker: Any, wanted: Any, raw: redis.Redis) -> None:
     """The process in which the caller waited has died: publishing is at most once."""
     gone = await Queue.open(url, KEY, queue_limit=100, queue_limit_per_function=100)
     job = wanted()
     await gone.submit(job, reply=True)
     await gone.close()
-    await until(lambda: not raw.pubsub_channels(keys.TO_WAITER + "*"))
+    await eventually(lambda: not raw.pubsub_channels(keys.TO_WAITER + "*"))
     await end(worker)
     assert lives(raw, job.job_id) == LONG
 
 
-async def test_an_end_that_comes_for_nobody_is_kept(
-    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, until: Any
-) -> None:
+async def test_an_end_that_comes_for_nobody_is_kept(queue: Queue, worker: Any, wanted: Any, raw: redis.Redis) -> None:
     """The caller stopped waiting, and nobody has said so in time."""
     job = wanted()
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     queue.waiters.unregister(job.job_id, future)
     await end(worker)
-    await until(lambda: lives(raw, job.job_id) == LONG)
+    await eventually(lambda: lives(raw, job.job_id) == LONG)
 
 
 @pytest.mark.parametrize("before", [True, False])

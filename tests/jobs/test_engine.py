@@ -13,6 +13,7 @@ from sandlot.errors import SandboxUnavailable, VersionNotFound
 from sandlot.jobs import Queue
 from sandlot.models import JobStatus, Outcome, OutcomeKind
 from tests.jobs.inline_pool import OK, InlinePool
+from tests.waiting import eventually
 
 ECHO = lambda execution: Outcome(kind=OutcomeKind.OK, result=execution.event)  # noqa: E731
 
@@ -41,7 +42,7 @@ async def test_many_calls_at_once_never_exceed_the_slots(queue: Queue, start_eng
 
 
 async def test_short_runs_are_claimed_ahead_and_what_then_waits_in_vain_goes_to_another(
-    queue: Queue, start_engine: Any, make: Any, until: Any, raw: Any
+    queue: Queue, start_engine: Any, make: Any, raw: Any
 ) -> None:
     """Jobs in hand are only worth it while runs are short: once they are not, they must not stand behind a long one."""
     running = await start_engine(InlinePool(2, ECHO))
@@ -49,11 +50,11 @@ async def test_short_runs_are_claimed_ahead_and_what_then_waits_in_vain_goes_to_
     pool, steps = running.pool, running.engine._steps
     pool.behaviour = lambda execution: None
     waiting = [asyncio.create_task(call(queue, make())) for _ in range(20)]
-    await until(lambda: raw.llen("rq:queue:hello@python") == 18)
+    await eventually(lambda: raw.llen("rq:queue:hello@python") == 18)
     pool.finish(pool.started[-1].job_id)
-    await until(lambda: steps.running == 2 + 17)  # all that are left
+    await eventually(lambda: steps.running == 2 + 17)  # all that are left
     other = await start_engine(InlinePool(20, ECHO))
-    await until(lambda: steps.running == 2 and len(other.pool.started) == 17)
+    await eventually(lambda: steps.running == 2 and len(other.pool.started) == 17)
     for execution in pool.started[-2:]:
         pool.finish(execution.job_id)
     pool.finish(pool.started[-3].job_id)
@@ -124,13 +125,13 @@ async def test_a_fault_of_the_platform_costs_the_job_no_attempt(queue: Queue, st
 
 @pytest.mark.parametrize("message", ["heard", "lost"])
 async def test_cancelling_a_running_job_kills_it(
-    queue: Queue, start_engine: Any, make: Any, until: Any, raw: Any, message: str
+    queue: Queue, start_engine: Any, make: Any, raw: Any, message: str
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda _: None))
     job = make()
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)
     if message == "lost":
         running.queue._subscription._on_message = lambda payload: None
     await queue.cancel(job.job_id)
@@ -138,27 +139,27 @@ async def test_cancelling_a_running_job_kills_it(
 
 
 async def test_a_lost_lease_kills_the_execution_and_its_outcome_is_not_recorded(
-    queue: Queue, start_engine: Any, make: Any, raw: Any, until: Any
+    queue: Queue, start_engine: Any, make: Any, raw: Any
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda _: None))
     job = make()
     await queue.submit(job, reply=False)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)
     raw.zrem("sandlot:leases", f"{job.job_id}:1")
-    await until(lambda: running.pool.abandoned == [job.job_id])
+    await eventually(lambda: running.pool.abandoned == [job.job_id])
     assert await queue.settled(job.job_id) is None
 
 
 async def test_a_drain_finishes_what_runs_and_claims_nothing_more(
-    queue: Queue, start_engine: Any, make: Any, until: Any, raw: Any
+    queue: Queue, start_engine: Any, make: Any, raw: Any
 ) -> None:
     running = await start_engine(InlinePool(1, lambda _: None))
     first, second = make(), make()
     await queue.submit(first, reply=False)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)
     await queue.submit(second, reply=False)
     running.engine.stop()
-    await until(lambda: running.engine._steps.draining)
+    await eventually(lambda: running.engine._steps.draining)
     running.pool.finish(first.job_id)
     await asyncio.wait_for(running.task, 5)
     assert (await queue.job(first.job_id)).status is JobStatus.SUCCEEDED
@@ -168,12 +169,12 @@ async def test_a_drain_finishes_what_runs_and_claims_nothing_more(
 
 
 async def test_a_drain_that_takes_too_long_gives_jobs_back_without_using_their_attempt(
-    queue: Queue, start_engine: Any, make: Any, until: Any
+    queue: Queue, start_engine: Any, make: Any
 ) -> None:
     running = await start_engine(InlinePool(1, lambda _: None), drain_s=0.05)
     job = make(attempts=1)
     await queue.submit(job, reply=False)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)
     running.engine.stop()
     await asyncio.wait_for(running.task, 5)
     assert running.pool.abandoned == [job.job_id]
@@ -182,11 +183,11 @@ async def test_a_drain_that_takes_too_long_gives_jobs_back_without_using_their_a
     assert (await asyncio.wait_for(poll(queue, job.job_id), 5)).kind is OutcomeKind.OK
 
 
-async def test_a_second_signal_gives_back_at_once(queue: Queue, start_engine: Any, make: Any, until: Any) -> None:
+async def test_a_second_signal_gives_back_at_once(queue: Queue, start_engine: Any, make: Any) -> None:
     running = await start_engine(InlinePool(1, lambda _: None), drain_s=600)
     job = make()
     await queue.submit(job, reply=False)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)
     running.engine.stop()
     running.engine.stop()
     await asyncio.wait_for(running.task, 5)
@@ -194,30 +195,28 @@ async def test_a_second_signal_gives_back_at_once(queue: Queue, start_engine: An
 
 
 async def test_a_hand_off_that_meets_a_draining_worker_goes_back(
-    queue: Queue, start_engine: Any, make: Any, until: Any, raw: Any
+    queue: Queue, start_engine: Any, make: Any, raw: Any
 ) -> None:
     running = await start_engine(InlinePool(2, lambda _: None))
     blocker, late = make(), make(attempts=1)
     await queue.submit(blocker, reply=False)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)
     # As if the submit's message had been on its way when the drain began.
     running.engine._steps.draining = True
     assert (await queue.submit(late, reply=False)).status is JobStatus.RUNNING
-    await until(lambda: raw.hget(f"rq:job:{late.job_id}", "status") == b"queued")
+    await eventually(lambda: raw.hget(f"rq:job:{late.job_id}", "status") == b"queued")
     running.engine._steps.draining = False
     running.pool.finish(blocker.job_id)
 
 
-async def test_rq_sees_the_worker_as_long_as_it_lives(
-    queue: Queue, start_engine: Any, make: Any, raw: Any, until: Any
-) -> None:
+async def test_rq_sees_the_worker_as_long_as_it_lives(queue: Queue, start_engine: Any, make: Any, raw: Any) -> None:
     running = await start_engine(InlinePool(behaviour=ECHO))
     await call(queue, make())
-    await until(lambda: [w.successful_job_count for w in Worker.all(connection=raw, serializer="json")] == [1])
+    await eventually(lambda: [w.successful_job_count for w in Worker.all(connection=raw, serializer="json")] == [1])
     (seen,) = Worker.all(connection=raw, serializer="json")
     assert (seen.name, seen.get_state(), seen.queue_names()) == (running.engine.name, "idle", ["*@python"])
     raw.delete(running.engine.key)
-    await until(lambda: raw.exists(running.engine.key))
+    await eventually(lambda: raw.exists(running.engine.key))
 
 
 async def test_rqs_own_loop_is_refused(start_engine: Any) -> None:
@@ -228,23 +227,23 @@ async def test_rqs_own_loop_is_refused(start_engine: Any) -> None:
 
 
 async def test_losing_everything_in_redis_does_not_end_the_engine(
-    queue: Queue, start_engine: Any, make: Any, raw: Any, until: Any
+    queue: Queue, start_engine: Any, make: Any, raw: Any
 ) -> None:
     running = await start_engine(InlinePool(behaviour=ECHO))
     raw.flushall()
     raw.script_flush()
-    await until(lambda: raw.zscore("sandlot:parked:python", running.engine.name) is not None)
+    await eventually(lambda: raw.zscore("sandlot:parked:python", running.engine.name) is not None)
     assert (await call(queue, make(b"7"))).result == b"7"
 
 
 async def test_what_becomes_due_between_two_beats_does_not_wait_for_the_second(
-    queue: Queue, start_engine: Any, make: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, start_engine: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engine.engine.CONTACT_BEFORE_REAPING_S", 0)
     monkeypatch.setattr("worker.engine.engine.BEAT_S", 0.1)
     running = await start_engine(InlinePool(behaviour=ECHO))
     await queue.submit(make(delay_ms=800), reply=False)
-    await until(lambda: running.engine._reap_at_s < math.inf)
+    await eventually(lambda: running.engine._reap_at_s < math.inf)
     # Beats are known to go on; that there will be none for an hour shows who it was.
     monkeypatch.setattr("worker.engine.engine.BEAT_S", 3600)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)

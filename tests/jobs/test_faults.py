@@ -25,6 +25,7 @@ from tests.jobs.conftest import KEY, RunningEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.jobs.stream_readers import Readers
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ async def start_process(url: str, seconds: float, raw: Any) -> asyncio.subproces
 
 
 async def test_a_killed_workers_jobs_run_again_elsewhere(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
     event = json.dumps(str(journal)).encode()
@@ -57,7 +58,7 @@ async def test_a_killed_workers_jobs_run_again_elsewhere(
     futures = [queue.waiters.register(job.job_id) for job in jobs]
     for job in jobs:
         await queue.submit(job, reply=True)
-    await until(lambda: journal.exists() and len(journal.read_text().splitlines()) == 4)
+    await eventually(lambda: journal.exists() and len(journal.read_text().splitlines()) == 4)
     heir = await start_process(url, 0, raw)
     victim.send_signal(signal.SIGKILL)
     await victim.wait()
@@ -74,13 +75,13 @@ async def test_a_killed_workers_jobs_run_again_elsewhere(
 
 
 async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any, start_engine: Any
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, start_engine: Any
 ) -> None:
     journal = tmp_path / "journal"
     victim = await start_process(url, 60, raw)
     job = make(json.dumps(str(journal)).encode())
     await queue.submit(job, reply=False)
-    await until(journal.exists)
+    await eventually(journal.exists)
     victim.send_signal(signal.SIGKILL)
     await victim.wait()
     assert await queue.bury(socket.gethostname(), victim.pid) == 1
@@ -89,13 +90,13 @@ async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
 
 
 async def test_sigterm_finishes_what_runs_and_exits_with_zero(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
     process = await start_process(url, 0.5, raw)
     job = make(json.dumps(str(journal)).encode())
     await queue.submit(job, reply=False)
-    await until(journal.exists)
+    await eventually(journal.exists)
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 10) == 0
     record = await queue.job(job.job_id)
@@ -103,16 +104,16 @@ async def test_sigterm_finishes_what_runs_and_exits_with_zero(
 
 
 async def test_a_frozen_workers_jobs_run_elsewhere_and_its_late_outcome_is_refused(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, until: Any, start_engine: Any
+    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, start_engine: Any
 ) -> None:
     journal = tmp_path / "journal"
     frozen = await start_process(url, 1, raw)
     job = make(json.dumps(str(journal)).encode())
     await queue.submit(job, reply=False)
-    await until(journal.exists)
+    await eventually(journal.exists)
     frozen.send_signal(signal.SIGSTOP)
     await start_engine(InlinePool())
-    await until(lambda: raw.hget(f"rq:job:{job.job_id}", "sl_kind"), 12)
+    await eventually(lambda: raw.hget(f"rq:job:{job.job_id}", "sl_kind"))
     first = raw.hgetall(f"rq:job:{job.job_id}")
     frozen.send_signal(signal.SIGCONT)
     frozen.send_signal(signal.SIGTERM)
@@ -134,7 +135,7 @@ async def test_a_submit_whose_reply_is_lost_makes_one_job(proxy: LossyProxy, wor
 
 
 async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply(
-    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, until: Any
+    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any
 ) -> None:
     proxied = await proxy.open()
     pool = InlinePool(behaviour=lambda execution: None)
@@ -143,7 +144,7 @@ async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_
     try:
         job = make()
         await queue.submit(job, reply=False)
-        await until(lambda: pool.started)
+        await eventually(lambda: pool.started)
         text = b""
         for number in range(4):
             text += b"line %d\n" % number
@@ -179,21 +180,21 @@ async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
 
 
 async def test_a_beat_whose_reply_is_lost_costs_nothing(
-    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, until: Any
+    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any
 ) -> None:
     proxied = await proxy.open()
     running = await start_engine(InlinePool(2, lambda _: None), through=proxied)
     job = make()
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
-    await until(lambda: running.pool.started)
+    await eventually(lambda: running.pool.started)
     proxy.marker, proxy.lose = script("heartbeat").sha.encode(), 2
-    await until(lambda: proxy.lost == 2)
+    await eventually(lambda: proxy.lost == 2)
     running.pool.finish(job.job_id)
     assert (await asyncio.wait_for(future, 5)).attempt == 1
 
 
-async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: Any) -> None:
+async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any) -> None:
     config = {"appendonly": "yes", "appendfsync": "always"}
     path = tmp_path / "s"
 
@@ -213,9 +214,9 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: An
             futures = [queue.waiters.register(job.job_id) for job in jobs]
             for job in jobs:
                 await queue.submit(job, reply=True)
-            await until(lambda: len(running.pool.started) == 2)
+            await eventually(lambda: len(running.pool.started) == 2)
             readers = [await following.read(job.job_id) for job in jobs for _ in range(5)]
-            await until(lambda: all(reader.events for reader in readers))
+            await eventually(lambda: all(reader.events for reader in readers))
             os.kill(server._process.pid, signal.SIGKILL)
             server._process.wait()
             # Both finish while there is nobody to tell.
@@ -228,7 +229,7 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any, until: An
             await asyncio.sleep(2)
             server = start()
             settled = await asyncio.gather(*futures)
-            await until(lambda: all(reader.over for reader in readers))
+            await eventually(lambda: all(reader.over for reader in readers))
         assert {one.kind for one in settled} == {OutcomeKind.OK}
         assert {one.attempt for one in settled} == {1}
         assert len(running.pool.started) == 20

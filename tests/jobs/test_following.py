@@ -17,14 +17,15 @@ from sandlot.redis import keys
 from tests.jobs.conftest import HandWorker
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.stream_readers import Reader, Readers
+from tests.waiting import eventually
 
 MANY = 200
 
 
-async def running(queue: Queue, pool: InlinePool, make: Any, until: Any) -> Any:
+async def running(queue: Queue, pool: InlinePool, make: Any) -> Any:
     job = make()
     await queue.submit(job, reply=False)
-    await until(lambda: pool.started)
+    await eventually(lambda: pool.started)
     return job
 
 
@@ -47,11 +48,11 @@ async def glance_at(queue: Queue, job_id: str) -> JobSnapshot | None:
 
 
 async def test_whole_lines_are_said_while_the_job_runs(
-    queue: Queue, start_engine: Any, make: Any, until: Any, raw: redis.Redis
+    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
 ) -> None:
     pool = InlinePool(behaviour=lambda execution: None)
     await start_engine(pool)
-    job = await running(queue, pool, make, until)
+    job = await running(queue, pool, make)
     assert await glance_at(queue, job.job_id) == JobSnapshot(JobStatus.RUNNING, 1)
     pool.outputs[job.job_id] = b"one\ntwo\nthr"
     await read_until(queue, job.job_id, b"one\ntwo\n")
@@ -59,13 +60,13 @@ async def test_whole_lines_are_said_while_the_job_runs(
     await read_until(queue, job.job_id, b"one\ntwo\nthree\n")
     assert await queue.said(job.job_id, 1, 8) == b"three\n"
     pool.finish(job.job_id, Outcome(kind=OutcomeKind.OK, result=b"1", logs=b"one\ntwo\nthree\nend"))
-    await until(lambda: raw.get(keys.LOGS + job.job_id) is not None)
+    await eventually(lambda: raw.get(keys.LOGS + job.job_id) is not None)
     assert await queue.said(job.job_id, None, 14) == b"end"
     assert await glance_at(queue, job.job_id) == JobSnapshot(JobStatus.SUCCEEDED, 1)
 
 
 async def test_of_a_job_that_nobody_watches_nothing_is_written(
-    queue: Queue, start_engine: Any, make: Any, until: Any, raw: redis.Redis
+    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
 ) -> None:
     pool = InlinePool(behaviour=lambda execution: None)
     await start_engine(pool)
@@ -73,7 +74,7 @@ async def test_of_a_job_that_nobody_watches_nothing_is_written(
     for job in (watched, alone):
         pool.outputs[job.job_id] = b"line\n"
         await queue.submit(job, reply=False)
-    await until(lambda: len(pool.started) == 2)
+    await eventually(lambda: len(pool.started) == 2)
     await read_until(queue, watched.job_id, b"line\n")
     assert [*raw.scan_iter(keys.LIVE + "*")] == [f"{keys.LIVE}{watched.job_id}:1".encode()]
 
@@ -123,14 +124,14 @@ def counted(raw: redis.Redis) -> dict[str, int]:
     return {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in commands}
 
 
-async def looks_cost(queue: Queue, raw: redis.Redis, until: Any, readers: list[Reader]) -> dict[str, int]:
+async def looks_cost(queue: Queue, raw: redis.Redis, readers: list[Reader]) -> dict[str, int]:
     """What five looks at all who are followed, as when messages may have been lost, and two pings to each follower, ask of Redis."""
     pings = [reader.pings for reader in readers]
     before = counted(raw)
     for number in range(5):
         queue._followers.missed()
-        await until(lambda number=number: counted(raw)["evalsha"] > before["evalsha"] + number)
-    await until(lambda: all(reader.pings > seen + 1 for reader, seen in zip(readers, pings, strict=True)), 20)
+        await eventually(lambda number=number: counted(raw)["evalsha"] > before["evalsha"] + number)
+    await eventually(lambda: all(reader.pings > seen + 1 for reader, seen in zip(readers, pings, strict=True)))
     return {name: calls - before[name] for name, calls in counted(raw).items()}
 
 
@@ -140,7 +141,6 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     worker: HandWorker,
     make: Any,
     raw: redis.Redis,
-    until: Any,
     read: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
     jobs: int,
@@ -153,44 +153,44 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     for job in made:
         await queue.submit(job, reply=False)
     readers = [await read(made[number % jobs].job_id) for number in range(MANY)]
-    await until(lambda: all(reader.events == ["status"] for reader in readers), 20)
+    await eventually(lambda: all(reader.events == ["status"] for reader in readers))
 
-    cost = await looks_cost(queue, raw, until, readers)
+    cost = await looks_cost(queue, raw, readers)
     assert cost == {"evalsha": 5, "hmget": 5 * jobs, "getrange": 0, "publish": 0}
 
     reads = counted(raw)["getrange"]
     claims = (await worker.step(jobs)).claims
     queue._followers.missed()
-    await until(lambda: all(reader.events == ["status"] * 2 for reader in readers), 20)
+    await eventually(lambda: all(reader.events == ["status"] * 2 for reader in readers))
     # Each reads the job, with the end of its log, and what the attempt has printed.
-    await until(lambda: counted(raw)["getrange"] == reads + 2 * MANY)
-    await until(lambda: len(watched) == jobs)
+    await eventually(lambda: counted(raw)["getrange"] == reads + 2 * MANY)
+    await eventually(lambda: len(watched) == jobs)
     assert {job_id for job_id, _ in watched} == {job.job_id for job in made}, "one asks for all who follow"
-    cost = await looks_cost(queue, raw, until, readers)
+    cost = await looks_cost(queue, raw, readers)
     assert cost == {"evalsha": 5, "hmget": 5 * jobs, "getrange": 0, "publish": 5 * jobs}
     for job in made:
         assert await worker.queue.printed(job.job_id, 1, 0, b"line\n", [watched[0][1]]) == 1
-    await until(lambda: all(reader.events[2:] == ["log"] for reader in readers), 20)
+    await eventually(lambda: all(reader.events[2:] == ["log"] for reader in readers))
     late = await read(made[0].job_id)
-    await until(lambda: late.events == ["status", "log"])
+    await eventually(lambda: late.events == ["status", "log"])
 
     await worker.step(0, *[worker.ending(claim) for claim in claims])
-    await until(lambda: all(reader.over for reader in readers), 20)
+    await eventually(lambda: all(reader.over for reader in readers))
     assert {tuple(reader.events[3:]) for reader in readers} == {("status", "result")}
-    await until(lambda: late.over)
+    await eventually(lambda: late.over)
     assert queue._followers._jobs == {}
 
 
 async def test_what_happens_of_itself_is_seen_at_the_next_look(
-    queue: Queue, worker: HandWorker, make: Any, read: Callable[[str], Any], until: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: Any, read: Callable[[str], Any], raw: redis.Redis
 ) -> None:
     job, broken = make(), make()
     for each in (job, broken):
         await queue.submit(each, reply=False)
     reader, other = await read(job.job_id), await read(broken.job_id)
-    await until(lambda: reader.events == other.events == ["status"])
+    await eventually(lambda: reader.events == other.events == ["status"])
     raw.set(keys.JOB + broken.job_id, "no hash")  # of which nothing can be said, and all of the others
     await worker.step(1)
-    await until(lambda: reader.events == ["status", "status"])
-    await until(lambda: other.over)
+    await eventually(lambda: reader.events == ["status", "status"])
+    await eventually(lambda: other.over)
     assert other.events == ["status", "gone"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 import redis
@@ -15,6 +15,7 @@ from sandlot.functions import Bundle, Manifest, Registry
 from sandlot.models import Runtime
 from sandlot.redis import keys
 from sandlot.redis.connection import connect
+from tests.waiting import eventually
 
 KEY = b"k" * 32
 MANIFEST = Manifest(runtime=Runtime.PYTHON, handler="main.handler")
@@ -22,13 +23,6 @@ MANIFEST = Manifest(runtime=Runtime.PYTHON, handler="main.handler")
 
 def code(number: int) -> Bundle:
     return Bundle({"main.py": b"def handler(event, context): return %d" % number})
-
-
-async def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
-    ends_s = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < ends_s, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -80,19 +74,19 @@ async def test_deploys_at_the_same_time_each_get_a_number_of_their_own(registry:
 
 
 async def test_a_deploy_elsewhere_is_pushed_here(registry: Registry, elsewhere: Registry) -> None:
-    await until(lambda: elsewhere._push.alive)
+    await eventually(lambda: elsewhere._push.alive)
     await registry.deploy("hello", code(1), MANIFEST)
     assert (await elsewhere.resolve("hello")).number == 1
     await registry.deploy("hello", code(2), MANIFEST)
-    await until(lambda: not elsewhere._resolved)
+    await eventually(lambda: not elsewhere._resolved)
     assert (await elsewhere.resolve("hello")).number == 2
 
 
 async def test_a_name_that_is_known_costs_no_call_while_pushes_come(registry: Registry, raw: redis.Redis) -> None:
-    await until(lambda: registry._push.alive)
+    await eventually(lambda: registry._push.alive)
     epoch = registry._epoch
     await registry.deploy("hello", code(1), MANIFEST)
-    await until(lambda: registry._epoch == epoch + 2)  # once by the deploy itself, once by its push
+    await eventually(lambda: registry._epoch == epoch + 2)  # once by the deploy itself, once by its push
     await registry.resolve("hello")
     before = raw.info("commandstats").get("cmdstat_hget", {}).get("calls")
     for _ in range(100):
@@ -137,7 +131,7 @@ async def test_a_deleted_function_is_gone_and_its_code_expires(
     await registry.delete("hello")
     with pytest.raises(FunctionNotFound):
         await registry.resolve("hello")
-    await until(lambda: not elsewhere._resolved)
+    await eventually(lambda: not elsewhere._resolved)
     with pytest.raises(FunctionNotFound):
         await elsewhere.resolve("hello")
     assert raw.ttl(keys.BUNDLE + digest) > 0
@@ -216,11 +210,11 @@ async def test_without_redis_every_question_says_so() -> None:
 async def test_a_subscription_that_is_cut_is_made_again(
     registry: Registry, elsewhere: Registry, raw: redis.Redis
 ) -> None:
-    await until(lambda: elsewhere._push.alive)
+    await eventually(lambda: elsewhere._push.alive)
     await registry.deploy("hello", code(1), MANIFEST)
     assert (await elsewhere.resolve("hello")).number == 1
     raw.client_kill_filter(_type="pubsub")
-    await until(lambda: not elsewhere._push.alive)
+    await eventually(lambda: not elsewhere._push.alive)
     await registry.deploy("hello", code(2), MANIFEST)
-    await until(lambda: elsewhere._push.alive)
+    await eventually(lambda: elsewhere._push.alive)
     assert (await elsewhere.resolve("hello")).number == 2, "what was missed while cut off is not believed"

@@ -16,6 +16,7 @@ from sandlot.models import Outcome, OutcomeKind
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY
 from tests.jobs.inline_pool import OK, InlinePool
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -168,13 +169,13 @@ async def test_the_reaper_notes_how_fast_jobs_end(queue: Queue, worker: Any, mak
 
 
 async def test_when_memory_runs_short_new_work_is_refused_and_the_old_is_finished(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis, until: Any
+    queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     await fill(queue, make, 1)
     try:
         raw.config_set("maxmemory", int(raw.info("memory")["used_memory"] * 1.1))
         await worker.queue.reap()
-        await until(queue._breakers.memory_percent)
+        await eventually(queue._breakers.memory_percent)
         with pytest.raises(QueueUnavailable, match="% of Redis's memory is used") as refused:
             await queue.submit(make(), reply=False)
         assert refused.value.fields["applied"] == "no"

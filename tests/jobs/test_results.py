@@ -26,6 +26,7 @@ from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
+from tests.waiting import eventually
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -164,7 +165,6 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
     make: Any,
     raw: redis.Redis,
     start_engine: Any,
-    until: Any,
     tmp_path: Path,
     fault: str,
     pieces: Any,
@@ -174,7 +174,7 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
     victim = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.jobs.worker_process", url, KEY.decode(), "0", fault, str(result), cwd=ROOT
     )
-    await until(lambda: raw.zcard("sandlot:parked:python"), 20)
+    await eventually(lambda: raw.zcard("sandlot:parked:python"))
     job = make(json.dumps(str(journal)).encode())
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)

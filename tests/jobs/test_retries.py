@@ -14,6 +14,7 @@ from sandlot.jobs import Queue
 from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import Evidence, FunctionError, JobStatus, Outcome, OutcomeKind, RetryPolicy
 from tests.jobs.inline_pool import OK, InlinePool
+from tests.waiting import eventually
 
 ERROR = FunctionError(error_type="ValueError", error_message="no")
 AGAIN = RetryDecision(attempts=3, backoff_ms=60_000, jitter=1000)
@@ -189,9 +190,7 @@ async def test_who_was_cancelled_is_not_tried_again(queue: Queue, worker: Any, m
     assert raw.zcard("sandlot:due") == raw.zcard("rq:scheduled:hello@python") == raw.zcard("sandlot:dead-letters") == 0
 
 
-async def test_a_failure_frees_its_place_under_the_cap(
-    queue: Queue, worker: Any, make: Any, until: Any, open_worker: Any
-) -> None:
+async def test_a_failure_frees_its_place_under_the_cap(queue: Queue, worker: Any, make: Any, open_worker: Any) -> None:
     other = await open_worker()
     try:
         for _ in range(2):
@@ -200,7 +199,7 @@ async def test_a_failure_frees_its_place_under_the_cap(
         await other.step(1)
         wakes = other.wakes
         assert await fail(worker, claim) == b"again"
-        await until(lambda: other.wakes > wakes)
+        await eventually(lambda: other.wakes > wakes)
         assert len((await other.step(1)).claims) == 1
     finally:
         await other.close()

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from sandlot.jobs import Queue
 from tests.jobs.inline_pool import OK, InlinePool
+from tests.waiting import eventually
 from worker.engine.capacity import Scaling
 
 DEADLINE_S = 20.0
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not await _truth(condition()):  # noqa: ASYNC110  # another process's or another task's doing
-            await asyncio.sleep(0.01)
-
-
-async def _truth(value: Any) -> bool:
-    return bool(await value if asyncio.iscoroutine(value) else value)
 
 
 async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(queue: Queue, start_engine: Any, make: Any) -> None:
@@ -28,14 +17,14 @@ async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(queue: Queue, s
     running = await start_engine(pool, scaling=Scaling(2, 4, lambda: True, patience_beats=1))
     for _ in range(6):
         await queue.submit(make(), reply=False)
-    await until(lambda: pool.busy == 4)
+    await eventually(lambda: pool.busy == 4)
     assert running.engine.slots == 4
 
     async def told() -> bool:
         load = await queue.load()
         return [(worker.slots, worker.busy) for worker in load.workers] == [(4, 4)]
 
-    await until(told)
+    await eventually(told)
     load = await queue.load()
     assert (load.queued, load.running) == (2, 4)
     assert [(queue.queued, queue.running, queue.placement) for queue in load.queues] == [(2, 4, "python")]
@@ -43,7 +32,7 @@ async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(queue: Queue, s
     pool.behaviour = lambda _: OK
     for job_id in [execution.job_id for execution in pool.started]:
         pool.finish(job_id, OK)
-    await until(lambda: running.engine.slots == 2)
+    await eventually(lambda: running.engine.slots == 2)
     assert pool.most == 4
 
 
@@ -56,7 +45,7 @@ async def test_what_a_worker_has_counted_is_told_with_its_beats(queue: Queue, st
         load = await queue.load()
         return any(stats.ok == 3 and sum(stats.buckets) == 3 for w in load.workers for stats in w.functions.values())
 
-    await until(told)
+    await eventually(told)
 
 
 async def test_stats_that_cannot_be_read_are_nothing(queue: Queue, start_engine: Any, raw: Any) -> None:

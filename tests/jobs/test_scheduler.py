@@ -16,6 +16,7 @@ from sandlot.jobs import JobRecord, Queue
 from sandlot.models import Runtime
 from sandlot.redis.connection import connect
 from tests.jobs.conftest import KEY, HandWorker
+from tests.waiting import eventually
 from worker.scheduler import OWNER, ScheduleMarks, Scheduler
 
 CODE = Bundle({"main.py": b"def handler(event, context): return 1"})
@@ -69,15 +70,15 @@ async def long_ago(client: Redis, schedule: str) -> int:
 
 
 async def test_what_was_missed_is_caught_up_on_once_by_however_many(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
 ) -> None:
     await deploy(client, YEARLY)
     tick_ms = await long_ago(client, YEARLY)
     for _ in range(4):
         start()
-    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    await eventually(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
     late = start()
-    await until(lambda: late._next_ms.get(("hello", Schedule(YEARLY)), 0) > tick_ms)
+    await eventually(lambda: late._next_ms.get(("hello", Schedule(YEARLY)), 0) > tick_ms)
     assert len(await jobs(queue)) == 1
     [event] = await events(queue)
     assert event["schedule"] == YEARLY
@@ -86,94 +87,94 @@ async def test_what_was_missed_is_caught_up_on_once_by_however_many(
 
 
 async def test_each_moment_is_fired_once_by_however_many(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
 ) -> None:
     for _ in range(3):
         start()
     await deploy(client, EACH_SECOND)
-    await until(lambda: raw.llen("rq:queue:hello@python") >= 3, 20)
+    await eventually(lambda: raw.llen("rq:queue:hello@python") >= 3)
     times = [event["time"] for event in await events(queue)]
     assert len(times) == len(set(times)) >= 3
 
 
 async def test_a_worker_that_stood_still_after_all_was_said_makes_no_second_job(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
 ) -> None:
     """The mark is set back, as it was when that worker read it, and the job is no longer kept: its key is."""
     await deploy(client, YEARLY)
     tick_ms = await long_ago(client, YEARLY)
     start()
-    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    await eventually(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
     [job] = await jobs(queue)
     await queue.cancel(job.id)
     raw.delete(f"rq:job:{job.id}")
     await long_ago(client, YEARLY)
     start()
-    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    await eventually(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
     assert raw.llen("rq:queue:hello@python") == 0
     assert raw.exists(f"rq:job:{job.id}") == 0
 
 
 async def test_a_schedule_that_is_new_or_changed_begins_when_it_is_seen(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
 ) -> None:
     await deploy(client, YEARLY)
     start(), start()
-    await until(lambda: raw.zcard(MARKS) == 1)
+    await eventually(lambda: raw.zcard(MARKS) == 1)
     before_ms = raw.zscore(MARKS, f"hello UTC {YEARLY}")
     assert before_ms > Schedule(YEARLY).last_tick_ms(int(before_ms)) + 1000
     await deploy(client, "0 0 2 2 *")
-    await until(lambda: raw.zrange(MARKS, 0, -1) == [b"hello UTC 0 0 2 2 *"])
+    await eventually(lambda: raw.zrange(MARKS, 0, -1) == [b"hello UTC 0 0 2 2 *"])
     assert await jobs(queue) == []
 
 
 async def test_nothing_is_due_of_what_was_removed_or_lost_its_schedule(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
 ) -> None:
     one, other = start(), start()
     await deploy(client, EACH_SECOND)
     await deploy(client, EACH_SECOND, "other")
-    await until(lambda: len(one._next_ms) == len(other._next_ms) == 2)
+    await eventually(lambda: len(one._next_ms) == len(other._next_ms) == 2)
     await Registry(client, KEY).delete("hello")
     await deploy(client, None, "other")
-    await until(lambda: not one._next_ms and not other._next_ms and not raw.exists(MARKS))
+    await eventually(lambda: not one._next_ms and not other._next_ms and not raw.exists(MARKS))
     before = len(await jobs(queue)), len(await jobs(queue, "other"))
     await deploy(client, EACH_SECOND, "third")
-    await until(lambda: raw.llen("rq:queue:third@python") >= 2, 20)
+    await eventually(lambda: raw.llen("rq:queue:third@python") >= 2)
     assert (len(await jobs(queue)), len(await jobs(queue, "other"))) == before
 
 
 async def test_a_full_queue_leaves_the_moment_out(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, make: Any, start: Any, until: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, make: Any, start: Any
 ) -> None:
     await queue.submit(make(), reply=False)
     await deploy(client, YEARLY)
     tick_ms = await long_ago(client, YEARLY)
     start(limit=1)
-    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    await eventually(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
     assert raw.llen("rq:queue:hello@python") == 1
 
 
 async def test_without_a_worker_for_it_the_moment_waits(
-    client: Redis, raw: redis.Redis, queue: Queue, open_worker: Any, start: Any, until: Any, caplog: Any
+    client: Redis, raw: redis.Redis, queue: Queue, open_worker: Any, start: Any, caplog: Any
 ) -> None:
     await deploy(client, YEARLY)
     tick_ms = await long_ago(client, YEARLY)
     start()
-    await until(lambda: "schedule waits for a worker" in caplog.messages)
+    await eventually(lambda: "schedule waits for a worker" in caplog.messages)
     worker = await open_worker("python")
-    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    await eventually(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
     assert len(await jobs(queue)) == 1
     await worker.close()
 
 
 async def test_a_record_that_is_not_signed_stops_no_other(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any, until: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
 ) -> None:
     raw.zadd("sandlot:functions", {"forged": 0})
     raw.hset("sandlot:function:forged", mapping={"latest": 1, "last": 1, "v1": "{}"})
     await deploy(client, YEARLY)
     tick_ms = await long_ago(client, YEARLY)
     start()
-    await until(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
+    await eventually(lambda: raw.zscore(MARKS, f"hello UTC {YEARLY}") == tick_ms)
     assert len(await jobs(queue)) == 1

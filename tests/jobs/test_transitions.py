@@ -17,6 +17,7 @@ from sandlot.redis import keys
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker
 from tests.jobs.lossy_proxy import LossyProxy
+from tests.waiting import eventually
 
 
 async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, make: Any) -> None:
@@ -58,13 +59,11 @@ async def test_two_who_wait_for_one_job_wait_each_for_himself(queue: Queue, work
     assert not gone.done()
 
 
-async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(
-    queue: Queue, worker: Any, make: Any, until: Any
-) -> None:
+async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(queue: Queue, worker: Any, make: Any) -> None:
     assert (await worker.step(2)).parked
     submitted = await queue.submit(make(b'"x"'), reply=False)
     assert submitted.status is JobStatus.RUNNING
-    await until(lambda: worker.handed)
+    await eventually(lambda: worker.handed)
     assert worker.queue.unseal(worker.handed[0])[1] == b'"x"'
     assert (await worker.step(1, worker.ending(worker.handed[0]))).answers == ["ok"]
 
@@ -90,7 +89,7 @@ async def test_of_what_is_queued_a_worker_claims_ahead_no_more_than_its_share(
 
 
 async def test_who_has_no_slot_for_a_queue_that_may_go_on_wakes_another(
-    queue: Queue, url: str, worker: Any, make: Any, until: Any
+    queue: Queue, url: str, worker: Any, make: Any
 ) -> None:
     """Its free slot is for a job that is on its way to it."""
     other = await HandWorker.open(url)
@@ -100,21 +99,19 @@ async def test_who_has_no_slot_for_a_queue_that_may_go_on_wakes_another(
     assert (await other.step(1)).parked  # one of them at a time
     assert (await worker.step(2)).parked
     await queue.submit(make(), reply=False)
-    await until(lambda: worker.handed)
+    await eventually(lambda: worker.handed)
     worker.seen = 0
     assert (await worker.step(1, worker.ending(claim))).claims == []
-    await until(lambda: other.wakes)
+    await eventually(lambda: other.wakes)
     assert len((await other.step(1)).claims) == 1
     await other.close()
 
 
-async def test_hand_offs_on_their_way_count_against_free_slots(
-    queue: Queue, worker: Any, make: Any, until: Any
-) -> None:
+async def test_hand_offs_on_their_way_count_against_free_slots(queue: Queue, worker: Any, make: Any) -> None:
     await worker.step(1)
     await queue.submit(make(), reply=False)
     await queue.submit(make(), reply=False)
-    await until(lambda: worker.handed)
+    await eventually(lambda: worker.handed)
     worker.seen = 0  # as if the message were still under way
     stepped = await worker.step(1)
     assert (stepped.claims, stepped.parked) == ([], False)
@@ -386,14 +383,12 @@ async def test_a_cancelled_queued_job_never_runs(queue: Queue, worker: Any, make
         await queue.cancel(new_job_id())
 
 
-async def test_cancelling_a_running_job_tells_its_worker_twice(
-    queue: Queue, worker: Any, make: Any, until: Any
-) -> None:
+async def test_cancelling_a_running_job_tells_its_worker_twice(queue: Queue, worker: Any, make: Any) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
     assert (await queue.cancel(job.job_id)).status is JobStatus.RUNNING
-    await until(lambda: worker.cancels == [job.job_id])
+    await eventually(lambda: worker.cancels == [job.job_id])
     assert (await worker.beat(claim.lease)).cancels == [job.job_id]
     await worker.step(1, worker.ending(claim, kind=OutcomeKind.CANCELLED))
     assert (await queue.job(job.job_id)).status is JobStatus.CANCELLED
@@ -473,7 +468,7 @@ async def test_a_cap_holds_for_hand_offs_too(queue: Queue, worker: Any, make: An
 
 
 async def test_a_freed_cap_wakes_an_idle_worker_when_the_settling_one_takes_nothing(
-    queue: Queue, worker: Any, make: Any, until: Any, open_worker: Any
+    queue: Queue, worker: Any, make: Any, open_worker: Any
 ) -> None:
     other = await open_worker()
     try:
@@ -483,47 +478,43 @@ async def test_a_freed_cap_wakes_an_idle_worker_when_the_settling_one_takes_noth
         await other.step(3)
         wakes = other.wakes
         await worker.step(0, worker.ending(claim))
-        await until(lambda: other.wakes > wakes)
+        await eventually(lambda: other.wakes > wakes)
         assert len((await other.step(3)).claims) == 1
     finally:
         await other.close()
 
 
 async def test_a_hand_off_to_a_vanished_worker_goes_to_the_next(
-    queue: Queue, worker: Any, make: Any, until: Any, open_worker: Any
+    queue: Queue, worker: Any, make: Any, open_worker: Any
 ) -> None:
     gone = await open_worker(listen=False)
     await gone.step(50)
     await gone.close()
     await worker.step(1)
     await queue.submit(make(), reply=False)
-    await until(lambda: worker.handed)
+    await eventually(lambda: worker.handed)
 
 
-async def test_the_least_loaded_worker_is_preferred(
-    queue: Queue, worker: Any, make: Any, until: Any, open_worker: Any
-) -> None:
+async def test_the_least_loaded_worker_is_preferred(queue: Queue, worker: Any, make: Any, open_worker: Any) -> None:
     other = await open_worker()
     try:
         await worker.step(1)
         await other.step(3)
         for _ in range(3):
             await queue.submit(make(), reply=False)
-        await until(lambda: len(worker.handed) + len(other.handed) == 3)
+        await eventually(lambda: len(worker.handed) + len(other.handed) == 3)
         assert (len(worker.handed), len(other.handed)) in ((1, 2), (0, 3))
     finally:
         await other.close()
 
 
-async def test_a_large_event_is_queued_and_a_parked_worker_woken(
-    queue: Queue, worker: Any, make: Any, until: Any
-) -> None:
+async def test_a_large_event_is_queued_and_a_parked_worker_woken(queue: Queue, worker: Any, make: Any) -> None:
     await worker.step(1)
     event = json.dumps("x" * 2_000_000).encode()
     job = make(event)
     future = queue.waiters.register(job.job_id)
     assert (await queue.submit(job, reply=True)).status is JobStatus.QUEUED
-    await until(lambda: worker.wakes == 1)
+    await eventually(lambda: worker.wakes == 1)
     (claim,) = (await worker.step(1)).claims
     assert worker.queue.unseal(claim)[1] == event
     await worker.step(1, worker.ending(claim, event))

@@ -112,12 +112,6 @@ class Rig:
         assert outcome.kind == "ok", outcome
         return json.loads(outcome.result)
 
-    async def until(self, condition: Any) -> None:
-        """Wait for a condition that only other processes can bring about."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():  # noqa: ASYNC110 -- there is nothing to be told by
-                await asyncio.sleep(0.005)
-
     async def _spec_of(self, function: str, digest: str) -> VersionSpec:
         self.asked.append((function, digest))
         await asyncio.sleep(0)

@@ -14,6 +14,7 @@ import pytest_asyncio
 from sandlot.errors import RuntimeUnavailable, SandboxUnavailable, SandlotError, ShuttingDown, VersionNotFound
 from sandlot.models import Isolation, OutcomeKind, Runtime
 from tests.sandbox.pool_rig import PATIENCE_S, Rig, open_host, open_rig
+from tests.waiting import eventually
 from worker.execution import VersionSpec
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.spec import SandboxSpec
@@ -251,7 +252,7 @@ async def test_idle_processes_go_when_their_time_is_over(host: SandboxHost) -> N
     async with open_rig(host, idle_ttl_s=0.2) as rig:
         await rig.value(rig.write(COUNT))
         assert rig.pool.idle == 1
-        await rig.until(lambda: rig.pool.idle == 0)
+        await eventually(lambda: rig.pool.idle == 0)
 
 
 async def test_a_process_that_grows_is_replaced_before_it_fails(host: SandboxHost) -> None:
@@ -279,7 +280,7 @@ async def begun(rig: Rig, name: str, seconds: float) -> asyncio.Future[object]:
     """An invocation that is known to be running."""
     await rig.run(name, 0)
     running = rig.start(name, seconds)
-    await rig.until(lambda: not running.done() and rig.pool.idle == 0)
+    await eventually(lambda: not running.done() and rig.pool.idle == 0)
     return running  # type: ignore[return-value]
 
 
@@ -298,7 +299,7 @@ async def test_cancelling_before_the_start_never_runs_it(rig: Rig) -> None:
     waiting = rig.start(name)
     assert rig.pool.cancel(waiting.job_id)  # type: ignore[attr-defined]
     assert (await waiting).kind is OutcomeKind.CANCELLED
-    await rig.until(lambda: rig.pool.idle == 1)
+    await eventually(lambda: rig.pool.idle == 1)
 
 
 async def test_an_abandoned_invocation_is_never_done(rig: Rig) -> None:
@@ -355,17 +356,17 @@ async def test_a_zygote_that_dies_while_a_bundle_is_handed_over_is_our_error(run
     source = ECHO if runtime is Runtime.PYTHON else "(event, context) => event\n"
     async with open_host(node=True) as host, open_rig(host, blanks=1) as rig:
         name = rig.write(source, runtime=runtime)
-        await rig.until(lambda: all(rig.pool._blanks._shelves.values()))
+        await eventually(lambda: all(rig.pool._blanks._shelves.values()))
         zygote = host.zygote_pids()[runtime]
         os.kill(zygote, signal.SIGSTOP)
         asked = rig.start(name, 1)
-        await rig.until(lambda: rig.pool._importing or not rig.pool._blanks._shelves[runtime])
+        await eventually(lambda: rig.pool._importing or not rig.pool._blanks._shelves[runtime])
         os.kill(zygote, signal.SIGKILL)
         with pytest.raises(SandboxUnavailable, match="ended first"):
             async with asyncio.timeout(PATIENCE_S):
                 await asked
         assert rig.pool.busy == 0
-        await rig.until(lambda: host.zygote_pids().get(runtime, zygote) != zygote)
+        await eventually(lambda: host.zygote_pids().get(runtime, zygote) != zygote)
         assert await rig.value(name, 2) == 2
 
 
@@ -398,7 +399,7 @@ async def test_a_thousand_invocations_leave_nothing_behind(host: SandboxHost) ->
             "import os\ndef handler(event, context):\n    os._exit(0) if event % 7 == 0 else None\n", name="leaving"
         )
         await asyncio.gather(*(rig.run(name, 1) for name in (warm, forked, leaving)))
-        await rig.until(lambda: rig.pool.idle == 3 and not rig.pool._tasks)
+        await eventually(lambda: rig.pool.idle == 3 and not rig.pool._tasks)
         before = own_fds()
         for batch in range(100):
             numbers = range(batch * 10, batch * 10 + 10)
@@ -409,5 +410,5 @@ async def test_a_thousand_invocations_leave_nothing_behind(host: SandboxHost) ->
         async with asyncio.timeout(PATIENCE_S):
             while rig.pool.idle != 3:  # one may be retired just then, for the CPU that it used after its answer
                 await asyncio.gather(*(rig.run(name, 1) for name in (warm, forked, leaving)))
-                await rig.until(lambda: not rig.pool._tasks and not rig.pool._blanks._refills)
+                await eventually(lambda: not rig.pool._tasks and not rig.pool._blanks._refills)
         assert own_fds() <= before

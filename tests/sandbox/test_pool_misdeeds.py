@@ -14,6 +14,7 @@ import pytest_asyncio
 from sandlot.models import OutcomeKind
 from sandlot.offload import OFFLOAD_BYTES
 from tests.sandbox.pool_rig import PATIENCE_S, Rig, open_host, open_rig
+from tests.waiting import eventually
 from worker.pool import verdict
 from worker.sandbox.host import SandboxHost
 
@@ -182,7 +183,7 @@ async def test_an_answer_by_hand_with_the_right_ticket_is_not_followed_by_anothe
 async def test_an_answer_left_for_the_next_request_is_never_read(rig: Rig) -> None:
     name = rig.write_file("python/forge_early.py")
     assert await rig.value(name, 1) == "armed"
-    await rig.until(lambda: rig.pool.idle == 0)
+    await eventually(lambda: rig.pool.idle == 0)
     assert await rig.value(name, "behave") == "ok"
 
 
@@ -195,13 +196,13 @@ async def test_a_child_that_waits_for_the_next_request_gets_none(rig: Rig) -> No
 async def test_a_process_that_computes_after_its_answer_is_retired(rig: Rig) -> None:
     name = rig.write_file("python/burn_after.py")
     assert await rig.value(name, 1) == "burning"
-    await rig.until(lambda: rig.pool.idle == 0)
+    await eventually(lambda: rig.pool.idle == 0)
 
 
 async def test_a_process_that_dies_after_its_answer_is_replaced(rig: Rig) -> None:
     name = rig.write_file("python/die_after.py")
     assert await rig.value(name, 1) == "dying"
-    await rig.until(lambda: rig.pool.idle == 0)
+    await eventually(lambda: rig.pool.idle == 0)
     assert await rig.value(name, "behave") == "ok"
 
 
@@ -229,13 +230,13 @@ async def test_a_long_answer_counts_although_its_process_ends_while_it_is_checke
 ) -> None:
     held, name = HeldCheck(monkeypatch), rig.write(LONG)
     outcome = rig.start(name)
-    await rig.until(held.began.is_set)
+    await eventually(held.began.is_set)
     (resident,) = rig.pool._residents()
     resident.sandbox.kill()
     await resident.sandbox.ended()
     held.go_on.set()
     assert json.loads((await outcome).result) == "x" * 1_000_000
-    await rig.until(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))
+    await eventually(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))
     assert json.loads((await rig.run(name)).result) == "x" * 1_000_000
 
 
@@ -244,11 +245,11 @@ async def test_a_call_that_is_cancelled_while_its_answer_is_checked_ends_once(
 ) -> None:
     held, name = HeldCheck(monkeypatch), rig.write(LONG)
     outcome = rig.start(name)
-    await rig.until(held.began.is_set)
+    await eventually(held.began.is_set)
     assert rig.pool.cancel(outcome.job_id)  # type: ignore[attr-defined]
     assert (await outcome).kind is K.CANCELLED
     held.go_on.set()
-    await rig.until(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))
+    await eventually(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))
 
 
 async def test_a_process_whose_answer_is_checked_serves_nobody_else_meanwhile(
@@ -256,7 +257,7 @@ async def test_a_process_whose_answer_is_checked_serves_nobody_else_meanwhile(
 ) -> None:
     held, name = HeldCheck(monkeypatch), rig.write(LONG)
     first = rig.start(name)
-    await rig.until(held.began.is_set)
+    await eventually(held.began.is_set)
     assert rig.pool.idle == 0
     second = rig.start(name)
     held.go_on.set()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.up_process import Up, until
+from tests.system.up_process import Up
+from tests.waiting import until
 
 Sandlot = Callable[..., subprocess.CompletedProcess[str]]
 IT_WORKS = {"message": "it works!", "status": "ok "}
@@ -186,7 +187,7 @@ def test_a_key_does_what_its_scopes_say_until_it_is_revoked(sandlot: Sandlot, pl
             assert client.post("/v1/functions/shop-cart/invoke", headers=headers).json() == 1
             assert client.delete("/v1/functions/shop-cart", headers=headers).status_code == 403
             assert sandlot("key", "revoke", key_id).stdout == f"key {key_id} is revoked\n"
-            until(lambda: client.post("/v1/functions/shop-cart/invoke", headers=headers).status_code == 401, 5)
+            until(lambda: client.post("/v1/functions/shop-cart/invoke", headers=headers).status_code == 401)
     finally:
         sandlot("functions", "shop-cart", "--delete")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 
 from tests.system.prometheus_server import EXAMPLES, PANELS, RULES, Prometheus, free_port, start_prometheus
-from tests.system.up_process import Up, until
+from tests.system.up_process import Up
+from tests.waiting import until
 
 TOKEN = "0123456789abcdef-dashboard"
 DATA_DEADLINE_S = 60.0
@@ -45,7 +46,7 @@ def test_every_query_of_the_dashboard_has_data_and_every_other_query_is_understo
     up = start_up(folder=tmp_path / "platform", env=metrics).ready()
     urls = (f"{up.url}/metrics", f"http://127.0.0.1:{port}/metrics")
     with start_prometheus(tmp_path / "prometheus", urls, TOKEN) as prometheus, up.client() as client:
-        until(lambda: prometheus.ready(len(urls)), DATA_DEADLINE_S)
+        until(lambda: prometheus.ready(len(urls)))
         empty = dict.fromkeys(PANELS)
         rounds = 0
 
@@ -58,6 +59,6 @@ def test_every_query_of_the_dashboard_has_data_and_every_other_query_is_understo
                     del empty[panel]
             return not empty
 
-        until(all_have_data, DATA_DEADLINE_S, lambda: f"no data after {rounds} rounds: {list(empty)}")
+        until(all_have_data, reason=lambda: f"no data after {rounds} rounds: {list(empty)}")
         for promql in (*RULES, *EXAMPLES):
             prometheus.query(promql)

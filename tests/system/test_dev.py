@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.up_process import Command, Up, clean_environment, until
+from tests.system.up_process import Command, Up, clean_environment
+from tests.waiting import until
 
 SOURCE = "def handler(event, context):\n    print('got', event)\n    return {} / event\n"
 
 
 def shows(dev: Command, pattern: str) -> None:
-    until(lambda: re.search(pattern, dev.output), 40, lambda: f"never said {pattern!r}; it said:\n{dev.output}")
+    until(lambda: re.search(pattern, dev.output), reason=lambda: f"never said {pattern!r}; it said:\n{dev.output}")
 
 
 def test_a_save_is_deployed_and_a_call_is_shown_with_what_it_printed(platform: Up, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from sandlot.redis.keys import JOB
 from tests.sandbox.package_index import Index, open_index
 from tests.system.lan import FIRST, Lan, Machine, lan, why_not
 from tests.system.readme_blocks import TUTORIAL, bash, blocks, stand_ins, with_passwords
-from tests.system.up_process import clean_environment, until
+from tests.system.up_process import clean_environment
+from tests.waiting import until
 
 WITH_GREETER = """
 # /// script
@@ -82,7 +83,7 @@ class Platform:
 
     def start(self) -> None:
         self._start(self.lan.first, self._folder, "valkey", str(get_binary_path()), str(self._folder / "valkey.conf"))
-        until(lambda: (self._folder / "valkey.sock").exists(), 30, lambda: self.log("valkey"))
+        until(lambda: (self._folder / "valkey.sock").exists(), reason=lambda: self.log("valkey"))
         self._api()
 
     def open_redis(self) -> redis.Redis:
@@ -121,7 +122,7 @@ class Platform:
             "--insecure",
             **environment,
         )
-        until(lambda: "listening" in self.log("api"), 60, lambda: self.log("api"))
+        until(lambda: "listening" in self.log("api"), reason=lambda: self.log("api"))
 
     def join(self) -> tuple[Machine, int]:
         """One more machine, with an empty disk, and the README's three commands on it as they are; with the process id of its worker."""
@@ -133,7 +134,7 @@ class Platform:
         folder = self.home / machine.name
         folder.mkdir()
         shell = self._start(machine, folder, machine.name, "/bin/bash", "-euc", script, **settings)
-        until(lambda: self.count("worker started", machine), 60, lambda: self.log(machine.name))
+        until(lambda: self.count("worker started", machine), reason=lambda: self.log(machine.name))
         pid = _process_id(re.findall(r'"worker": "([^"]+)"', self.log(machine.name))[0])
         self._parts[pid] = self._parts.pop(shell.pid)
         return machine, pid

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.up_process import REPOSITORY, clean_environment, until
+from tests.system.up_process import REPOSITORY, clean_environment
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -138,8 +139,7 @@ def test_it_runs_from_the_root_and_is_not_confused_by_what_lies_around(installed
                 lambda output=output, process=process: (
                     "Ctrl+C stops everything" in output.read_text() or process.poll() is not None
                 ),
-                60,
-                output.read_text,
+                reason=output.read_text,
             )
             assert process.poll() is None, output.read_text()
             shown = subprocess.run(

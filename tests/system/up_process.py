@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 60.0
@@ -45,7 +45,7 @@ class Command:
 
     def says(self, text: str, deadline_s: float = 10.0) -> None:
         """Wait until this has been printed."""
-        until(lambda: text in self.output, deadline_s, lambda: f"never said {text!r}; it said:\n{self.output}")
+        until(lambda: text in self.output, reason=lambda: f"never said {text!r}; it said:\n{self.output}")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Ask it to stop, as Ctrl+C does; its exit status."""
@@ -70,7 +70,7 @@ class Up(Command):
 
     def ready(self) -> Up:
         """Wait until it says that it runs."""
-        until(lambda: "Ctrl+C stops everything" in self.output or self.process.poll() is not None, START_DEADLINE_S)
+        until(lambda: "Ctrl+C stops everything" in self.output or self.process.poll() is not None)
         assert self.process.poll() is None, self.output
         return self
 
@@ -101,18 +101,6 @@ def clean_environment() -> dict[str, str]:
     """Ours without what would change the platform under test."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SANDLOT_")}
     return kept | {"PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
-
-
-def until(
-    condition: Callable[[], object],
-    deadline_s: float = 10.0,
-    reason: Callable[[], str] = lambda: "it did not come true in time",
-) -> None:
-    """Wait for a condition; fail when it has not come true by the deadline."""
-    ends_s = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < ends_s, reason()
-        time.sleep(0.02)
 
 
 def _pids() -> list[int]:

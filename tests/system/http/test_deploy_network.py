@@ -79,7 +79,7 @@ def test_redis_the_api_and_metadata_are_out_of_reach(
         ({"network": ["169.254.169.254"]}, "not on the public internet"),
         ({"network": ["localhost:6379"]}, "internal"),
         ({"network": "*"}, "list of hosts"),
-        ({"walls": ["moat"]}, "is no wall"),
+        ({"require": ["moat"]}, "is not an isolation feature"),
     ],
 )
 def test_what_cannot_be_promised_is_refused_at_deploy(

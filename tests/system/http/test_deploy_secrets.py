@@ -12,6 +12,8 @@ import httpx
 import pytest
 import redis
 
+from tests.waiting import until
+
 VALUE = "correct-horse-battery-staple"
 SOURCE = """\
 import os
@@ -97,10 +99,10 @@ def test_no_process_has_it_in_its_arguments_or_first_environment(admin: httpx.Cl
             assert VALUE.encode() not in text, pid
 
 
-def test_a_new_value_is_there_with_the_next_call(admin: httpx.Client, function: str, wait_until: Any) -> None:
+def test_a_new_value_is_there_with_the_next_call(admin: httpx.Client, function: str) -> None:
     assert admin.post(f"{function}/invoke").json()[0] == len(VALUE)
     admin.put("/v1/secrets/PASSWORD", json={"value": "another"}).raise_for_status()
-    wait_until(lambda: admin.post(f"{function}/invoke").json()[0] == len("another"))
+    until(lambda: admin.post(f"{function}/invoke").json()[0] == len("another"))
 
 
 def test_a_secret_that_is_not_there_is_told_at_deploy_and_call(admin: httpx.Client, function: str) -> None:

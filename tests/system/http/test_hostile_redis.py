@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,8 @@ from typing import Any
 import httpx
 import pytest
 import redis
+
+from tests.waiting import until
 
 WATCHED = Path(__file__).with_name("watched.py")
 MODULE = "antigravity"
@@ -206,13 +207,6 @@ def trap() -> Iterator[Trap]:
     trap.close()
 
 
-def until(condition: Any, deadline_s: float, reason: Any) -> None:
-    ends_s = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < ends_s, reason()
-        time.sleep(0.05)
-
-
 def judge(events: list[list[str]], attacker: Attacker) -> None:
     assert not attacker.mark.exists()
     assert attacker.trap.caught == 0
@@ -283,10 +277,11 @@ def test_whoever_can_write_to_redis_executes_nothing(own: Any, tmp_path: Path, t
         # All of the planted jobs have been looked at, nothing was executed, and what is asked for is still done.
         until(
             lambda: client.post("/v1/functions/echo/invoke", content=b"2").content == b"2",
-            30,
-            lambda: "no answer any more",
+            reason=lambda: "no answer any more",
         )
-        until(lambda: raw.llen("rq:queue:echo@python") == 0, 30, lambda: str(raw.lrange("rq:queue:echo@python", 0, -1)))
+        until(
+            lambda: raw.llen("rq:queue:echo@python") == 0, reason=lambda: str(raw.lrange("rq:queue:echo@python", 0, -1))
+        )
     assert [part.process.poll() for part in own.parts] == [None, None], "the programs live"
     judge(watch.events(), attacker)
 

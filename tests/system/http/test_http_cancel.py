@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.system.http.conftest import Stack
+from tests.waiting import until
 
 # A process shows outside by the name that it gives itself inside: prctl(2), PR_SET_NAME.
 LINGERS = """
@@ -57,11 +58,11 @@ def lingers(admin: httpx.Client) -> Iterator[str]:
 
 
 def test_a_running_job_that_is_cancelled_is_dead_when_its_caller_is_answered(
-    admin: httpx.Client, stack: Stack, lingers: str, wait_until: Until
+    admin: httpx.Client, stack: Stack, lingers: str
 ) -> None:
     with concurrent.futures.ThreadPoolExecutor() as threads, stack.client() as caller:
         waiting = threads.submit(caller.post, f"/v1/functions/{lingers}/invoke", json="cancel-me")
-        wait_until(lambda: len(processes_named("cancel-me")) == 2)
+        until(lambda: len(processes_named("cancel-me")) == 2)
         job_id = admin.get(f"/v1/jobs?function={lingers}&limit=1").json()["jobs"][0]["id"]
         accepted = admin.delete(f"/v1/jobs/{job_id}")
         reply = waiting.result()
@@ -75,7 +76,7 @@ def test_a_running_job_that_is_cancelled_is_dead_when_its_caller_is_answered(
     # The answer waits for what the kernel measured, which is known when all of it is dead; half a second at most.
     evidence = {"evidence": job["evidence"]} if "evidence" in job else {}
     assert not evidence or (job["evidence"]["signal"], left) == ("SIGKILL", [])
-    wait_until(lambda: processes_named("cancel-me") == [])
+    until(lambda: processes_named("cancel-me") == [])
     assert "result" not in job
     assert 0 < job["timings"]["run"] < 60_000
 
@@ -155,24 +156,24 @@ def in_order(manifest: str) -> list[str]:
 
 @pytest.mark.parametrize("manifest", ["cancel", "detach"])
 def test_hanging_up_on_a_queued_job_does_what_the_call_says_or_else_the_manifest(
-    admin: httpx.Client, stack: Stack, wait_until: Until, manifest: str
+    admin: httpx.Client, stack: Stack, manifest: str
 ) -> None:
     name = f"turns-{manifest}"
     settings = {"concurrency": 1, "on_disconnect": manifest, "timeout": "60s"}
     admin.put(f"/v1/functions/{name}", json={"source": TAKES_TURNS, "manifest": settings}).raise_for_status()
     running = submit(admin, name, 60)
-    wait_until(lambda: admin.get(running).json()["status"] == "running")
+    until(lambda: admin.get(running).json()["status"] == "running")
 
     jobs = {}
     for wish in in_order(manifest):
         before = newest(admin, name)["id"]
         caller = Caller(stack, name, 0, wish)
-        wait_until(lambda before=before: newest(admin, name)["id"] != before)
+        until(lambda before=before: newest(admin, name)["id"] != before)
         job = newest(admin, name)
         assert (job["status"], job["attempt"]) == ("queued", 0)
         caller.hang_up()
         if (wish or manifest) == "cancel":
-            wait_until(lambda job=job: admin.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled")
+            until(lambda job=job: admin.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled")
         jobs[wish] = job["id"]
 
     assert admin.delete(running).status_code == 202
@@ -186,7 +187,7 @@ def test_hanging_up_on_a_queued_job_does_what_the_call_says_or_else_the_manifest
 
 @pytest.mark.parametrize("manifest", ["cancel", "detach"])
 def test_hanging_up_on_a_running_job_does_what_the_call_says_or_else_the_manifest(
-    admin: httpx.Client, stack: Stack, wait_until: Until, manifest: str
+    admin: httpx.Client, stack: Stack, manifest: str
 ) -> None:
     name = f"lingers-{manifest}"
     settings = {"on_disconnect": manifest, "timeout": "60s"}
@@ -194,11 +195,11 @@ def test_hanging_up_on_a_running_job_does_what_the_call_says_or_else_the_manifes
     for wish in in_order(manifest):
         process = f"{manifest}-{wish}"
         caller = Caller(stack, name, process, wish)
-        wait_until(lambda process=process: len(processes_named(process)) == 2)
+        until(lambda process=process: len(processes_named(process)) == 2)
         caller.hang_up()
         if (wish or manifest) == "cancel":
-            wait_until(lambda process=process: processes_named(process) == [])
-            wait_until(lambda: newest(admin, name)["status"] == "cancelled")
+            until(lambda process=process: processes_named(process) == [])
+            until(lambda: newest(admin, name)["status"] == "cancelled")
     left = admin.get(f"/v1/jobs?function={name}&status=running").json()["jobs"]
     assert len(left) == sum((wish or manifest) == "detach" for wish in in_order(manifest))
     for job in left:

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from tests.system.http.conftest import Stack
+from tests.waiting import until
 
 Until = Callable[[Callable[[], object]], None]
 
@@ -36,7 +37,7 @@ def every_kind(client: httpx.Client) -> dict[str, httpx.Response]:
 
 
 def test_every_acknowledgement_says_what_redis_promises(
-    stack: Stack, anyone: httpx.Client, valkey: redis.Redis, wait_until: Until
+    stack: Stack, anyone: httpx.Client, valkey: redis.Redis
 ) -> None:
     api, url = stack.start_api(SANDLOT_REDIS_URL=stack.environment["SANDLOT_REDIS_URL"])
 
@@ -54,7 +55,7 @@ def test_every_acknowledgement_says_what_redis_promises(
             for name, value in settings.items():
                 valkey.config_set(name, value)
             for client, expected in ((asking, asked), (anyone, proved)):
-                wait_until(lambda client=client, expected=expected: shown(client) == expected)
+                until(lambda client=client, expected=expected: shown(client) == expected)
                 replies = every_kind(client)
                 assert {kind: reply.headers["x-durability"] for kind, reply in replies.items()} == dict.fromkeys(
                     replies, expected

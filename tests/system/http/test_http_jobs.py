@@ -12,7 +12,7 @@ import redis
 from sandlot.client import Client
 from sandlot.errors import FunctionNotFound, InvalidManifest, JobNotFound, NoResult
 from sandlot.models import OutcomeKind
-from tests.system.http.conftest import until
+from tests.waiting import until
 
 NEVER = "5b0c8f2e-3c1d-4c43-9a51-6a0c5d6b7e88"
 
@@ -196,7 +196,8 @@ def test_only_what_was_delivered_is_kept_shorter(stack: Any, anyone: httpx.Clien
         assert client.hget(f"rq:job:{job_id}", "data").endswith(b"[0.77],{}]")
         assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "succeeded"
         until(
-            lambda: client.ttl(f"rq:job:{job_id}") > 300, 5, lambda: "what nobody was there to be sent was kept shorter"
+            lambda: client.ttl(f"rq:job:{job_id}") > 300,
+            reason=lambda: "what nobody was there to be sent was kept shorter",
         )
 
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from sandlot.functions import find_node
+from tests.waiting import until
 
 
 def test_a_taken_port_is_one_clear_line(stack: Any) -> None:
@@ -160,23 +161,23 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Any, wait_until: Any) -> None:
+def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Any) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
-    wait_until(lambda: len(processes_of(url)) == 2)
+    until(lambda: len(processes_of(url)) == 2)
     with stack.client(url=url) as client:
         assert client.post("/v1/functions/echo/invoke", content=b"1").content == b"1"
     first = children_of(api.process.pid)
     os.kill(first[0], signal.SIGKILL)
     assert httpx.get(url + "/healthz").status_code == 200
-    wait_until(lambda: len(children_of(api.process.pid)) == 2 and len(processes_of(url)) == 2)
+    until(lambda: len(children_of(api.process.pid)) == 2 and len(processes_of(url)) == 2)
     children = children_of(api.process.pid)
     assert api.stop() == 0
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Any, wait_until: Any) -> None:
+def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Any) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
-    wait_until(lambda: len(processes_of(url)) == 2)
+    until(lambda: len(processes_of(url)) == 2)
     before = set(children_of(api.process.pid))
     api.process.send_signal(signal.SIGHUP)
 
@@ -185,8 +186,8 @@ def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Any, wait_unti
         now = set(children_of(api.process.pid))
         return len(now) == 2 and not now & before
 
-    wait_until(renewed)
-    wait_until(lambda: len(processes_of(url)) == 2)  # the kernel may give forty connections to one of them
+    until(renewed)
+    until(lambda: len(processes_of(url)) == 2)  # the kernel may give forty connections to one of them
     assert api.stop() == 0
 
 
@@ -216,12 +217,12 @@ def wait_for_the_end_of_listening(url: str) -> None:
             time.sleep(0.01)
 
 
-def test_no_process_outlives_the_one_that_started_it(stack: Any, wait_until: Any) -> None:
+def test_no_process_outlives_the_one_that_started_it(stack: Any) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
-    wait_until(lambda: len(processes_of(url)) == 2)
+    until(lambda: len(processes_of(url)) == 2)
     children = children_of(api.process.pid)
     api.process.kill()
-    wait_until(lambda: not any(is_running(child) for child in children))
+    until(lambda: not any(is_running(child) for child in children))
 
 
 def is_running(pid: int) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.waiting import until
 
 TOKEN = "0123456789abcdef-metrics"
 Samples = dict[str, list[tuple[dict[str, str], float]]]
@@ -60,7 +62,7 @@ def deploy_tagged(admin: httpx.Client, name: str, source: str) -> None:
     assert admin.put(f"/v1/functions/{name}", json=body).status_code in (200, 201)
 
 
-def test_one_scrape_speaks_of_all_processes(api_url: str, wait_until: Callable[[Callable[[], object]], None]) -> None:
+def test_one_scrape_speaks_of_all_processes(api_url: str) -> None:
     def processes_that_have_answered() -> int:
         # A connection each, so that the kernel gives them to whichever process is free.
         assert httpx.post(f"{api_url}/v1/functions/echo/invoke", json=1, timeout=30, trust_env=False).status_code == 200
@@ -70,8 +72,8 @@ def test_one_scrape_speaks_of_all_processes(api_url: str, wait_until: Callable[[
 
     counts: list[int] = []
     # The port answers as soon as one of the three listens.
-    wait_until(lambda: scrape(f"{api_url}/metrics")["sandlot_api_processes"] == [({}, 3)])
-    wait_until(lambda: processes_that_have_answered() >= 2)
+    until(lambda: scrape(f"{api_url}/metrics")["sandlot_api_processes"] == [({}, 3)])
+    until(lambda: processes_that_have_answered() >= 2)
     samples = scrape(f"{api_url}/metrics")
     assert samples["sandlot_api_processes"] == [({}, 3)]
     assert total(samples, "gateway_function_invocation_total", function_name="echo", code="200") == len(counts)
@@ -81,7 +83,7 @@ def test_one_scrape_speaks_of_all_processes(api_url: str, wait_until: Callable[[
 
 
 def test_a_worker_tells_how_invocations_ended_and_how_long_each_stage_took(
-    admin: httpx.Client, worker_url: str, wait_until: Callable[[Callable[[], object]], None]
+    admin: httpx.Client, worker_url: str
 ) -> None:
     deploy_tagged(admin, "metered", "def handler(event, context):\n    while event:\n        pass\n    return event\n")
     for _ in range(3):
@@ -92,7 +94,7 @@ def test_a_worker_tells_how_invocations_ended_and_how_long_each_stage_took(
         # The caller hears of an end before the worker reads the answer to the step that recorded it.
         return total(scrape(worker_url), "sandlot_invocations_total", function="metered") == 4
 
-    wait_until(counted)
+    until(counted)
     samples = scrape(worker_url)
     assert total(samples, "sandlot_invocations_total", function="metered", version="1", outcome="ok") == 3
     assert total(samples, "sandlot_invocations_total", function="metered", outcome="timeout") == 1
@@ -114,7 +116,7 @@ def test_a_worker_says_nothing_without_the_token_and_knows_one_path(worker_url: 
 
 
 def test_the_queue_and_its_workers_are_told_while_work_waits(
-    admin: httpx.Client, api_url: str, worker_url: str, wait_until: Callable[[Callable[[], object]], None]
+    admin: httpx.Client, api_url: str, worker_url: str
 ) -> None:
     """One call at a time by the function's own cap, so the others wait."""
     manifest = {"visibility": "public", "concurrency": 1, "timeout": "20s"}
@@ -138,14 +140,12 @@ def test_the_queue_and_its_workers_are_told_while_work_waits(
             and total(samples, "sandlot_placement_workers", placement="python,meter") == 1
         )
 
-    wait_until(waiting)
+    until(waiting)
     for job in reversed(jobs):
         admin.delete(f"/v1/jobs/{job}")
 
 
-def test_a_process_that_was_killed_is_counted_again_under_its_number(
-    api: Any, wait_until: Callable[[Callable[[], object]], None]
-) -> None:
+def test_a_process_that_was_killed_is_counted_again_under_its_number(api: Any) -> None:
     children = Path(f"/proc/{api.process.pid}/task/{api.process.pid}/children")
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     api.event("process died")
@@ -157,4 +157,4 @@ def test_a_process_that_was_killed_is_counted_again_under_its_number(
             return False  # a connection that the killed one had taken
         return {labels["process"] for labels, _ in samples["sandlot_waiting_callers"]} == {"0", "1", "2"}
 
-    wait_until(all_of_them)
+    until(all_of_them)

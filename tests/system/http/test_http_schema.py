@@ -10,12 +10,13 @@ import redis
 
 from sandlot.redis import keys
 from sandlot.redis.schema import SCHEMA
-from tests.system.http.conftest import Stack, until
+from tests.system.http.conftest import Stack
+from tests.waiting import until
 
 
 def test_a_version_that_does_not_understand_the_data_does_not_start_and_what_runs_goes_on(own: Stack) -> None:
     api, url = own.start_api(SANDLOT_API_PROCESSES="2")
-    until(lambda: len(_events(api, "listening")) == 2, 30.0, lambda: "".join(api.lines))
+    until(lambda: len(_events(api, "listening")) == 2, reason=lambda: "".join(api.lines))
     with redis.Redis.from_url(own.environment["SANDLOT_REDIS_URL"]) as superuser:
         superuser.set(keys.SCHEMA, SCHEMA + 1)
         before = set(superuser.keys())
@@ -26,7 +27,7 @@ def test_a_version_that_does_not_understand_the_data_does_not_start_and_what_run
             assert f"the data in this Redis has schema {SCHEMA + 1}" in said
             assert "Start the Sandlot that wrote it or a newer one" in said
         api.process.send_signal(signal.SIGHUP)
-        until(lambda: len(_events(api, "process not renewed")) == 2, 30.0, lambda: "".join(api.lines))
+        until(lambda: len(_events(api, "process not renewed")) == 2, reason=lambda: "".join(api.lines))
         assert len(_events(api, "listening")) == 2
         assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
         assert set(superuser.keys()) == before

@@ -16,6 +16,7 @@ import pytest
 
 from sandlot.client import Client
 from tests.certificates import Authority
+from tests.waiting import until
 
 
 def serial(url: str, authority: Authority) -> int:
@@ -32,7 +33,7 @@ def serial(url: str, authority: Authority) -> int:
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_calls_go_over_tls_and_a_renewed_certificate_is_taken_up_on_sighup(
-    stack: Any, tmp_path: Path, wait_until: Any, processes: str
+    stack: Any, tmp_path: Path, processes: str
 ) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("api")
@@ -50,13 +51,13 @@ def test_calls_go_over_tls_and_a_renewed_certificate_is_taken_up_on_sighup(
         before = serial(url, authority)
         authority.issue("api")
         api.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: serial(url, authority) != before and serial(url, authority) != before)
+        until(lambda: serial(url, authority) != before and serial(url, authority) != before)
         if processes == "1":
             assert client.get("/healthz").status_code == 200  # the connection from before goes on
         if processes == "1":  # a successor that cannot start is tried in test_http_lifecycle.py
             certificate.write_text("nonsense")
             api.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: any("not renewed" in line for line in api.lines))
+            until(lambda: any("not renewed" in line for line in api.lines))
             assert serial(url, authority) != before
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         httpx.get(url + "/healthz", trust_env=False)
@@ -80,7 +81,7 @@ def test_whoever_never_finishes_a_handshake_does_not_hold_up_a_stop(stack: Any, 
         assert time.monotonic() - started_s < 15
 
 
-def test_more_connections_than_there_may_be_are_refused_and_the_others_go_on(stack: Any, wait_until: Any) -> None:
+def test_more_connections_than_there_may_be_are_refused_and_the_others_go_on(stack: Any) -> None:
     api, url = stack.start_api(SANDLOT_CONNECTIONS_LIMIT="3")
     parts = urlsplit(url)
     with httpx.Client(base_url=url, trust_env=False, timeout=20) as client, contextlib.ExitStack() as wires:
@@ -101,7 +102,7 @@ def test_more_connections_than_there_may_be_are_refused_and_the_others_go_on(sta
                 return httpx.get(url + "/healthz", trust_env=False).status_code == 200
             return False
 
-        wait_until(let_in)
+        until(let_in)
     assert api.stop() == 0
 
 

@@ -14,6 +14,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.waiting import until
+
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 WaitUntil = Callable[[Callable[[], object]], None]
 
@@ -90,13 +92,11 @@ def attributes(span: Span) -> dict[str, Any]:
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
 
 
-def test_one_trace_goes_from_the_caller_to_the_function(
-    traced: Any, collector: Collector, wait_until: WaitUntil
-) -> None:
+def test_one_trace_goes_from_the_caller_to_the_function(traced: Any, collector: Collector) -> None:
     reply = call(traced, 1, traceparent=f"00-{TRACE}-{CALLER}-01")
     assert reply.status_code == 200
     names = {"POST /v1/functions/{name}/invoke", "invoke traced", "queue", "boot", "import", "run"}
-    wait_until(lambda: names <= set(collector.of(TRACE)))
+    until(lambda: names <= set(collector.of(TRACE)))
     spans = collector.of(TRACE)
     assert set(spans) == names
     (api, http), (worker, attempt) = spans["POST /v1/functions/{name}/invoke"], spans["invoke traced"]
@@ -113,21 +113,21 @@ def test_one_trace_goes_from_the_caller_to_the_function(
     assert attempt.start_time_unix_nano <= stages[0].start_time_unix_nano
 
 
-def test_a_call_that_fails_is_a_span_that_failed(traced: Any, collector: Collector, wait_until: WaitUntil) -> None:
+def test_a_call_that_fails_is_a_span_that_failed(traced: Any, collector: Collector) -> None:
     trace = TRACE.replace("0af", "1af")
     assert call(traced, 0, "/traced", traceparent=f"00-{trace}-{CALLER}-01").status_code == 502
-    wait_until(lambda: {"POST /{name}", "invoke traced"} <= set(collector.of(trace)))
+    until(lambda: {"POST /{name}", "invoke traced"} <= set(collector.of(trace)))
     spans = collector.of(trace)
     assert spans["POST /{name}"][1].status.code == spans["invoke traced"][1].status.code == 2
 
 
-def test_a_caller_that_does_not_trace_is_not_traced(traced: Any, collector: Collector, wait_until: WaitUntil) -> None:
+def test_a_caller_that_does_not_trace_is_not_traced(traced: Any, collector: Collector) -> None:
     silent, last = TRACE.replace("0af", "2af"), TRACE.replace("0af", "3af")
     handed = call(traced, 1, traceparent=f"00-{silent}-{CALLER}-00").json()
     assert handed.startswith(f"00-{silent}-")
     assert handed.endswith("-00")
     call(traced, 1, traceparent=f"00-{last}-{CALLER}-01")
-    wait_until(lambda: len(collector.of(last)) >= 4)
+    until(lambda: len(collector.of(last)) >= 4)
     assert collector.of(silent) == {}
 
 
@@ -137,7 +137,7 @@ def test_without_a_trace_a_call_begins_one(traced: Any) -> None:
     assert int(flags, 16) & 1, "sampled; SDKs set a second bit for a random id"
 
 
-def test_every_reply_and_every_end_is_a_line_that_names_the_job(traced: Any, wait_until: WaitUntil) -> None:
+def test_every_reply_and_every_end_is_a_line_that_names_the_job(traced: Any) -> None:
     reply = call(traced, 1)
     job_id, request_id = reply.headers["x-job-id"], reply.headers["x-request-id"]
 
@@ -145,7 +145,7 @@ def test_every_reply_and_every_end_is_a_line_that_names_the_job(traced: Any, wai
         found = [json.loads(line) for line in list(part.lines) if line.startswith("{")]
         return [line for line in found if line["event"] == event and line.get("job_id") == job_id]
 
-    wait_until(lambda: lines(traced, "request") and lines(traced.worker, "job ended"))
+    until(lambda: lines(traced, "request") and lines(traced.worker, "job ended"))
     (request,), (ended,) = lines(traced, "request"), lines(traced.worker, "job ended")
     assert (request["status"], request["function"], request["request_id"]) == (200, "traced", request_id)
     assert (request["logger"], request["level"], request["client"]) == ("sandlot.access", "info", "127.0.0.1")

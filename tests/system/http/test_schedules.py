@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import httpx
 
+from tests.waiting import until
+
 SOURCE = {"source": "def handler(event, context):\n    return event['time']\n", "filename": "main.py"}
 
 
-def test_a_schedule_makes_jobs_and_says_when_the_next_is_due(
-    admin: httpx.Client, wait_until: Callable[[Callable[[], object]], None]
-) -> None:
+def test_a_schedule_makes_jobs_and_says_when_the_next_is_due(admin: httpx.Client) -> None:
     manifest = {"schedule": "* * * * * *", "timezone": "Europe/Berlin"}
     admin.put("/v1/functions/by-clock", json=SOURCE | {"manifest": manifest}).raise_for_status()
     try:
@@ -24,7 +23,7 @@ def test_a_schedule_makes_jobs_and_says_when_the_next_is_due(
         def done() -> list[dict[str, Any]]:
             return admin.get("/v1/jobs?function=by-clock&status=succeeded").json()["jobs"]  # type: ignore[no-any-return]
 
-        wait_until(lambda: len(done()) >= 2)
+        until(lambda: len(done()) >= 2)
         times = [admin.get(f"/v1/jobs/{job['id']}").json()["result"] for job in done()]
         assert len(times) == len(set(times)) >= 2
     finally:

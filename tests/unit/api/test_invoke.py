@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,15 +10,9 @@ import pytest
 from api.app import Api
 from sandlot.errors import NoWorker, QueueFull, QueueUnavailable
 from sandlot.models import Evidence, Invocation, OutcomeKind
+from tests.waiting import eventually
 
 HELLO = "/v1/functions/hello/invoke"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until it holds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - nothing announces this condition, and a turn of the loop costs nothing
-            await asyncio.sleep(0)
 
 
 async def test_the_answer_is_what_the_function_returned_byte_for_byte(anyone: httpx.AsyncClient) -> None:
@@ -199,7 +192,7 @@ async def test_a_repeated_call_waits_for_the_job_that_runs(
     headers = {"idempotency-key": "k"}
     submitted = await anyone.post(HELLO + "?async=true", headers=headers)
     waiting = asyncio.ensure_future(anyone.post(HELLO, headers=headers))
-    await until(lambda: bool(api.calls.waiting))
+    await eventually(lambda: bool(api.calls.waiting))
     job_id = submitted.headers["x-job-id"]
     queue.finish(end_of(queue.invocations[job_id], result=b"7"))
     reply = await waiting
@@ -260,7 +253,7 @@ async def test_a_stopping_server_answers_those_who_wait_with_the_place_of_their_
 ) -> None:
     queue.ending = hold
     waiting = asyncio.ensure_future(anyone.post(HELLO))
-    await until(lambda: bool(api.calls.waiting))
+    await eventually(lambda: bool(api.calls.waiting))
     api.calls.release()
     reply = await waiting
     assert (reply.status_code, reply.json()["code"]) == (503, "shutting_down")
@@ -285,7 +278,7 @@ async def test_what_hanging_up_does_is_the_function_s_to_say_unless_the_call_doe
     registry.add("hello", visibility="public", on_disconnect=on_disconnect)
     queue.ending = hold
     calling = asyncio.ensure_future(hang_up(api, queue, headers))
-    await until(lambda: bool(api.calls.waiting))
+    await eventually(lambda: bool(api.calls.waiting))
     (invocation,) = queue.invocations.values()
     assert invocation.cancel_on_disconnect is bool(cancelled)
     if not cancelled:
@@ -312,7 +305,7 @@ async def hang_up(api: Api, queue: Any, headers: list[tuple[bytes, bytes]]) -> l
         "http_version": "1.1",
     }
     call = asyncio.ensure_future(api.asgi(scope, messages.get, send))
-    await until(lambda: bool(api.calls.waiting))
+    await eventually(lambda: bool(api.calls.waiting))
     await messages.put({"type": "http.disconnect"})
     await call
     return sent
