@@ -44,7 +44,7 @@ class Invocations:
     def __init__(self, queue: Queue, settings: Settings, watch: DurabilityWatch) -> None:
         self._queue = queue
         self._watch = watch
-        self.results = queue.results
+        self.results = queue.large_results
         self._wait_cap_s = settings.wait_cap_s
         self._queue_budget_s = settings.queue_budget_s
         self._result_ttl_s = settings.result_ttl_s

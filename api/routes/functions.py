@@ -173,7 +173,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, secrets: Sec
             # In a thread: Node files are checked by a node process, archives are unpacked.
             bundle, manifest = await asyncio.to_thread(read, name, body)
             deployed = await registry.deploy(name, bundle, manifest, revision=revision)
-        await queue.mend(name)
+        await queue.close_breaker(name)
         request.scope[DIGEST] = deployed.version.digest
         document = version_document(deployed.version) | {"changed": deployed.changed}
         if not deployed.active:
@@ -189,8 +189,8 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue, secrets: Sec
         """Remove a function with all its versions; what is queued ends as cancelled, what runs goes on."""
         read_query(request.scope, _NOTHING)
         await registry.delete(name, revision=read_if_match(dict(request.scope["headers"])))
-        await queue.withdraw(name)
-        await queue.mend(name)
+        await queue.cancel_queued(name)
+        await queue.close_breaker(name)
         return response_of((204, [], b""))
 
 

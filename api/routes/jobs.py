@@ -63,8 +63,8 @@ async def result_response(queue: Queue, request: Request, record: JobRecord) -> 
 async def _body(queue: Queue, record: JobRecord, part: slice) -> Body:
     """These bytes of a small value; of a large one, what reads them when they are wanted."""
     if record.stored is not None:
-        return await begun(queue.results.read(record.stored, part.start, part.stop))
-    settled = await queue.settled(record.id)
+        return await begun(queue.large_results.read(record.stored, part.start, part.stop))
+    settled = await queue.result(record.id)
     if settled is None:
         raise JobGone(f"the result of job {record.id} is no longer kept")
     return settled.result[part]
@@ -101,7 +101,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
     ) -> Response:
         """The caller's jobs that are kept, newest first; `next` is the cursor of the next page, or null."""
         read_query(request.scope, _FILTERS)
-        page = await queue.page(
+        page = await queue.list_jobs(
             lambda record: (status is None or record.status is status) and door.sees(key_of(request.scope), record),
             function=function,
             limit=limit,
@@ -130,7 +130,7 @@ def add_routes(routes: APIRouter, queue: Queue, calls: Invocations, door: Author
     async def inline_result(record: JobRecord) -> bytes | None:
         if record.status is not JobStatus.SUCCEEDED or record.result_bytes > _INLINE_RESULT_BYTES:
             return None
-        settled = await queue.settled(record.id)
+        settled = await queue.result(record.id)
         return None if settled is None else settled.result
 
     @routes.head("/v1/jobs/{job_id}/result", include_in_schema=False)

@@ -82,7 +82,7 @@ def add_routes(routes: APIRouter, registry: Registry, queue: Queue) -> None:
         headers = dict(request.scope["headers"])
         target = _read_alias(await read_body(request.scope, request.receive, headers, _ALIAS_LIMIT_BYTES))
         revision = await registry.move_alias(name, alias, target, revision=read_if_match(headers))
-        await queue.mend(name)
+        await queue.close_breaker(name)
         return response_of(json_reply(200, {"alias": alias} | alias_document(target), etag(revision)))
 
     @routes.delete("/v1/functions/{name}/aliases/{alias}")

@@ -29,7 +29,7 @@ MEMORY_NEWS_S: Final = 3.0
 
 
 class Admission:
-    """`read` returns the names of all queues whose breaker is not closed. `suspects` is what the submit script takes."""
+    """`read` returns the names of all queues whose breaker is not closed. `breakers_to_check` is what the submit script takes."""
 
     def __init__(self, url: str, read: Callable[[], Awaitable[list[str]]]) -> None:
         self._read = read
@@ -37,14 +37,14 @@ class Admission:
         self._look = asyncio.Event()
         self._subscription = Subscription(url, keys.BREAKERS_CHANGED, self._on_message, self._on_subscribed)
         self._reader: asyncio.Task[None] | None = None
-        self._memory: tuple[int, float] | None = None
-        self.suspects = ANY
+        self._memory_alert: tuple[int, float] | None = None
+        self.breakers_to_check = ANY
 
     def memory_percent(self) -> int:
         """How much of Redis's memory is used, if that is too much; else 0."""
-        if self._memory is not None and self._memory[1] < time.monotonic():
-            self._memory = None
-        return 0 if self._memory is None else self._memory[0]
+        if self._memory_alert is not None and self._memory_alert[1] < time.monotonic():
+            self._memory_alert = None
+        return 0 if self._memory_alert is None else self._memory_alert[0]
 
     async def open(self) -> None:
         """
@@ -56,7 +56,7 @@ class Admission:
 
     def _on_subscribed(self) -> None:
         """What was pushed while nobody listened is lost: until it has been read anew, any may be open."""
-        self.suspects = ANY
+        self.breakers_to_check = ANY
         self._look.set()
 
     def _on_message(self, payload: bytes) -> None:
@@ -67,14 +67,14 @@ class Admission:
         elif sign == "-":
             self._open.discard(queue)
         elif sign == "!" and queue.isdecimal():
-            if self._memory is None:
+            if self._memory_alert is None:
                 log.warning("memory of Redis runs short, new work is refused", extra={"used_percent": int(queue)})
-            self._memory = int(queue), time.monotonic() + MEMORY_NEWS_S
-        if self.suspects != ANY:
+            self._memory_alert = int(queue), time.monotonic() + MEMORY_NEWS_S
+        if self.breakers_to_check != ANY:
             self._say()
 
     def _say(self) -> None:
-        self.suspects = f" {' '.join(sorted(self._open))} " if self._open else ""
+        self.breakers_to_check = f" {' '.join(sorted(self._open))} " if self._open else ""
 
     async def _keep_reading(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from sandlot.errors import UnsafeRecord
-from sandlot.jobs.settlement import OutcomeRecord, read_end, result_from_stream, settled_from
+from sandlot.jobs.settlement import OutcomeRecord, decode_return_value, job_result_from, read_outcome_record
 from sandlot.models import Invocation
 from sandlot.redis import keys
 from sandlot.redis.connection import answering
@@ -28,7 +28,7 @@ KEPT_S: Final = 86_400
 REASON_LIMIT: Final = 300
 
 
-class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+class CallbackRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a caller ordered with the job."""
 
     job_id: str
@@ -72,14 +72,14 @@ class CallbackState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(Order)
+_decoder: Final = msgspec.json.Decoder(CallbackRequest)
 
 
-def seal_order(key: bytes, invocation: Invocation) -> bytes:
+def seal_callback(key: bytes, invocation: Invocation) -> bytes:
     """`<signature>|<json>`; empty if no callback is wanted."""
     if not invocation.callback_url:
         return b""
-    order = Order(
+    order = CallbackRequest(
         invocation.job_id,
         invocation.function,
         invocation.version,
@@ -91,7 +91,7 @@ def seal_order(key: bytes, invocation: Invocation) -> bytes:
     return mac(key, b"callback", text) + b"|" + text
 
 
-def open_order(key: bytes, job_id: str, sealed: bytes) -> Order:
+def open_callback(key: bytes, job_id: str, sealed: bytes) -> CallbackRequest:
     """
     Raises:
         UnsafeRecord: this is not what was ordered for this job.
@@ -120,7 +120,7 @@ def state_from(
     known = state.decode() if state else ("pending" if ended_ms else "waiting")
     return CallbackState(
         state=known,
-        url=open_order(key, job_id, sealed).url,
+        url=open_callback(key, job_id, sealed).url,
         tries=int(tries or 0),
         last_status=int(status) if status else None,
         reason=(reason or b"").decode("utf-8", "replace"),
@@ -140,7 +140,7 @@ class Callbacks:
         self._take = redis.register_script(script("callback_claim").text)
         self._end = redis.register_script(script("callback_finish").text)
 
-    async def take(self, limit: int) -> ClaimedDeliveries:
+    async def claim(self, limit: int) -> ClaimedDeliveries:
         """At most so many that are due and nobody's, each with a lease of `LEASE_MS`."""
         async with answering():
             found, next_ms, now_ms = await self._take(keys=[], args=[LEASE_MS, limit])
@@ -150,12 +150,12 @@ class Callbacks:
         ]
         return ClaimedDeliveries(deliveries, max(0.0, (float(next_ms) - int(now_ms)) / 1000) if next_ms else None)
 
-    def read(self, delivery: Delivery) -> tuple[Order, OutcomeRecord]:
+    def read(self, delivery: Delivery) -> tuple[CallbackRequest, OutcomeRecord]:
         """
         Raises:
             UnsafeRecord: not what was ordered, or not how the job ended.
         """
-        return open_order(self._key, delivery.job_id, delivery.order), read_end(
+        return open_callback(self._key, delivery.job_id, delivery.order), read_outcome_record(
             self._key, delivery.job_id, delivery.end
         )
 
@@ -169,12 +169,12 @@ class Callbacks:
             return b""
         fields = cast("dict[bytes, bytes]", entries[0][1])
         try:
-            result = result_from_stream(fields.get(b"return_value", b""))
-            return settled_from(job_id, end, result, function=end.function, version=end.version).result
+            result = decode_return_value(fields.get(b"return_value", b""))
+            return job_result_from(job_id, end, result, function=end.function, version=end.version).result
         except (ValueError, UnsafeRecord):
             return b""
 
-    async def again(
+    async def retry(
         self, delivery: Delivery, pause_s: float, *, tries: int, status: int | None, reason: str, body: bytes
     ) -> bool:
         """Another try is due in `pause_s`; False if the lease was lost."""

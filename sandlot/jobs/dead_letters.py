@@ -16,7 +16,7 @@ import msgspec
 
 from sandlot.errors import CallerError
 from sandlot.jobs.envelope import Envelope, unseal
-from sandlot.jobs.inspection import FIELDS, JobRecord, record_from
+from sandlot.jobs.inspection import JOB_FIELDS, JobRecord, record_from
 from sandlot.redis import keys
 from sandlot.redis.pipeline import Reply
 
@@ -28,7 +28,7 @@ CHUNK: Final = 100
 Call = Callable[..., Awaitable[Reply]]
 
 
-class LetterPage(msgspec.Struct, frozen=True):
+class DeadLetterPage(msgspec.Struct, frozen=True):
     """`next`: the cursor of the page after, which is older; nothing at the end. A page may be empty and have one."""
 
     letters: list[JobRecord]
@@ -42,7 +42,7 @@ class DeadLetters:
         self._call = call
         self._key = signing_key
 
-    async def page(self, sees: Callable[[JobRecord], bool], *, limit: int = 50, cursor: str = "") -> LetterPage:
+    async def page(self, sees: Callable[[JobRecord], bool], *, limit: int = 50, cursor: str = "") -> DeadLetterPage:
         """Newest first, those that `sees` says yes to.
 
         Raises:
@@ -66,21 +66,21 @@ class DeadLetters:
                 if record is not None and sees(record):
                     letters.append(record)
                 if len(letters) == limit:
-                    return LetterPage(letters, f"{died_ms}-{job_id}")
+                    return DeadLetterPage(letters, f"{died_ms}-{job_id}")
         more = left and len(found) == LOOK_LIMIT
-        return LetterPage(letters, f"{left[-1][1]}-{left[-1][0]}" if more else None)
+        return DeadLetterPage(letters, f"{left[-1][1]}-{left[-1][0]}" if more else None)
 
-    async def letter(self, job_id: str) -> JobRecord | None:
+    async def get(self, job_id: str) -> JobRecord | None:
         """The job, if it is a dead letter."""
         if await self._call("ZSCORE", keys.DEAD_LETTERS, job_id) is None:
             return None
         return await self._read(job_id)
 
     async def _read(self, job_id: str) -> JobRecord | None:
-        fields = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, *FIELDS))
+        fields = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, *JOB_FIELDS))
         return record_from(self._key, job_id, fields)
 
-    async def reopen(self, job_id: str) -> tuple[Envelope, bytes] | None:
+    async def unseal(self, job_id: str) -> tuple[Envelope, bytes] | None:
         """What the job was submitted with, checked, to submit it again; nothing if it is no longer kept."""
         sealed, data = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, keys.ENVELOPE, "data"))
         return None if sealed is None or data is None else unseal(self._key, job_id, sealed, data)
@@ -89,7 +89,7 @@ class DeadLetters:
         """It is no longer listed; the job's record goes when its time is over. False if it was not listed."""
         return await self._call("ZREM", keys.DEAD_LETTERS, job_id) == 1
 
-    def successor(self, job_id: str) -> str:
+    def redrive_id(self, job_id: str) -> str:
         """The id of the job that takes a letter up: the same however often that is tried, and nobody can guess it."""
         digest = hmac.digest(self._key, b"redrive\0" + job_id.encode(), hashlib.sha256)
         return str(uuid.UUID(bytes=digest[:16], version=4))

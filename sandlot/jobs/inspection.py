@@ -18,7 +18,7 @@ from sandlot.errors import UnsafeRecord
 from sandlot.jobs.callbacks import CallbackState
 from sandlot.jobs.envelope import open_envelope
 from sandlot.jobs.large_results import StoredResult
-from sandlot.jobs.settlement import OutcomeRecord, read_end, stored_from
+from sandlot.jobs.settlement import OutcomeRecord, read_outcome_record, stored_result_from
 from sandlot.models import Evidence, FunctionError, JobStatus, OutcomeKind, Timings, status_of
 from sandlot.redis import keys
 from sandlot.redis.lua import Script, script
@@ -28,7 +28,7 @@ POSITION_LIMIT: Final = 10_000
 """Behind this many others, a job's position is not counted."""
 
 
-async def outlook(run: Callable[..., Awaitable[Reply]], queue: str, job_id: str) -> tuple[int | None, float | None]:
+async def queue_eta(run: Callable[..., Awaitable[Reply]], queue: str, job_id: str) -> tuple[int | None, float | None]:
     """How many of its queue are before it, and in how many seconds it may be over; nothing for what nobody knows.
 
     Raises:
@@ -39,7 +39,7 @@ async def outlook(run: Callable[..., Awaitable[Reply]], queue: str, job_id: str)
     return (position if position >= 0 else None, round(over_ms / 1000, 1) if over_ms >= 0 else None)
 
 
-FIELDS: Final = (
+JOB_FIELDS: Final = (
     "status", "created_at", keys.ENVELOPE, keys.ATTEMPT, keys.STARTED_MS, keys.ENDED_MS, keys.KIND, keys.END, keys.FAILURE, keys.ORDER, "origin",
 )  # fmt: skip
 
@@ -85,7 +85,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: bytes = b"") -> JobRecord | None:
-    """The record of what HMGET of `FIELDS` returned; nothing for a job that is not there, or is none of ours.
+    """The record of what HMGET of `JOB_FIELDS` returned; nothing for a job that is not there, or is none of ours.
 
     Raises:
         UnsafeRecord: it was tampered with.
@@ -94,7 +94,7 @@ def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: 
     if status is None or sealed is None or created_at is None:
         return None
     envelope = open_envelope(sealed)
-    end = read_end(key, job_id, end_text) if kind and end_text else None
+    end = read_outcome_record(key, job_id, end_text) if kind and end_text else None
     return JobRecord(
         id=job_id,
         function=envelope.function,
@@ -106,7 +106,7 @@ def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: 
         started_ms=int(started_ms) if started_ms else None,
         ended_ms=int(ended_ms) if ended_ms else None,
         kind=end.kind if end else None,
-        failure=read_end(key, job_id, failure_text) if failure_text else None,
+        failure=read_outcome_record(key, job_id, failure_text) if failure_text else None,
         error=end.error if end else None,
         evidence=end.evidence if end else None,
         timings=end.timings if end else Timings(),
@@ -115,12 +115,12 @@ def record_from(key: bytes, job_id: str, fields: list[bytes | None], logs_tail: 
         owner=envelope.owner,
         result_bytes=end.result_bytes if end else 0,
         result_sha256=end.result_sha256 if end else "",
-        stored=stored_from(job_id, end) if end else None,
+        stored=stored_result_from(job_id, end) if end else None,
     )
 
 
 def _milliseconds(stamp: bytes) -> int:
-    """RQ's text of a moment, cut to milliseconds as the scripts cut them: rounded, a job would seem to start before it was made."""
+    """RQ's text of a moment, split_chunks to milliseconds as the scripts split_chunks them: rounded, a job would seem to start before it was made."""
     moment = datetime.fromisoformat(stamp.decode())
     return int(moment.timestamp()) * 1000 + moment.microsecond // 1000
 
@@ -145,7 +145,7 @@ class JobPage(msgspec.Struct, frozen=True):
     next: str
 
 
-async def list_jobs(
+async def read_job_page(
     call: Call, key: bytes, wanted: Callable[[JobRecord], bool], *, function: str, limit: int, cursor: str
 ) -> JobPage:
     """Up to `limit` jobs made before the one with the id `cursor` (empty: from the newest on).
@@ -187,7 +187,7 @@ async def _newest(call: Call, queues: list[str], before: str, count: int) -> lis
 
 async def _records(call: Call, key: bytes, ids: list[str]) -> list[JobRecord | None]:
     """One for each id; nothing for a job that has expired meanwhile, or was tampered with."""
-    replies = await asyncio.gather(*(call("HMGET", keys.JOB + job_id, *FIELDS) for job_id in ids))
+    replies = await asyncio.gather(*(call("HMGET", keys.JOB + job_id, *JOB_FIELDS) for job_id in ids))
     return [
         _record(key, job_id, cast("list[bytes | None]", fields)) for job_id, fields in zip(ids, replies, strict=True)
     ]

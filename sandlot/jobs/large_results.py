@@ -1,6 +1,6 @@
 """Large results: kept once, in pieces, each of which is checked before anybody gets to see it.
 
-Knows: how a result is cut, what its signed end says of the pieces, where they are in Redis. Does not know: HTTP, steps.
+Knows: how a result is split_chunks, what its signed end says of the pieces, where they are in Redis. Does not know: HTTP, steps.
 A worker stores the pieces before it records the end (put_result_chunk.lua), under the number of its attempt, and recording the end (settle_and_claim.lua) makes them
 last as long as the job. They are raw bytes: what is read, in part or whole, needs one command a piece, and no more memory than a piece.
 """
@@ -19,11 +19,11 @@ from sandlot.offload import offload
 from sandlot.redis import keys
 from sandlot.redis.pipeline import Reply
 
-STORED_FROM_BYTES: Final = 262144
+LARGE_RESULT_BYTES: Final = 262144
 """A result that is longer is stored in pieces; up to this it is in the message to who waits, and in RQ's stream (`PUBLISH_LIMIT_BYTES` in
 prelude.lua says why)."""
-PIECE_BYTES: Final = 262144
-"""How results in Redis are cut: another number is another layout (sandlot.redis.schema). Sending or hashing so many bytes takes the loop well
+CHUNK_BYTES: Final = 262144
+"""How results in Redis are split_chunks: another number is another layout (sandlot.redis.schema). Sending or hashing so many bytes takes the loop well
 under a millisecond."""
 _DIGEST_BYTES: Final = 32
 
@@ -49,15 +49,17 @@ class StoredResult(msgspec.Struct, frozen=True):
         return self.digests[number * _DIGEST_BYTES :][:_DIGEST_BYTES]
 
 
-def cut(result: bytes) -> Iterator[memoryview]:
+def split_chunks(result: bytes) -> Iterator[memoryview]:
     """The pieces of a result, none of it copied."""
     view = memoryview(result)
-    return (view[start : start + PIECE_BYTES] for start in range(0, len(result), PIECE_BYTES))
+    return (view[start : start + CHUNK_BYTES] for start in range(0, len(result), CHUNK_BYTES))
 
 
 def digests_of(result: bytes) -> tuple[str, bytes]:
     """`StoredResult.sha256` and `StoredResult.digests`. hashlib lets other threads run meanwhile, so it need not be done piece by piece."""
-    return hashlib.sha256(result).hexdigest(), b"".join(hashlib.sha256(piece).digest() for piece in cut(result))
+    return hashlib.sha256(result).hexdigest(), b"".join(
+        hashlib.sha256(piece).digest() for piece in split_chunks(result)
+    )
 
 
 class LargeResults:
@@ -88,9 +90,9 @@ class LargeResults:
         Raises:
             JobGone, UnsafeRecord, QueueUnavailable: as `piece`, at any piece.
         """
-        for number in range(start // PIECE_BYTES, -(-stop // PIECE_BYTES)):
+        for number in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
             piece = await self.piece(stored, number)
-            begin = number * PIECE_BYTES
+            begin = number * CHUNK_BYTES
             if start > begin or stop < begin + len(piece):
                 piece = piece[max(0, start - begin) : stop - begin]
             yield piece

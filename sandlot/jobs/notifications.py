@@ -19,7 +19,7 @@ import msgspec
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord
 from sandlot.jobs.inspection import known_status
-from sandlot.jobs.settlement import UNSIGNED, JobResult, read_end, settled_from
+from sandlot.jobs.settlement import UNSIGNED, JobResult, job_result_from, read_outcome_record
 from sandlot.models import JobStatus
 from sandlot.redis.lua import script
 from sandlot.redis.pipeline import Reply
@@ -46,22 +46,22 @@ class Follower:
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
-        self.looked = False
+        self.polled = False
         """Whether the job was looked at since this one follows it: what was known before may be older than what he knows."""
         self._answer: Answer = None
 
     @property
-    def glance(self) -> JobSnapshot | None:
+    def snapshot(self) -> JobSnapshot | None:
         """How the job stood when it was last looked at; nothing if it was not there."""
         return None if self._answer is None else JobSnapshot(known_status(*self._answer[:2]), self._answer[2])
 
-    def see(self, answer: Answer) -> None:
-        if not self.looked or answer != self._answer:
-            self.looked, self._answer = True, answer
+    def update(self, answer: Answer) -> None:
+        if not self.polled or answer != self._answer:
+            self.polled, self._answer = True, answer
             self.changed.set()
 
 
-class Followers:
+class JobFollowers:
     """One per process, on its waiters' channel."""
 
     def __init__(self, run: Callable[..., Awaitable[Reply]], channel: str) -> None:
@@ -77,7 +77,7 @@ class Followers:
         self._looker = asyncio.create_task(self._keep_looking(), name="followers")
 
     @contextlib.contextmanager
-    def following(self, job_id: str) -> Iterator[Follower]:
+    def follow(self, job_id: str) -> Iterator[Follower]:
         follower = Follower()
         self._jobs.setdefault(job_id, set()).add(follower)
         self._look_at(job_id)
@@ -100,7 +100,7 @@ class Followers:
         self._look_at(job_id)
         return True
 
-    def missed(self) -> None:
+    def poll_all(self) -> None:
         """Messages may have been lost."""
         self._look_at(*self._jobs)
 
@@ -134,7 +134,7 @@ class Followers:
         answers = cast("list[list[object] | None]", await self._run(script("follow"), self._channel, *job_ids))
         for answer, told in zip(answers, followers, strict=True):
             for follower in told:
-                follower.see(None if answer is None else cast("tuple[bytes, bytes, int]", tuple(answer)))
+                follower.update(None if answer is None else cast("tuple[bytes, bytes, int]", tuple(answer)))
 
     async def close(self) -> None:
         if self._looker is not None:
@@ -251,7 +251,7 @@ class ResultNotifications:
         read: Callable[[str], Awaitable[JobResult | None]],
         keep_result: Callable[[str], Awaitable[None]],
         waiters: ResultWaiters,
-        followers: Followers,
+        followers: JobFollowers,
     ) -> None:
         """
         Args:
@@ -279,7 +279,7 @@ class ResultNotifications:
 
     def _on_subscribed(self) -> None:
         self._look.set()
-        self._followers.missed()
+        self._followers.poll_all()
 
     def _on_message(self, payload: bytes) -> None:
         """One or more ends (or `+`, for more to read), each `<length>\\n<job>\\n<signed end>\\n<result>` (prelude.lua)."""
@@ -305,12 +305,12 @@ class ResultNotifications:
             return
         text, _, result = rest.partition(b"\n")
         try:
-            end = read_end(self._key, job_id, text)
+            end = read_outcome_record(self._key, job_id, text)
             if text.startswith(UNSIGNED) or (end.result_bytes and not (result or end.result_pieces)):
                 # No worker saw it, or its result is neither here nor stored: what is missing is in the record.
                 self._look.set()
                 return
-            self._waiters.resolve(job_id, settled_from(job_id, end, result, function="", version=0))
+            self._waiters.resolve(job_id, job_result_from(job_id, end, result, function="", version=0))
         except UnsafeRecord as error:
             log.warning("forged message ignored", extra={"job_id": job_id, "error": error.message})
 

@@ -29,27 +29,33 @@ from sandlot.jobs.dead_letters import DeadLetters
 from sandlot.jobs.envelope import unseal
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.inspection import (
-    FIELDS,
+    JOB_FIELDS,
     LOGS_TAIL_BYTES,
     JobPage,
     JobRecord,
     known_status,
-    list_jobs,
-    outlook,
+    queue_eta,
+    read_job_page,
     record_from,
 )
 from sandlot.jobs.large_results import LargeResults
 from sandlot.jobs.notifications import (
     Follower,
-    Followers,
+    JobFollowers,
     ResultFuture,
     ResultNotifications,
     ResultWaiters,
     WaitEnd,
     end_wait,
 )
-from sandlot.jobs.settlement import LOST_TEXT, JobResult, read_end, result_from_stream, settled_from
-from sandlot.jobs.stats import QueueLoads, QueueStatus, read_load, read_status
+from sandlot.jobs.settlement import (
+    LOST_EXC_STRING,
+    JobResult,
+    decode_return_value,
+    job_result_from,
+    read_outcome_record,
+)
+from sandlot.jobs.stats import QueueLoads, QueueStatus, read_queue_loads, read_status
 from sandlot.jobs.submit import SubmitBatcher, arguments_of, job_gone, refusal, scoped_key, short_of_memory
 from sandlot.metrics import Histogram
 from sandlot.models import Invocation, JobStatus
@@ -66,7 +72,7 @@ CALL_PATIENCE_S: Final = 3.0
 """How long an idempotent call is repeated while Redis is away: a restart passes unnoticed, an outage is reported soon."""
 KEEP_PATIENCE_S: Final = 0.5
 """A caller who is told where his job is does not wait longer for this."""
-_WITHDRAWN_AT_ONCE: Final = 500
+_CANCELLED_PER_SCRIPT: Final = 500
 """In one script, for which everybody else waits: some 10 µs each."""
 
 
@@ -89,28 +95,28 @@ class Queue:
     """One per process: one pipelined connection, one subscription."""
 
     def __init__(
-        self, url: str, link: RedisPipeline, signing_key: bytes, queue_limit: int, queue_limit_per_function: int
+        self, url: str, pipeline: RedisPipeline, signing_key: bytes, queue_limit: int, queue_limit_per_function: int
     ) -> None:
         self._url = url
-        self._link = link
+        self._pipeline = pipeline
         self._key = signing_key
         self._channel = secrets.token_hex(8)
-        self._followers = Followers(self._run, self._channel)
+        self._followers = JobFollowers(self._run, self._channel)
         self.waiters = ResultWaiters()
         self._notifications = ResultNotifications(
             url,
             keys.TO_WAITER + self._channel,
             signing_key,
-            self.settled,
+            self.result,
             self.keep_result,
             self.waiters,
             self._followers,
         )
-        self._breakers = Admission(url, self.broken)
-        self._submits = SubmitBatcher(link, self._breakers, queue_limit_per_function, queue_limit)
-        self.results = LargeResults(self._call)
+        self._admission = Admission(url, self.open_breakers)
+        self._submits = SubmitBatcher(pipeline, self._admission, queue_limit_per_function, queue_limit)
+        self.large_results = LargeResults(self._call)
         self.dead_letters = DeadLetters(self._call, signing_key)
-        self._clock = RedisClock(link)
+        self._clock = RedisClock(pipeline)
         self.now_ms = self._clock.now_ms
         """The clock by which jobs expire."""
 
@@ -121,16 +127,16 @@ class Queue:
             QueueUnavailable: Redis cannot be reached or refuses us.
             SchemaMismatch: what is in it is not ours to touch.
         """
-        link = await RedisPipeline.open(url)
-        queue = cls(url, link, signing_key, queue_limit, queue_limit_per_function)
+        pipeline = await RedisPipeline.open(url)
+        queue = cls(url, pipeline, signing_key, queue_limit, queue_limit_per_function)
         try:
-            await check_schema(link.call)
+            await check_schema(pipeline.call)
             await queue._clock.refresh()
             await queue._notifications.open()
             queue._followers.open()
-            await queue._breakers.open()
+            await queue._admission.open()
         except SandlotError:
-            await link.close()
+            await pipeline.close()
             raise
         return queue
 
@@ -141,7 +147,7 @@ class Queue:
             QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict: it was not queued.
             QueueUnavailable: nothing was acknowledged; the message says whether it may have been queued all the same.
         """
-        if percent := self._breakers.memory_percent():
+        if percent := self._admission.memory_percent():
             raise short_of_memory(percent)
         arguments = await offload(
             len(invocation.event), arguments_of, self._key, invocation, self._channel if reply else ""
@@ -186,7 +192,7 @@ class Queue:
         Raises:
             QueueUnavailable
         """
-        return await self._repeat(what.name, lambda: self._link.run(what, *arguments))
+        return await self._repeat(what.name, lambda: self._pipeline.run(what, *arguments))
 
     async def _repeat(self, name: str, send: Callable[[], asyncio.Future[Reply]]) -> Reply:
         """An idempotent call, repeated until it is answered or patience ends.
@@ -210,7 +216,7 @@ class Queue:
             except hiredis.ReplyError as error:
                 raise Refused(f"Redis refuses {name}: {error}") from None
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not await self._link.ready(left_s):
+            if left_s <= 0 or not await self._pipeline.ready(left_s):
                 doubt = "it may have been applied, but nothing was acknowledged" if maybe else "nothing was submitted"
                 raise QueueUnavailable(f"{reason}; {doubt}", applied="unknown" if maybe else "no")
 
@@ -271,7 +277,7 @@ class Queue:
         return Unfinished(submitted, reason)
 
     async def _kept_result(self, job_id: str) -> JobResult:
-        result = await self.settled(job_id)
+        result = await self.result(job_id)
         if result is None:
             raise job_gone(job_id)
         return result
@@ -314,13 +320,15 @@ class Queue:
 
     # Looking.
 
-    async def page(self, wanted: Callable[[JobRecord], bool], *, function: str, limit: int, cursor: str) -> JobPage:
-        """Jobs that are wanted, of one function or (empty) of all, newest first; see `list_jobs`.
+    async def list_jobs(
+        self, wanted: Callable[[JobRecord], bool], *, function: str, limit: int, cursor: str
+    ) -> JobPage:
+        """Jobs that are wanted, of one function or (empty) of all, newest first; see `read_job_page`.
 
         Raises:
             QueueUnavailable
         """
-        return await list_jobs(self._call, self._key, wanted, function=function, limit=limit, cursor=cursor)
+        return await read_job_page(self._call, self._key, wanted, function=function, limit=limit, cursor=cursor)
 
     async def job(self, job_id: str) -> JobRecord | None:
         """
@@ -328,18 +336,18 @@ class Queue:
             QueueUnavailable: Redis did not answer.
             UnsafeRecord: the record was tampered with.
         """
-        hash_call = self._call("HMGET", keys.JOB + job_id, *FIELDS)
+        hash_call = self._call("HMGET", keys.JOB + job_id, *JOB_FIELDS)
         logs_call = self._call("GETRANGE", keys.LOGS + job_id, -LOGS_TAIL_BYTES, -1)
         fields = cast("list[bytes | None]", await hash_call)
         logs_tail = cast(bytes, await logs_call)
         record = record_from(self._key, job_id, fields, logs_tail)
-        order = fields[FIELDS.index(keys.ORDER)]
+        order = fields[JOB_FIELDS.index(keys.ORDER)]
         if record is not None and order is not None:
             record = msgspec.structs.replace(record, callback=await self._callback(job_id, order))
         if record is None or record.status is not JobStatus.QUEUED or fields[-1] is None:
             return record
         name = fields[-1].decode()
-        position, eta = await outlook(self._run, name, job_id)
+        position, eta = await queue_eta(self._run, name, job_id)
         return msgspec.structs.replace(record, queue_position=position, eta_s=eta)
 
     async def _callback(self, job_id: str, order: bytes) -> CallbackState:
@@ -347,21 +355,21 @@ class Queue:
         due_ms = cast("bytes | None", await self._call("ZSCORE", keys.CALLBACKS, job_id))
         return state_from(self._key, job_id, order, cast("list[bytes | None]", await found), due_ms)
 
-    async def settled(self, job_id: str) -> JobResult | None:
+    async def result(self, job_id: str) -> JobResult | None:
         """The recorded end of a job, for late readers; nothing while there is none.
 
         Raises:
             QueueUnavailable, UnsafeRecord
         """
-        fields = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, *FIELDS))
-        end_text = fields[FIELDS.index(keys.END)]
+        fields = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, *JOB_FIELDS))
+        end_text = fields[JOB_FIELDS.index(keys.END)]
         record = record_from(self._key, job_id, fields) if end_text is not None else None
         if record is None or end_text is None:
             return None
         result = await self._result(job_id) if record.result_bytes and record.stored is None else b""
-        end = read_end(self._key, job_id, end_text)
+        end = read_outcome_record(self._key, job_id, end_text)
         return await offload(
-            len(result), settled_from, job_id, end, result, function=record.function, version=record.version
+            len(result), job_result_from, job_id, end, result, function=record.function, version=record.version
         )
 
     async def _result(self, job_id: str) -> bytes:
@@ -371,7 +379,7 @@ class Queue:
         flat = cast("list[bytes]", entries[0][1])
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         value = fields.get(b"return_value", b"")
-        return await offload(len(value), result_from_stream, value)
+        return await offload(len(value), decode_return_value, value)
 
     async def event(self, job_id: str) -> bytes | None:
         """The event a job was submitted with, to submit it again; nothing for a job that is not there.
@@ -387,11 +395,11 @@ class Queue:
         """All that is kept of a job's output; nothing if there is none."""
         return cast("bytes | None", await self._call("GET", keys.LOGS + job_id))
 
-    def following(self, job_id: str) -> AbstractContextManager[Follower]:
+    def follow(self, job_id: str) -> AbstractContextManager[Follower]:
         """How a job stands, told whenever that changes; while anybody follows it, its worker says what it prints."""
-        return self._followers.following(job_id)
+        return self._followers.follow(job_id)
 
-    async def said(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
+    async def read_logs(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
         """What a job has printed, from that byte on: while an attempt runs, of that attempt; with `None`, of the one that ended it."""
         name = keys.LOGS + job_id if attempt is None else f"{keys.LIVE}{job_id}:{attempt}"
         return cast(bytes, await self._call("GETRANGE", name, from_byte, -1))
@@ -399,10 +407,10 @@ class Queue:
     async def _call(self, *arguments: Argument) -> Reply:
         """A read, repeated once after a reconnection."""
         try:
-            return await self._link.call(*arguments)
+            return await self._pipeline.call(*arguments)
         except Unreachable:
-            await self._link.ready(CALL_PATIENCE_S)
-            return await self._link.call(*arguments)
+            await self._pipeline.ready(CALL_PATIENCE_S)
+            return await self._pipeline.call(*arguments)
 
     # Acting.
 
@@ -420,18 +428,18 @@ class Queue:
             raise JobNotFound(f"there is no job {job_id}")
         return record
 
-    async def withdraw(self, function: str) -> int:
+    async def cancel_queued(self, function: str) -> int:
         """End, as cancelled, what waits of a function that was removed; how many jobs. What runs goes on.
 
         Raises:
             QueueUnavailable: some may be left.
         """
-        withdrawn = 0
-        while taken := cast(int, await self._run(script("cancel_queued"), function, _WITHDRAWN_AT_ONCE)):
-            withdrawn += taken
-        return withdrawn
+        cancelled = 0
+        while taken := cast(int, await self._run(script("cancel_queued"), function, _CANCELLED_PER_SCRIPT)):
+            cancelled += taken
+        return cancelled
 
-    async def bury(self, hostname: str, pid: int) -> int:
+    async def worker_died(self, hostname: str, pid: int) -> int:
         """A worker process is known to be dead: its jobs run again at once instead of when their leases run out. Returns how many.
 
         Only for who saw it end (its parent): the jobs of a living worker would run twice.
@@ -442,9 +450,9 @@ class Queue:
         prefix = f"{keys.RQ_WORKER}{hostname}.{pid}."
         names = [name.decode() for name in cast("list[bytes]", await self._call("SMEMBERS", keys.RQ_WORKERS))]
         dead = [name.removeprefix(keys.RQ_WORKER) for name in names if name.startswith(prefix)]
-        return sum([cast(int, await self._run(script("worker_died"), LOST_TEXT, name)) for name in dead])
+        return sum([cast(int, await self._run(script("worker_died"), LOST_EXC_STRING, name)) for name in dead])
 
-    async def mend(self, function: str) -> None:
+    async def close_breaker(self, function: str) -> None:
         """It has been deployed anew, or means another version: what it did before is no reason to hold it back.
 
         Raises:
@@ -452,7 +460,7 @@ class Queue:
         """
         await self._run(script("close_breaker"), function)
 
-    async def broken(self) -> list[str]:
+    async def open_breakers(self) -> list[str]:
         """The queues whose function crashes too often.
 
         Raises:
@@ -473,19 +481,19 @@ class Queue:
         Raises:
             QueueUnavailable
         """
-        return await read_load(self._call)
+        return await read_queue_loads(self._call)
 
     @property
     def round_trips(self) -> Histogram:
         """To Redis, of every call."""
-        return self._link.round_trips
+        return self._pipeline.round_trips
 
     async def close(self) -> None:
         """End every wait as `WaitEnd.STOPPING`, then close the connections."""
-        await self._breakers.close()
+        await self._admission.close()
         await self._followers.close()
         await self._notifications.close()
-        await self._link.close()
+        await self._pipeline.close()
 
 
 def _end_when_gone(disconnected: Callable[[], Awaitable[None]], future: ResultFuture) -> None:

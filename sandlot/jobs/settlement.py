@@ -17,15 +17,17 @@ from typing import Final
 import msgspec
 
 from sandlot.errors import UnsafeRecord
-from sandlot.jobs.large_results import STORED_FROM_BYTES, StoredResult, digests_of
+from sandlot.jobs.large_results import LARGE_RESULT_BYTES, StoredResult, digests_of
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Timings
 from sandlot.offload import CHUNK_BYTES, iter_chunks
 from sandlot.signing import mac
 
 UNSIGNED: Final = b"-"
-UNWITNESSED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, OutcomeKind.WORKER_LOST})
+UNSIGNED_KINDS: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, OutcomeKind.WORKER_LOST})
 
-LOST_TEXT: Final = b2a_base64(zlib.compress(b"worker_lost: the worker that ran it stopped answering", 1), newline=False)
+LOST_EXC_STRING: Final = b2a_base64(
+    zlib.compress(b"worker_lost: the worker that ran it stopped answering", 1), newline=False
+)
 """RQ's `exc_string` of a job that no worker is left to report on."""
 
 
@@ -69,7 +71,7 @@ _decoder: Final = msgspec.json.Decoder(OutcomeRecord)
 _RQ_STATUS: Final = {OutcomeKind.OK: "finished", OutcomeKind.CANCELLED: "canceled"}
 
 
-class Encoded(msgspec.Struct, frozen=True):
+class EncodedResult(msgspec.Struct, frozen=True):
     """A result as it is recorded: its SHA-256, and the base64 of RQ's `return_value` or, of one that is stored, its pieces' digests."""
 
     sha256: str
@@ -77,29 +79,29 @@ class Encoded(msgspec.Struct, frozen=True):
     digests: bytes = b""
 
 
-def encode_result(result: bytes) -> Encoded:
+def encode_result(result: bytes) -> EncodedResult:
     """Of a large result in a thread (`sandlot.offload`): base64 of 6 MiB takes 10 to 30 ms."""
     if not result:
-        return Encoded("", b"")
+        return EncodedResult("", b"")
     if len(result) <= CHUNK_BYTES:
-        return Encoded(hashlib.sha256(result).hexdigest(), b2a_base64(result, newline=False))
+        return EncodedResult(hashlib.sha256(result).hexdigest(), b2a_base64(result, newline=False))
     value = BytesIO()
     for piece in iter_chunks(result):
         value.write(b2a_base64(piece, newline=False))
-    return Encoded(hashlib.sha256(result).hexdigest(), value.getvalue())
+    return EncodedResult(hashlib.sha256(result).hexdigest(), value.getvalue())
 
 
-def encode_stored(result: bytes) -> Encoded:
+def encode_chunked_result(result: bytes) -> EncodedResult:
     """Of a result whose pieces are stored before its end is recorded; in a thread too."""
     sha256, digests = digests_of(result)
-    return Encoded(sha256, digests=digests)
+    return EncodedResult(sha256, digests=digests)
 
 
-Ending = tuple[str, int, str, str, bytes, bytes, bytes, bytes]
+SealedOutcome = tuple[str, int, str, str, bytes, bytes, bytes, bytes]
 """What the step script takes per execution: id, attempt, RQ status, kind, signed end, stream value, raw result (or where it is), logs."""
 
 
-def seal_end(
+def seal_outcome(
     key: bytes,
     job_id: str,
     attempt: int,
@@ -109,8 +111,8 @@ def seal_end(
     timings: Timings,
     *,
     has_waiter: bool,
-    encoded: Encoded | None = None,
-) -> Ending:
+    encoded: EncodedResult | None = None,
+) -> SealedOutcome:
     """An outcome, ready to be recorded; `encoded` if that was done before."""
     result = outcome.result if outcome.kind is OutcomeKind.OK else b""
     encoded = encoded or encode_result(result)
@@ -131,7 +133,7 @@ def seal_end(
     )
     text = mac(key, b"end", job_id.encode(), end) + b" " + end
     value = encoded.value
-    published = result if has_waiter and len(result) <= STORED_FROM_BYTES else b""
+    published = result if has_waiter and len(result) <= LARGE_RESULT_BYTES else b""
     if encoded.digests:
         stored = StoredResult(job_id, attempt, len(result), encoded.sha256, encoded.digests)
         value, published = _reference(stored), b"@%d" % stored.pieces
@@ -165,7 +167,7 @@ def failure_text(outcome: Outcome) -> bytes:
     return b2a_base64(zlib.compress("\n".join(lines).encode("utf-8", "backslashreplace"), 1), newline=False)
 
 
-def read_end(key: bytes, job_id: str, text: bytes) -> OutcomeRecord:
+def read_outcome_record(key: bytes, job_id: str, text: bytes) -> OutcomeRecord:
     """
     Raises:
         UnsafeRecord: a worker of ours did not sign it, and it is not one of the ends that none signs.
@@ -176,27 +178,27 @@ def read_end(key: bytes, job_id: str, text: bytes) -> OutcomeRecord:
     except msgspec.DecodeError as error:
         raise UnsafeRecord(f"the recorded end of job {job_id} cannot be read: {error}") from None
     if signature == UNSIGNED:
-        if end.kind in UNWITNESSED and not end.result_bytes:
+        if end.kind in UNSIGNED_KINDS and not end.result_bytes:
             return end
     elif hmac.compare_digest(signature, mac(key, b"end", job_id.encode(), body)):
         return end
     raise UnsafeRecord(f"the recorded end of job {job_id} has no valid signature and is not believed")
 
 
-def stored_from(job_id: str, end: OutcomeRecord) -> StoredResult | None:
+def stored_result_from(job_id: str, end: OutcomeRecord) -> StoredResult | None:
     """Where the result is that an end names; nothing unless it is stored."""
     if not end.result_pieces:
         return None
     return StoredResult(job_id, end.attempt, end.result_bytes, end.result_sha256, end.result_pieces)
 
 
-def settled_from(job_id: str, end: OutcomeRecord, result: bytes, *, function: str, version: int) -> JobResult:
+def job_result_from(job_id: str, end: OutcomeRecord, result: bytes, *, function: str, version: int) -> JobResult:
     """`result` is not looked at if it is stored: its pieces are checked as they are read.
 
     Raises:
         UnsafeRecord: the result is not the one the worker signed for.
     """
-    stored = stored_from(job_id, end)
+    stored = stored_result_from(job_id, end)
     if end.result_bytes and stored is None and hashlib.sha256(result).hexdigest() != end.result_sha256:
         raise UnsafeRecord(f"the recorded result of job {job_id} is not the one its worker signed")
     return JobResult(
@@ -214,7 +216,7 @@ def settled_from(job_id: str, end: OutcomeRecord, result: bytes, *, function: st
     )
 
 
-def result_from_stream(value: bytes) -> bytes:
+def decode_return_value(value: bytes) -> bytes:
     """The result out of RQ's `return_value`."""
     if len(value) <= CHUNK_BYTES:
         return a2b_base64(value)

@@ -103,7 +103,7 @@ class QueueLoads(msgspec.Struct, frozen=True):
 _decoder: Final = msgspec.json.Decoder(dict[str, FunctionStats])
 
 
-async def read_load(call: Call) -> QueueLoads:
+async def read_queue_loads(call: Call) -> QueueLoads:
     """
     Raises:
         QueueUnavailable

@@ -21,7 +21,7 @@ from sandlot.errors import (
     SandlotError,
 )
 from sandlot.jobs.admission import Admission
-from sandlot.jobs.callbacks import seal_order
+from sandlot.jobs.callbacks import seal_callback
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal
 from sandlot.models import Invocation
 from sandlot.placement import start_command
@@ -46,7 +46,7 @@ def arguments_of(signing_key: bytes, invocation: Invocation, channel: str) -> tu
         invocation.delay_ms,
         *_idempotency(invocation),
         channel,
-        seal_order(signing_key, invocation),
+        seal_callback(signing_key, invocation),
     )
 
 
@@ -165,7 +165,7 @@ class SubmitBatcher:
     def send_whole(self, arguments: Sequence[Argument], idempotency: str, fingerprint: str) -> asyncio.Future[Reply]:
         """Jobs of one queue that are taken all together or not at all: one answer for each, or one refusal for all."""
         return self._link.run(
-            self._script, *self._limits, self._breakers.suspects, 1, idempotency, fingerprint, *arguments
+            self._script, *self._limits, self._breakers.breakers_to_check, 1, idempotency, fingerprint, *arguments
         )
 
     def _flush(self) -> None:
@@ -184,9 +184,9 @@ class SubmitBatcher:
         self._run(batch, futures)
 
     def _run(self, batch: list[Argument], futures: list[asyncio.Future[Reply]]) -> None:
-        self._link.run_now(self._script, *self._limits, self._breakers.suspects, 0, "", "", *batch).add_done_callback(
-            lambda reply: _tell(reply, futures)
-        )
+        self._link.run_now(
+            self._script, *self._limits, self._breakers.breakers_to_check, 0, "", "", *batch
+        ).add_done_callback(lambda reply: _tell(reply, futures))
 
 
 def _tell(reply: asyncio.Future[Reply], futures: list[asyncio.Future[Reply]]) -> None:

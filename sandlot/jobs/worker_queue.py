@@ -17,7 +17,7 @@ import msgspec
 
 from sandlot.errors import SandlotError
 from sandlot.jobs.envelope import Envelope, unseal
-from sandlot.jobs.settlement import LOST_TEXT, Encoded, Ending, seal_end
+from sandlot.jobs.settlement import LOST_EXC_STRING, EncodedResult, SealedOutcome, seal_outcome
 from sandlot.metrics import Histogram
 from sandlot.models import Outcome, Timings
 from sandlot.redis import keys
@@ -50,7 +50,7 @@ class Claim(msgspec.Struct, eq=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
+class SettleAndClaimReply:
     """`answers`: `ok`, `already`, `stale` or `unstored` for each ending, in order. `parked`: a submit may now hand jobs over."""
 
     answers: list[str]
@@ -75,7 +75,7 @@ class RetryDecision:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Heartbeat:
     """What a worker says of itself with every beat."""
 
     state: str
@@ -90,7 +90,7 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
-class Beaten:
+class HeartbeatReply:
     """`lost`: leases that are another's now. `cancels`: jobs to kill. `registered`: RQ still knows this worker.
     `work_waits`: there is a job that this worker could claim, had it a slot for it."""
 
@@ -102,7 +102,7 @@ class Beaten:
 
 
 @dataclass(frozen=True, slots=True)
-class Reaped:
+class ReapReply:
     """How many jobs went which way. `next_ms`: when the first lease runs out that nobody renews, or the first delayed job is due; -1 if none is there."""
 
     again: int
@@ -114,15 +114,17 @@ class Reaped:
 class WorkerQueue:
     """One per worker. `on_handed` gets a job and its number among the hand-offs, `on_wake` means that there is work in the ring."""
 
-    def __init__(self, url: str, link: RedisPipeline, signing_key: bytes, name: str, placements: Sequence[str]) -> None:
+    def __init__(
+        self, url: str, pipeline: RedisPipeline, signing_key: bytes, name: str, placements: Sequence[str]
+    ) -> None:
         self._url = url
-        self._link = link
+        self._pipeline = pipeline
         self._key = signing_key
         self.name = name
         self.placements = tuple(placements)
         self._step = script("settle_and_claim")
         self._subscription: Subscription | None = None
-        self.on_watched: Callable[[str, str], None] = _nobody_cares
+        self.on_follow: Callable[[str, str], None] = _nobody_cares
         """Called with a job, and the channel of somebody who watches what it prints; set before `listen`."""
 
     @classmethod
@@ -132,13 +134,13 @@ class WorkerQueue:
             QueueUnavailable: Redis cannot be reached or refuses us.
             SchemaMismatch: what is in it is not ours to touch.
         """
-        link = await RedisPipeline.open(url)
+        pipeline = await RedisPipeline.open(url)
         try:
-            await check_schema(link.call)
+            await check_schema(pipeline.call)
         except SandlotError:
-            await link.close()
+            await pipeline.close()
             raise
-        return cls(url, link, signing_key, name, placements)
+        return cls(url, pipeline, signing_key, name, placements)
 
     async def listen(
         self,
@@ -163,7 +165,7 @@ class WorkerQueue:
                 on_handed(*handed)
             elif payload.startswith(b"L "):
                 job_id, _, channel = payload[2:].decode("utf-8", "replace").partition(" ")
-                self.on_watched(job_id, channel)
+                self.on_follow(job_id, channel)
             elif payload.startswith(b"C "):
                 on_cancel(payload[2:].decode("utf-8", "replace"))
             else:
@@ -175,23 +177,23 @@ class WorkerQueue:
     @property
     def round_trips(self) -> Histogram:
         """To Redis, of every call."""
-        return self._link.round_trips
+        return self._pipeline.round_trips
 
     @property
     def connected(self) -> bool:
-        return self._link.connected
+        return self._pipeline.connected
 
     async def ready(self, timeout_s: float) -> bool:
-        return await self._link.ready(timeout_s)
+        return await self._pipeline.ready(timeout_s)
 
-    def step(
-        self, number: int, free: int, seen: int, endings: Sequence[Ending], *, ahead: int = 0
+    def settle_and_claim(
+        self, number: int, free: int, seen: int, endings: Sequence[SealedOutcome], *, ahead: int = 0
     ) -> asyncio.Future[Reply]:
-        """One round trip: record these endings, claim up to `free + ahead` jobs, park what of `free` stays idle. `parse_step` reads the answer.
+        """One round trip: record these endings, claim up to `free + ahead` jobs, park what of `free` stays idle. `parse_settle_and_claim` reads the answer.
 
         Sending the same number again repeats the answer, not the work. `seen`: the number of the last hand-off, -1 to count anew.
         """
-        return self._link.run_now(
+        return self._pipeline.run_now(
             self._step,
             self.name,
             number,
@@ -204,11 +206,11 @@ class WorkerQueue:
         )
 
     @staticmethod
-    def parse_step(reply: Reply) -> Stepped:
+    def parse_settle_and_claim(reply: Reply) -> SettleAndClaimReply:
         answers, claims, parked = cast(
             "tuple[list[bytes], list[tuple[bytes, int, bytes, bytes, int, int]], int]", reply
         )
-        return Stepped(
+        return SettleAndClaimReply(
             [answer.decode() for answer in answers],
             [
                 Claim(job_id.decode(), attempt, sealed, data, float(queued_ms), flags & 1 == 1, flags & 2 == 2)
@@ -217,34 +219,36 @@ class WorkerQueue:
             parked == 1,
         )
 
-    async def store(self, claim: Claim, number: int, piece: bytes) -> bool:
+    async def put_result_chunk(self, claim: Claim, number: int, piece: bytes) -> bool:
         """Keep one piece of a large result until its end is recorded; false if the attempt is another's now.
 
         Raises:
             QueueUnavailable: unknown; storing it again is safe.
         """
-        call = self._link.run(script("put_result_chunk"), claim.job_id, claim.attempt, number, piece)
+        call = self._pipeline.run(script("put_result_chunk"), claim.job_id, claim.attempt, number, piece)
         return cast(int, await _answer(call)) == 1
 
-    def judge(self, ending: Ending, judgement: RetryDecision) -> asyncio.Future[Reply]:
+    def retry_or_fail(self, ending: SealedOutcome, judgement: RetryDecision) -> asyncio.Future[Reply]:
         """Record one ending, or have its job run again, and what it means for its function. The answer: `ok`, `again`, `already`, `stale` or `unstored`.
 
         Sending it again changes nothing."""
-        return self._link.run(
+        return self._pipeline.run(
             script("retry_or_fail"), self.name, *ending,
             judgement.attempts, judgement.backoff_ms, judgement.jitter, judgement.max_age_ms, int(judgement.crashed), int(judgement.probe),
         )  # fmt: skip
 
-    async def printed(self, job_id: str, attempt: int, before_bytes: int, text: bytes, channels: Sequence[str]) -> int:
+    async def append_logs(
+        self, job_id: str, attempt: int, before_bytes: int, text: bytes, channels: Sequence[str]
+    ) -> int:
         """Say what a running attempt has printed beyond `before_bytes`: 1; 0 if it is another's now; -1 to say it from the beginning.
 
         Raises:
             QueueUnavailable: unknown; saying it again is safe.
         """
-        call = self._link.run(script("append_logs"), job_id, attempt, before_bytes, text, *channels)
+        call = self._pipeline.run(script("append_logs"), job_id, attempt, before_bytes, text, *channels)
         return cast(int, await _answer(call))
 
-    async def beat(self, pulse: Pulse) -> Beaten:
+    async def heartbeat(self, pulse: Heartbeat) -> HeartbeatReply:
         """
         Raises:
             QueueUnavailable: unknown whether the leases were renewed.
@@ -256,9 +260,9 @@ class WorkerQueue:
         )  # fmt: skip
         lost, cancels, should_step, gone, waits = cast(
             "tuple[list[bytes], list[bytes], int, int, int]",
-            await _answer(self._link.run(script("heartbeat"), *arguments)),
+            await _answer(self._pipeline.run(script("heartbeat"), *arguments)),
         )
-        return Beaten(
+        return HeartbeatReply(
             [member.decode() for member in lost],
             [job_id.decode() for job_id in cancels],
             should_step == 1,
@@ -266,16 +270,16 @@ class WorkerQueue:
             waits == 1,
         )
 
-    def report(self, stats: bytes) -> None:
+    def report_stats(self, stats: bytes) -> None:
         """Leave what this worker has counted where `Queue.load` finds it; gone with the worker. Nobody waits for it: the next replaces it."""
-        self._link.call("HSET", keys.WORKER + self.name, keys.STATS, stats).add_done_callback(_ignore_unreachable)
+        self._pipeline.call("HSET", keys.WORKER + self.name, keys.STATS, stats).add_done_callback(_ignore_unreachable)
 
-    async def reap(self) -> Reaped:
+    async def reap(self) -> ReapReply:
         """
         Raises:
             QueueUnavailable
         """
-        return Reaped(*cast("list[int]", await _answer(self._link.run(script("reap"), LOST_TEXT))))
+        return ReapReply(*cast("list[int]", await _answer(self._pipeline.run(script("reap"), LOST_EXC_STRING))))
 
     async def release(self, leases: Sequence[str], *, delay_ms: int = 0) -> int:
         """Give jobs back unfinished; their attempts do not count. Returns how many were still this worker's.
@@ -285,7 +289,7 @@ class WorkerQueue:
         """
         if not leases:
             return 0
-        return cast(int, await _answer(self._link.run(script("release"), delay_ms, *leases)))
+        return cast(int, await _answer(self._pipeline.run(script("release"), delay_ms, *leases)))
 
     def unseal(self, claim: Claim) -> tuple[Envelope, bytes | memoryview]:
         """What is to be done; a large event is a view of the claim's data, not a copy.
@@ -297,17 +301,17 @@ class WorkerQueue:
             return unseal(self._key, claim.job_id, claim.sealed, memoryview(claim.data))
         return unseal(self._key, claim.job_id, claim.sealed, claim.data)
 
-    def ending(
+    def seal_outcome(
         self,
         claim: Claim,
         function: str,
         version: int,
         outcome: Outcome,
         timings: Timings,
-        encoded: Encoded | None = None,
-    ) -> Ending:
+        encoded: EncodedResult | None = None,
+    ) -> SealedOutcome:
         """An outcome as `step` takes it, signed."""
-        return seal_end(
+        return seal_outcome(
             self._key,
             claim.job_id,
             claim.attempt,
@@ -322,7 +326,7 @@ class WorkerQueue:
     async def close(self) -> None:
         if self._subscription is not None:
             await self._subscription.close()
-        await self._link.close()
+        await self._pipeline.close()
 
 
 def _ignore_unreachable(reply: asyncio.Future[Reply]) -> None:

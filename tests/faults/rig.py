@@ -193,7 +193,7 @@ class Rig:
             queue_limit_per_function=100_000,
         )
         try:
-            return await queue.bury(socket.gethostname(), worker.pid)
+            return await queue.worker_died(socket.gethostname(), worker.pid)
         finally:
             await queue.close()
 

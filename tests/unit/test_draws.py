@@ -17,14 +17,14 @@ def test_no_two_are_alike() -> None:
 def test_a_forked_process_draws_its_own() -> None:
     draws = RandomPool(8)
     draws.next()
-    read_end, write_end = os.pipe()
+    read_outcome_record, write_end = os.pipe()
     if (child := os.fork()) == 0:
         try:
             os.write(write_end, b"".join(draws.next() for _ in range(100)))
         finally:
             os._exit(0)
     os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
+    with os.fdopen(read_outcome_record, "rb") as pipe:
         theirs = pipe.read()
     assert os.waitpid(child, 0)[1] == 0
     assert len(theirs) == 800

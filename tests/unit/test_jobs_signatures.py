@@ -12,15 +12,15 @@ import pytest
 
 from sandlot.errors import InvalidSettings, UnsafeRecord
 from sandlot.jobs.envelope import DATA_PREFIX, DATA_SUFFIX, seal, unseal
-from sandlot.jobs.inspection import FIELDS, record_from
+from sandlot.jobs.inspection import JOB_FIELDS, record_from
 from sandlot.jobs.settlement import (
     OutcomeRecord,
+    decode_return_value,
     encode_result,
     failure_text,
-    read_end,
-    result_from_stream,
-    seal_end,
-    settled_from,
+    job_result_from,
+    read_outcome_record,
+    seal_outcome,
 )
 from sandlot.models import FunctionError, Invocation, JobStatus, Outcome, OutcomeKind, Timings
 from sandlot.offload import CHUNK_BYTES
@@ -85,7 +85,7 @@ def test_large_events_are_signed_like_small_ones() -> None:
 
 
 def ended(kind: OutcomeKind = OutcomeKind.OK, result: bytes = b"[1]", **more: Any) -> Any:
-    return seal_end(
+    return seal_outcome(
         KEY, "j", 2, "hello", 3, Outcome(kind=kind, result=result, **more), Timings(run=1.25), has_waiter=True
     )
 
@@ -93,7 +93,7 @@ def ended(kind: OutcomeKind = OutcomeKind.OK, result: bytes = b"[1]", **more: An
 def test_an_end_comes_back_as_it_was_signed() -> None:
     """Function, version and attempt are part of what is signed."""
     job_id, attempt, status, kind, text, _, published, _ = ended()
-    settled = settled_from(job_id, read_end(KEY, job_id, text), published, function="", version=0)
+    settled = job_result_from(job_id, read_outcome_record(KEY, job_id, text), published, function="", version=0)
     assert (attempt, status, kind) == (2, "finished", "ok")
     assert (settled.function, settled.version, settled.attempt, settled.result, settled.timings.run) == (
         "hello",
@@ -109,7 +109,7 @@ def test_an_end_is_refused_with_another_key_or_job() -> None:
     text = ended()[4]
     for key, job_id in ((OTHER, "j"), (KEY, "i")):
         with pytest.raises(UnsafeRecord):
-            read_end(key, job_id, text)
+            read_outcome_record(key, job_id, text)
 
 
 @pytest.mark.parametrize("kind", list(OutcomeKind))
@@ -117,23 +117,23 @@ def test_only_ends_that_no_worker_sees_may_be_unsigned(kind: OutcomeKind) -> Non
     """And they never carry a result."""
     unsigned = b"- " + msgspec.json.encode(OutcomeRecord(kind=kind, attempt=1))
     if kind in (OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, OutcomeKind.WORKER_LOST):
-        assert read_end(KEY, "j", unsigned).kind is kind
+        assert read_outcome_record(KEY, "j", unsigned).kind is kind
     else:
         with pytest.raises(UnsafeRecord):
-            read_end(KEY, "j", unsigned)
+            read_outcome_record(KEY, "j", unsigned)
 
 
 def test_a_result_other_than_the_signed_one_is_refused() -> None:
     """The end names the result by its digest."""
     job_id, _, _, _, text, *_ = ended()
     with pytest.raises(UnsafeRecord):
-        settled_from(job_id, read_end(KEY, job_id, text), b"[2]", function="", version=0)
+        job_result_from(job_id, read_outcome_record(KEY, job_id, text), b"[2]", function="", version=0)
 
 
 def test_a_failure_carries_no_result_even_if_it_had_one() -> None:
     """Only `ok` has a result."""
     _, _, status, _, text, _, published, _ = ended(OutcomeKind.ERROR)
-    assert (status, published, read_end(KEY, "j", text).result_bytes) == ("failed", b"", 0)
+    assert (status, published, read_outcome_record(KEY, "j", text).result_bytes) == ("failed", b"", 0)
 
 
 def test_the_text_for_rq_survives_lone_surrogates() -> None:
@@ -144,7 +144,7 @@ def test_the_text_for_rq_survives_lone_surrogates() -> None:
 
 def test_a_hash_that_is_not_ours_is_no_job() -> None:
     """Another RQ application may share the server."""
-    assert record_from(KEY, "j", [b"queued", b"2026-01-01T00:00:00.000000Z", *[None] * (len(FIELDS) - 2)]) is None
+    assert record_from(KEY, "j", [b"queued", b"2026-01-01T00:00:00.000000Z", *[None] * (len(JOB_FIELDS) - 2)]) is None
 
 
 def test_a_queued_jobs_record() -> None:
@@ -153,7 +153,7 @@ def test_a_queued_jobs_record() -> None:
         b"queued",
         b"2026-01-01T00:00:00.250000Z",
         seal(KEY, invocation()),
-        *[None] * (len(FIELDS) - 3),
+        *[None] * (len(JOB_FIELDS) - 3),
     ]
     record = record_from(KEY, "j", fields)
     assert record is not None
@@ -190,4 +190,4 @@ def test_a_result_is_recorded_in_pieces_as_it_would_be_in_one(size_bytes: int) -
     encoded = encode_result(result)
     assert encoded.value == base64.b64encode(result)
     assert encoded.sha256 == (hashlib.sha256(result).hexdigest() if result else "")
-    assert result_from_stream(encoded.value) == result
+    assert decode_return_value(encoded.value) == result

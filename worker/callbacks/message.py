@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sandlot.jobs.callbacks import Order
+from sandlot.jobs.callbacks import CallbackRequest
 from sandlot.jobs.settlement import OutcomeRecord
 from sandlot.models import status_of
 
@@ -28,7 +28,7 @@ _STACK_LIMIT: Final = 20
 _TEXT_LIMIT: Final = 2_000
 
 
-def compose(order: Order, end: OutcomeRecord, ended_ms: int, result: bytes) -> bytes:
+def compose(order: CallbackRequest, end: OutcomeRecord, ended_ms: int, result: bytes) -> bytes:
     """Return the body, JSON text shorter than `BODY_LIMIT_BYTES`.
 
     Args:

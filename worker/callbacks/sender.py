@@ -122,7 +122,7 @@ class Sender:
         free = AT_ONCE - len(self._deliveries)
         if free <= 0:
             return None  # the first delivery that ends sets `_wake`
-        claimed = await self._callbacks.take(free)
+        claimed = await self._callbacks.claim(free)
         for delivery in claimed.deliveries:
             task = asyncio.create_task(self._deliver(delivery), name=f"callback {delivery.job_id}")
             self._deliveries.add(task)
@@ -209,7 +209,7 @@ class Sender:
             facts = {"job_id": delivery.job_id, "tries": tries, "reason": reason, "again_in_s": round(pause_s)}
             _log.info("callback failed", extra=facts)
         await self._record(
-            lambda: self._callbacks.again(delivery, pause_s, tries=tries, status=status, reason=reason, body=body)
+            lambda: self._callbacks.retry(delivery, pause_s, tries=tries, status=status, reason=reason, body=body)
         )
 
     async def _give_up(self, delivery: Delivery, tries: int, status: int | None, reason: str) -> None:

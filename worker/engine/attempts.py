@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from sandlot.errors import SandlotError
-from sandlot.jobs.settlement import Encoded, Ending
+from sandlot.jobs.settlement import EncodedResult, SealedOutcome
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, RetryPolicy, Timings
 from worker.execution import Execution
@@ -41,7 +41,7 @@ class FinishedAttempt(msgspec.Struct, eq=False):
     done_s: float
     retry: RetryPolicy | None = None
     """Nothing for what would end in the same way however often it were tried."""
-    encoded: Encoded | None = None
+    encoded: EncodedResult | None = None
     """Of a large result, which is encoded or stored before it waits for a step."""
     timings: Timings = NOTHING_TIMED
     """Complete once `ending` has been asked for."""
@@ -51,7 +51,7 @@ class FinishedAttempt(msgspec.Struct, eq=False):
         """How much of its result its record takes along."""
         return 0 if self.encoded is not None and self.encoded.digests else len(self.outcome.result)
 
-    def ending(self, queue: WorkerQueue, now_s: float) -> Ending:
+    def ending(self, queue: WorkerQueue, now_s: float) -> SealedOutcome:
         """Signed, as a step takes it; `settle` is how long it waited for that step."""
         inner, queued_ms = self.outcome.timings, self.claim.queued_ms
         self.timings = Timings(
@@ -62,7 +62,7 @@ class FinishedAttempt(msgspec.Struct, eq=False):
             settle=round((now_s - self.done_s) * 1000, 3),
             total=round(queued_ms + (now_s - self.claimed_s) * 1000, 3),
         )
-        return queue.ending(self.claim, self.function, self.version, self.outcome, self.timings, self.encoded)
+        return queue.seal_outcome(self.claim, self.function, self.version, self.outcome, self.timings, self.encoded)
 
     def facts(self) -> dict[str, object]:
         """For a log line."""
@@ -95,7 +95,7 @@ class Batch:
     ahead: int
     seen: int
     finished: list[FinishedAttempt]
-    endings: list[Ending]
+    endings: list[SealedOutcome]
 
 
 def refusal(error: SandlotError) -> Outcome:

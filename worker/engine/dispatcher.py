@@ -19,7 +19,7 @@ import hiredis
 import msgspec
 
 from sandlot.errors import CallerError, QueueUnavailable, SandlotError, UnsafeRecord
-from sandlot.jobs.settlement import Ending
+from sandlot.jobs.settlement import SealedOutcome
 from sandlot.jobs.worker_queue import Claim, WorkerQueue
 from sandlot.models import Outcome, OutcomeKind, RetryPolicy
 from sandlot.redis.pipeline import BACKOFFS_S, Reply
@@ -277,9 +277,9 @@ class Dispatcher:
         self._batch = Batch(self._number, free, ahead, self._seen, finished, endings)
         self._send()
 
-    def _take_finished(self) -> tuple[list[FinishedAttempt], list[Ending]]:
+    def _take_finished(self) -> tuple[list[FinishedAttempt], list[SealedOutcome]]:
         taken: list[FinishedAttempt] = []
-        endings: list[Ending] = []
+        endings: list[SealedOutcome] = []
         size_bytes, now_s = 0, monotonic_s()
         while self._finished and len(taken) < ENDINGS_LIMIT and size_bytes < ENDINGS_LIMIT_BYTES:
             record = self._finished.popleft()
@@ -291,7 +291,7 @@ class Dispatcher:
     def _send(self) -> None:
         batch = self._batch
         if batch is not None:
-            step = self._queue.step(batch.number, batch.free, batch.seen, batch.endings, ahead=batch.ahead)
+            step = self._queue.settle_and_claim(batch.number, batch.free, batch.seen, batch.endings, ahead=batch.ahead)
             step.add_done_callback(self._stepped)
 
     def _stepped(self, reply: asyncio.Future[Reply]) -> None:
@@ -306,7 +306,7 @@ class Dispatcher:
         self._failures = 0
         if batch.seen < 0 and self._seen < 0:
             self._seen = 0
-        stepped = self._queue.parse_step(reply.result())
+        stepped = self._queue.parse_settle_and_claim(reply.result())
         for record, answer in zip(batch.finished, stepped.answers, strict=True):
             if answer == "ok":
                 self._counts.count_outcome(record.function, record.version, record.outcome, record.timings)

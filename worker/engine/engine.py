@@ -24,7 +24,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from sandlot.errors import QueueUnavailable
-from sandlot.jobs.worker_queue import LEASE_S, Pulse, WorkerQueue
+from sandlot.jobs.worker_queue import LEASE_S, Heartbeat, WorkerQueue
 from worker.engine.capacity import Scaling
 from worker.engine.dispatcher import Dispatcher
 from worker.engine.log_stream import LogStream
@@ -143,8 +143,8 @@ class Engine(Registration):
         await self._in_thread(self.register_birth)
         steps = self._steps
         # The beat first: a step parks slots, and only a worker that has beaten is handed jobs.
-        await self._queue.beat(self._pulse())
-        self._queue.on_watched = self._following.watch
+        await self._queue.heartbeat(self._pulse())
+        self._queue.on_follow = self._following.watch
         await self._queue.listen(steps.handed, steps.hungry, steps.cancel, steps.subscribed)
         log.info(
             "worker started",
@@ -164,9 +164,9 @@ class Engine(Registration):
 
     # Beats.
 
-    def _pulse(self) -> Pulse:
+    def _pulse(self) -> Heartbeat:
         steps, tally = self._steps, self._steps.tally
-        return Pulse(
+        return Heartbeat(
             state="busy" if steps.running else "idle",
             successes=tally.successes,
             failures=tally.failures,
@@ -206,7 +206,7 @@ class Engine(Registration):
         """
         steps, now_s = self._steps, asyncio.get_running_loop().time()
         known = set(steps.leases)
-        beaten = await self._queue.beat(self._pulse())
+        beaten = await self._queue.heartbeat(self._pulse())
         # What was settled while the beat was on its way is not held any more either, and not lost.
         steps.lost([lease for lease in beaten.lost if lease in known])
         for job_id in beaten.cancels:
@@ -217,7 +217,7 @@ class Engine(Registration):
             self._resize(self._scaling.slots_after(steps.slots, steps.running, beaten.work_waits))
         if self._counts.outcomes != self._reported:
             self._reported = self._counts.outcomes
-            self._queue.report(self._counts.stats())
+            self._queue.report_stats(self._counts.stats())
         if not beaten.registered:
             await self._in_thread(self._register_again)
         if self._contact_since_s is None:

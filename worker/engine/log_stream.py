@@ -60,7 +60,7 @@ class LogStream:
                 whole_bytes = text.rfind(b"\n") + 1
                 if whole_bytes > said_bytes:
                     with contextlib.suppress(QueueUnavailable):  # said again in a moment, from where it was
-                        answer = await self._queue.printed(
+                        answer = await self._queue.append_logs(
                             job_id, attempt, said_bytes, text[said_bytes:whole_bytes], channels
                         )
                         said_bytes = {1: whole_bytes, -1: 0}.get(answer, said_bytes)

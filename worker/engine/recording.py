@@ -15,8 +15,8 @@ from typing import Final
 import hiredis
 
 from sandlot.errors import QueueUnavailable
-from sandlot.jobs.large_results import STORED_FROM_BYTES, cut
-from sandlot.jobs.settlement import encode_result, encode_stored
+from sandlot.jobs.large_results import LARGE_RESULT_BYTES, split_chunks
+from sandlot.jobs.settlement import encode_chunked_result, encode_result
 from sandlot.jobs.worker_queue import RetryDecision, WorkerQueue
 from sandlot.models import CRASHES
 from sandlot.offload import OFFLOAD_BYTES
@@ -93,7 +93,7 @@ class Storing:
 
     async def _prepare(self, record: FinishedAttempt) -> None:
         result = record.outcome.result
-        encode = encode_result if len(result) <= STORED_FROM_BYTES else encode_stored
+        encode = encode_result if len(result) <= LARGE_RESULT_BYTES else encode_chunked_result
         encoded = record.encoded if record.encoded is not None else await asyncio.to_thread(encode, result)
         kept = not encoded.digests or await self._store(record, result)
         record.encoded = encoded
@@ -103,7 +103,7 @@ class Storing:
         (self._on_stored if kept else self._on_lost)(record)
 
     async def _store(self, record: FinishedAttempt, result: bytes) -> bool:
-        pieces = list(cut(result))
+        pieces = list(split_chunks(result))
         for first in range(0, len(pieces), AT_ONCE):
             some = enumerate(pieces[first : first + AT_ONCE], first)
             if not all(
@@ -117,7 +117,7 @@ class Storing:
         failures = 0
         while True:
             try:
-                return await self._queue.store(record.claim, number, piece)
+                return await self._queue.put_result_chunk(record.claim, number, piece)
             except QueueUnavailable as error:
                 if failures == 0:
                     log.warning("storing is repeated", extra={"job_id": record.claim.job_id, "error": error.message})
@@ -162,7 +162,7 @@ class Judgements:
         return True
 
     def _send(self, finished: FinishedAttempt, judgement: RetryDecision, failures: int) -> None:
-        reply = self._queue.judge(finished.ending(self._queue, monotonic_s()), judgement)
+        reply = self._queue.retry_or_fail(finished.ending(self._queue, monotonic_s()), judgement)
         reply.add_done_callback(lambda reply: self._answered(reply, finished, judgement, failures))
 
     def _answered(

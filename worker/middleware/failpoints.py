@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from sandlot.errors import SandlotError
 from sandlot.failpoints import Failpoints
-from sandlot.jobs.settlement import Ending
-from sandlot.jobs.worker_queue import Beaten, Claim, Pulse, Reaped, RetryDecision, WorkerQueue
+from sandlot.jobs.settlement import SealedOutcome
+from sandlot.jobs.worker_queue import Claim, Heartbeat, HeartbeatReply, ReapReply, RetryDecision, WorkerQueue
 from sandlot.models import Outcome
 from sandlot.redis.pipeline import Reply
 from worker.execution import Done, Execution, Executor
@@ -67,43 +67,43 @@ class FailingQueue(WorkerQueue):
 
         await super().listen(handed, on_wake, on_cancel, on_subscribed)
 
-    def step(
-        self, number: int, free: int, seen: int, endings: Sequence[Ending], *, ahead: int = 0
+    def settle_and_claim(
+        self, number: int, free: int, seen: int, endings: Sequence[SealedOutcome], *, ahead: int = 0
     ) -> asyncio.Future[Reply]:
         self._reach_all("settling", endings)
         self.points.reach("stepping")
-        reply = super().step(number, free, seen, endings, ahead=ahead)
+        reply = super().settle_and_claim(number, free, seen, endings, ahead=ahead)
         # Before the engine's own callback, which is added to what we return: the reply is here, and nobody has read it.
         reply.add_done_callback(lambda _: self._answered(endings))
         return reply
 
-    def _answered(self, endings: Sequence[Ending]) -> None:
+    def _answered(self, endings: Sequence[SealedOutcome]) -> None:
         self.points.reach("stepped")
         self._reach_all("settled", endings)
 
-    def _reach_all(self, point: str, endings: Sequence[Ending]) -> None:
+    def _reach_all(self, point: str, endings: Sequence[SealedOutcome]) -> None:
         for job_id, attempt, *_ in endings:
             self.points.reach(point, job_id, attempt)
 
-    async def store(self, claim: Claim, number: int, piece: bytes) -> bool:
+    async def put_result_chunk(self, claim: Claim, number: int, piece: bytes) -> bool:
         self.points.reach("storing", claim.job_id, claim.attempt)
-        ours = await super().store(claim, number, piece)
+        ours = await super().put_result_chunk(claim, number, piece)
         self.points.reach("stored", claim.job_id, claim.attempt)
         return ours
 
-    def judge(self, ending: Ending, judgement: RetryDecision) -> asyncio.Future[Reply]:
+    def retry_or_fail(self, ending: SealedOutcome, judgement: RetryDecision) -> asyncio.Future[Reply]:
         self._reach_all("settling", [ending])
-        reply = super().judge(ending, judgement)
+        reply = super().retry_or_fail(ending, judgement)
         reply.add_done_callback(lambda _: self._reach_all("settled", [ending]))
         return reply
 
-    async def beat(self, pulse: Pulse) -> Beaten:
+    async def heartbeat(self, pulse: Heartbeat) -> HeartbeatReply:
         self.points.reach("beating")
-        beaten = await super().beat(pulse)
+        beaten = await super().heartbeat(pulse)
         self.points.reach("beaten")
         return beaten
 
-    async def reap(self) -> Reaped:
+    async def reap(self) -> ReapReply:
         self.points.reach("reaping")
         reaped = await super().reap()
         self.points.reach("reaped")

@@ -38,7 +38,7 @@ async def run_again(redis_url: str, signing_key: str, pid: int) -> int:
     with contextlib.suppress(QueueUnavailable):
         queue = await Queue.open(redis_url, signing_key.encode(), queue_limit=1, queue_limit_per_function=1)
         try:
-            return await queue.bury(socket.gethostname(), pid)
+            return await queue.worker_died(socket.gethostname(), pid)
         finally:
             await queue.close()
     return 0

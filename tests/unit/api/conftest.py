@@ -28,7 +28,7 @@ from sandlot.errors import (
 from sandlot.functions import Alias, Bundle, DeployResult, FunctionDetails, Manifest, Version
 from sandlot.functions.version import FunctionPage
 from sandlot.jobs import Follower, JobRecord, JobResult, Queue, QueueStatus, Submitted
-from sandlot.jobs.dead_letters import LetterPage
+from sandlot.jobs.dead_letters import DeadLetterPage
 from sandlot.jobs.envelope import Envelope, open_envelope, seal
 from sandlot.jobs.ids import new_job_id, was_issued
 from sandlot.jobs.inspection import JobPage
@@ -66,26 +66,26 @@ def never(invocation: Invocation) -> None:
 
 
 @dataclass
-class FakeLetters:
+class FakeDeadLetters:
     """Every job is one."""
 
     queue: FakeQueue
 
-    async def page(self, sees: Callable[[JobRecord], bool], *, limit: int, cursor: str) -> LetterPage:
+    async def page(self, sees: Callable[[JobRecord], bool], *, limit: int, cursor: str) -> DeadLetterPage:
         records = [await self.queue.job(job_id) for job_id in self.queue.invocations]
-        return LetterPage([record for record in records if record is not None and sees(record)][:limit], None)
+        return DeadLetterPage([record for record in records if record is not None and sees(record)][:limit], None)
 
-    async def letter(self, job_id: str) -> JobRecord | None:
+    async def get(self, job_id: str) -> JobRecord | None:
         return await self.queue.job(job_id)
 
-    async def reopen(self, job_id: str) -> tuple[Envelope, bytes] | None:
+    async def unseal(self, job_id: str) -> tuple[Envelope, bytes] | None:
         known = self.queue.invocations.get(job_id)
         return known and (open_envelope(seal(b"k", known)), known.event)
 
     async def remove(self, job_id: str) -> bool:
         return True
 
-    def successor(self, job_id: str) -> str:
+    def redrive_id(self, job_id: str) -> str:
         return job_id[::-1]
 
 
@@ -101,23 +101,23 @@ class FakeQueue:
     waiters: ResultWaiters = field(default_factory=ResultWaiters)
     cancelled: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
+    cancelled_queues: list[str] = field(default_factory=list)
     printed: dict[str, bytes] = field(default_factory=dict)
     live: QueueStatus = field(default_factory=lambda: QueueStatus(reachable=True, workers={"python": 1}))
 
     load_now: QueueLoads | None = None
     round_trips: Histogram = field(default_factory=Histogram)
 
-    results: Any = None
+    large_results: Any = None
 
     @property
-    def dead_letters(self) -> FakeLetters:
-        return FakeLetters(self)
+    def dead_letters(self) -> FakeDeadLetters:
+        return FakeDeadLetters(self)
 
-    mended: list[str] = field(default_factory=list)
+    closed_breakers: list[str] = field(default_factory=list)
 
-    async def mend(self, function: str) -> None:
-        self.mended.append(function)
+    async def close_breaker(self, function: str) -> None:
+        self.closed_breakers.append(function)
 
     async def load(self) -> QueueLoads:
         if self.load_now is None:
@@ -187,26 +187,26 @@ class FakeQueue:
     async def submit_batch(self, invocations: Any, idempotency_key: str, fingerprint: str) -> list[str]:
         return [(await self.submit(invocation, reply=False)).job_id for invocation in invocations]
 
-    async def page(self, wanted: Any, *, function: str, limit: int, cursor: str) -> JobPage:
+    async def list_jobs(self, wanted: Any, *, function: str, limit: int, cursor: str) -> JobPage:
         records = [await self.job(job_id) for job_id in sorted(self.invocations, reverse=True)]
         seen = [record for record in records if record and function in ("", record.function) and wanted(record)]
         return JobPage(tuple(seen[:limit]), seen[limit - 1].id if len(seen) > limit else "")
 
     @contextlib.contextmanager
-    def following(self, job_id: str) -> Iterator[Follower]:
+    def follow(self, job_id: str) -> Iterator[Follower]:
         """A job that has not ended is gone at the second look, so that its stream ends."""
         follower, end = Follower(), self.ends.get(job_id)
         if end is None:
-            follower.see((b"queued", b"", 0) if job_id in self.invocations else None)
-            asyncio.get_running_loop().call_later(0.01, follower.see, None)
+            follower.update((b"queued", b"", 0) if job_id in self.invocations else None)
+            asyncio.get_running_loop().call_later(0.01, follower.update, None)
         else:
-            follower.see((b"finished", end.kind.encode(), 1))
+            follower.update((b"finished", end.kind.encode(), 1))
         yield follower
 
-    async def said(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
+    async def read_logs(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
         return self.printed.get(job_id, b"")[from_byte:]
 
-    async def settled(self, job_id: str) -> JobResult | None:
+    async def result(self, job_id: str) -> JobResult | None:
         return self.ends.get(job_id)
 
     async def keep_result(self, job_id: str) -> None:
@@ -232,8 +232,8 @@ class FakeQueue:
             raise JobNotFound(f"there is no job {job_id}")
         return record
 
-    async def withdraw(self, function: str) -> int:
-        self.withdrawn.append(function)
+    async def cancel_queued(self, function: str) -> int:
+        self.cancelled_queues.append(function)
         return 0
 
     async def status(self) -> QueueStatus:

@@ -92,7 +92,7 @@ async def test_a_result_whose_retention_is_over_is_gone(anyone: httpx.AsyncClien
     async def lost(job_id: str) -> None:
         return None
 
-    queue.settled = lost
+    queue.result = lost
     reply = await anyone.get(f"/v1/jobs/{job_id}/result")
     assert (reply.status_code, reply.json()["code"]) == (410, "job_gone")
 
