@@ -1,14 +1,19 @@
-// What a handler learns about its invocation: Lambda's `context` with Lambda's names for Node, plus the job.
+// The handler's `context`: Lambda's fields with Lambda's names for Node, and the job.
 //
-// Knows: the fields of `I` and of an invoke frame's context. Does not know: how limits are enforced; the remaining time is a courtesy.
+// The values come from `I` and from the context of an `R` frame (runtimes/PROTOCOL.md). The
+// remaining time is informative; the worker enforces the limit.
 
 "use strict";
 
-/** A function from an invoke frame's context to the handler's `context`; `init` is what all invocations of this process share. */
+/**
+ * Return a function from the context of an `R` frame to the handler's `context`.
+ *
+ * `init` holds what all invocations of this process share.
+ */
 function contextsOf(init) {
   const functionName = String(init.function ?? "");
   const functionVersion = String(init.version ?? "");
-  // Code written for Lambda splits this at colons, so it has as many as Lambda's.
+  // Code written for Lambda splits an ARN at its colons, so this has as many as Lambda's.
   const invokedFunctionArn = `arn:aws:lambda:local:000000000000:function:${functionName}:${functionVersion}`;
   const memoryLimitInMB = String(init.memory_limit_mib ?? "");
   const logGroupName = `/aws/lambda/${functionName}`;

@@ -1,8 +1,7 @@
-// Turn what went wrong in user code into the body of an error frame.
+// Bodies of `E` frames, from failures of user code.
 //
-// Knows: errors, stacks, the kinds of runtimes/PROTOCOL.md. Does not know: frames.
-//
-// User code made the values looked at here, so their getters, lengths and chains are not to be trusted.
+// The values come from user code, so their getters, lengths and chains of causes cannot be trusted.
+// The kinds are those of runtimes/PROTOCOL.md.
 
 "use strict";
 
@@ -12,22 +11,22 @@ const MESSAGE_LIMIT_CHARS = 16 * 1024;
 const FRAMES_KEPT = 60;
 const CAUSES_KEPT = 8;
 
-/** The function cannot be loaded; the text is for whoever deployed it. */
+/** The function cannot be loaded; the text is for the person who deployed it. */
 class LoadFailed extends Error {
   name = "ImportError";
 }
 
-/** JSON text for whatever was thrown; `kind` as given, or by what it is. */
+/** Return the JSON text for a thrown value; the kind is derived from it unless given. */
 function describe(thrown, bundle, kind) {
   return bounded({
     kind: kind ?? kindOf(thrown),
     errorType: nameOf(thrown),
     errorMessage: messageOf(thrown),
-    stackTrace: chain(thrown, bundle),
+    stackTrace: stackTrace(thrown, bundle),
   });
 }
 
-/** JSON text for what is wrong without anything having been thrown. */
+/** Return the JSON text for a failure that has no thrown value. */
 function refuse(kind, errorType, errorMessage) {
   return bounded({ kind, errorType, errorMessage, stackTrace: [] });
 }
@@ -69,7 +68,7 @@ function messageOf(thrown) {
   return text.toWellFormed();
 }
 
-/** A property that may be a getter that throws. */
+/** Return a property, or undefined if its getter throws. */
 function read(value, property) {
   try {
     return value?.[property];
@@ -78,21 +77,26 @@ function read(value, property) {
   }
 }
 
-/** Frames of the causes first, each followed by what it was, then those of `thrown`. */
-function chain(thrown, bundle) {
-  const links = [];
-  for (let current = thrown; current !== undefined && links.length <= CAUSES_KEPT; current = read(current, "cause")) {
-    if (links.includes(current)) break;
-    links.push(current);
-  }
+/** Return the lines of a stack trace: each cause's frames and summary, then the frames of `thrown`. */
+function stackTrace(thrown, bundle) {
+  const summary = (one) => `${nameOf(one)}: ${messageOf(one).slice(0, 500)}`;
   const lines = [];
-  for (let index = links.length - 1; index >= 0; index--) {
-    lines.push(...userFrames(links[index], bundle));
-    if (index > 0) lines.push(`${nameOf(links[index])}: ${messageOf(links[index]).slice(0, 500)} [cause]`);
-  }
+  for (const cause of causesOf(thrown).reverse()) lines.push(...userFrames(cause, bundle), `${summary(cause)} [cause]`);
+  lines.push(...userFrames(thrown, bundle));
   const members = read(thrown, "errors");
-  if (Array.isArray(members)) lines.push(...members.slice(0, 10).map((one) => `+ ${nameOf(one)}: ${messageOf(one).slice(0, 500)}`));
+  if (Array.isArray(members)) lines.push(...members.slice(0, 10).map((member) => `+ ${summary(member)}`));
   return lines;
+}
+
+/** Return the causes of a thrown value, nearest first, at most CAUSES_KEPT and without repetition. */
+function causesOf(thrown) {
+  const found = [thrown];
+  while (found.length <= CAUSES_KEPT) {
+    const cause = read(found.at(-1), "cause");
+    if (cause === undefined || found.includes(cause)) break;
+    found.push(cause);
+  }
+  return found.slice(1);
 }
 
 function userFrames(thrown, bundle) {
@@ -100,7 +104,7 @@ function userFrames(thrown, bundle) {
   if (typeof stack !== "string") return [];
   const lines = stack.slice(0, 64 * 1024).toWellFormed().split("\n");
   const folder = bundle.endsWith("/") ? bundle : `${bundle}/`;
-  // V8 puts the place of a syntax error above the message, in a line of its own.
+  // V8 writes the location of a syntax error on a line of its own, above the message.
   const place = thrown instanceof SyntaxError && /^(file:\/\/)?\/.*:\d+$/.test(lines[0]) ? [`    at ${lines[0]}`, lines[1] ?? ""] : [];
   const frames = lines.filter((line) => line.startsWith("    at ") && line.includes(folder)).reverse();
   return [...place, ...frames.slice(-FRAMES_KEPT)].map((line) => line.slice(0, 500));

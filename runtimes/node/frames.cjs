@@ -1,8 +1,7 @@
-// Read and write the frames of runtimes/PROTOCOL.md on a blocking descriptor.
+// Frames of runtimes/PROTOCOL.md on a blocking descriptor.
 //
-// Knows: lengths, types, partial reads and writes. Does not know: what a body means.
-//
-// Synchronous on purpose: a blocking read wakes sooner than an event loop, and between two invocations the process stands still, as on Lambda.
+// Reads and writes are synchronous on purpose: a blocking read wakes sooner than an event loop, and
+// between two invocations the process does nothing, as on Lambda.
 
 "use strict";
 
@@ -19,8 +18,8 @@ const TICKET_BYTES = 8;
 const NO_TICKET = Buffer.alloc(0);
 const BUFFER_BYTES = 64 * 1024;
 
-/** Frames over one descriptor, one at a time. */
-class Link {
+/** One descriptor that carries frames, one at a time in each direction. */
+class FrameSocket {
   #fd;
   #incoming = Buffer.allocUnsafeSlow(BUFFER_BYTES);
   #outgoing = Buffer.allocUnsafeSlow(BUFFER_BYTES);
@@ -29,7 +28,11 @@ class Link {
     this.#fd = fd;
   }
 
-  /** The next frame's body, in a buffer that the next call overwrites; null when the worker has closed. */
+  /**
+   * Wait for the next frame and return its body, in a buffer that the next call overwrites.
+   *
+   * Returns null when the worker has closed the socket.
+   */
   receive() {
     const buffer = this.#incoming;
     let got = 0;
@@ -59,11 +62,15 @@ class Link {
     }
   }
 
-  /** Send one frame; `text` is JSON, after `ticket`. Returns its length in bytes, or -1 if it is above `limit` and was not sent. */
+  /**
+   * Send one frame with `ticket` and then `text`, which is JSON.
+   *
+   * Returns the length of the text in bytes, or -1 if that is above `limit` and nothing was sent.
+   */
   send(type, text, limit, ticket = NO_TICKET) {
     const buffer = this.#outgoing;
     const start = HEADER_BYTES + ticket.length;
-    // UTF-8 takes at most three bytes for one UTF-16 unit.
+    // UTF-8 needs at most three bytes for one UTF-16 unit.
     const fits = text.length * 3 + start <= BUFFER_BYTES;
     const body = fits ? null : Buffer.from(text);
     const length = fits ? buffer.write(text, start) : body.length;
@@ -75,24 +82,24 @@ class Link {
       writeAll(this.#fd, buffer.subarray(0, start + length));
       return length;
     }
-    // The start always fits into an empty socket buffer; only a long body is taken in parts.
+    // The start always fits into an empty socket buffer; only a long body needs more writes.
     const sent = writevSync(this.#fd, [buffer.subarray(0, start), body]) - start;
     writeAll(this.#fd, body.subarray(sent));
     return length;
   }
 }
 
-/** Write all of `bytes`; a blocking descriptor may still take only a part at a time. */
+/** Write all of `bytes`; even a blocking descriptor may accept only a part at a time. */
 function writeAll(fd, bytes) {
   let sent = 0;
   while (sent < bytes.length) sent += writeSync(fd, bytes, sent, bytes.length - sent);
 }
 
-/** Ticket (a copy), context and event of an invoke frame's body; the latter two decoded. */
+/** Split the body of an `R` frame into a copy of its ticket, and context and event, both decoded. */
 function splitRequest(body) {
   const context = TICKET_BYTES + 4;
   const event = context + body.readUInt32BE(TICKET_BYTES);
   return [Buffer.from(body.subarray(0, TICKET_BYTES)), JSON.parse(body.utf8Slice(context, event)), JSON.parse(body.utf8Slice(event, body.length))];
 }
 
-module.exports = { READY, RESULT, ERROR, ERROR_LIMIT_BYTES, Link, writeAll, splitRequest };
+module.exports = { READY, RESULT, ERROR, ERROR_LIMIT_BYTES, FrameSocket, writeAll, splitRequest };

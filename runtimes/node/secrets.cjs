@@ -1,8 +1,7 @@
-// A function's secrets as files, for code that wants a path rather than a variable.
+// A function's secrets as files, for code that needs a path rather than a variable.
 //
-// Knows: the folder, its permissions, the variable that names it. Does not know: which secrets there are.
-//
-// The folder is on the sandbox's own tmpfs, in memory and gone with it; strict sandboxes show it as `/run/secrets` as well.
+// The folder is on the sandbox's own tmpfs, so it is in memory and gone with the sandbox. Strict
+// sandboxes show it as `/run/secrets` as well.
 
 "use strict";
 
@@ -11,8 +10,10 @@ const { chmodSync, mkdirSync, writeFileSync } = require("node:fs");
 const FOLDER_VARIABLE = "SANDLOT_SECRETS_DIR";
 
 /**
- * Write each value, alone and without a line's end, to a file of its name; the folder, or "" where there is none to write to
- * (a restricted sandbox without a tmpfs of its own lives in "/", where nothing can be written).
+ * Write each value, without a newline, to a file of the secret's name, and return the folder.
+ *
+ * Returns "" if there are no secrets or no place for them: a restricted sandbox without a tmpfs of
+ * its own has the home "/", which is not writable.
  */
 function writeSecrets(home, secrets) {
   const entries = Object.entries(secrets ?? {});

@@ -1,10 +1,10 @@
 """The Python runtime: the trusted part of the process that holds a user's function.
 
-Knows: `runtimes/PROTOCOL.md` and the standard library. Does not know: who started it, jobs, Redis, HTTP, any wall.
-
-Loaded once by the launcher under the name `sandlot_runtime`, before it forks; nothing happens until `serve` is called.
+The launcher loads this package once, before it forks, under the name `sandlot_runtime`. Nothing
+happens until `serve` is called. It imports the standard library only and implements the runtime's
+side of `runtimes/PROTOCOL.md`.
 """
 
-from .runner import rehearse, serve
+from .runner import serve, warm_up
 
-__all__ = ["rehearse", "serve"]
+__all__ = ["serve", "warm_up"]

@@ -1,6 +1,7 @@
-"""What a handler learns about its invocation: Lambda's `context`, plus the job.
+"""The handler's `context`: Lambda's attributes, and the job.
 
-Knows: the fields of `I` and of an `R`'s context. Does not know: limits' enforcement; the remaining time is a courtesy.
+The fields come from `I` and from the context of an `R` frame (`runtimes/PROTOCOL.md`). The
+remaining time is informative; the worker enforces the limit.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Version:
-    """What is the same in every invocation of this process."""
+class FunctionVersion:
+    """The attributes that all invocations of this process share."""
 
     __slots__ = ("arn", "function", "memory_limit_mib", "version")
 
@@ -20,19 +21,19 @@ class Version:
         self.function = str(init.get("function", ""))
         self.version = str(init.get("version", ""))
         self.memory_limit_mib = int(init.get("memory_limit_mib", 0))
-        # Code written for Lambda splits this at colons, so it has as many as Lambda's.
+        # Code written for Lambda splits an ARN at its colons, so this has as many as Lambda's.
         self.arn = f"arn:aws:lambda:local:000000000000:function:{self.function}:{self.version}"
 
 
 class Context:
-    """One invocation, with Lambda's names. Read only by convention, as there."""
+    """The context of one invocation, with Lambda's names; read-only by convention, as there."""
 
     __slots__ = ("_began_s", "_parsed", "_text", "_version")
 
     identity = None
-    """No Cognito here; Lambda has `None` too when there is no identity."""
+    """Always None, as on Lambda without a Cognito identity."""
 
-    def __init__(self, version: Version, text: bytes) -> None:
+    def __init__(self, version: FunctionVersion, text: bytes) -> None:
         self._version = version
         self._text = text
         self._parsed: dict[str, Any] | None = None
@@ -40,7 +41,7 @@ class Context:
 
     @property
     def _fields(self) -> dict[str, Any]:
-        """Read when a handler first asks: most never do."""
+        """Parse the fields on first access: most handlers never read them."""
         if self._parsed is None:
             self._parsed = json.loads(self._text)
         return self._parsed
@@ -51,12 +52,12 @@ class Context:
 
     @property
     def attempt(self) -> int:
-        """1 for the first execution of a job; a later attempt may repeat work that an earlier one had done."""
+        """1 for the first execution of a job; a later one may repeat work that was already done."""
         return int(self._fields["attempt"])
 
     @property
     def traceparent(self) -> str:
-        """W3C trace context of the caller, or an empty string."""
+        """The caller's W3C trace context, or an empty string."""
         return str(self._fields.get("traceparent", ""))
 
     @property
@@ -94,7 +95,7 @@ class Context:
         return None if given is None else ClientContext(given)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the worker ends this invocation, never below 0."""
+        """Return the milliseconds until the worker ends this invocation, at least 0."""
         return max(0, int(self._fields["remaining_ms"] - (time.monotonic() - self._began_s) * 1000))
 
     def __repr__(self) -> str:
@@ -102,7 +103,7 @@ class Context:
 
 
 class ClientContext:
-    """Lambda's client context: whatever the caller sent, with its three members as attributes."""
+    """Lambda's client context: the JSON value that the caller sent, and its three members."""
 
     __slots__ = ("client", "custom", "env", "raw")
 

@@ -1,8 +1,7 @@
-"""Turn what went wrong in user code into the body of an `E` frame.
+"""Bodies of `E` frames, from failures of user code.
 
-Knows: exceptions, tracebacks, the kinds of `runtimes/PROTOCOL.md`. Does not know: frames.
-
-User code wrote the exceptions looked at here, so their `__str__`, length and depth are not to be trusted.
+The exceptions come from user code, so their `__str__`, length and depth cannot be trusted. The
+kinds are those of `runtimes/PROTOCOL.md`.
 """
 
 from __future__ import annotations
@@ -19,42 +18,48 @@ from .frames import ERROR_LIMIT_BYTES
 
 _MESSAGE_LIMIT_CHARS: Final = 16 * 1024
 _FRAMES_KEPT: Final = 30
-"""At each end of a traceback; what is between (a recursion, mostly) is counted."""
+"""Frames kept at each end of a traceback; those between, mostly a recursion, are only counted."""
 _CAUSES_KEPT: Final = 8
 _NODES_SEARCHED: Final = 100_000
-"""Bound on looking for the value that is not JSON; at some 10 million a second it is a matter of 10 ms."""
+"""Limit of the search for the value that is not JSON: about 10 ms at 10 million nodes a second."""
 
 
 class LoadFailed(Exception):
-    """The function cannot be loaded; the text is for whoever deployed it."""
+    """The function cannot be loaded; the text is for the person who deployed it."""
 
 
 def describe(error: BaseException, bundle: str, kind: str | None = None) -> bytes:
-    """The JSON body for `error`; `kind` as given, or by what it is."""
-    lines = _chain(error, bundle)
+    """Return the JSON body for an exception; the kind is derived from it unless given.
+
+    Args:
+        bundle: folder of the user's files; frames outside it are left out.
+    """
     fields = {
         "kind": kind or _kind_of(error),
         "errorType": _name_of(error),
         "errorMessage": _message_of(error),
-        "stackTrace": lines,
+        "stackTrace": _stack_trace(error, bundle),
     }
     return _bounded(fields)
 
 
 def refuse(kind: str, error_type: str, message: str) -> bytes:
-    """The JSON body for something that is not an exception."""
+    """Return the JSON body for a failure that has no exception."""
     return _bounded({"kind": kind, "errorType": error_type, "errorMessage": message, "stackTrace": []})
 
 
 def describe_bad_result(error: BaseException, result: object) -> bytes:
-    """The JSON body for a result that could not be encoded, with the path to the value if it is found in bounded time."""
+    """Return the JSON body for a result that could not be encoded.
+
+    Its message names the path to the offending value if a bounded search finds it.
+    """
     if isinstance(error, MemoryError):
         return refuse("memory", "MemoryError", "no memory was left to encode the result")
     if isinstance(error, RecursionError):
         return refuse("bad_result", "RecursionError", "the result is nested too deeply to be JSON (200 levels at most)")
     try:
         where = _find_culprit(result)
-    except Exception:  # noqa: BLE001 -- a user's subclass of dict or list may raise anything; then the first error has to do
+    except Exception:  # noqa: BLE001 -- a user's subclass of dict or list may raise anything; the first error then stands
         where = None
     return refuse("bad_result", _name_of(error), f"the result is not JSON: {where or _message_of(error)}")
 
@@ -79,7 +84,10 @@ def _kind_of(error: BaseException) -> str:
 
 
 def _was_forking(trace: TracebackType | None) -> bool:
-    """EAGAIN is also what an empty non-blocking socket says; only the line that failed tells a refused fork from it."""
+    """Tell a refused fork from an empty non-blocking socket, which also raises EAGAIN.
+
+    Only the code that failed distinguishes them.
+    """
     if trace is None:
         return False
     while trace.tb_next is not None:
@@ -103,33 +111,41 @@ def _message_of(error: BaseException) -> str:
 
 
 def _printable(text: str) -> str:
-    """Lone surrogates are legal in a `str` and illegal in UTF-8."""
+    """Escape lone surrogates, which are legal in a `str` and illegal in UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _chain(error: BaseException, bundle: str) -> list[str]:
-    """Frames of the causes first, each followed by what it was and what it led to, then those of `error`."""
-    links: list[tuple[BaseException, str]] = []
-    current: BaseException | None = error
-    seen: set[int] = set()
-    while current is not None and id(current) not in seen and len(links) <= _CAUSES_KEPT:
-        seen.add(id(current))
-        cause = current.__cause__
-        led = "directly caused" if cause is not None else "was being handled when this happened"
-        links.append((current, led))
-        current = cause or (None if current.__suppress_context__ else current.__context__)
+def _stack_trace(error: BaseException, bundle: str) -> list[str]:
+    """Return the lines of a traceback, causes first, as Python prints them.
+
+    The frames of each cause are followed by a line with its type, message and effect.
+    """
     lines: list[str] = []
-    for index in range(len(links) - 1, -1, -1):
-        link = links[index][0]
-        lines.extend(_user_frames(link, bundle))
-        if index:
-            lines.append(f"{_name_of(link)}: {_message_of(link)[:500]} [{links[index - 1][1]}]")
-    lines.extend(_members(error))
+    for cause, effect in reversed(list(_causes(error))):
+        lines.extend(_user_frames(cause, bundle))
+        lines.append(f"{_name_of(cause)}: {_message_of(cause)[:500]} [{effect}]")
+    lines.extend(_user_frames(error, bundle))
+    lines.extend(_group_members(error))
     return lines
 
 
-def _members(error: BaseException) -> Iterator[str]:
-    """What an exception group holds, one line each (Python 3.11 and later have them)."""
+def _causes(error: BaseException) -> Iterator[tuple[BaseException, str]]:
+    """Yield the causes of an exception, nearest first, each with its effect on the one before."""
+    seen = {id(error)}
+    while len(seen) <= _CAUSES_KEPT:
+        cause, effect = error.__cause__, "directly caused"
+        if cause is None:
+            effect = "was being handled when this happened"
+            cause = None if error.__suppress_context__ else error.__context__
+        if cause is None or id(cause) in seen:
+            return
+        yield cause, effect
+        seen.add(id(cause))
+        error = cause
+
+
+def _group_members(error: BaseException) -> Iterator[str]:
+    """Yield a line for each member of an exception group."""
     for member in getattr(error, "exceptions", ())[:10]:
         if isinstance(member, BaseException):
             yield f"+ {_name_of(member)}: {_message_of(member)[:500]}"
@@ -160,7 +176,7 @@ def _frame_line(file: str, line: int, name: str) -> str:
 
 
 def _find_culprit(result: object) -> str | None:
-    """Where in `result` is something JSON has no form for, in words, or None."""
+    """Return the path to a value that JSON cannot represent, and what it is; None if not found."""
     waiting: list[tuple[object, str, int]] = [(result, "result", 0)]
     for _ in range(_NODES_SEARCHED):
         if not waiting:
@@ -191,4 +207,4 @@ def _wrong_with(value: object) -> str | None:
         return None if value.bit_length() < 14_000 else "is an integer of more than 4,300 digits"
     if value is None:
         return None
-    return f"is of type {type(value).__name__}, which has no form in JSON"
+    return f"is of type {type(value).__name__}, which JSON cannot represent"

@@ -1,7 +1,4 @@
-"""Read and write the frames of `runtimes/PROTOCOL.md` on a blocking descriptor.
-
-Knows: lengths, types, partial reads and writes. Does not know: what a body means.
-"""
+"""Frames of `runtimes/PROTOCOL.md` on a blocking descriptor."""
 
 from __future__ import annotations
 
@@ -19,37 +16,42 @@ NEXT: Final = b"N"
 JUDGE: Final = b"J"
 
 ERROR_LIMIT_BYTES: Final = 256 * 1024
-"""Longest `E` or `K` body; the worker ends a process that sends more."""
+"""Longest `E` or `K` body; the worker kills a process that sends more."""
 
 TICKET_BYTES: Final = 8
 _CONTEXT: Final = TICKET_BYTES + 4
 
 _HEADER: Final = struct.Struct(">Ic")
 BUFFER_BYTES: Final = 64 * 1024
-"""One read takes header and body of almost every frame; longer ones get a buffer of their own."""
+"""One read gets header and body of almost every frame; a longer one gets a buffer of its own."""
 
 
 class Closed(Exception):
-    """The other side is gone, in the middle of a frame or between two."""
+    """The other side closed the socket, between two frames or inside one."""
 
 
-class Link:
-    """Frames over one descriptor, one at a time.
+class FrameSocket:
+    """One descriptor that carries frames, one at a time in each direction.
 
-    `receive` returns a view into a buffer that the next `receive` overwrites: whoever keeps anything copies it.
+    `receive` returns a view into a buffer that the next `receive` overwrites, so a caller must copy
+    what it keeps.
     """
 
     def __init__(self, fd: int, buffer: bytearray | None = None) -> None:
-        """`buffer` is of `BUFFER_BYTES` and this link's alone from now on; without one it makes its own, and so writes to all of it."""
+        """
+        Args:
+            buffer: `BUFFER_BYTES` long, for this socket alone. Without it the socket allocates its
+                own, which writes to every page of it.
+        """
         self.fd = fd
         self._buffer = memoryview(bytearray(BUFFER_BYTES) if buffer is None else buffer)
         self._buffers = [self._buffer]
 
     def receive(self) -> tuple[bytes, memoryview]:
-        """The next frame's type and body.
+        """Wait for the next frame and return its type and body.
 
         Raises:
-            Closed: the other side closed, or broke off inside a frame.
+            Closed: the other side closed the socket, possibly inside a frame.
         """
         got = self._read(self._buffers)
         while got < 5:
@@ -62,13 +64,15 @@ class Link:
             return kind, self._buffer[5:end]
         return kind, self._long_body(length, got)
 
-    def receive_order(self) -> tuple[bytes, int]:
-        """The type of the next frame, one without a body, and the descriptor that came with it, -1 for none; close-on-exec, the caller's to close.
+    def receive_command(self) -> tuple[bytes, int]:
+        """Wait for a frame without a body; return its type and the descriptor that came with it.
+
+        The descriptor is close-on-exec, the caller has to close it, and -1 stands for none.
 
         Raises:
-            Closed: the other side closed.
+            Closed: the other side closed the socket.
         """
-        # Never closed: the descriptor is the link's owner's.
+        # Detached, not closed: this object does not own its descriptor.
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=self.fd)
         try:
             header, descriptors, _, _ = socket.recv_fds(sock, _HEADER.size, 1, socket.MSG_CMSG_CLOEXEC)
@@ -101,12 +105,12 @@ class Link:
         """Send one frame; `ticket` is the first part of its body.
 
         Raises:
-            Closed: the other side is gone.
+            Closed: the other side closed the socket.
         """
         start = _HEADER.pack(len(ticket) + len(body), kind) + ticket
         try:
             sent = os.writev(self.fd, (start, body)) - len(start)
-            # The start always fits into an empty socket buffer; only a long body is taken in parts.
+            # The start always fits into an empty socket buffer; only a long body needs more writes.
             while sent < len(body):
                 sent += os.write(self.fd, memoryview(body)[sent:])
         except OSError as error:
@@ -114,6 +118,6 @@ class Link:
 
 
 def split_request(body: memoryview) -> tuple[bytes, memoryview, memoryview]:
-    """Ticket, context and event of an `R` body; the latter two are JSON text."""
+    """Split an `R` body into ticket, context and event; the latter two are JSON text."""
     event = _CONTEXT + int.from_bytes(body[TICKET_BYTES:_CONTEXT], "big")
     return bytes(body[:TICKET_BYTES]), body[_CONTEXT:event], body[event:]

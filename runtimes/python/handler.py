@@ -1,7 +1,4 @@
-"""Find, import and check a bundle's handler.
-
-Knows: Python's import system, the forms a handler may have. Does not know: frames, invocations.
-"""
+"""A bundle's handler: how it is found, imported and checked."""
 
 from __future__ import annotations
 
@@ -26,13 +23,15 @@ def load_handler(bundle: str, name: str, packages: str = "") -> Handler:
     """Import the bundle's module and return its handler.
 
     Args:
-        bundle: folder of the user's files; it and its `site-packages` come first on `sys.path` from now on.
-        packages: folder of installed dependencies, last on `sys.path`; empty if there are none.
-        name: `module.function`, `folder/module.function`, or empty for `main.handler` or the only file's `handler`.
+        bundle: folder of the user's files; it and its `site-packages` are put first on `sys.path`.
+        packages: folder of installed dependencies, put last on `sys.path`; empty if there are none.
+        name: `module.function`, `folder/module.function`, or empty for `main.handler` or the
+            `handler` of the only file.
 
     Raises:
-        LoadFailed: there is no such module or function, or it is not something that can be called with event and context.
-        BaseException: whatever the user's module raised while it was imported.
+        LoadFailed: the module or function does not exist, or cannot be called with event and
+            context.
+        BaseException: anything that the user's module raises while it is imported.
     """
     sys.path[:0] = [bundle, os.path.join(bundle, "site-packages")]
     if packages:
@@ -42,17 +41,18 @@ def load_handler(bundle: str, name: str, packages: str = "") -> Handler:
     return _check(_attribute(module, module_name, function_name), f"{module_name}.{function_name}")
 
 
-def rehearse_load_handler(handler: Handler) -> Handler:
-    """What `load_handler` does, with an empty file that is in every sandbox.
+def warm_up_load_handler(handler: Handler) -> Handler:
+    """Run the steps of `load_handler` with an empty file that every sandbox has; return `handler`.
 
-    Nothing is looked for in a folder: that would save another 50 µs, and touch 200 KiB more of each sandbox.
+    No folder is searched: that would save another 50 µs per load, but copy 200 KiB more memory in
+    each sandbox.
     """
-    importlib.machinery.PathFinder.find_spec("sandlot_rehearsal", ["/nowhere"])
-    module = ModuleType("sandlot_rehearsal")
-    importlib.machinery.SourceFileLoader("sandlot_rehearsal", os.devnull).exec_module(module)
-    code = compile("import json\ndef handler(event, context):\n    return {'a': [event]}\n", "rehearsal", "exec")
+    importlib.machinery.PathFinder.find_spec("sandlot_warmup", ["/nowhere"])
+    module = ModuleType("sandlot_warmup")
+    importlib.machinery.SourceFileLoader("sandlot_warmup", os.devnull).exec_module(module)
+    code = compile("import json\ndef handler(event, context):\n    return {'a': [event]}\n", "warmup", "exec")
     exec(code, vars(module))  # noqa: S102 -- the line above
-    _check(_attribute(module, "sandlot_rehearsal", "handler"), "sandlot_rehearsal.handler")
+    _check(_attribute(module, "sandlot_warmup", "handler"), "sandlot_warmup.handler")
     return handler
 
 
@@ -74,7 +74,7 @@ def _default_module(bundle: str) -> str:
         return "main"
     if len(files) == 1:
         return files[0].removesuffix(".py")
-    raise LoadFailed(f"no handler is named, and there is no main.py; files: {', '.join(files[:10]) or 'none'}")
+    raise LoadFailed(f"no handler is named, and the bundle has no main.py; files: {', '.join(files[:10]) or 'none'}")
 
 
 def _import_module(bundle: str, name: str) -> ModuleType:
@@ -85,9 +85,7 @@ def _import_module(bundle: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise LoadFailed(
-                f"there is no module {name!r} in the bundle: expected {name.replace('.', '/')}.py"
-            ) from None
+            raise LoadFailed(f"the bundle has no module {name!r}: expected {name.replace('.', '/')}.py") from None
         raise
 
 
@@ -95,9 +93,9 @@ def _attribute(module: ModuleType, module_name: str, function_name: str) -> Any:
     try:
         return getattr(module, function_name)
     except AttributeError:
-        there = [key for key, value in vars(module).items() if inspect.isfunction(value)][:10]
-        have = f"it defines {', '.join(there)}" if there else "it defines no function"
-        raise LoadFailed(f"the module {module_name!r} has no {function_name!r}: {have}") from None
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)][:10]
+        defined = f"it defines {', '.join(functions)}" if functions else "it defines no function"
+        raise LoadFailed(f"the module {module_name!r} has no {function_name!r}: {defined}") from None
 
 
 def _check(handler: Any, name: str) -> Handler:  # noqa: ANN401 -- whatever the user put there
@@ -113,13 +111,16 @@ def _check(handler: Any, name: str) -> Handler:  # noqa: ANN401 -- whatever the 
     except TypeError:
         raise LoadFailed(f"{name} must take two arguments: def {name.rpartition('.')[2]}(event, context)") from None
     except ValueError:
-        pass  # Built-in callables may have no signature; the call itself will tell.
+        pass  # Built-in callables may have no signature; then the call itself shows whether it fits.
     checked: Handler = handler
     return checked
 
 
 def _is_plain(handler: object) -> bool:
-    """Whether it is, at a glance, a function of two arguments, as most handlers are. `inspect` would say the same and touch 60 pages more of each sandbox."""
+    """Recognise a plain function of two arguments, as most handlers are, without `inspect`.
+
+    `inspect` would find the same, but copy 60 more memory pages in each sandbox.
+    """
     if type(handler) is not FunctionType or handler.__dict__:  # a decorator may have put a `__wrapped__` there
         return False
     code = handler.__code__
@@ -128,19 +129,19 @@ def _is_plain(handler: object) -> bool:
 
 
 class Awaiter:
-    """Runs what asynchronous handlers return, on one event loop that lives as long as the process.
+    """The event loop that runs asynchronous handlers, one for the lifetime of the process.
 
-    One loop, not one per call: clients and pools that a handler keeps in globals stay usable.
+    A loop per call would break clients and pools that a handler keeps in globals.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def wait(self, awaitable: Any) -> Any:  # noqa: ANN401 -- a user's awaitable and its value
-        """The value of `awaitable`.
+        """Run `awaitable` to its end and return its value.
 
         Raises:
-            BaseException: whatever it raises.
+            BaseException: anything that it raises.
         """
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.new_event_loop()

@@ -1,8 +1,7 @@
-"""A function's secrets as files, for code that wants a path rather than a variable.
+"""A function's secrets as files, for code that needs a path rather than a variable.
 
-Knows: the folder, its permissions, the variable that names it. Does not know: which secrets there are.
-
-The folder is on the sandbox's own tmpfs, in memory and gone with it; strict sandboxes show it as `/run/secrets` as well.
+The folder is on the sandbox's own tmpfs, so it is in memory and gone with the sandbox. Strict
+sandboxes show it as `/run/secrets` as well.
 """
 
 from __future__ import annotations
@@ -17,15 +16,18 @@ FOLDER_VARIABLE: Final = "SANDLOT_SECRETS_DIR"
 
 
 class SecretFiles:
-    """`folder` is where they are once `write` has run; empty if there are none, or no place for them."""
+    """Secret files in `folder`, which is empty if there are no secrets or no place for them."""
 
     def __init__(self, home: str, secrets: Mapping[str, str]) -> None:
         self._secrets = secrets
-        # A restricted sandbox without a tmpfs of its own lives in "/", where nothing can be written.
+        # A restricted sandbox without a tmpfs of its own has the home "/", which is not writable.
         self.folder = f"{home}/{FOLDER}" if secrets and home not in ("", "/") else ""
 
     def write(self) -> None:
-        """Each value alone, without a line's end, in a file of its name. What was there before is replaced, whatever it was."""
+        """Write each value, without a newline, to a file of the secret's name.
+
+        Anything that was at the folder's path before is replaced.
+        """
         if not self.folder:
             return
         _remove(self.folder)
@@ -38,7 +40,7 @@ class SecretFiles:
 
 
 def _remove(path: str) -> None:
-    """An earlier call of the same function may have put anything there."""
+    """Remove anything at the path: an earlier call of the same function may have left it there."""
     if os.path.isdir(path) and not os.path.islink(path):
         os.chmod(path, 0o700)
         shutil.rmtree(path)

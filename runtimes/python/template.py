@@ -1,9 +1,9 @@
 """`isolation = "fork"`: answer every request from a fresh copy of the imported function.
 
-Knows: one child ahead, the socket the worker gives it, how to end what a call leaves. Does not know: what is in a request.
-
-See `runtimes/PROTOCOL.md`, "fork": the child never has the control descriptor, so whoever takes a child over through its input can
-answer that one request, and neither answer nor read the next.
+The process that imported the function is the template. It keeps one child ready, which answers one
+request. A child never has the control descriptor. So an input that takes over a child can forge the
+answer to that one request, but can neither answer nor read the next one (`runtimes/PROTOCOL.md`,
+"fork").
 """
 
 from __future__ import annotations
@@ -18,32 +18,39 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from .failure import refuse
-from .frames import ERROR, NEXT, RESULT, TICKET_BYTES, Link
+from .frames import ERROR, NEXT, RESULT, TICKET_BYTES, FrameSocket
 
-Answer = Callable[[memoryview], tuple[bytes, bytes, bytes]]
+AnswerRequest = Callable[[memoryview], tuple[bytes, bytes, bytes]]
+"""From the body of a request to type, body and ticket of its answer."""
 
 _PAUSE_MS: Final = 2
 
 
 def serve(
-    control: Link, answer: Answer, alone: bool, prepare_child: Callable[[], None], rehearse: Callable[[], None]
+    control: FrameSocket,
+    answer: AnswerRequest,
+    alone: bool,
+    prepare_child: Callable[[], None],
+    warm_up: Callable[[], None],
 ) -> NoReturn:
-    """Have a child ready for each request, one each, until the worker closes.
+    """Keep a child ready for each request until the worker closes the control socket.
 
     Args:
-        control: the link to the worker; no child keeps it.
+        control: the socket to the worker; no child keeps it.
         answer: called once in each child.
-        alone: this is a PID namespace of our own, so everything but its PID 1 may be killed after a call.
+        alone: the sandbox is a PID namespace, so every process but its PID 1 and this one may be
+            killed after a call.
         prepare_child: called in each child before its request is read.
-        rehearse: called in a child that has time before its request, so that what answering touches is copied by then.
+        warm_up: called in a child whose request has not arrived yet, to copy the memory pages that
+            answering writes to.
 
     Raises:
-        Closed: the worker is gone.
+        Closed: the worker closed the control socket.
     """
     child = 0
 
     def pass_on(_signal: int, _frame: FrameType | None) -> None:
-        """The worker asks where the code is: the child knows."""
+        """Pass the worker's request for a stack on to the child, which runs the user's code."""
         if child:
             os.kill(child, signal.SIGINT)
 
@@ -51,30 +58,36 @@ def serve(
     signal.signal(signal.SIGINT, pass_on)
     try:
         while True:
-            order, pair = control.receive_order()
-            if order != NEXT:
+            command, pair = control.receive_command()
+            if command != NEXT:
                 _end_like(child)
             if child:
-                # What follows an answer (the end of a child, the fork of the next: 1 to 2 ms) would otherwise take a processor from
-                # the worker, which has that answer to bring away.
+                # Ending a child and forking the next takes 1 to 2 ms. Right after an answer that
+                # would take a CPU from the worker, which has to deliver the answer.
                 _is_readable(pair, _PAUSE_MS)
                 ended, child = child, 0
-                _end(ended)
+                _kill_and_wait(ended)
                 if alone:
                     _kill_leftovers()
-            child = _fork_child(control, pair, answer, prepare_child, rehearse)
-            if not child and _is_asked(pair, control.fd):
-                child = _fork_child(control, pair, answer, prepare_child, rehearse) or _refuse(Link(pair))
+            child = _fork_child(control, pair, answer, prepare_child, warm_up)
+            if not child and _wait_for_request(pair, control.fd):
+                child = _fork_child(control, pair, answer, prepare_child, warm_up)
+                if not child:
+                    _refuse_request(FrameSocket(pair))
             os.close(pair)
     finally:
         if child:
-            _end(child)
+            _kill_and_wait(child)
 
 
 def _fork_child(
-    control: Link, pair: int, answer: Answer, prepare_child: Callable[[], None], rehearse: Callable[[], None]
+    control: FrameSocket,
+    pair: int,
+    answer: AnswerRequest,
+    prepare_child: Callable[[], None],
+    warm_up: Callable[[], None],
 ) -> int:
-    """The process number of a child that waits for its request, or 0 if the process limit is reached."""
+    """Fork a child that waits for its request; return its PID, or 0 at the process limit."""
     try:
         pid = os.fork()
     except OSError:
@@ -82,69 +95,72 @@ def _fork_child(
     if pid == 0:
         os.dup2(pair, control.fd, inheritable=False)
         os.close(pair)
-        # Closed and SystemExit leave through `serve` to the runner, which ends the process: no child is known there yet.
+        # Closed and SystemExit propagate through `serve` to the runner, which ends this process. In
+        # this process `child` is still 0, so `serve` kills nothing on the way.
         prepare_child()
         if not _is_readable(control.fd, 0):
-            rehearse()
-            _rehearse_link(control)
+            warm_up()
+            _warm_up_socket(control)
         _, request = control.receive()
         control.send(*answer(request))
-        while True:  # Until the template kills it: ending takes 0.7 ms of a processor that the answer's way may need.
+        # The template kills this child later: exiting now would take 0.7 ms of a CPU that the
+        # answer's way to the caller may need.
+        while True:
             signal.pause()
     return pid
 
 
-def _rehearse_link(link: Link) -> None:
-    """Send and receive a frame through a pair of our own: what that writes to is copied by then, 13 pages."""
+def _warm_up_socket(control: FrameSocket) -> None:
+    """Send and receive a frame through a socket pair, to copy the 13 pages that this writes to."""
     far, near = socket.socketpair()
     with far, near:
-        kept, link.fd = link.fd, near.fileno()
-        link.send(RESULT, b"0", bytes(TICKET_BYTES))
+        kept, control.fd = control.fd, near.fileno()
+        control.send(RESULT, b"0", bytes(TICKET_BYTES))
         far.send(far.recv(64))
-        link.receive()
-        link.fd = kept
+        control.receive()
+        control.fd = kept
 
 
-def _end(pid: int) -> None:
+def _kill_and_wait(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
-def _is_asked(pair: int, control_fd: int) -> bool:
-    """Sleep until there is a request, which is then in the pair, or something else to do."""
+def _wait_for_request(pair: int, control_fd: int) -> bool:
+    """Wait until a request is in the pair (True) or the control socket is readable (False)."""
     waiting = select.poll()
     waiting.register(pair, select.POLLIN)
     waiting.register(control_fd, select.POLLIN)
     return any(fd == pair for fd, _ in waiting.poll())
 
 
-def _refuse(link: Link) -> int:
-    """Answer in place of the child that could not be made; 0."""
-    _, request = link.receive()
-    refusal = refuse("processes", "BlockingIOError", "no process could be made for this call")
-    link.send(ERROR, refusal, bytes(request[:TICKET_BYTES]))
-    return 0
+def _refuse_request(child_socket: FrameSocket) -> None:
+    """Answer the request in place of a child that could not be forked."""
+    _, request = child_socket.receive()
+    refusal = refuse("processes", "BlockingIOError", "no process could be started for this call")
+    child_socket.send(ERROR, refusal, bytes(request[:TICKET_BYTES]))
 
 
 def _is_readable(fd: int, patience_ms: int) -> bool:
-    """Whether there is a request, or the worker's end is closed, at the latest after so long."""
+    """Wait at most `patience_ms` for a request, or for the worker to close its end."""
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
     return bool(waiting.poll(patience_ms))
 
 
 def _kill_leftovers() -> None:
-    """Whatever the call started and did not end; PID 1 and the caller are spared (kill(2))."""
+    """Kill everything that the call left running; kill(2) spares PID 1 and the calling process."""
     try:
         os.kill(-1, signal.SIGKILL)
     except ProcessLookupError:
-        return  # The usual case: nothing was left.
+        return  # usually nothing is left
 
 
 def _end_like(pid: int) -> NoReturn:
-    """End this process the way the child ends.
+    """Wait for the child and end this process the same way, by status or by signal.
 
-    A child that merely closed its end of the pair runs on; the wait is then ended by the worker's limit, as for any other loop.
+    A child that merely closed its end of the pair still runs. The worker's time limit then ends the
+    wait, as it ends any other loop.
     """
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):

@@ -28,7 +28,7 @@ folder = {str(RUNTIMES / "python")!r}
 spec = importlib.util.spec_from_file_location("sandlot_runtime", folder + "/__init__.py", submodule_search_locations=[folder])
 runtime = sys.modules["sandlot_runtime"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(runtime)
-runtime.rehearse()
+runtime.warm_up()
 runtime.serve(control_fd=3, trace_fd=4)
 """
 

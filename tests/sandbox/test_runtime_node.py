@@ -152,7 +152,7 @@ def test_a_file_is_run_once(start: Start) -> None:
         ("5", "", "ImportError", "of type number, not a function"),
         ("const x = 1\n", "", "ImportError", "it exports nothing"),
         ("export const handler = function* () {}\n", "", "ImportError", "is a generator"),
-        ("(e) => e", "nope.handler", "ImportError", "there is no file 'nope'"),
+        ("(e) => e", "nope.handler", "ImportError", "the bundle has no file 'nope'"),
         ("await new Promise(() => {})\nexport const handler = () => 1\n", "", "ImportError", "never settles"),
     ],
 )
@@ -290,8 +290,8 @@ def test_overriding_exit_changes_nothing(start: Start) -> None:
     [
         ("const x = {}; x.x = x; return x", "circular"),
         ("return 1n", "BigInt"),
-        ("return () => 1", "a function, which has no form"),
-        ("return Symbol('s')", "a symbol, which has no form"),
+        ("return () => 1", "a function, which JSON cannot represent"),
+        ("return Symbol('s')", "a symbol, which JSON cannot represent"),
         ("return { toJSON() { throw new Error('gotcha') } }", "gotcha"),
     ],
 )

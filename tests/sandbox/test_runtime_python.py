@@ -130,7 +130,7 @@ def test_dependencies_beside_the_function_can_be_imported(start: Start) -> None:
         ("def handler(event, context, *, key): pass\n", "", "ImportError", "must take two arguments"),
         ("def handler(event, context): yield 1\n", "", "ImportError", "is a generator"),
         ("async def handler(event, context): yield 1\n", "", "ImportError", "is a generator"),
-        ("x = 1\n", "nope.handler", "ImportError", "there is no module 'nope'"),
+        ("x = 1\n", "nope.handler", "ImportError", "the bundle has no module 'nope'"),
         ("x = 1\n", "handler", "ImportError", "bad handler 'handler'"),
         ("x = 1\n", "json.loads", "ImportError", "the name of a standard module"),
     ],

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtimes.python.frames import Closed, Link, split_request
+from runtimes.python.frames import Closed, FrameSocket, split_request
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Link, socket.socket]]:
+def pair() -> Iterator[tuple[FrameSocket, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Link(ours.fileno()), theirs
+        yield FrameSocket(ours.fileno()), theirs
 
 
-def test_a_frame_is_a_header_and_a_body(pair: tuple[Link, socket.socket]) -> None:
+def test_a_frame_is_a_header_and_a_body(pair: tuple[FrameSocket, socket.socket]) -> None:
     link, peer = pair
     link.send(b"O", b"abc")
     assert peer.recv(100) == b"\x00\x00\x00\x03Oabc"
@@ -28,7 +28,7 @@ def test_a_frame_is_a_header_and_a_body(pair: tuple[Link, socket.socket]) -> Non
     assert (kind, bytes(body)) == (b"R", b"xy")
 
 
-def test_a_frame_may_come_in_pieces(pair: tuple[Link, socket.socket]) -> None:
+def test_a_frame_may_come_in_pieces(pair: tuple[FrameSocket, socket.socket]) -> None:
     link, peer = pair
     frame = b"\x00\x01\x00\x00R" + bytes(65536)
 
@@ -44,7 +44,7 @@ def test_a_frame_may_come_in_pieces(pair: tuple[Link, socket.socket]) -> None:
 
 
 @pytest.mark.parametrize("size", [65_530, 65_531, 65_532, 200_000])
-def test_frames_around_the_buffers_size_arrive_whole(pair: tuple[Link, socket.socket], size: int) -> None:
+def test_frames_around_the_buffers_size_arrive_whole(pair: tuple[FrameSocket, socket.socket], size: int) -> None:
     link, peer = pair
     body = os.urandom(size)
     writer = threading.Thread(target=peer.sendall, args=(size.to_bytes(4, "big") + b"R" + body,))
@@ -54,7 +54,7 @@ def test_frames_around_the_buffers_size_arrive_whole(pair: tuple[Link, socket.so
 
 
 @pytest.mark.parametrize("part", [b"", b"\x00\x00", b"\x00\x00\x00\x05R", b"\x00\x00\x00\x05Rab"])
-def test_breaking_off_anywhere_is_closing(pair: tuple[Link, socket.socket], part: bytes) -> None:
+def test_breaking_off_anywhere_is_closing(pair: tuple[FrameSocket, socket.socket], part: bytes) -> None:
     link, peer = pair
     peer.sendall(part)
     peer.close()
@@ -62,7 +62,7 @@ def test_breaking_off_anywhere_is_closing(pair: tuple[Link, socket.socket], part
         link.receive()
 
 
-def test_sending_to_nobody_is_closing(pair: tuple[Link, socket.socket]) -> None:
+def test_sending_to_nobody_is_closing(pair: tuple[FrameSocket, socket.socket]) -> None:
     link, peer = pair
     peer.close()
     with pytest.raises(Closed):
@@ -74,7 +74,7 @@ def test_a_request_is_ticket_context_and_event() -> None:
     assert (ticket, bytes(context), bytes(event)) == (b"12345678", b"{}", b"[1]")
 
 
-def test_an_answer_begins_with_the_ticket(pair: tuple[Link, socket.socket]) -> None:
+def test_an_answer_begins_with_the_ticket(pair: tuple[FrameSocket, socket.socket]) -> None:
     link, peer = pair
     link.send(b"O", b"[1]", b"12345678")
     assert peer.recv(100) == b"\x00\x00\x00\x0bO12345678[1]"

@@ -27,4 +27,4 @@ def load(config: ZygoteConfig) -> None:
         raise ImportError(f"no runtime in {config.folder}")
     runtime = sys.modules["sandlot_runtime"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(runtime)
-    runtime.rehearse()
+    runtime.warm_up()
