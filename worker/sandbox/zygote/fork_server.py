@@ -1,8 +1,8 @@
-"""The mould: a copy of the zygote that does nothing but fork, so that the sandboxes spawn from it share its memory.
+"""The fork server: a copy of the zygote that only forks, so that sandboxes share its memory.
 
-A page that a parent writes to after a fork is the child's alone from then on. The zygote speaks with the worker between two forks; a sandbox forked
-from it held some 700 KiB of the zygote's past. What the mould writes to, it writes to each time, and a new process does too.
-Knows: clone, one descriptor per process. Does not know: what becomes of the process.
+After a fork, a page that the parent writes to becomes the child's alone. The zygote exchanges
+messages with the worker between two forks, so a sandbox forked from it held some 700 KiB of the
+zygote's past. The fork server writes to the same pages at each fork, and so does a new process.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from . import syscalls
 
 _FD: Final = 3
 _WIDTH: Final = 4
-"""Of a pid, of an errno below zero, and of a descriptor in a control message: each a C int."""
+"""Bytes of a C int: a pid, a negated errno, or a descriptor in a control message."""
 
 
 class ForkServerGone(Exception):
-    """It was killed, by whoever. The zygote ends as well: another takes its place."""
+    """The fork server was killed. The zygote ends as well, and the worker starts another."""
 
 
 class ForkServer:
-    """The zygote's side."""
+    """The zygote's end of the socket to the fork server."""
 
+    # Process: zygote, and the fork server from the fork on. A plain fork(2): the fork server lives
+    # in the zygote's namespaces. 73 reports a fork server that left its loop by an exception.
     def __init__(self, flags: int, run_child: Callable[[int], None]) -> None:
-        """Start it as a child of this process.
+        """Start the fork server as a child of this process.
 
         Args:
-            flags: of clone(2), the new namespaces.
-            run_child: what a new process does with the descriptor it was made for; never returns.
+            flags: the new namespaces, as flags of clone(2).
+            run_child: runs in each new process with the descriptor it was made for; never returns.
         """
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = syscalls.fork()
@@ -45,12 +47,15 @@ class ForkServer:
                 os._exit(73)
         theirs.close()
 
+    # Process: zygote. Blocks until the fork server has answered.
     def spawn(self, fd: int) -> int:
-        """A new process, in new namespaces, that begins with `fd`; a child of the caller, who reaps it.
+        """Start a process in new namespaces, and return its pid.
+
+        The process begins with `fd`. It is a child of the caller, who has to reap it.
 
         Raises:
-            OSError: clone(2) was refused.
-            ForkServerGone: nothing can be spawn any more.
+            OSError: clone(2) failed.
+            ForkServerGone: the fork server has ended.
         """
         try:
             socket.send_fds(self._sock, [b"!"], [fd])
@@ -64,16 +69,18 @@ class ForkServer:
             raise OSError(-pid, f"clone: {os.strerror(-pid)}")
         return pid
 
+    # Process: zygote.
     def on_reaped(self, pid: int) -> None:
-        """A child of ours has been reaped.
+        """Check a child that was just reaped.
 
         Raises:
-            ForkServerGone: it was this one.
+            ForkServerGone: it was the fork server.
         """
         if pid == self._pid:
             self._pid = 0
             raise ForkServerGone
 
+    # Process: zygote. The fork server has not been reaped, so its pid cannot have been reused.
     def close(self) -> None:
         self._sock.close()
         if self._pid:
@@ -81,11 +88,23 @@ class ForkServer:
             os.waitpid(self._pid, 0)
 
 
+# Process: fork server; after the clone, also the new process, which becomes init.
+#
+# PR_SET_PDEATHSIG (prctl(2)) ends the fork server with the zygote; a fork clears the setting, so
+# each process sets its own.
+#
+# CLONE_PARENT (clone(2)) makes the new process a child of the fork server's parent, the zygote: the
+# zygote reaps it, and the zygote's death, not the fork server's, is its parent death. With
+# CLONE_PARENT the kernel ignores the exit signal in `flags` and takes the caller's own, which is
+# SIGCHLD as well (copy_process in kernel/fork.c).
+#
+# The returned pid is a number of the fork server's PID namespace, which is also the zygote's.
 def _serve(theirs: socket.socket, flags: int, run_child: Callable[[int], None]) -> NoReturn:
-    """Be the mould, until the zygote closes its end or dies."""
+    """Fork on request until the zygote closes its end or dies."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(theirs.fileno(), _FD, inheritable=False)
-    # The rest is the zygote's: whoever holds the worker's socket keeps the worker from seeing the zygote's end.
+    # The zygote's other descriptors must go: a copy of the worker's socket here would keep the
+    # worker from seeing the end of the zygote.
     syscalls.close_range(_FD + 1, 0x7FFFFFFF)
     sock = socket.socket(fileno=_FD)
     space = socket.CMSG_SPACE(_WIDTH)
@@ -95,12 +114,13 @@ def _serve(theirs: socket.socket, flags: int, run_child: Callable[[int], None]) 
             os._exit(0)
         fd = int.from_bytes(control[0][2], sys.byteorder)
         try:
-            # The new process is the zygote's child, not ours: it is the zygote that reaps it, and whose death ends it.
             pid = syscalls.clone(flags | syscalls.CLONE_PARENT)
         except OSError as error:
             pid = -(error.errno or errno.EIO)
         if pid == 0:
-            sock.close()  # first: while we hold it, the zygote does not see the mould's end
+            # First of all: a copy of this socket would keep the zygote from seeing the end of the
+            # fork server.
+            sock.close()
             run_child(fd)
         os.close(fd)
         sock.send(pid.to_bytes(_WIDTH, sys.byteorder, signed=True))

@@ -1,4 +1,4 @@
-"""One sandbox, as the zygote sees it: numbers, descriptors, what was heard from inside. Knows nothing of how it was made."""
+"""One sandbox as its zygote sees it, and the interface of the two isolation levels."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from .protocol import Limits
 
 @dataclass(slots=True)
 class Child:
+    """A sandbox's first process: its numbers, its descriptors and its messages so far."""
+
     number: int
-    """The worker's name for it."""
+    """The worker's number for the sandbox."""
     slot: int
-    """Ours: uid, cgroup and home are derived from it; free again when the sandbox is gone."""
+    """The zygote's number, which uid, cgroup and home derive from; free again after the end."""
     limits: Limits
     init_socket: socket.socket
-    """To the trusted side inside; whoever holds the other end has not run a function."""
+    """The zygote's end of the socket to the trusted code inside. The process that holds the other
+    end has not run a function."""
     pid: int = -1
     worker_fds: tuple[int, ...] = ()
-    """pidfd, the worker's ends of control, log and trace, then the join_fd to the network if there is one; until the sandbox is ready."""
+    """The descriptors that the worker gets once the sandbox is ready: pidfd, its ends of control,
+    log and trace, and the proxy's listening socket if there is a network."""
     ready: bool = False
     folders: list[str] = field(default_factory=list)
     """The bundle and, if there are any, the packages, as seen inside."""
     home: str = ""
-    """Its folder to write in, where there is no mount namespace to make one in."""
+    """The sandbox's writable folder at the restricted level, which has no mount namespace."""
     status: int | None = None
-    """How the runtime's process ended, as PID 1 told it."""
+    """The wait status of the runtime's process, as init reported it."""
     peak_kib: int = 0
     failure: str = ""
 
+    # Process: zygote, as for close_worker_fds.
     def close(self) -> None:
         self.init_socket.close()
         self.close_worker_fds()
@@ -43,45 +48,61 @@ class Child:
 
 
 class Level(Protocol):
+    """The steps that the zygote takes for its sandboxes at one isolation level."""
+
+    # Process: zygote, all of them.
+
     def open(self) -> None:
-        """Build what all sandboxes share.
+        """Build the parts that all sandboxes share.
 
         Raises:
             OSError: this machine does not permit it; the message is for people.
         """
 
     def finish_setup(self, *, memory_counted: bool) -> None:
-        """The last word before the first sandbox: what was loaded until now, all of them share.
+        """Complete the setup before the first sandbox, which shares all memory written until now.
 
         Args:
-            counted: cgroups count a sandbox's memory as a whole.
+            memory_counted: cgroups count a sandbox's memory as a whole.
         """
 
     def fork(self, child: Child, init_socket: int) -> int:
-        """A new process for the sandbox, a child of ours, that waits at `init_socket` for the order to go; returns its pid, and here only.
+        """Start a process for the sandbox and return its pid; only the zygote returns.
+
+        The new process is the zygote's child. It waits at `init_socket` for the message to start.
 
         Raises:
-            OSError: there are no processes or namespaces to be had.
-            MouldGone: the process that it would be spawn from has ended.
+            OSError: the kernel refused a process or a namespace.
+            ForkServerGone: the fork server has ended.
         """
 
     def map_ids(self, child: Child) -> None:
-        """Called here, once it exists and before it is told to go on."""
+        """Map the uid and the gid of the new process, before it gets the message to start."""
 
     def share_folders(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
-        """The paths of bundle and packages as seen inside, and descriptors to send along, which are the caller's to close."""
+        """Return the folders' paths as seen inside, and descriptors to send along.
+
+        The descriptors are the caller's to close.
+        """
 
     def kill(self, child: Child) -> None:
-        """Kill everything in it. Only for a child not yet reaped, so that its number is still its own."""
+        """Kill everything in the sandbox.
+
+        The child must not have been reaped, so that its pid still belongs to it.
+        """
 
     def on_exit(self, child: Child, status: int) -> int | None:
-        """Its first process has just been reaped with this status: see to the rest; returns how the runtime ended, if that is known."""
+        """Clean up after the first process was reaped with this wait status.
+
+        Returns:
+            The wait status of the runtime's process, or None if it is not known.
+        """
 
     def on_other_exit(self, pid: int) -> None:
-        """A child that is no sandbox has been reaped.
+        """Handle a reaped child that is not a sandbox.
 
         Raises:
-            MouldGone: it was the process that sandboxes are spawn from.
+            ForkServerGone: it was the fork server.
         """
 
     def close(self) -> None:

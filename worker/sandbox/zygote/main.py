@@ -1,7 +1,7 @@
-"""The zygote: one quiet process per runtime that sandboxes are forked from.
+"""The zygote: one process per runtime that starts sandboxes, reaps them and reports to the worker.
 
-Knows: which sandboxes it carries, and the worker's requests. Does not know: what happens inside one, how its level walls it in.
-One thread, no secret, no function. When the worker goes away, everything here ends.
+It has one thread, no secret and no function. It ends when the worker closes its socket, and every
+sandbox ends with it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _WORKER: Final = "worker"
 _CHILDREN: Final = "children"
 
 
+# Process: zygote, all of this module.
 class Zygote:
-    """Spawns, hands over bundles, reaps and tells."""
+    """The sandboxes of one runtime, and the socket to the worker that asks for them."""
 
     def __init__(self, worker: socket.socket, config: ZygoteConfig) -> None:
         self._worker = worker
@@ -44,8 +45,20 @@ class Zygote:
         self._wake.setblocking(False)
         self._woken.setblocking(False)
 
+    # Everything that writes memory comes before finish_setup, which at the strict level forks the
+    # fork server: from then on a page written here is no longer shared with the sandboxes.
+    #
+    # gc.freeze() moves all objects to the permanent generation, so that a collection in a sandbox
+    # does not touch, and so copy, the pages of every object here.
+    #
+    # set_wakeup_fd makes a SIGCHLD readable; the handler has to exist, as the default action of
+    # SIGCHLD is to be ignored (signal(7)), but needs to do nothing.
     def open(self) -> dict[str, Any]:
-        """Load the runtime, build what all sandboxes share; returns what the worker should know."""
+        """Load the runtime and build the parts that all sandboxes share.
+
+        Returns:
+            The facts about this machine that the worker reports.
+        """
         runtime.load(self._config)
         self._level.open()
         if "cgroups" not in self._config.missing:
@@ -63,10 +76,10 @@ class Zygote:
         return {"landlock_abi": syscalls.landlock_abi(), "cgroups": self._cgroups.describe()}
 
     def serve(self) -> None:
-        """Until the worker closes its end.
+        """Handle requests and exits until the worker closes its end.
 
         Raises:
-            ForkServerGone: there will be no further sandbox.
+            ForkServerGone: no further sandbox can be started.
         """
         while True:
             for key, _events in self._selector.select():
@@ -80,7 +93,7 @@ class Zygote:
                     self._on_child_message(key.data)
 
     def close(self) -> None:
-        """Kill what is left, reap it, and remove what was made for it."""
+        """Kill the sandboxes that are left, reap them, and remove what was made for them."""
         for child in self._children.values():
             self._kill(child)
         while self._children:
@@ -89,9 +102,10 @@ class Zygote:
         self._level.close()
 
     def _on_request(self) -> bool:
+        """Carry out one request of the worker; return False if the worker is gone."""
         try:
             packet = protocol.receive(self._worker)
-        except ConnectionResetError:  # it went away with something of ours unread
+        except ConnectionResetError:  # the worker went away with a message of ours unread (unix(7))
             packet = None
         if packet is None:
             return False
@@ -99,12 +113,14 @@ class Zygote:
         number = message["id"]
         if message["do"] == "spawn":
             self._spawn(number, read_limits(message["limits"]))
-        elif number in self._children:  # else it ended while the request was under way, and the worker has been told
+        elif number in self._children:  # else it ended meanwhile, and that message is on its way
             self._attach(self._children[number], message)
         return True
 
     # Starting.
 
+    # A SOCK_SEQPACKET pair, one per sandbox: its end inside is the only socket of the zygote's that
+    # a new process is given, and it is closed before the runtime takes over.
     def _spawn(self, number: int, limits: Limits) -> None:
         taken = {child.slot for child in self._children.values()}
         slot = next(index for index in range(len(taken) + 1) if index not in taken)
@@ -121,6 +137,12 @@ class Zygote:
             self._cgroups.leave(slot)
             self._send({"id": number, "failed": str(error)})
 
+    # The five descriptors that runtimes/PROTOCOL.md lists come from here: a stream socket pair for
+    # control, and one pipe each for log and trace. The process waits for them at its init socket,
+    # so it is in its cgroup and has its ids mapped before it runs anything.
+    #
+    # pidfd_open(2): the child has not been reaped, so its pid is its own and the descriptor refers
+    # to this process for good.
     def _start(self, child: Child, init_socket_inside: socket.socket) -> None:
         control, control_inside = socket.socketpair()
         log, log_inside = os.pipe()
@@ -140,6 +162,7 @@ class Zygote:
                 os.close(fd)
 
     def _release(self, child: Child, inside: tuple[int, int, int]) -> None:
+        """Let the new process go on: cgroup, ids, then the message with its descriptors."""
         try:
             self._cgroups.join(child.slot, child.pid)
             self._level.map_ids(child)
@@ -151,7 +174,10 @@ class Zygote:
 
     # Between start and end.
 
+    # The cgroup's limits change here and not inside, because a sandbox has no cgroup file system.
+    # Its rlimits change inside, by prlimit(2): the values are sent along.
     def _attach(self, child: Child, message: protocol.Message) -> None:
+        """Give a sandbox its bundle and its function's limits."""
         limits = read_limits(message["limits"])
         descriptors: tuple[int, ...] = ()
         try:
@@ -171,15 +197,18 @@ class Zygote:
                 os.close(fd)
 
     def _on_child_message(self, child: Child) -> None:
-        """A word from inside, all of it said before any function of a user runs there, or by PID 1."""
+        """Handle a message from inside.
+
+        It comes from init, or from the runtime's process before any function of a user runs there.
+        """
         if child.init_socket.fileno() < 0:
-            return  # reaped by an earlier event of the same round
+            return  # reaped by an earlier event of the same select()
         try:
             packet = protocol.receive(child.init_socket)
         except ConnectionResetError:
             packet = None
         if packet is None:
-            self._selector.unregister(child.init_socket)  # its end will come as SIGCHLD
+            self._selector.unregister(child.init_socket)  # SIGCHLD will report its exit
             return
         message, descriptors = packet
         if "ready" in message:
@@ -210,13 +239,22 @@ class Zygote:
 
     # Ending.
 
+    # kill(2): a zombie takes a signal without an error. ESRCH is left for a failure that was sent
+    # just before the exit, and is read in _finish after the reaping.
     def _kill(self, child: Child) -> None:
         try:
             self._level.kill(child)
         except ProcessLookupError:
-            return  # it ended by itself meanwhile
+            return  # it has ended
 
+    # wait(2): WNOWAIT leaves the process a zombie, so its pid and its process group's number cannot
+    # be given to another process before the kill. Only wait4(2) then frees the pid, and returns the
+    # rusage of this one child.
+    #
+    # P_ALL, and not one child after the other: at the restricted level the zygote is a subreaper
+    # (prctl(2), PR_SET_CHILD_SUBREAPER) and orphans of sandboxes become its children.
     def _reap(self, *, blocking: bool = False) -> None:
+        """Reap every child that has ended; with `blocking`, wait until all sandboxes have."""
         flags = os.WEXITED | os.WNOWAIT | (0 if blocking else os.WNOHANG)
         by_pid = {child.pid: child for child in self._children.values()}
         while by_pid or not blocking:
@@ -231,13 +269,14 @@ class Zygote:
                 os.waitpid(found.si_pid, 0)
                 self._level.on_other_exit(found.si_pid)
                 continue
-            self._kill(
-                child
-            )  # before it is reaped, so that the number is still its own: nothing of it may outlive its first process
+            self._kill(child)  # nothing in a sandbox may outlive its first process
             _pid, status, usage = os.wait4(found.si_pid, 0)
             self._finish(child, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
+    # Init sends its report and exits, so the report may still be in the socket when the exit is
+    # seen.
     def _finish(self, child: Child, status: int, cpu_s: float, peak_kib: int) -> None:
+        """Report the end of a sandbox whose first process was reaped, and free its slot."""
         while child.init_socket.fileno() in self._selector.get_map() and _has_more(child.init_socket):
             self._on_child_message(child)
         if child.init_socket.fileno() in self._selector.get_map():
@@ -248,7 +287,7 @@ class Zygote:
         counted = self._cgroups.leave(child.slot)
         if not child.ready:
             reason = (
-                child.failure or f"its first process ended without a word: status {os.waitstatus_to_exitcode(status)}"
+                child.failure or f"its first process ended without a report: status {os.waitstatus_to_exitcode(status)}"
             )
             self._send({"id": child.number, "failed": reason})
             return
@@ -266,7 +305,7 @@ def _send(worker: socket.socket, message: protocol.Message, descriptors: tuple[i
     try:
         protocol.send(worker, message, descriptors)
     except (BrokenPipeError, ConnectionResetError):
-        return  # the worker is gone, perhaps while it started; the next read says so, and this process ends
+        return  # the worker is gone, perhaps while it started; the next read ends this process
 
 
 def _has_more(sock: socket.socket) -> bool:
@@ -277,11 +316,16 @@ def _has_more(sock: socket.socket) -> bool:
 
 
 def main() -> None:
-    """Started by the worker with the folder above this package and the number of its socket as arguments."""
+    """Run the zygote.
+
+    The worker passes two arguments: the folder above this package and the number of its socket.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is the worker's to act on; we end when it does
+        signal.signal(number, signal.SIG_IGN)  # the worker acts on them; the zygote ends with it
     sys.path.remove(sys.argv[1])
-    # A sandbox costs up to five descriptors here; those it gets itself are limited anew.
+    # A sandbox costs up to five descriptors here, its init socket and its cgroups' files, and ten
+    # more while it starts. The soft limit is often 1024; raising it to the hard one needs no
+    # privilege (setrlimit(2)). Sandboxes get limits of their own.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     worker = socket.socket(fileno=int(sys.argv[2]))
@@ -299,6 +343,6 @@ def main() -> None:
         _send(worker, {"unavailable": f"{type(error).__name__}: {error}"})
         return
     _send(worker, {"open": told})
-    with contextlib.suppress(ForkServerGone):  # the worker hears of our end, and starts another
+    with contextlib.suppress(ForkServerGone):  # the worker sees the end, and starts another zygote
         zygote.serve()
     zygote.close()

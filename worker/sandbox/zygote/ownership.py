@@ -1,6 +1,6 @@
-"""Names that say which process something belongs to, so that what a killed one left can be told from what is in use.
+"""Names that carry the process they belong to, so that leftovers of a killed one can be removed.
 
-Knows: process numbers and start times (a number is given again, a number with its start time is not). Does not know: what is named.
+A name ends in the owner's pid and start time: a pid is used again, a pid with its start time never.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ from typing import Final
 _TAG: Final = re.compile(r"-(\d+)-(\d+)(?:-\w+)?$")
 
 
+# Process: worker or zygote, as all functions of this module.
 def tag() -> str:
-    """`<pid>-<start ticks>` of this process."""
+    """Return `<pid>-<start ticks>` of this process."""
     return f"{os.getpid()}-{_start_ticks(os.getpid())}"
 
 
 def is_stale(name: str) -> bool:
-    """Whether the name carries the tag of a process that no longer exists."""
+    """Return whether the name carries the tag of a process that no longer exists."""
     match = _TAG.search(name)
     return match is not None and _start_ticks(int(match[1])) != int(match[2])
 
 
+# lstat(2), not stat(2): in a shared folder such as /tmp another user may have planted a link of
+# that name, and its target must not be removed.
 def remove_stale_folders(parent: str, prefix: str) -> None:
-    """Remove folders of ours below `parent` whose owner was killed; others' folders, and links, are left alone."""
+    """Remove our folders below `parent` whose owner was killed.
+
+    Folders of other users, and links, are left alone.
+    """
     for name in os.listdir(parent):
         if name.startswith(prefix) and is_stale(name):
             path = f"{parent}/{name}"
@@ -35,8 +41,10 @@ def remove_stale_folders(parent: str, prefix: str) -> None:
                 shutil.rmtree(path, ignore_errors=True)  # another worker may be removing the same
 
 
+# proc(5), /proc/pid/stat: field 2, the name, stands in parentheses and may hold spaces and
+# parentheses itself, so fields are counted after the last one. starttime is field 22.
 def _start_ticks(pid: int) -> int:
-    """When the process started (proc(5), stat, field 22); -1 if there is none."""
+    """Return the start time of a process in clock ticks since boot; -1 if there is none."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return int(file.read().rpartition(")")[2].split()[19])

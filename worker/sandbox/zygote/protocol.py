@@ -1,7 +1,8 @@
-"""One message per packet between worker and zygote, and between zygote and PID 1: a JSON object, sometimes with descriptors.
+"""Messages between the worker, the zygote and a sandbox's init, and the values in them.
 
-Knows: how a packet is packed. Does not know: what any message means.
-Only trusted processes hold these sockets: PID 2 closes its copy before any code of a user runs.
+A message is a JSON object in one packet of an `AF_UNIX` `SOCK_SEQPACKET` socket, sometimes with
+descriptors. Only trusted processes hold these sockets: the runtime closes its copy before it reads
+any code of a user. Worker and zygote are always of one version, so the names are not a contract.
 """
 
 from __future__ import annotations
@@ -15,72 +16,48 @@ from typing import Any, Final, NamedTuple
 MAX_MESSAGE_BYTES: Final = 65536
 MAX_DESCRIPTORS: Final = 8
 
-Message = dict[str, Any]
-
-
-def encode(message: Message) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
-
-
-def send(sock: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-    """Send one packet; the descriptors are duplicated by the kernel and still the caller's to close."""
-    data = encode(message)
-    if not descriptors:
-        sock.send(data)
-        return
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
-
-
-def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next packet and its descriptors (close-on-exec, the caller's to close); None when the other side is gone."""
-    space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
-    data, control, _flags, _address = sock.recvmsg(MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
-    descriptors = array.array("i")
-    for level, kind, body in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
-    if not data:
-        return None
-    message: Message = json.loads(data)
-    return message, list(descriptors)
-
-
 INSIDE_UID = 1000
 BUNDLE_PATH = "/fn"
 PACKAGES_PATH = "/packages"
-"""What a version's dependencies are installed in; empty for a version without."""
+"""The folder of a version's installed dependencies; empty for a version without any."""
 RUNTIME_PATH = "/runtime"
 HOME_PATH = "/tmp"  # noqa: S108 - the sandbox's own tmpfs
 SECRETS_PATH = "/run/secrets"
-"""Where containers have them: a link to where the runtimes write them, which is nowhere as long as there are none."""
+"""The folder where containers have secrets. Here a link to the folder that the runtimes write them
+to, which does not exist as long as there are none."""
 PROGRAM_FOLDER = "/usr/bin"
-"""Where the program to execute is seen inside a strict sandbox, wherever the host has it: its own folder may lie under /tmp, which is another there."""
+"""The folder of the executed program inside a strict sandbox, wherever the host has the program:
+its own folder may lie below /tmp, which is another one inside."""
+
+Message = dict[str, Any]
 
 
 class ZygoteConfig(NamedTuple):
-    """What holds for every sandbox of this zygote."""
+    """The settings shared by every sandbox of one zygote."""
 
     runtime: str
-    """`python` is forked with the interpreter; anything else is executed."""
+    """`python` is forked with the interpreter; any other runtime is executed."""
     folder: str
     """The runtime's own folder, such as `runtimes/python`."""
     command: tuple[str, ...]
-    """What to execute; `{runtime}` stands for the runtime's folder as seen inside. Empty for Python."""
+    """The command to execute; `{runtime}` stands for the runtime's folder as seen inside. Empty for
+    Python."""
     preload: tuple[str, ...]
     """Standard modules imported once, before any sandbox."""
     reserved_mib: int
-    """Address space the runtime reserves for itself, on top of a function's memory limit where only RLIMIT_DATA can count it."""
+    """Address space that the runtime reserves for itself. It is added to a function's memory limit
+    where only RLIMIT_DATA can count memory."""
     level: str
     """`strict` or `restricted`."""
     state_dir: str
     uid_base: int
-    """First host uid for sandboxes; 0: there is only this process's own uid."""
+    """First host uid for sandboxes; 0 if there is only this process's own uid."""
     missing: tuple[str, ...]
-    """Walls left out on purpose: for tests that break one and look whether the receipt says so."""
+    """Isolation features left out on purpose, for tests that check that the receipt reports it."""
 
 
 class Limits(NamedTuple):
-    """What one sandbox may use."""
+    """The resources that one sandbox may use."""
 
     memory_limit_mib: int
     processes: int
@@ -89,12 +66,6 @@ class Limits(NamedTuple):
     tmp_mib: int
     network: bool
     cpus: float
-
-
-def inside_command(config: ZygoteConfig) -> list[str]:
-    """The command as it is executed in a strict sandbox."""
-    program, *arguments = (part.replace("{runtime}", RUNTIME_PATH) for part in config.command)
-    return [f"{PROGRAM_FOLDER}/{os.path.basename(program)}", *arguments]
 
 
 def read_config(message: Message) -> ZygoteConfig:
@@ -113,3 +84,45 @@ def read_config(message: Message) -> ZygoteConfig:
 
 def read_limits(message: Message) -> Limits:
     return Limits(**message)
+
+
+def inside_command(config: ZygoteConfig) -> list[str]:
+    """Return the command as it is executed in a strict sandbox."""
+    program, *arguments = (part.replace("{runtime}", RUNTIME_PATH) for part in config.command)
+    return [f"{PROGRAM_FOLDER}/{os.path.basename(program)}", *arguments]
+
+
+# Process: any of worker, zygote, init and runtime, as the three functions below.
+def encode(message: Message) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+# unix(7), SCM_RIGHTS: the kernel installs duplicates in the receiver, which sees other numbers for
+# the same open file descriptions.
+def send(sock: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one packet; the descriptors stay the caller's to close."""
+    data = encode(message)
+    if not descriptors:
+        sock.send(data)
+        return
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+
+
+# SOCK_SEQPACKET keeps packets apart, so one recvmsg(2) is one message; 0 bytes are the end.
+# MSG_CMSG_CLOEXEC sets close-on-exec as the descriptors arrive: nothing executed later inherits
+# them.
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """Return the next message and its descriptors, or None when the other side is gone.
+
+    The descriptors are close-on-exec, and the caller's to close.
+    """
+    space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+    data, control, _flags, _address = sock.recvmsg(MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, body in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
+    if not data:
+        return None
+    message: Message = json.loads(data)
+    return message, list(descriptors)

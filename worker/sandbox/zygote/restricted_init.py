@@ -1,8 +1,8 @@
-"""A sandbox without namespaces: one process group under another uid, Landlock, a stricter filter. For hosts that refuse namespaces.
+"""A sandbox without namespaces: one process group, another uid if the worker is root, and Landlock.
 
-Knows: what must hold when there is no private view of the machine. Does not know: mounts, namespaces.
-The kill is complete because nobody can leave the process group: setsid and setpgid are refused by the filter.
-There is no PID 1: the one process waits, still trusted, for the bundle's path, because Landlock has to name it, and then puts up all walls.
+For hosts that refuse namespaces. A kill is complete because no process can leave the process group:
+the filter refuses setsid(2) and setpgid(2). There is one process instead of init and runtime: it
+waits, still trusted, for the bundle's path, which Landlock has to name, and then locks itself down.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .isolation.host_paths import is_open_to_others
 from .isolation.rlimits import limit_prewarmed, limit_process
 from .protocol import ZygoteConfig, read_limits
 
-# Only what name resolution, time zones and TLS read; /etc as a whole tells about the host.
+# Read by name resolution and user lookups; /etc as a whole would tell about the host.
 ETC: Final = (
     "/etc/passwd",
     "/etc/group",
@@ -29,11 +29,13 @@ ETC: Final = (
 DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 MIN_ABI_OTHER_UID: Final = 1
 MIN_ABI_OWN_UID: Final = 6
-"""Under the worker's own uid only Landlock's signal scope keeps a function from signalling the worker."""
+"""Under the worker's own uid only Landlock's signal scope keeps a function from signalling the
+worker."""
 
 
+# Process: zygote, once.
 def check_support(config: ZygoteConfig, readable: list[str]) -> None:
-    """Refuse this level where it would not be one.
+    """Refuse this level where it would not isolate.
 
     Raises:
         OSError: Landlock is missing or too old, or the other uid could not read the runtime.
@@ -53,6 +55,12 @@ def check_support(config: ZygoteConfig, readable: list[str]) -> None:
             )
 
 
+# Process: the only one of a restricted sandbox. setsid(2) makes it the leader of a new process
+# group, which a kill addresses. setgroups(2), setresgid(2) and setresuid(2) need CAP_SETGID and
+# CAP_SETUID, and stand in this order, since the last one may end them. A change of uid clears the
+# parent-death signal (prctl(2)), so it is set afterwards.
+#
+# 71 reports an exit after a failure message.
 def run(
     config: ZygoteConfig,
     init_socket: int,
@@ -65,9 +73,9 @@ def run(
 
     Args:
         init_socket: the socket to the zygote.
-        uid: to change to; 0: stay who we are.
+        uid: the uid to change to; 0 to keep the zygote's.
         readable: what the runtime needs; the bundle is added when it is known.
-        home: the sandbox's own folder on a limited tmpfs, or "" if there is none to be had.
+        home: the sandbox's own folder on a limited tmpfs, or "" if it has none.
     """
     lockdown.reset_signals()
     zygote = socket.socket(fileno=init_socket)
@@ -80,7 +88,7 @@ def run(
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # setresuid clears it, so only now
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         protocol.send(zygote, {"ready": {}})
         packet = protocol.receive(zygote)
         if packet is None:
@@ -88,11 +96,13 @@ def run(
         order, _descriptors = packet
         _lock_down(config, order, zygote, seccomp_filter, readable, home)
         lockdown.become_runtime(config, zygote, [part.replace("{runtime}", config.folder) for part in config.command])
-    except BaseException as error:  # noqa: BLE001 - nothing may escape into the zygote's own code, and all of it must be told
+    except BaseException as error:  # noqa: BLE001 - no exception may escape into the zygote's code, and each has to be reported
         lockdown.send_failure(zygote, error)
     os._exit(71)
 
 
+# Process: the only one, now about to be the runtime. The rlimits come before the filter, which
+# refuses nothing of theirs, and before Landlock, which restricts opening files only.
 def _lock_down(
     config: ZygoteConfig,
     order: protocol.Message,
@@ -117,16 +127,20 @@ def _lock_down(
     protocol.send(zygote, {"attached": facts | {"home": bool(home)}, "at_s": time.monotonic()})
 
 
+# Process: zygote. kill(2): a negative pid addresses the group. The leader has not been reaped, so
+# the group's number cannot have been given to another group.
 def kill_group(pid: int) -> None:
-    """Everything in the group led by `pid`, which must be a child of ours not yet reaped."""
+    """Kill the process group led by `pid`, a child of this process that was not reaped yet."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         os.kill(pid, signal.SIGKILL)  # it was killed before it could lead a group
 
 
+# Process: zygote. As a subreaper it inherits every member of the group, at the latest when the
+# member's parent has died; waitid(2) answers ECHILD when none is left.
 def reap_group(pid: int) -> None:
-    """Wait until nothing of a killed group is left: as a subreaper we inherit every member in the end."""
+    """Wait until no process of a killed group is left."""
     while True:
         try:
             os.waitid(os.P_PGID, pid, os.WEXITED)

@@ -1,6 +1,7 @@
-"""The restricted level, as the zygote's part of it: paths a stranger can reach, private folders, process groups.
+"""The zygote's part of the restricted level: the steps that are taken from outside a sandbox.
 
-Knows: what has to be done from outside a new sandbox. Does not know: what is done inside (`restricted`).
+These are paths that another uid can reach, private folders and process groups. `restricted_init` is
+the part inside.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from .level import Child
 from .protocol import ZygoteConfig
 
 
+# Process: zygote.
 class RestrictedLevel:
+    """Sandboxes without namespaces, forked by the zygote itself."""
+
     def __init__(self, config: ZygoteConfig) -> None:
         self._config = config
         self._readable: list[str] = []
@@ -23,7 +27,8 @@ class RestrictedLevel:
         self._filter = b""
 
     def open(self) -> None:
-        # Orphans come to us, not to whatever is PID 1 of a container.
+        # prctl(2): orphans of sandboxes become children of this process, which reaps them, and not
+        # of a container's PID 1, which may not.
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         self._tmpdirs = tmpdir.open_tmpdirs()
         self._readable = [
@@ -32,7 +37,9 @@ class RestrictedLevel:
             *filter(os.path.exists, restricted_init.ETC),
         ]
         if self._config.uid_base:
-            # Our own files may lie below what is covered now (a checkout in a home of mode 0700): read what is read from disk first.
+            # The zygote's own files may lie below a folder that is covered now, such as a checkout
+            # in a home of mode 0700. The table that is read from disk later is read, and cached,
+            # first.
             seccomp.syscall_numbers(os.uname().machine)
             self._covered = host_paths.expose(self._readable)
         restricted_init.check_support(self._config, self._readable)
@@ -46,7 +53,8 @@ class RestrictedLevel:
     def fork(self, child: Child, init_socket: int) -> int:
         if self._tmpdirs:
             child.home = tmpdir.make_home(self._tmpdirs, child.slot, self._uid_of(child))
-        # Not from a mould: the C library has to know this process, which goes on to be the runtime, and its fork makes children of its caller only.
+        # Not by the fork server: this process goes on to be the runtime, so the C library has to
+        # know it, and the library's fork(2) has no CLONE_PARENT.
         pid = syscalls.fork()
         if pid == 0:
             restricted_init.run(
@@ -58,7 +66,7 @@ class RestrictedLevel:
         return self._config.uid_base + child.slot if self._config.uid_base else 0
 
     def map_ids(self, child: Child) -> None:
-        return  # it changes its uid by itself
+        return  # the process changes its uid by itself
 
     def share_folders(self, folders: list[str]) -> tuple[list[str], tuple[int, ...]]:
         if not self._config.uid_base:
@@ -75,7 +83,7 @@ class RestrictedLevel:
         return status
 
     def on_other_exit(self, pid: int) -> None:
-        return  # an orphan, adopted by us
+        return  # an orphan of a sandbox
 
     def close(self) -> None:
         self._bundle_copies.close()

@@ -1,4 +1,4 @@
-"""Bring a runtime into the zygote's memory, as `runtimes/PROTOCOL.md` says; never a function."""
+"""Load a runtime into the zygote's memory, as `runtimes/PROTOCOL.md` says; never a function."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import sys
 from .protocol import ZygoteConfig
 
 
+# Process: zygote, once, before any fork.
 def load(config: ZygoteConfig) -> None:
-    """Import what every sandbox of this zygote will need; for a runtime that is executed, nothing.
+    """Import what every sandbox of this zygote will need; nothing for an executed runtime.
+
+    Removes the folders of installed packages (`site-packages`, `dist-packages`) from `sys.path`.
 
     Raises:
-        ImportError: there is no runtime in the config's folder, or a module of the standard library is missing.
+        ImportError: the config's folder has no runtime, or a standard module is missing.
     """
     sys.path[:] = [path for path in sys.path if "-packages" not in path]
     if config.runtime != "python":

@@ -1,7 +1,8 @@
-"""System calls that Python does not have, one function each, on x86_64 and aarch64.
+"""System calls that Python does not offer, one function each, on x86_64 and aarch64.
 
-Knows: numbers, structures and flags of the Linux ABI. Does not know: what they are used for.
-Every function raises OSError with the call's name; nothing here retries.
+Every function but `landlock_abi` raises OSError with the name of the call; none retries. Which
+process calls them is said where they are called. Arguments are converted to C types, because ctypes
+passes a Python int as a 32-bit C int.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 MACHINE: Final = os.uname().machine
 ON_X86: Final = MACHINE == "x86_64"
 
-# asm/unistd_64.h and asm-generic/unistd.h; from 424 on every architecture counts alike.
+# asm/unistd_64.h and asm-generic/unistd.h; from 424 on the numbers are the same everywhere.
 SYS_CLONE: Final = 56 if ON_X86 else 220
 SYS_CAPGET: Final = 125 if ON_X86 else 90
 SYS_CAPSET: Final = 126 if ON_X86 else 91
@@ -30,6 +31,7 @@ SYS_LANDLOCK_CREATE_RULESET: Final = 444
 SYS_LANDLOCK_ADD_RULE: Final = 445
 SYS_LANDLOCK_RESTRICT_SELF: Final = 446
 
+# linux/sched.h: clone(2) and unshare(2).
 CLONE_PARENT: Final = 0x8000
 CLONE_NEWTIME: Final = 0x80
 CLONE_NEWNS: Final = 0x00020000
@@ -40,6 +42,7 @@ CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
 
+# linux/mount.h: mount(2) and umount2(2).
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
@@ -50,6 +53,7 @@ MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
 MNT_DETACH: Final = 2
 
+# linux/fcntl.h and linux/mount.h: open_tree(2), move_mount(2) and mount_setattr(2).
 AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
 AT_RECURSIVE: Final = 0x8000
@@ -62,6 +66,7 @@ MOUNT_ATTR_NODEV: Final = 4
 MOUNT_ATTR_NOEXEC: Final = 8
 MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
 
+# linux/prctl.h: prctl(2).
 PR_SET_PDEATHSIG: Final = 1
 PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
@@ -79,7 +84,7 @@ PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 for _name in ("fork", "mount", "prctl", "sethostname", "umount2", "unshare"):
-    getattr(_libc, _name)  # ctypes makes a function when it is first asked for it: here, not once in each sandbox
+    getattr(_libc, _name)  # ctypes makes a function object at its first use: here, not in each sandbox
 
 
 def _call(name: str, number: int, *arguments: object) -> int:
@@ -98,11 +103,19 @@ def _text(value: str | None) -> bytes | None:
     return None if value is None else os.fsencode(value)
 
 
+# The raw call takes no stack (null): the child continues on a copy of this one, as after fork(2).
+# The order of the last arguments differs between x86_64 and aarch64 (clone(2)), but all are null.
 def clone(flags: int) -> int:
-    """fork(2) with flags of clone(2), such as namespaces; 0 in the child.
+    """Call clone(2) like fork(2), with flags such as new namespaces; return 0 in the child.
 
-    Neither the C library nor the interpreter is told: the child is an exact copy, with its parent's idea of thread ids. It may run
-    trusted code and fork, nothing more. Only for a process with a single thread, in which no lock is held.
+    Neither the C library nor the interpreter learns of it: the child is an exact copy, with its
+    parent's idea of thread ids. It may run trusted code and fork, nothing more. Only for a process
+    with a single thread, in which no lock is held.
+
+    Raises:
+        OSError: EPERM without the privilege for a namespace, ENOSPC at a limit of
+            user_namespaces(7), EAGAIN at a limit of processes.
+        RuntimeError: the process has threads.
     """
     if len(sys._current_frames()) != 1:
         raise RuntimeError("raw clone in a process with threads")
@@ -113,10 +126,15 @@ def clone(flags: int) -> int:
 
 
 def fork() -> int:
-    """fork(2) as the C library does it, its handlers included, without Python's.
+    """Call fork(2) through the C library, with its handlers (pthread_atfork(3)), without Python's.
 
-    Python's rebuild locks and threads that a process with one thread and no held lock does not have, and copy 600 kB of memory in doing so.
-    One of them matters: whoever goes on to run Python has to call `random.seed`.
+    Python's handlers rebuild locks and threads, of which a process with one thread and no held lock
+    has none, and copy 600 kB of memory in doing so. One of them matters: a child that goes on to
+    run Python code has to call `random.seed`.
+
+    Raises:
+        OSError: EAGAIN at a limit of processes.
+        RuntimeError: the process has threads.
     """
     if len(sys._current_frames()) != 1:
         raise RuntimeError("raw fork in a process with threads")
@@ -127,7 +145,11 @@ def fork() -> int:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """One write(2) to an existing file. Not `open`: its layers of text and buffers would be copied for each sandbox that uses them."""
+    """Write to an existing file by one write(2).
+
+    Without the text and buffer layers of `open`, whose memory each sandbox that uses them would
+    copy. One write is also what uid_map and gid_map require (user_namespaces(7)).
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, data)
@@ -135,27 +157,39 @@ def write_file(path: str, data: bytes) -> None:
         os.close(fd)
 
 
+# unshare(2): needs CAP_SYS_ADMIN, except that CLONE_NEWUSER needs no privilege and gives the caller
+# all capabilities in the new user namespace, which it creates first. CLONE_NEWUSER is EINVAL in a
+# process with threads. CLONE_NEWPID and CLONE_NEWTIME concern only children made later.
 def unshare(flags: int) -> None:
     if _libc.unshare(ctypes.c_int(flags)) < 0:
         raise _failure(f"unshare({flags:#x})")
 
 
+# mount(2): needs CAP_SYS_ADMIN in the user namespace that owns the mount namespace. There only file
+# systems that declare themselves safe can be mounted: tmpfs and proc, among others.
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     if _libc.mount(_text(source), _text(target), _text(kind), ctypes.c_ulong(flags), _text(options)) < 0:
         raise _failure(f"mount({kind or source} on {target})")
 
 
+# umount2(2), MNT_DETACH: the mount disappears from the tree at once, and is freed when the last
+# user of its files is gone.
 def umount(target: str, flags: int) -> None:
     if _libc.umount2(_text(target), ctypes.c_int(flags)) < 0:
         raise _failure(f"umount({target})")
 
 
+# pivot_root(2): needs CAP_SYS_ADMIN in the user namespace that owns the mount namespace; `new_root`
+# must be a mount point, and neither its parent mount nor that of the current root may be shared.
 def pivot_root(new_root: str, put_old: str) -> None:
     _call("pivot_root", SYS_PIVOT_ROOT, _text(new_root), _text(put_old))
 
 
 def open_tree(path: str, flags: int = 0) -> int:
-    """A detached copy of the mount at `path`, as a descriptor; needs CAP_SYS_ADMIN where the mount lives."""
+    """Return a descriptor of a detached copy of the mount at `path`.
+
+    Needs CAP_SYS_ADMIN in the user namespace that owns the caller's mount namespace.
+    """
     return _call(
         f"open_tree({path})",
         SYS_OPEN_TREE,
@@ -165,6 +199,8 @@ def open_tree(path: str, flags: int = 0) -> int:
     )
 
 
+# move_mount(2): attaches a detached tree. Needs CAP_SYS_ADMIN in the user namespace that owns the
+# mount namespace of the target.
 def move_mount(fd: int, target: str) -> None:
     _call(
         "move_mount",
@@ -177,8 +213,14 @@ def move_mount(fd: int, target: str) -> None:
     )
 
 
+# mount_setattr(2), since Linux 5.12. struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+# The size is passed last, so that the structure can grow.
 def mount_setattr(fd: int, path: str, flags: int, add: int) -> None:
-    """Add mount attributes; never clears any, so flags locked by an outer user namespace are no obstacle."""
+    """Add mount attributes.
+
+    None is ever cleared, so attributes that an outer user namespace has locked
+    (mount_namespaces(7)) do not make it fail.
+    """
     attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", add, 0, 0, 0))
     _call(
         "mount_setattr",
@@ -191,15 +233,18 @@ def mount_setattr(fd: int, path: str, flags: int, add: int) -> None:
     )
 
 
+# close_range(2), since Linux 5.9: numbers without an open file in the range are skipped.
 def close_range(first: int, last: int) -> None:
     _call("close_range", SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))
 
 
+# sethostname(2): needs CAP_SYS_ADMIN in the user namespace that owns the UTS namespace.
 def set_host_name(name: bytes) -> None:
     if _libc.sethostname(name, ctypes.c_size_t(len(name))) < 0:
         raise _failure("sethostname")
 
 
+# prctl(2): unused arguments must be 0, which the kernel checks for many options.
 def prctl(option: int, argument: int = 0, second: int = 0) -> int:
     result: int = _libc.prctl(
         ctypes.c_int(option), ctypes.c_ulong(argument), ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0)
@@ -209,6 +254,7 @@ def prctl(option: int, argument: int = 0, second: int = 0) -> int:
     return result
 
 
+# capset(2): the permitted set can only shrink, and the effective one must lie within it.
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     _call(
         "capset",
@@ -219,32 +265,41 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
 
 
 def capget() -> tuple[int, int, int]:
-    """Effective, permitted and inheritable capabilities of this thread, as bit sets."""
+    """Return the effective, permitted and inheritable capabilities of this thread, as bit sets."""
     data = ctypes.create_string_buffer(24)
     _call("capget", SYS_CAPGET, _CAPABILITY_HEADER, data)
     e0, p0, i0, e1, p1, i1 = struct.unpack("=6I", data.raw)
     return e0 | e1 << 32, p0 | p1 << 32, i0 | i1 << 32
 
 
-# _LINUX_CAPABILITY_VERSION_3, this thread.
+# struct __user_cap_header_struct: _LINUX_CAPABILITY_VERSION_3, and pid 0, which is this thread.
 _CAPABILITY_HEADER: Final = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
 
 
 def _capability_data(effective: int, permitted: int, inheritable: int) -> bytes:
+    """Return two of struct __user_cap_data_struct: the low 32 bits of the sets, then the high."""
     low = [value & 0xFFFFFFFF for value in (effective, permitted, inheritable)]
     high = [value >> 32 for value in (effective, permitted, inheritable)]
     return struct.pack("=6I", *low, *high)
 
 
 def load_filter(program: bytes) -> None:
-    """seccomp(SECCOMP_SET_MODE_FILTER) of this thread; `program` is an array of `struct sock_filter`."""
+    """Load a seccomp filter for this thread and all it starts; it can never be taken off.
+
+    Needs no-new-privs or CAP_SYS_ADMIN in the user namespace (seccomp(2)).
+
+    Args:
+        program: an array of `struct sock_filter`.
+    """
     code = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
     _call("seccomp", SYS_SECCOMP, ctypes.c_uint(1), ctypes.c_uint(0), header)
 
 
+# landlock_create_ruleset(2), LANDLOCK_CREATE_RULESET_VERSION (1): returns the ABI, not a
+# descriptor.
 def landlock_abi() -> int:
-    """The Landlock ABI of this kernel; 0 if it has none or refuses it."""
+    """Return the Landlock ABI of this kernel; 0 if Landlock is missing, switched off or refused."""
     result: int = _libc.syscall(ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint(1))
     return max(result, 0)
 
@@ -267,5 +322,6 @@ def landlock_add_rule(ruleset: int, kind: int, rule: bytes) -> None:
     )
 
 
+# landlock_restrict_self(2): E2BIG at 16 nested domains.
 def landlock_restrict_self(ruleset: int) -> None:
     _call("landlock_restrict_self", SYS_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))

@@ -1,8 +1,9 @@
-"""Run in the zygote, before it forks, what every sandbox runs after it, as far as that changes nothing.
+"""Run in the zygote, before it forks, the code that every sandbox runs after the fork.
 
-What runs for the first time writes memory: code that the interpreter specialises (PEP 659), attributes that ctypes looks up, caches. Written here it is
-shared; written in a sandbox it is a copy of the page for each, and the time to make it.
-Knows: calls that only read, or undo what they did. Does not know: the walls themselves, which cannot be tried on.
+Code that runs for the first time writes memory: instructions that the interpreter specialises (PEP
+659), functions that ctypes looks up, caches. Written in the zygote, those pages are shared; written
+in a sandbox, each costs a copy and the time to make it. Only calls that read, or that undo what
+they did, can be rehearsed: the isolation layers themselves cannot be tried on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _LIMITS: Final = Limits(
 )
 
 
+# Process: zygote, once, before the fork server starts. A Landlock ruleset restricts nothing until
+# landlock_restrict_self(2), so composing and closing one is harmless.
 def warm_up() -> None:
+    """Call the sandboxes' start-up code often enough for the interpreter to specialise it."""
     abi = syscalls.landlock_abi()
     for _ in range(ROUNDS):
         _exchange_messages()
@@ -37,6 +41,7 @@ def warm_up() -> None:
             os.close(landlock.compose(abi, readable=["/"], writable=["/"], devices=["/dev/null"], connect_ports=[]))
 
 
+# Process: zygote. The same messages, with as many descriptors, as between zygote and init.
 def _exchange_messages() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, socket.socket(fileno=theirs.detach()) as inside:

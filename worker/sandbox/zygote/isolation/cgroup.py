@@ -1,7 +1,7 @@
-"""Control groups: limits on a sandbox as a whole, where the host lets us make any.
+"""Control groups: limits on a sandbox as a whole, where the host permits any (cgroups(7)).
 
-Knows: how to find out what can be had, and what having none means. Does not know: what a sandbox is; slots are numbers.
-`cgroup_v1` and `cgroup_v2` have the files. Safe without: then rlimits bound each process instead.
+`cgroup_v1` and `cgroup_v2` implement the interface below. Without either, rlimits bound each
+process by itself.
 """
 
 from __future__ import annotations
@@ -17,35 +17,40 @@ MIB: Final = 1024 * 1024
 CPU_PERIOD_US: Final = 100_000
 
 
+# Process: zygote, all functions of this module. The groups belong to the host's mounts: a sandbox
+# has no cgroup file system, and its cgroup namespace shows its own group as the root.
 class Cgroups(Protocol):
-    """The groups of one zygote's sandboxes."""
+    """The groups of one zygote's sandboxes, by slot."""
 
     counts_memory: bool
 
     def describe(self) -> dict[str, Any]:
-        """For the receipt: what limits memory, processes and CPU time."""
+        """Return the mechanism that limits memory, processes and CPU time, for the receipt."""
 
     def prepare(self, slot: int, limits: Limits) -> None:
-        """Have an empty group with these limits ready for the slot."""
+        """Make the slot's group, unless it is kept from before, and set its limits."""
 
     def join_fds(self, slot: int) -> tuple[int, ...]:
-        """Descriptors, ours to keep, by which the new process can enter the slot's group by itself: it writes a zero to each."""
+        """Return descriptors through which a new process joins the slot's group by itself.
+
+        It writes a zero to each. The caller does not own them.
+        """
 
     def join(self, slot: int, pid: int) -> None:
-        """Called in the zygote: put the new process into the slot's group, if it could not do so itself."""
+        """Move the new process into the slot's group, if it cannot join by itself."""
 
     def limit(self, slot: int, limits: Limits) -> None:
-        """Bring the slot's group to these limits."""
+        """Set the limits of the slot's group."""
 
     def leave(self, slot: int) -> dict[str, Any]:
-        """What the group counted; every process in it must be dead and reaped."""
+        """Return the group's counters; every process in it must be dead and reaped."""
 
     def close(self) -> None:
         """Remove every group."""
 
 
 class NoCgroups:
-    """Nothing can be had: every limit is an rlimit, on each process for itself."""
+    """The absence of cgroups: every limit is an rlimit, on each process by itself."""
 
     counts_memory = False
 
@@ -72,18 +77,24 @@ class NoCgroups:
 
 
 def own_name() -> str:
+    """Return the name of this zygote's group."""
     return PREFIX + ownership.tag()
 
 
 def remove_stale(parent: str) -> None:
-    """Remove the groups of zygotes that no longer exist; a kill of the worker leaves them."""
+    """Remove the groups of zygotes that no longer exist, as those of a killed worker."""
     for name in os.listdir(parent):
         if name.startswith(PREFIX) and ownership.is_stale(name):
             remove_tree(f"{parent}/{name}")
 
 
+# cgroups(7): a group is removed by rmdir(2), its files with it, once it has no child groups and no
+# processes; else the call fails with EBUSY.
 def remove_tree(folder: str) -> None:
-    """rmdir a group and those in it. One that still has processes stays, for the next start to remove."""
+    """Remove a group and those below it.
+
+    A group that still has processes stays, and is removed at the next start of a zygote.
+    """
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -97,8 +108,15 @@ def remove_tree(folder: str) -> None:
             raise
 
 
+# proc(5), /proc/pid/mountinfo: field 4 is the mount's root within the hierarchy, field 5 the mount
+# point; the part after " - " is type, source and options, which for v1 name the controllers.
+# cgroups(7), /proc/pid/cgroup: hierarchy:controllers:path, with no controllers for v2. The path is
+# relative to the hierarchy's root, so the mount's root is taken off.
 def own_groups() -> dict[str, str]:
-    """This process's group by controller, as paths in the mounted hierarchies; key `""` is the v2 tree."""
+    """Return this process's group by controller, as paths in the mounted hierarchies.
+
+    The key `""` stands for the v2 tree.
+    """
     mounts: list[tuple[str, str, str, set[str]]] = []
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         for line in file:
@@ -119,6 +137,7 @@ def own_groups() -> dict[str, str]:
     return groups
 
 
+# One write(2) per value: a control file takes a value as a whole.
 def write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -133,7 +152,7 @@ def read(path: str) -> str:
 
 
 def read_field(path: str, key: str) -> int:
-    """One number of a file of `key value` lines; 0 if it is not there."""
+    """Return one number of a file of `key value` lines; 0 if the key is missing."""
     for line in read(path).splitlines():
         name, _, value = line.partition(" ")
         if name == key:

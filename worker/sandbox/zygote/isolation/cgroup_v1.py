@@ -1,7 +1,7 @@
-"""cgroup v1: one hierarchy per controller, as older hosts and hybrid ones have.
+"""cgroup v1: one hierarchy per controller, as older hosts and hybrid ones have (cgroups(7)).
 
-Knows: the files of the memory, pids, cpu and cpuacct controllers. Does not know: who is in a group.
-Groups are kept and used again: removing a v1 memory group leaves a ghost in the kernel until its last page is gone.
+Groups are kept and used again: a removed v1 memory group stays in the kernel until its last page is
+freed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .cgroup import CPU_PERIOD_US, MIB, own_groups, own_name, read, read_field, 
 CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 
 
+# Process: zygote, all functions of this module.
 class CgroupsV1:
     """Groups in as many of the hierarchies as can be written to, memory and pids at least."""
 
@@ -34,6 +35,8 @@ class CgroupsV1:
             "cpu": "cgroup v1" if "cpu" in self._parents else "none",
         }
 
+    # Init writes to `tasks` itself. The kernel checks the credentials that opened the file (since
+    # Linux 5.17), the zygote's.
     def prepare(self, slot: int, limits: Limits) -> None:
         if slot not in self._applied:
             for folder in self._folders:
@@ -60,14 +63,17 @@ class CgroupsV1:
             write(self._path("cpu", slot) + "/cpu.cfs_quota_us", str(int(limits.cpus * CPU_PERIOD_US)))
         self._applied[slot] = limits
 
+    # memory.memsw.limit_in_bytes bounds memory and swap together, so equal limits mean no swap.
     def _limit_memory(self, folder: str, limit_bytes: int) -> None:
-        swap = f"{folder}/memory.memsw.limit_in_bytes"  # absent where the kernel does not account for swap
+        swap = f"{folder}/memory.memsw.limit_in_bytes"  # missing where the kernel does not account for swap
         if os.path.exists(swap):
-            write(swap, "-1")  # memory+swap may never be below memory, so it steps aside first
+            write(swap, "-1")  # it may never be below the memory limit, so it is lifted first
         write(f"{folder}/memory.limit_in_bytes", str(limit_bytes))
         if os.path.exists(swap):
             write(swap, str(limit_bytes))
 
+    # The group is used again: counters that can be reset are, for the others the difference counts.
+    # oom_kill in memory.oom_control exists since Linux 4.13.
     def leave(self, slot: int) -> dict[str, Any]:
         if slot not in self._applied:
             return {}
@@ -100,7 +106,7 @@ class CgroupsV1:
 
 
 def open_cgroups_v1() -> CgroupsV1 | None:
-    """Groups of our own below the ones we are in; None if memory or pids cannot be had."""
+    """Make groups below the zygote's own; None if memory or pids cannot be limited."""
     found: dict[str, str] = {}
     groups = own_groups()
     for controller in CONTROLLERS:
@@ -113,7 +119,7 @@ def open_cgroups_v1() -> CgroupsV1 | None:
             os.makedirs(folder, exist_ok=True)
             write(f"{folder}/cgroup.procs", "")
         except OSError:
-            continue  # not ours to write to: another way has to bound this
+            continue  # not writable: another mechanism has to bound this
         found[controller] = folder
     if "memory" in found and "pids" in found:
         return CgroupsV1(found)

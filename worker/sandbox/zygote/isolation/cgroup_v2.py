@@ -1,7 +1,8 @@
-"""cgroup v2: one tree, delegated to us (systemd's Delegate=, a container with writable cgroups, or root).
+"""cgroup v2: one tree, delegated to the worker (cgroups(7)).
 
-Knows: memory.max, memory.oom.group, pids.max, cpu.max, cgroup.kill and their counters. Does not know: who is in a group.
-A group with controllers may not have processes of its own, so those that are in ours move to a leaf beside the sandboxes' groups first.
+It is delegated by systemd's Delegate=, by a container with writable cgroups, or by being root. A
+group that gives its children controllers may not have processes of its own ("no internal
+processes"), so those of the worker's group move to a leaf beside the sandboxes' groups first.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ NEEDED: Final = frozenset({"memory", "pids"})
 WANTED: Final = ("memory", "pids", "cpu")
 
 
+# Process: zygote, all functions of this module.
 class CgroupsV2:
-    """One group per sandbox, made and removed with it: its counters start at zero, and memory.peak cannot be reset before Linux 6.12."""
+    """One group per sandbox, made and removed with it.
+
+    A new group's counters start at zero; memory.peak cannot be reset before Linux 6.12.
+    """
 
     counts_memory = True
 
@@ -33,6 +38,9 @@ class CgroupsV2:
             "cpu": "cgroup v2" if "cpu" in self._controllers else "none",
         }
 
+    # memory.oom.group: the OOM killer kills all processes of the group, or none. Those with an
+    # oom_score_adj of -1000 would be spared; none here has it. Without swap.max a function would go
+    # on in swap, far beyond its limit.
     def prepare(self, slot: int, limits: Limits) -> None:
         folder = f"{self._folder}/{slot}"
         os.makedirs(folder, exist_ok=True)
@@ -44,6 +52,8 @@ class CgroupsV2:
     def join_fds(self, slot: int) -> tuple[int, ...]:
         return ()
 
+    # Moving a process needs write access to cgroup.procs of the target and of the common ancestor
+    # (cgroups(7), "delegation containment").
     def join(self, slot: int, pid: int) -> None:
         write(f"{self._folder}/{slot}/cgroup.procs", str(pid))
 
@@ -54,6 +64,8 @@ class CgroupsV2:
         if "cpu" in self._controllers:
             write(f"{folder}/cpu.max", f"{int(limits.cpus * CPU_PERIOD_US)} {CPU_PERIOD_US}")
 
+    # memory.events, oom_kill: processes of this group killed by any OOM killer. pids.events, max:
+    # forks refused by the limit.
     def leave(self, slot: int) -> dict[str, Any]:
         folder = f"{self._folder}/{slot}"
         if not os.path.isdir(folder):
@@ -68,6 +80,7 @@ class CgroupsV2:
         remove_tree(folder)
         return counted
 
+    # cgroup.kill, since Linux 5.14: SIGKILL to every process of the tree.
     def close(self) -> None:
         if os.path.exists(f"{self._folder}/cgroup.kill"):
             write(f"{self._folder}/cgroup.kill", "1")
@@ -75,11 +88,11 @@ class CgroupsV2:
 
 
 def open_cgroups_v2() -> CgroupsV2 | None:
-    """A group of our own below the one we are in; None if memory and pids are not delegated to us."""
+    """Make a group below the zygote's own; None if memory and pids are not delegated."""
     parent = own_groups().get("")
     if parent is None:
         return None
-    if os.path.basename(parent) == LEAF:  # another zygote of this worker has moved us
+    if os.path.basename(parent) == LEAF:  # another zygote of this worker has moved this one
         parent = os.path.dirname(parent)
     try:
         if not set(read(f"{parent}/cgroup.controllers").split()) >= NEEDED:
@@ -91,11 +104,12 @@ def open_cgroups_v2() -> CgroupsV2 | None:
         controllers = frozenset(read(f"{folder}/cgroup.controllers").split())
         _enable(folder, controllers)
     except OSError:
-        return None  # not delegated: rlimits have to do, and the receipt says so
+        return None  # not delegated: rlimits must suffice, and the receipt says so
     return CgroupsV2(folder, controllers)
 
 
 def _enable_controllers(parent: str) -> None:
+    """Give the children of `parent` its controllers, after moving its processes to a leaf."""
     if set(read(f"{parent}/cgroup.subtree_control").split()) >= NEEDED:
         return
     os.makedirs(f"{parent}/{LEAF}", exist_ok=True)

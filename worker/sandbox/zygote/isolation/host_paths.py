@@ -1,7 +1,8 @@
-"""Make what a restricted sandbox must read reachable for its uid, without opening anything else.
+"""Make the files that a restricted sandbox reads reachable for its uid, and nothing else.
 
-Knows: folders that others may not enter (a home of mode 0700, for one). Does not know: what is in them.
-Where we may mount, a bind in our own mount namespace; where not, a copy of the bundle outside. Nothing on the host changes its mode.
+A folder on the way may be closed to others, such as a home of mode 0700. Where the zygote may
+mount, it covers that folder in its own mount namespace, by one that holds nothing but those files;
+a bundle in a closed folder it copies to another place. Nothing on the host changes its mode.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from .. import ownership, syscalls
 PREFIX: Final = "sandlot-bundles-"
 
 
+# Process: zygote, once, in the mount namespace that tmpdir.open_tmpdirs made. open_tree(2) with
+# OPEN_TREE_CLONE and move_mount(2) need CAP_SYS_ADMIN in that namespace's user namespace. The trees
+# are taken before the cover is mounted, since the paths lead nowhere afterwards. O_PATH keeps the
+# covered folder itself reachable: a descriptor refers to its mount, whatever is mounted on top.
 def expose(paths: list[str]) -> dict[str, int]:
-    """In our own mount namespace, lay an empty folder over each closed one, with nothing in it but these paths.
+    """Cover each closed folder on the way to these paths by one that holds nothing but them.
 
-    Does nothing where others can get to all paths already, or where we may not mount; `restricted.require` has the last word.
+    Covers nothing where others can reach all paths already, or where the zygote may not mount;
+    `restricted_init.check_support` then refuses the level if a path cannot be reached.
 
     Returns:
-        The folders that were covered, each with a descriptor through which what lies below the cover can still be reached.
+        The covered folders, each with a descriptor of the folder below its cover.
     """
     covered: dict[str, int] = {}
     closed: dict[str, list[str]] = {}
@@ -51,12 +57,10 @@ def expose(paths: list[str]) -> dict[str, int]:
     return covered
 
 
+# Process: zygote. path_resolution(7): each folder on the way needs the search permission (x) for
+# others, the file itself the read permission.
 def is_open_to_others(path: str) -> bool:
-    """Return whether a uid that owns nothing can read `path`.
-
-    Every folder on the way must be executable for others, and the path itself readable for them
-    (path_resolution(7)).
-    """
+    """Return whether a uid that owns nothing can read `path`."""
     parts = os.path.realpath(path).split("/")[1:]
     for count in range(len(parts)):
         if not os.stat("/" + "/".join(parts[:count])).st_mode & 0o001:
@@ -64,8 +68,9 @@ def is_open_to_others(path: str) -> bool:
     return bool(os.stat(path).st_mode & 0o004)
 
 
+# Process: zygote.
 def _first_closed(path: str) -> str:
-    """The first folder on the way that others may not enter; "" if there is none."""
+    """Return the first folder on the way that others may not enter, or ""."""
     parts = os.path.realpath(path).split("/")[1:]
     for count in range(1, len(parts)):
         folder = "/" + "/".join(parts[:count])
@@ -74,16 +79,22 @@ def _first_closed(path: str) -> str:
     return ""
 
 
+# Process: zygote, all methods.
 class BundleCopies:
-    """Bundles where sandboxes can read them; copies only of those that lie in closed folders."""
+    """Copies of those bundles that lie in closed folders."""
 
     def __init__(self) -> None:
         ownership.remove_stale_folders(tempfile.gettempdir(), PREFIX)
         self._folder = ""
         self._copies: dict[str, str] = {}
 
+    # A path below /proc/self/fd resolves to the open folder itself (proc(5)), not to its cover.
     def path(self, bundle: str, covered: dict[str, int]) -> str:
-        """The bundle itself, or a copy of it made once; bundles never change, their folder is named by digest."""
+        """Return the bundle's own path, or that of a copy if sandboxes could not read the bundle.
+
+        A copy is made once and stays valid: a bundle's folder is named by its digest and never
+        changes.
+        """
         source = bundle
         for obstacle, fd in covered.items():
             if bundle.startswith(obstacle + "/"):
@@ -93,7 +104,8 @@ class BundleCopies:
         if bundle not in self._copies:
             if not self._folder:
                 self._folder = tempfile.mkdtemp(prefix=f"{PREFIX}{ownership.tag()}-")
-                os.chmod(self._folder, 0o711)  # noqa: S103 - others pass through, and see only what they know by name
+                # Mode 0711: others pass through, and find only the names they know.
+                os.chmod(self._folder, 0o711)  # noqa: S103
             copy = tempfile.mkdtemp(dir=self._folder)
             shutil.copytree(source, copy, dirs_exist_ok=True, symlinks=True)
             os.chmod(copy, 0o755)  # noqa: S103

@@ -1,7 +1,7 @@
 """A private, size-limited folder for each restricted sandbox, or none at all.
 
-Knows: what makes a tmpfs safe to let strangers write to. Does not know: namespaces, sandboxes; slots are numbers.
-On a normal disk a function filled 3 GB in 10 s, and a tmpfs without an inode limit took 200,000 files: so only a tmpfs with both limits will do.
+On a normal disk a function filled 3 GB in 10 s, and in a tmpfs without an inode limit it made
+200,000 files. So only a tmpfs with both limits is used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ MAX_TMPFS_INODES: Final = 1 << 20
 TMPFS_MAGIC: Final = "tmpfs"
 
 
+# Process: zygote, once. unshare(2) of a mount namespace and mount(2) need CAP_SYS_ADMIN, which an
+# ordinary user and a container with its engine's defaults do not have; the operator's tmpfs is for
+# them. MS_PRIVATE keeps the mount from propagating to the host (mount_namespaces(7)).
 def open_tmpdirs() -> str:
-    """A folder to make sandboxes' folders in; "" if there is none that is safe."""
+    """Return a folder to make the sandboxes' folders in, or "" if there is none that is safe."""
     ownership.remove_stale_folders(tempfile.gettempdir(), PREFIX)
     folder = tempfile.mkdtemp(prefix=f"{PREFIX}{ownership.tag()}-")
     try:
@@ -35,17 +38,21 @@ def open_tmpdirs() -> str:
     except PermissionError:
         os.rmdir(folder)
         return OFFERED if _is_limited_tmpfs(OFFERED) else ""
-    os.chmod(folder, 0o711)  # noqa: S103 - sandboxes pass through to their own
+    # Mode 0711 lets a sandbox pass through to its own folder, and list none.
+    os.chmod(folder, 0o711)  # noqa: S103
     return folder
 
 
+# Process: zygote.
 def close_tmpdirs(folder: str) -> None:
-    """Take the mount away again, and its mount point."""
+    """Unmount the tmpfs and remove its mount point; the operator's tmpfs stays."""
     if folder and folder != OFFERED:
         syscalls.umount(folder, syscalls.MNT_DETACH)
         os.rmdir(folder)
 
 
+# statvfs(3) reports a tmpfs without a size limit as 0 blocks, and one without nr_inodes as 0 files.
+# Of several mounts on one path the last line of /proc/self/mounts is the visible one.
 def _is_limited_tmpfs(path: str) -> bool:
     try:
         found = os.statvfs(path)
@@ -61,8 +68,9 @@ def _is_limited_tmpfs(path: str) -> bool:
     )
 
 
+# Process: zygote. The pid is part of the name because zygotes share the operator's tmpfs.
 def make_home(tmpdirs: str, slot: int, uid: int) -> str:
-    """An empty folder of mode 0700 for that uid (0: ours)."""
+    """Make an empty folder of mode 0700 for that uid (0: the zygote's own)."""
     path = f"{tmpdirs}/{os.getpid()}-{slot}"
     os.mkdir(path, 0o700)
     if uid:
@@ -70,13 +78,16 @@ def make_home(tmpdirs: str, slot: int, uid: int) -> str:
     return path
 
 
+# Process: zygote. Every process that could still change the folder is dead, and rmtree does not
+# follow links.
 def remove_home(path: str) -> None:
-    """Remove it with everything in it; nobody who could still change it is alive."""
+    """Remove a sandbox's folder with everything in it."""
     shutil.rmtree(path, onerror=_open_and_retry)
 
 
+# For a zygote without CAP_DAC_OVERRIDE, whose functions run under its own uid.
 def _open_and_retry(remove: Callable[..., object], path: str, _info: object) -> None:
-    """A function may leave folders without permissions behind."""
+    """Remove what rmtree could not: a function may leave folders without permissions behind."""
     for folder in (os.path.dirname(path), path):
         if stat.S_ISDIR(os.lstat(folder).st_mode):
             os.chmod(folder, 0o700)
