@@ -89,7 +89,7 @@ async def open_bench(level: str) -> AsyncIterator[Bench]:
             return specs[function, digest]
 
         async with await SandboxHost.open(level=level, runtimes=commands, state_dir=Path(folder) / "state") as host:
-            pool = Pool(host, spec_of, SLOTS, blanks=4, calls_limit=10**9)
+            pool = Pool(host, spec_of, SLOTS, prewarmed=4, calls_limit=10**9)
             await pool.open()
             try:
                 yield Bench(pool, Path(folder), specs)

@@ -49,11 +49,11 @@ from worker.disk_cache import DiskCache
 from worker.engine import Engine
 from worker.engine.capacity import Scaling
 from worker.engine.engine import worker_name
-from worker.execution import Executor
 from worker.metrics.counts import WorkerCounts
-from worker.middleware.failpoints import FailingPool, open_failing_queue
-from worker.middleware.redaction import MaskingPool
-from worker.middleware.tracing import TracingPool
+from worker.middleware import Middleware, MiddlewarePool
+from worker.middleware.failpoints import FailpointMiddleware, open_failing_queue
+from worker.middleware.redaction import RedactionMiddleware
+from worker.middleware.tracing import TracingMiddleware
 from worker.pool import Pool
 from worker.pool.memory import available_memory_mib
 from worker.pool.pool import MEMORY_RESERVE_MIB
@@ -126,7 +126,7 @@ async def serve(settings: Settings) -> None:
         pool = Pool(host, bundles.spec, least)
         await pool.open()
         bundles.report_use(lambda: pool.digests)
-        changes = Invalidation(client, SECRETS_CHANGED, pool.renew)
+        changes = Invalidation(client, SECRETS_CHANGED, pool.mark_stale)
         changes.start()
         stack.push_async_callback(changes.stop)
         stack.push_async_callback(pool.close)
@@ -144,9 +144,9 @@ async def serve(settings: Settings) -> None:
         tracing = open_tracing(settings, "worker")
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
-        masking = MaskingPool(pool, bundles.revealed)
-        executor: Executor = masking if tracing is None else TracingPool(masking, tracing)
-        executor = executor if points is None else FailingPool(executor, points)
+        middlewares: list[Middleware] = [] if points is None else [FailpointMiddleware(points)]
+        middlewares += [] if tracing is None else [TracingMiddleware(tracing)]
+        executor = MiddlewarePool(pool, [*middlewares, RedactionMiddleware(bundles.revealed)])
         scaling = Scaling(least, most, lambda: available_memory_mib() > MEMORY_RESERVE_MIB) if least < most else None
         engine = Engine(connection, queue, executor, counts, drain_s=settings.drain_s, scaling=scaling)
         if settings.metrics_port is not None:

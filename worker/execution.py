@@ -1,6 +1,6 @@
-"""What the engine hands to the pool: which version, which call.
+"""Values and the interface that the engine and the pool share.
 
-Knows: the values that cross from engine to pool. Does not know: Redis, sandboxes.
+Import-linter keeps both sides apart: the engine knows no sandbox, the pool knows no Redis.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sandlot.models import Isolation, Outcome, Runtime
 
 @dataclass(frozen=True, slots=True)
 class VersionSpec:
-    """All that is needed to hold one version in a sandbox. `bundle_dir` is read-only and complete before anyone sees this."""
+    """Everything a sandbox needs in order to hold one version."""
 
     function: str
     version: int
@@ -26,23 +26,30 @@ class VersionSpec:
     runtime: Runtime
     handler: str
     bundle_dir: Path
+    """Read-only, and complete before this value exists."""
     packages_dir: Path | None = None
-    """What its dependencies are installed in: read-only and complete too, shared by all versions with the same lock."""
+    """The installed dependencies, read-only and complete as well. All versions with the same lock
+    share one folder."""
     memory_limit_mib: int = 256
     isolation: Isolation = Isolation.REUSE
     environment: Mapping[str, str] = field(default_factory=dict)
     log_limit_bytes: int = 64 * 1024
     secret_names: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Variables of the environment, and files in the sandbox's memory; never printed."""
+    """Environment variables and files in the sandbox's memory; never printed."""
     network: tuple[str, ...] = ()
-    """Hosts that may be reached through the proxy; none: no network at all."""
+    """Hosts that the function may reach through the proxy; if empty, it has no network at all."""
     require: tuple[str, ...] = ()
-    """Names from `sandlot.receipt`: where one of them does not stand, this version is not run."""
+    """Isolation features by their names in `sandlot.receipt`. A sandbox that lacks one of them does
+    not run this version."""
 
 
 class Execution(msgspec.Struct, eq=False):
-    """One attempt at one job. `event` is JSON text, not looked at, and let go of once it is sent; `request` is a JSON object's text, or empty."""
+    """One attempt at one job.
+
+    `event` is unparsed JSON text; the pool drops its reference once the event is sent. `request` is
+    the text of a JSON object, or empty.
+    """
 
     job_id: str
     attempt: int
@@ -56,24 +63,38 @@ class Execution(msgspec.Struct, eq=False):
     request: bytes = b""
 
 
-Done = Callable[[Execution, Outcome | SandlotError], None]
+OnDone = Callable[[Execution, Outcome | SandlotError], None]
+"""Takes an execution and its outcome, or the platform's error if it could not be executed."""
 
 
 class Executor(Protocol):
-    """Runs executions, at most `slots` at once."""
+    """Interface of the pool, as the engine sees it."""
 
     slots: int
+    """Executions that run at once. The engine keeps to this number; an executor does not check."""
     runtimes: frozenset[Runtime]
 
-    def start(self, execution: Execution, done: Done) -> None:
-        """Never raises, never blocks; `done` is called exactly once, from the loop."""
+    def start(self, execution: Execution, on_done: OnDone) -> None:
+        """Run it as soon as there is a sandbox for it.
+
+        Never raises and never blocks. The executor calls `on_done` exactly once, from the event
+        loop.
+        """
 
     def cancel(self, job_id: str) -> bool:
-        """Kill it; `done` gets an outcome of kind `cancelled`."""
+        """Kill its sandbox; `on_done` gets an outcome of kind `cancelled`.
+
+        Returns:
+            False if this job does not run here.
+        """
 
     def abandon(self, job_id: str) -> bool:
-        """Kill it; `done` is never called."""
+        """Kill its sandbox and never call `on_done`.
 
-    def printed(self, job_id: str) -> bytes:
-        """What it has printed so far, as far as it is kept; nothing for a job that does not run here."""
+        Returns:
+            False if this job does not run here.
+        """
+
+    def output_of(self, job_id: str) -> bytes:
+        """Return the kept part of the output so far; empty for a job that does not run here."""
         ...

@@ -102,7 +102,7 @@ async def _outcome(spec: VersionSpec, event: bytes, manifest: Manifest, settings
     async with await SandboxHost.open(level=settings.sandbox, runtimes=runtimes, state_dir=folder / "state") as host:
         if manifest.dependencies:
             spec = dataclasses.replace(spec, packages_dir=await _packages(host, manifest, settings))
-        pool = Pool(host, find_spec, slots=1, blanks=1)
+        pool = Pool(host, find_spec, slots=1, prewarmed=1)
         await pool.open()
         try:
             wall_limit_ms = round(manifest.timeout_s * 1000)

@@ -27,7 +27,8 @@ from worker.engine import Engine
 from worker.engine.engine import worker_name
 from worker.execution import Execution
 from worker.metrics.counts import WorkerCounts
-from worker.middleware.failpoints import FailingPool
+from worker.middleware import MiddlewarePool
+from worker.middleware.failpoints import FailpointMiddleware
 
 DRAIN_S: Final = 30.0
 PR_SET_PDEATHSIG: Final = 1  # prctl(2)
@@ -111,6 +112,7 @@ async def _serve(url: str) -> None:
     pool = InlinePool(SLOTS, behave)
     queue = await WorkerQueue.open(url, SIGNING_KEY.encode(), worker_name(), ["python"])
     counts = WorkerCounts(functions_limit=1)
-    await Engine(connect_blocking(url), queue, FailingPool(pool, points), counts, drain_s=DRAIN_S).run()
+    executor = MiddlewarePool(pool, [FailpointMiddleware(points)])
+    await Engine(connect_blocking(url), queue, executor, counts, drain_s=DRAIN_S).run()
     await queue.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))  # as `python -m worker` does

@@ -50,7 +50,7 @@ class InlinePool:
         self.finish(job_id, Outcome(kind=OutcomeKind.CANCELLED))
         return known
 
-    def printed(self, job_id: str) -> bytes:
+    def output_of(self, job_id: str) -> bytes:
         return self.outputs.get(job_id, b"")
 
     def abandon(self, job_id: str) -> bool:

@@ -47,14 +47,14 @@ async def test_short_runs_are_claimed_ahead_and_what_then_waits_in_vain_goes_to_
     """Jobs in hand are only worth it while runs are short: once they are not, they must not stand behind a long one."""
     running = await start_engine(InlinePool(2, ECHO))
     await asyncio.gather(*(call(queue, make()) for _ in range(100)))
-    pool, steps = running.pool, running.engine._steps
+    pool, dispatcher = running.pool, running.engine._dispatcher
     pool.behaviour = lambda execution: None
     waiting = [asyncio.create_task(call(queue, make())) for _ in range(20)]
     await eventually(lambda: raw.llen("rq:queue:hello@python") == 18)
     pool.finish(pool.started[-1].job_id)
-    await eventually(lambda: steps.running == 2 + 17)  # all that are left
+    await eventually(lambda: dispatcher.running == 2 + 17)  # all that are left
     other = await start_engine(InlinePool(20, ECHO))
-    await eventually(lambda: steps.running == 2 and len(other.pool.started) == 17)
+    await eventually(lambda: dispatcher.running == 2 and len(other.pool.started) == 17)
     for execution in pool.started[-2:]:
         pool.finish(execution.job_id)
     pool.finish(pool.started[-3].job_id)
@@ -159,7 +159,7 @@ async def test_a_drain_finishes_what_runs_and_claims_nothing_more(
     await eventually(lambda: running.pool.started)
     await queue.submit(second, reply=False)
     running.engine.stop()
-    await eventually(lambda: running.engine._steps.draining)
+    await eventually(lambda: running.engine._dispatcher.draining)
     running.pool.finish(first.job_id)
     await asyncio.wait_for(running.task, 5)
     assert (await queue.job(first.job_id)).status is JobStatus.SUCCEEDED
@@ -202,10 +202,10 @@ async def test_a_hand_off_that_meets_a_draining_worker_goes_back(
     await queue.submit(blocker, reply=False)
     await eventually(lambda: running.pool.started)
     # As if the submit's message had been on its way when the drain began.
-    running.engine._steps.draining = True
+    running.engine._dispatcher.draining = True
     assert (await queue.submit(late, reply=False)).status is JobStatus.RUNNING
     await eventually(lambda: raw.hget(f"rq:job:{late.job_id}", "status") == b"queued")
-    running.engine._steps.draining = False
+    running.engine._dispatcher.draining = False
     running.pool.finish(blocker.job_id)
 
 
@@ -240,10 +240,10 @@ async def test_what_becomes_due_between_two_beats_does_not_wait_for_the_second(
     queue: Queue, start_engine: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engine.engine.CONTACT_BEFORE_REAPING_S", 0)
-    monkeypatch.setattr("worker.engine.engine.BEAT_S", 0.1)
+    monkeypatch.setattr("worker.engine.engine.HEARTBEAT_S", 0.1)
     running = await start_engine(InlinePool(behaviour=ECHO))
     await queue.submit(make(delay_ms=800), reply=False)
     await eventually(lambda: running.engine._reap_at_s < math.inf)
     # Beats are known to go on; that there will be none for an hour shows who it was.
-    monkeypatch.setattr("worker.engine.engine.BEAT_S", 3600)
+    monkeypatch.setattr("worker.engine.engine.HEARTBEAT_S", 3600)
     await eventually(lambda: running.pool.started)

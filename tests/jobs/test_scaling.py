@@ -14,7 +14,7 @@ DEADLINE_S = 20.0
 
 async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(queue: Queue, start_engine: Any, make: Any) -> None:
     pool = InlinePool(2, lambda _: None)
-    running = await start_engine(pool, scaling=Scaling(2, 4, lambda: True, patience_beats=1))
+    running = await start_engine(pool, scaling=Scaling(2, 4, lambda: True, shrink_after_beats=1))
     for _ in range(6):
         await queue.submit(make(), reply=False)
     await eventually(lambda: pool.busy == 4)

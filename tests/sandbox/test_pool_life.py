@@ -35,7 +35,7 @@ async def host() -> AsyncIterator[SandboxHost]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def rig(host: SandboxHost) -> AsyncIterator[Rig]:
-    async with open_rig(host, blanks=2) as rig:
+    async with open_rig(host, prewarmed=2) as rig:
         yield rig
 
 
@@ -93,7 +93,7 @@ async def test_a_new_version_ends_the_idle_processes_of_the_old(rig: Rig) -> Non
     rig.write(COUNT, version=2)
     await rig.value("fn", version=1)
     await rig.value("fn", version=2)
-    assert [resident.spec.version for resident in rig.pool._shelf] == [2]
+    assert [instance.spec.version for instance in rig.pool._idle] == [2]
 
 
 # Values.
@@ -245,7 +245,7 @@ async def test_idle_processes_beyond_the_limit_go_oldest_first(host: SandboxHost
     async with open_rig(host, idle_limit=2) as rig:
         for name in ("one", "two", "three"):
             await rig.value(rig.write(COUNT, name=name))
-        assert [resident.spec.function for resident in rig.pool._shelf] == ["two", "three"]
+        assert [instance.spec.function for instance in rig.pool._idle] == ["two", "three"]
 
 
 async def test_idle_processes_go_when_their_time_is_over(host: SandboxHost) -> None:
@@ -354,13 +354,13 @@ async def test_a_bundle_that_vanished_is_our_error(rig: Rig) -> None:
 async def test_a_zygote_that_dies_while_a_bundle_is_handed_over_is_our_error(runtime: Runtime) -> None:
     """Python's runtime has been told to import by then, and waits: its death says nothing about the function."""
     source = ECHO if runtime is Runtime.PYTHON else "(event, context) => event\n"
-    async with open_host(node=True) as host, open_rig(host, blanks=1) as rig:
+    async with open_host(node=True) as host, open_rig(host, prewarmed=1) as rig:
         name = rig.write(source, runtime=runtime)
-        await eventually(lambda: all(rig.pool._blanks._shelves.values()))
+        await eventually(lambda: all(rig.pool._prewarmed._ready.values()))
         zygote = host.zygote_pids()[runtime]
         os.kill(zygote, signal.SIGSTOP)
         asked = rig.start(name, 1)
-        await eventually(lambda: rig.pool._importing or not rig.pool._blanks._shelves[runtime])
+        await eventually(lambda: rig.pool._importing or not rig.pool._prewarmed._ready[runtime])
         os.kill(zygote, signal.SIGKILL)
         with pytest.raises(SandboxUnavailable, match="ended first"):
             async with asyncio.timeout(PATIENCE_S):
@@ -393,7 +393,7 @@ async def test_a_thousand_invocations_leave_nothing_behind(host: SandboxHost) ->
     def own_fds() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    async with open_rig(host, blanks=1, calls_limit=100) as rig:
+    async with open_rig(host, prewarmed=1, calls_limit=100) as rig:
         warm, forked = rig.write(ECHO, name="warm"), rig.write(ECHO, name="forked", isolation=Isolation.FORK)
         leaving = rig.write(
             "import os\ndef handler(event, context):\n    os._exit(0) if event % 7 == 0 else None\n", name="leaving"
@@ -405,10 +405,10 @@ async def test_a_thousand_invocations_leave_nothing_behind(host: SandboxHost) ->
             numbers = range(batch * 10, batch * 10 + 10)
             names = [warm] * 7 + [forked, forked, leaving]
             await asyncio.gather(*(rig.run(name, n) for name, n in zip(names, numbers, strict=True)))
-        for resident in list(rig.pool._shelf):
-            rig.pool._retire(resident)
+        for instance in list(rig.pool._idle):
+            rig.pool._dispose(instance)
         async with asyncio.timeout(PATIENCE_S):
             while rig.pool.idle != 3:  # one may be retired just then, for the CPU that it used after its answer
                 await asyncio.gather(*(rig.run(name, 1) for name in (warm, forked, leaving)))
-                await eventually(lambda: not rig.pool._tasks and not rig.pool._blanks._refills)
+                await eventually(lambda: not rig.pool._tasks and not rig.pool._prewarmed._refills)
         assert own_fds() <= before

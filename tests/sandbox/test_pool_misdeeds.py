@@ -32,7 +32,7 @@ async def host() -> AsyncIterator[SandboxHost]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def rig(host: SandboxHost) -> AsyncIterator[Rig]:
-    async with open_rig(host, blanks=1) as rig:
+    async with open_rig(host, prewarmed=1) as rig:
         yield rig
 
 
@@ -231,9 +231,9 @@ async def test_a_long_answer_counts_although_its_process_ends_while_it_is_checke
     held, name = HeldCheck(monkeypatch), rig.write(LONG)
     outcome = rig.start(name)
     await eventually(held.began.is_set)
-    (resident,) = rig.pool._residents()
-    resident.sandbox.kill()
-    await resident.sandbox.ended()
+    (instance,) = rig.pool._instances()
+    instance.sandbox.kill()
+    await instance.sandbox.ended()
     held.go_on.set()
     assert json.loads((await outcome).result) == "x" * 1_000_000
     await eventually(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))

@@ -84,7 +84,7 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[SandboxHost]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def rig(host: SandboxHost) -> AsyncIterator[Rig]:
-    async with open_rig(host, blanks=1) as rig:
+    async with open_rig(host, prewarmed=1) as rig:
         yield rig
 
 

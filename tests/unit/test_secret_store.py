@@ -13,7 +13,8 @@ from sandlot.models import Evidence, FunctionError, Outcome, OutcomeKind, Runtim
 from sandlot.redis.keys import SECRETS
 from sandlot.secret_store import VALUE_LIMIT_BYTES, SecretStore
 from worker.execution import Execution
-from worker.middleware.redaction import MaskingPool, masked
+from worker.middleware import MiddlewarePool
+from worker.middleware.redaction import RedactionMiddleware, masked
 
 KEY = b"k" * 32
 VALUE = 'hunter2-"é"\nsecond line'
@@ -129,7 +130,7 @@ class Printing:
     def abandon(self, job_id: str) -> bool:
         return False
 
-    def printed(self, job_id: str) -> bytes:
+    def output_of(self, job_id: str) -> bytes:
         return self.output
 
 
@@ -139,7 +140,8 @@ class Printing:
 )
 def test_what_is_said_of_a_running_job_hides_what_the_logs_hide(secret: str, said: bytes) -> None:
     """Of a secret of several lines nothing is said before all of it is there, which is when the job is over."""
-    pool = MaskingPool(Printing(b"a hunter22 b\n"), lambda function, digest: [secret])
-    assert pool.printed("j") == b""
+    redaction = RedactionMiddleware(lambda function, digest: [secret])
+    pool = MiddlewarePool(Printing(b"a hunter22 b\n"), [redaction])
+    assert pool.output_of("j") == b""
     pool.start(Execution("j", 1, "f", 1, "d", b"1", 1000), lambda *ended: None)
-    assert pool.printed("j") == said
+    assert pool.output_of("j") == said

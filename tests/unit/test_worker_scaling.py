@@ -6,7 +6,7 @@ import pytest
 
 from sandlot.errors import InvalidSettings
 from sandlot.settings import load_settings, parse_slots
-from worker.engine.capacity import PATIENCE_BEATS, Scaling
+from worker.engine.capacity import SHRINK_AFTER_BEATS, Scaling
 
 
 def run(scaling: Scaling, slots: int, *beats: tuple[int, bool]) -> list[int]:
@@ -33,14 +33,14 @@ def test_it_does_not_grow_for_idle_slots_nor_without_work_nor_without_memory() -
 
 def test_it_shrinks_halfway_to_what_was_needed_after_the_patience_and_never_below_its_bound() -> None:
     scaling = Scaling(4, 16, lambda: True)
-    seen = run(scaling, 16, *[(2, False)] * (4 * PATIENCE_BEATS))
-    assert seen[: PATIENCE_BEATS - 1] == [16] * (PATIENCE_BEATS - 1)
+    seen = run(scaling, 16, *[(2, False)] * (4 * SHRINK_AFTER_BEATS))
+    assert seen[: SHRINK_AFTER_BEATS - 1] == [16] * (SHRINK_AFTER_BEATS - 1)
     assert list(dict.fromkeys(seen)) == [16, 9, 5, 4]
 
 
 def test_one_busy_beat_within_the_patience_keeps_the_slots() -> None:
     scaling = Scaling(4, 16, lambda: True)
-    assert set(run(scaling, 16, *[(1, False)] * 10, (16, False), *[(1, False)] * (PATIENCE_BEATS - 1))) == {16}
+    assert set(run(scaling, 16, *[(1, False)] * 10, (16, False), *[(1, False)] * (SHRINK_AFTER_BEATS - 1))) == {16}
 
 
 @pytest.mark.parametrize(("text", "bounds"), [("0", (0, 0)), ("8", (8, 8)), ("4..16", (4, 16)), ("1..1", (1, 1))])

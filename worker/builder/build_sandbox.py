@@ -77,7 +77,7 @@ class BuildSandbox:
     def progress(self) -> str:
         """Return the last line that uv or npm printed, without credentials."""
         if self._instance is not None:
-            lines = self._instance.printed().decode("utf-8", "replace").split("\n")
+            lines = self._instance.take_output().decode("utf-8", "replace").split("\n")
             filled = [line.strip() for line in lines if line.strip()]
             self._last_line = filled[-1] if filled else self._last_line
         return self._indexes.without_secrets(self._last_line)

@@ -1,4 +1,4 @@
-"""The worker's engine: an RQ worker that runs many executions at once in one process. See `engine.py`."""
+"""The worker's engine: an RQ worker that runs many executions at once in one process."""
 
 from worker.engine.engine import Engine
 

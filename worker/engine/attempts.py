@@ -1,7 +1,4 @@
-"""What the engine keeps of a job between its claim and its record.
-
-Knows: claims, executions, outcomes, the moments between them. Does not know: when a step is made.
-"""
+"""The engine's records of an attempt between its claim and its settlement."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ NOTHING_TIMED: Final = Timings()
 
 
 class RunningAttempt(msgspec.Struct, eq=False):
-    """A claim and the moment it became ours (`time.monotonic`)."""
+    """A claimed attempt that runs or waits for a slot. `claimed_s` is by `time.monotonic`."""
 
     claim: Claim
     function: str
@@ -31,7 +28,7 @@ class RunningAttempt(msgspec.Struct, eq=False):
 
 
 class FinishedAttempt(msgspec.Struct, eq=False):
-    """An execution whose outcome is not recorded yet."""
+    """An attempt whose outcome is not recorded yet. Moments are by `time.monotonic`."""
 
     claim: Claim
     function: str
@@ -40,19 +37,19 @@ class FinishedAttempt(msgspec.Struct, eq=False):
     claimed_s: float
     done_s: float
     retry: RetryPolicy | None = None
-    """Nothing for what would end in the same way however often it were tried."""
+    """None if every further attempt would end in the same way."""
     encoded: EncodedResult | None = None
-    """Of a large result, which is encoded or stored before it waits for a step."""
+    """Set for a large result only, which is encoded or stored before a step records it."""
     timings: Timings = NOTHING_TIMED
-    """Complete once `ending` has been asked for."""
+    """Complete once `seal` was called."""
 
     @property
     def recorded_bytes(self) -> int:
-        """How much of its result its record takes along."""
+        """How many bytes of its result the step carries; 0 if the result is already stored."""
         return 0 if self.encoded is not None and self.encoded.digests else len(self.outcome.result)
 
-    def ending(self, queue: WorkerQueue, now_s: float) -> SealedOutcome:
-        """Signed, as a step takes it; `settle` is how long it waited for that step."""
+    def seal(self, queue: WorkerQueue, now_s: float) -> SealedOutcome:
+        """Return the signed arguments that record it; `settle` is its wait for this moment."""
         inner, queued_ms = self.outcome.timings, self.claim.queued_ms
         self.timings = Timings(
             queued=queued_ms,
@@ -64,8 +61,8 @@ class FinishedAttempt(msgspec.Struct, eq=False):
         )
         return queue.seal_outcome(self.claim, self.function, self.version, self.outcome, self.timings, self.encoded)
 
-    def facts(self) -> dict[str, object]:
-        """For a log line."""
+    def log_fields(self) -> dict[str, object]:
+        """Return the fields of a log line about this attempt."""
         return {
             "job_id": self.claim.job_id,
             "attempt": self.claim.attempt,
@@ -79,7 +76,7 @@ class FinishedAttempt(msgspec.Struct, eq=False):
 
 @dataclass(slots=True)
 class WorkerTotals:
-    """What RQ's registration shows of a worker."""
+    """Counters of a worker that RQ's registration shows."""
 
     successes: int = 0
     failures: int = 0
@@ -87,19 +84,19 @@ class WorkerTotals:
 
 
 @dataclass(slots=True)
-class Batch:
-    """A step in flight, or to be sent again exactly as it was."""
+class Step:
+    """Arguments of a step that is in flight. A repeated step has the same ones."""
 
     number: int
     free: int
-    ahead: int
-    seen: int
+    prefetch: int
+    last_hand_off: int
     finished: list[FinishedAttempt]
     endings: list[SealedOutcome]
 
 
 def refusal(error: SandlotError) -> Outcome:
-    """What cannot be executed, however often it is tried, ends as an error that says why."""
+    """Return the outcome of a job that no attempt can execute; its error says why."""
     return Outcome(
         kind=OutcomeKind.ERROR,
         error=FunctionError(error_type=f"Sandlot.{type(error).__name__}", error_message=error.message),

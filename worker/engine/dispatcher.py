@@ -1,9 +1,13 @@
-"""The hot path: claims become executions, executions become endings, endings and free slots become the next step.
+"""The dispatcher: claims become executions, executions become endings, and a step settles endings
+and claims the next jobs.
 
-Knows: what runs here, what waits to be recorded, when to step. Does not know: RQ, signals, sandboxes.
-At most one step is in flight; what ends meanwhile goes with the next one, so batches form by themselves and under load one round trip serves
-many jobs. Everything is a callback on one loop: no task per job, no polling. Durations are not taken from the loop's clock, which under uvloop
-stands still within a tick and counts whole milliseconds.
+At most one step is in flight. Endings that arrive meanwhile go with the next one, so batches form
+by themselves, and under load one round trip serves many jobs. The usual path, from a claim to the
+record of a small result, is made of callbacks on one loop: no task per job, no polling. Only slow
+endings (see `recording.py`) and leases that are given back have tasks.
+
+Durations are not taken from the loop's clock, which under uvloop stands still within a tick and
+counts whole milliseconds.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from time import monotonic as monotonic_s
 from typing import Final
 
@@ -20,26 +24,32 @@ import msgspec
 
 from sandlot.errors import CallerError, QueueUnavailable, SandlotError, UnsafeRecord
 from sandlot.jobs.settlement import SealedOutcome
-from sandlot.jobs.worker_queue import Claim, WorkerQueue
+from sandlot.jobs.worker_queue import Claim, RetryDecision, WorkerQueue
 from sandlot.models import Outcome, OutcomeKind, RetryPolicy
+from sandlot.offload import OFFLOAD_BYTES
 from sandlot.redis.pipeline import BACKOFFS_S, Reply
-from worker.engine.attempts import Batch, FinishedAttempt, RunningAttempt, WorkerTotals, refusal
-from worker.engine.capacity import PATIENCE_S, Prefetch
-from worker.engine.recording import Judgements, Releases, Storing
+from worker.engine import recording
+from worker.engine.attempts import FinishedAttempt, RunningAttempt, Step, WorkerTotals, refusal
+from worker.engine.capacity import PREFETCH_WAIT_LIMIT_S, Prefetch
 from worker.execution import Execution, Executor
 from worker.metrics.counts import WorkerCounts
 
 log = logging.getLogger(__name__)
 
 ENDINGS_LIMIT: Final = 256
+"""Endings that one step records at most: Redis does nothing else meanwhile."""
 ENDINGS_LIMIT_BYTES: Final = 8 * 1024 * 1024
-"""What one step records at most: Redis does nothing else meanwhile."""
+"""The same limit in bytes of results."""
 PLATFORM_PAUSE_MS: Final = 1000
-"""How long a job waits that could not be started for a reason of ours; another worker may do better."""
+"""Pause before a job that could not be started for a fault of the platform may be claimed again,
+perhaps by a worker that can start it."""
 
 
 class Dispatcher:
-    """One per engine. `quiet` is set while nothing runs and nothing waits to be recorded."""
+    """Claims, starts and settles the jobs of one engine.
+
+    `idle` is set while nothing runs, nothing waits to be recorded and no step is in flight.
+    """
 
     def __init__(self, queue: WorkerQueue, pool: Executor, counts: WorkerCounts) -> None:
         self._queue = queue
@@ -48,24 +58,28 @@ class Dispatcher:
         self.slots = pool.slots
         self._loop = asyncio.get_running_loop()
         self._running: dict[str, RunningAttempt] = {}
-        self._overflow: deque[RunningAttempt] = deque()
+        self._prefetched: deque[RunningAttempt] = deque()
+        """The part of `_running` that waits for a slot, the oldest first."""
         self._finished: deque[FinishedAttempt] = deque()
-        self._batch: Batch | None = None
-        self._number = 0
-        self._seen = -1
-        self._failures = 0
-        self._hungry = False
+        """To be recorded by the next step."""
+        self._recorded_slowly: dict[str, FinishedAttempt] = {}
+        """By lease; each has a task."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._step: Step | None = None
+        self._step_number = 0
+        self._step_failures = 0
+        self._step_scheduled = False
+        self._work_wanted = False
+        self._last_hand_off = -1
         self._parked = False
-        self._scheduled = False
-        self._releases = Releases(queue, counts, self._check_quiet)
-        self._storing = Storing(queue, self._stored, self._lost_while_stored)
-        self._judgements = Judgements(queue, counts, self._judged, self._storing.take)
-        self._ahead = Prefetch()
-        self._patience: asyncio.TimerHandle | None = None
+        self._prefetch = Prefetch()
+        self._prefetch_timer: asyncio.TimerHandle | None = None
+        self._repeat_timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self.draining = False
-        self.tally = WorkerTotals()
-        self.quiet = asyncio.Event()
-        self.quiet.set()
+        self.totals = WorkerTotals()
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     @property
     def free(self) -> int:
@@ -73,83 +87,85 @@ class Dispatcher:
         return max(0, self.slots - len(self._running))
 
     @property
-    def leases(self) -> list[str]:
-        """Every attempt whose right must be renewed: what runs, and what has run but is not recorded."""
-        waiting = [*self._storing.records, *self._finished, *(self._batch.finished if self._batch else ())]
-        held = [record.claim.lease for record in (*self._running.values(), *waiting)]
-        return held + self._judgements.leases
-
-    @property
     def running(self) -> int:
+        """Claimed jobs, prefetched ones included, that have not ended."""
         return len(self._running)
 
-    def attempt(self, job_id: str) -> int | None:
-        """Which attempt at this job runs here; nothing if none does."""
+    @property
+    def leases(self) -> list[str]:
+        """Leases to renew: those of jobs that run, and of those that ended and are not recorded."""
+        waiting = [*self._finished, *(self._step.finished if self._step else ())]
+        held = [attempt.claim.lease for attempt in (*self._running.values(), *waiting)]
+        return held + list(self._recorded_slowly)
+
+    def attempt_of(self, job_id: str) -> int | None:
+        """Return the number of the attempt at this job that runs here; None if none does."""
         running = self._running.get(job_id)
         return None if running is None else running.claim.attempt
 
-    # What arrives.
+    # Events from the engine and the worker's channel.
 
-    def hungry(self) -> None:
-        """There may be work, or our idle slots may not be known: step."""
-        self._hungry = True
-        self._kick()
+    def request_work(self) -> None:
+        """Step soon: there may be work, or Redis may not know of the idle slots."""
+        self._work_wanted = True
+        self._schedule_step()
 
     def resize(self, slots: int) -> None:
-        """Have so many slots from now on; what runs beyond them runs on."""
+        """Change the number of slots. Jobs that run beyond it run on."""
         self.slots = slots
-        self.hungry()
+        self.request_work()
 
-    def handed(self, claim: Claim, number: int) -> None:
-        """A submit gave us this job; it is already ours."""
-        self._seen = number
+    def on_hand_off(self, claim: Claim, number: int) -> None:
+        """Start a job that a submit has handed to this worker, whose lease it already has."""
+        self._last_hand_off = number
         if self.draining:
-            self._releases.give([claim.lease], delay_ms=0)
+            self._release([claim.lease], delay_ms=0)
             return
-        self._begin(claim)
+        self._start(claim)
         if not self._parked and self.free:
-            self.hungry()
+            self.request_work()
 
-    def subscribed(self) -> None:
-        """The channel was (re)opened: hand-offs sent while it was not are lost, so both sides count anew."""
-        self._seen = -1
-        self.hungry()
+    def on_subscribed(self) -> None:
+        """Count hand-offs from zero again: those sent before the (re)subscription are lost."""
+        self._last_hand_off = -1
+        self.request_work()
 
-    def cancel(self, job_id: str) -> None:
-        running = self._running.get(job_id)
-        if running is None:
-            return
-        if running in self._overflow:
-            self._overflow.remove(running)
-            self._done(running.execution, Outcome(kind=OutcomeKind.CANCELLED))
-        else:
-            self._pool.cancel(job_id)
-
-    def lost(self, leases: Sequence[str]) -> None:
-        """These attempts are another's now: what runs of them is killed, and nothing is recorded."""
+    def on_leases_lost(self, leases: Sequence[str]) -> None:
+        """Kill attempts whose leases have expired; they belong to another worker, or to none."""
         for lease in leases:
             job_id = lease.rpartition(":")[0]
             running = self._running.get(job_id)
             if running is not None and running.claim.lease == lease:
                 self._counts.leases_lost += 1
                 log.warning("lease lost", extra={"job_id": job_id, "attempt": running.claim.attempt})
-                self._forget(running)
-        self._after_change()
+                self._abandon(running)
+        self._on_slot_freed()
 
-    # From claim to outcome.
+    def cancel(self, job_id: str) -> None:
+        """Kill a job, if it runs here, and record it as cancelled."""
+        running = self._running.get(job_id)
+        if running is None:
+            return
+        if running in self._prefetched:
+            self._prefetched.remove(running)
+            self._on_done(running.execution, Outcome(kind=OutcomeKind.CANCELLED))
+        else:
+            self._pool.cancel(job_id)
 
-    def _begin(self, claim: Claim) -> None:
+    # From a claim to an outcome.
+
+    def _start(self, claim: Claim) -> None:
         known = self._running.get(claim.job_id)
         if known is not None:
             if known.claim.attempt >= claim.attempt:
-                return  # The same hand-off twice.
-            self._forget(known)
+                return  # the same hand-off twice
+            self._abandon(known)
         now_s = monotonic_s()
         try:
             envelope, event = self._queue.unseal(claim)
         except UnsafeRecord as error:
             log.warning("unsafe job refused", extra={"job_id": claim.job_id, "error": error.message})
-            self._end(FinishedAttempt(claim, "", 0, refusal(error), now_s, now_s))
+            self._record(FinishedAttempt(claim, "", 0, refusal(error), now_s, now_s))
             return
         execution = Execution(
             job_id=claim.job_id,
@@ -163,208 +179,257 @@ class Dispatcher:
             queued_ms=claim.queued_ms,
             request=b"" if envelope.request is msgspec.UNSET else bytes(envelope.request),
         )
-        # The event is the execution's now; a claim of 6 MiB need not be kept a second time.
+        # The execution owns the event now; a claim of 6 MiB need not be kept a second time.
         claim.data = b""
         running = RunningAttempt(claim, envelope.function, envelope.version, execution, now_s, envelope.retry)
-        self.quiet.clear()
+        self.idle.clear()
         self._running[claim.job_id] = running
         if len(self._running) > self.slots:
-            self._overflow.append(running)
-            if self._patience is None:
-                self._patience = self._loop.call_later(PATIENCE_S, self._lose_patience)
+            self._prefetched.append(running)
+            if self._prefetch_timer is None:
+                self._prefetch_timer = self._loop.call_later(PREFETCH_WAIT_LIMIT_S, self.return_prefetched)
         else:
-            self._pool.start(execution, self._done)
+            self._pool.start(execution, self._on_done)
 
-    def _done(self, execution: Execution, ended: Outcome | SandlotError) -> None:
+    def _on_done(self, execution: Execution, ended: Outcome | SandlotError) -> None:
         running = self._running.get(execution.job_id)
         if running is None or running.execution is not execution:
             return
         del self._running[execution.job_id]
-        if self._overflow:
-            self._pool.start(self._overflow.popleft().execution, self._done)
+        if self._prefetched:
+            self._pool.start(self._prefetched.popleft().execution, self._on_done)
         retry: RetryPolicy | None = running.retry
         if isinstance(ended, SandlotError):
             if not isinstance(ended, CallerError | UnsafeRecord):
                 log.error("could not be executed", extra={"job_id": execution.job_id, "error": ended.message})
-                self._releases.give([running.claim.lease], delay_ms=PLATFORM_PAUSE_MS)
-                self._after_change()
+                self._release([running.claim.lease], delay_ms=PLATFORM_PAUSE_MS)
+                self._on_slot_freed()
                 return
             ended, retry = refusal(ended), None
-        self._ahead.note(ended.timings.run)
+        self._prefetch.note_run(ended.timings.run)
         now_s = monotonic_s()
-        self.tally.working_s += now_s - running.claimed_s
-        self._end(
+        self.totals.working_s += now_s - running.claimed_s
+        self._record(
             FinishedAttempt(running.claim, running.function, running.version, ended, running.claimed_s, now_s, retry)
         )
 
-    def _end(self, finished: FinishedAttempt) -> None:
-        if finished.outcome.kind is OutcomeKind.OK:
-            self.tally.successes += 1
-        else:
-            self.tally.failures += 1
-        self.quiet.clear()
-        if not self._storing.take(finished):
-            self._stored(finished)
-
-    def _stored(self, finished: FinishedAttempt) -> None:
-        if (finished.outcome.kind is not OutcomeKind.OK or finished.claim.probe) and self._judgements.take(finished):
-            return
-        self._finished.append(finished)
-        self._kick()
-
-    def _too_late(self, record: FinishedAttempt) -> None:
-        self._counts.stale_outcomes += 1
-        log.warning("outcome came too late", extra={"job_id": record.claim.job_id, "attempt": record.claim.attempt})
-
-    def _lost_while_stored(self, record: FinishedAttempt) -> None:
-        self._too_late(record)
-        self._check_quiet()
-
-    def _forget(self, running: RunningAttempt) -> None:
-        """Kill it, if it has started; `_done` is not called."""
+    def _abandon(self, running: RunningAttempt) -> None:
+        """Kill an attempt, if it has started, and forget it: `_on_done` is not called."""
         del self._running[running.claim.job_id]
-        if running in self._overflow:
-            self._overflow.remove(running)
+        if running in self._prefetched:
+            self._prefetched.remove(running)
             return
         self._pool.abandon(running.claim.job_id)
-        if self._overflow:
-            self._pool.start(self._overflow.popleft().execution, self._done)
+        if self._prefetched:
+            self._pool.start(self._prefetched.popleft().execution, self._on_done)
 
-    def _lose_patience(self) -> None:
-        """What waits in hand for a slot is for others, or for later: its clock has not started and its attempt will not count."""
-        self._patience = None
-        if not self._overflow:
+    def _on_slot_freed(self) -> None:
+        """Step for a slot that came free without an ending that would have caused a step."""
+        if not self._parked or self.draining:
+            self._work_wanted = True
+        self._schedule_step()
+        self._check_idle()
+
+    def return_prefetched(self) -> None:
+        """Release prefetched jobs, once the oldest has waited too long for its slot.
+
+        They have not started and their attempts do not count; they may run at once on another
+        worker.
+        """
+        self._prefetch_timer = None
+        if not self._prefetched:
             return
-        due_s = self._overflow[0].claimed_s + PATIENCE_S
-        if due_s > monotonic_s():
-            self._patience = self._loop.call_later(due_s - monotonic_s(), self._lose_patience)
+        left_s = self._prefetched[0].claimed_s + PREFETCH_WAIT_LIMIT_S - monotonic_s()
+        if left_s > 0:
+            self._prefetch_timer = self._loop.call_later(left_s, self.return_prefetched)
             return
-        waiting, self._overflow = self._overflow, deque()
+        waiting, self._prefetched = self._prefetched, deque()
         for running in waiting:
             del self._running[running.claim.job_id]
-        self._ahead.note_waited()
-        self._releases.give([running.claim.lease for running in waiting], delay_ms=0)
+        self._prefetch.note_waited_too_long()
+        self._release([running.claim.lease for running in waiting], delay_ms=0)
 
-    def _judged(self) -> None:
-        self.hungry()
-        self._check_quiet()
+    # From an outcome to its record.
 
-    def _after_change(self) -> None:
-        """A slot came free without an ending to carry the news."""
-        if not self._parked or self.draining:
-            self._hungry = True
-        self._kick()
-        self._check_quiet()
+    def _record(self, finished: FinishedAttempt) -> None:
+        outcome = finished.outcome
+        decision = None
+        if outcome.kind is OutcomeKind.OK:
+            self.totals.successes += 1
+        else:
+            self.totals.failures += 1
+        if outcome.kind is not OutcomeKind.OK or finished.claim.probe:
+            decision = recording.retry_decision(finished)
+        self.idle.clear()
+        if decision is None and len(outcome.result) <= OFFLOAD_BYTES:
+            self._finished.append(finished)
+            self._schedule_step()
+        else:
+            self._start_recording(finished, decision)
 
-    # Stepping.
-
-    def _kick(self) -> None:
-        """Step at the end of this loop tick, so that what ends together is recorded together."""
-        if self._batch is None and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._send_next)
-
-    def _send_next(self) -> None:
-        self._scheduled = False
-        if self._batch is not None or not (self._finished or self._hungry):
+    def _start_recording(self, finished: FinishedAttempt, decision: RetryDecision | None) -> None:
+        if self._closed:
             return
-        self._hungry = False
-        finished, endings = self._take_finished()
-        self._number += 1
-        free = 0 if self.draining else self.free
-        held = self._ahead.allowance(self.slots) - max(0, len(self._running) - self.slots)
-        ahead = 0 if self.draining else max(0, held)
-        self._batch = Batch(self._number, free, ahead, self._seen, finished, endings)
-        self._send()
+        self._recorded_slowly[finished.claim.lease] = finished
+        self._spawn(self._record_slowly(finished, decision), "record")
 
-    def _take_finished(self) -> tuple[list[FinishedAttempt], list[SealedOutcome]]:
-        taken: list[FinishedAttempt] = []
+    async def _record_slowly(self, finished: FinishedAttempt, decision: RetryDecision | None) -> None:
+        try:
+            answer = await recording.record_slowly(self._queue, finished, decision)
+        finally:
+            del self._recorded_slowly[finished.claim.lease]
+        if answer == "stored":
+            self._finished.append(finished)
+            self._schedule_step()
+        else:
+            self._count(finished, answer)
+            self.request_work()  # a slot is free, and the job itself may be queued again
+
+    def _count(self, finished: FinishedAttempt, answer: str) -> None:
+        if answer == "ok":
+            self._counts.count_outcome(finished.function, finished.version, finished.outcome, finished.timings)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("job ended", extra=finished.log_fields())
+        elif answer == "again":
+            self._counts.retried += 1
+        elif answer == "stale":
+            self._counts.stale_outcomes += 1
+            claim = finished.claim
+            log.warning("outcome came too late", extra={"job_id": claim.job_id, "attempt": claim.attempt})
+
+    # Steps.
+
+    def _schedule_step(self) -> None:
+        """Step at the end of this loop tick, so that what ends together is recorded together."""
+        if self._step is None and not self._step_scheduled:
+            self._step_scheduled = True
+            self._loop.call_soon(self._begin_step)
+
+    def _begin_step(self) -> None:
+        self._step_scheduled = False
+        if self._step is not None or self._closed or not (self._finished or self._work_wanted):
+            return
+        self._work_wanted = False
+        finished, endings = self._pop_finished()
+        self._step_number += 1
+        free = 0 if self.draining else self.free
+        more = self._prefetch.limit(self.slots) - max(0, len(self._running) - self.slots)
+        prefetch = 0 if self.draining else max(0, more)
+        self._step = Step(self._step_number, free, prefetch, self._last_hand_off, finished, endings)
+        self._send_step()
+
+    def _pop_finished(self) -> tuple[list[FinishedAttempt], list[SealedOutcome]]:
+        finished: list[FinishedAttempt] = []
         endings: list[SealedOutcome] = []
         size_bytes, now_s = 0, monotonic_s()
-        while self._finished and len(taken) < ENDINGS_LIMIT and size_bytes < ENDINGS_LIMIT_BYTES:
-            record = self._finished.popleft()
-            size_bytes += record.recorded_bytes
-            taken.append(record)
-            endings.append(record.ending(self._queue, now_s))
-        return taken, endings
+        while self._finished and len(finished) < ENDINGS_LIMIT and size_bytes < ENDINGS_LIMIT_BYTES:
+            attempt = self._finished.popleft()
+            size_bytes += attempt.recorded_bytes
+            finished.append(attempt)
+            endings.append(attempt.seal(self._queue, now_s))
+        return finished, endings
 
-    def _send(self) -> None:
-        batch = self._batch
-        if batch is not None:
-            step = self._queue.settle_and_claim(batch.number, batch.free, batch.seen, batch.endings, ahead=batch.ahead)
-            step.add_done_callback(self._stepped)
+    def _send_step(self) -> None:
+        step = self._step
+        if step is not None:
+            reply = self._queue.settle_and_claim(
+                step.number, step.free, step.last_hand_off, step.endings, ahead=step.prefetch
+            )
+            reply.add_done_callback(self._on_step_reply)
 
-    def _stepped(self, reply: asyncio.Future[Reply]) -> None:
-        if reply.cancelled():
+    def _on_step_reply(self, reply: asyncio.Future[Reply]) -> None:
+        if reply.cancelled() or self._closed:
             return
         error = reply.exception()
         if error is not None:
-            self._again(error)
+            self._repeat_step(error)
             return
-        batch, self._batch = self._batch, None
-        assert batch is not None  # noqa: S101  # a reply without a step would be a bug of ours
-        self._failures = 0
-        if batch.seen < 0 and self._seen < 0:
-            self._seen = 0
+        step, self._step = self._step, None
+        assert step is not None  # noqa: S101  # a reply without a step would be a bug of the pipeline
+        self._step_failures = 0
+        if step.last_hand_off < 0 and self._last_hand_off < 0:
+            self._last_hand_off = 0
         stepped = self._queue.parse_settle_and_claim(reply.result())
-        for record, answer in zip(batch.finished, stepped.answers, strict=True):
-            if answer == "ok":
-                self._counts.count_outcome(record.function, record.version, record.outcome, record.timings)
-                if log.isEnabledFor(logging.DEBUG):
-                    log.debug("job ended", extra=record.facts())
-            elif answer == "stale":
-                self._too_late(record)
-            elif answer == "unstored":
-                self._storing.take(record)
+        for finished, answer in zip(step.finished, stepped.answers, strict=True):
+            if answer == "unstored":
+                self._start_recording(finished, None)
+            else:
+                self._count(finished, answer)
         self._parked = stepped.parked
         if self.draining:
-            self._releases.give([claim.lease for claim in stepped.claims], delay_ms=0)
+            self._release([claim.lease for claim in stepped.claims], delay_ms=0)
         else:
             for claim in stepped.claims:
-                self._begin(claim)
+                self._start(claim)
             if stepped.claims and not stepped.parked and self.free:
-                self._hungry = True
-        if self._finished or self._hungry:
-            self._kick()
-        self._check_quiet()
+                self._work_wanted = True
+        if self._finished or self._work_wanted:
+            self._schedule_step()
+        self._check_idle()
 
-    def _again(self, error: BaseException) -> None:
-        """The same step once more, after a pause: it may have been applied, and repeating it then returns the same claims."""
+    def _repeat_step(self, error: BaseException) -> None:
+        """Send the same step again after a pause.
+
+        Redis may have applied it already; it then repeats its answer, with the same claims.
+        """
         if not isinstance(error, QueueUnavailable | hiredis.ReplyError):
             raise error
-        pause_s = BACKOFFS_S[min(self._failures, len(BACKOFFS_S) - 1)]
-        self._failures += 1
-        if self._failures == 1 or isinstance(error, hiredis.ReplyError):
+        pause_s = BACKOFFS_S[min(self._step_failures, len(BACKOFFS_S) - 1)]
+        self._step_failures += 1
+        if self._step_failures == 1 or isinstance(error, hiredis.ReplyError):
             log.warning("step is repeated", extra={"error": str(error), "unrecorded": len(self._finished)})
-        self._loop.call_later(pause_s, self._send)
+        self._repeat_timer = self._loop.call_later(pause_s, self._send_step)
 
-    def _check_quiet(self) -> None:
-        if (
-            not self._running
-            and not self._storing.records
-            and not self._finished
-            and self._batch is None
-            and not self._hungry
-            and not self._releases.busy
-            and not self._judgements.busy
-        ):
-            self.quiet.set()
+    def _check_idle(self) -> None:
+        if not (self._running or self._finished or self._step or self._work_wanted or self._tasks):
+            self.idle.set()
 
-    # Giving back.
+    # Giving back, and the end.
 
     def drain(self) -> None:
-        """Claim nothing from now on; the next step takes our idle slots out of Redis."""
+        """Claim nothing from now on; the next step withdraws the idle slots from Redis."""
         self.draining = True
-        self.quiet.clear()
-        self.hungry()
+        self.idle.clear()
+        self.request_work()
 
     def give_back(self) -> int:
-        """Kill what still runs and release it; its attempts do not count. Returns how many."""
+        """Kill and release everything that runs; these attempts do not count.
+
+        Returns:
+            The number of jobs given back.
+        """
         running = list(self._running.values())
-        self._overflow.clear()
-        for record in running:
-            self._pool.abandon(record.claim.job_id)
+        self._prefetched.clear()
+        for attempt in running:
+            self._pool.abandon(attempt.claim.job_id)
         self._running.clear()
-        self._releases.give([record.claim.lease for record in running], delay_ms=0)
-        self._check_quiet()
+        self._release([attempt.claim.lease for attempt in running], delay_ms=0)
+        self._check_idle()
         return len(running)
+
+    async def close(self) -> None:
+        """Cancel what is still under way and do nothing from now on.
+
+        The reaper of another worker queues the jobs again whose ends are not recorded by now.
+        """
+        self._closed = True
+        for timer in (self._prefetch_timer, self._repeat_timer):
+            if timer is not None:
+                timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _release(self, leases: list[str], *, delay_ms: int) -> None:
+        if leases and not self._closed:
+            self._counts.given_back += len(leases)
+            self._spawn(recording.release(self._queue, leases, delay_ms=delay_ms), "release")
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_end)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._check_idle()

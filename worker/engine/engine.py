@@ -1,8 +1,8 @@
-"""What makes the engine a worker in RQ's eyes, and what of RQ it refuses to be.
+"""The engine: an RQ worker in RQ's eyes, whose work is the dispatcher's.
 
-Knows: rq.worker.BaseWorker (3.0): birth, death, registration. Does not know: steps, executions.
-RQ's loop, its pub/sub commands, its scheduler and `perform` obey what Redis says: names to import, callbacks, webhooks, shutdowns. None of
-them is reachable here.
+`rq.worker.BaseWorker` (3.0) contributes birth, death and registration. RQ's loop, its pub/sub
+commands, its scheduler and `perform` obey what Redis says (names to import, callbacks, webhooks,
+shutdowns), so none of them is reachable here.
 """
 
 from __future__ import annotations
@@ -31,28 +31,46 @@ from worker.engine.log_stream import LogStream
 from worker.execution import Executor
 from worker.metrics.counts import WorkerCounts
 
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 1.0
+"""Four heartbeats fit into a lease, so that three may be lost."""
+CONTACT_BEFORE_REAPING_S: Final = 2.0
+"""After an outage of Redis every lease has expired although every worker lives. Each worker gets
+two heartbeats to renew its leases before any worker reaps."""
+REAP_PAUSE_S: Final = 0.1
+"""Between heartbeats a worker reaps again at the moment when a lease expires or a job becomes due,
+instead of up to a second later, but not more often than this."""
+SETTLE_LIMIT_S: Final = 5.0
+"""Time at the end of a drain for recording finished work when Redis is away."""
 REGISTRATION_TTL_S: Final = 60
-"""How long RQ's tools show a worker that died without a word. It beats every second."""
+"""How long RQ's tools show a worker that was killed. Each heartbeat renews it."""
 
 
 def worker_name() -> str:
-    """Unique, since a name must not be taken by one that was killed a moment ago; with host and pid, for whoever looks."""
+    """Return a new name with host and pid for readers, and random digits.
+
+    It must be unique: the registration of a worker that was just killed still exists.
+    """
     return f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 class Registration(BaseWorker):
-    """An `rq.worker.BaseWorker` whose registration is RQ's and whose work is not."""
+    """An `rq.worker.BaseWorker` that uses RQ's registration and nothing else of it."""
 
     def __init__(self, connection: redis.Redis, name: str, placements: Sequence[str]) -> None:
-        # Queues come and go with functions; a worker serves all of its placements. `*@python` says so to whoever reads `rq info`.
-        # RQ separates names by commas, so a tag is shown behind a plus.
+        # A worker serves every queue of its placements, whichever functions there are; `rq info`
+        # shows that as `*@python`. RQ separates names by commas, so tags are joined by a plus.
         queues = [f"*@{placement.replace(',', '+')}" for placement in placements]
         super().__init__(
             queues, name=name, connection=connection, serializer=JSONSerializer, worker_ttl=REGISTRATION_TTL_S
         )
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        """RQ would raise the socket's timeout to minutes, for its blocking pops; nothing blocks here."""
+        """Return the connection unchanged.
+
+        RQ would raise the socket's timeout to minutes for its blocking pops; nothing blocks here.
+        """
         return connection
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
@@ -65,20 +83,8 @@ class Registration(BaseWorker):
     _install_signal_handlers = request_stop = request_force_stop = _refuse
 
 
-log = logging.getLogger(__name__)
-
-BEAT_S: Final = 1.0
-"""Four beats fit into a lease, so that three may be lost."""
-CONTACT_BEFORE_REAPING_S: Final = 2.0
-"""After an outage of Redis every lease has run out, although every worker lives: each gets two beats to say so before anybody reaps."""
-REAP_PAUSE_S: Final = 0.1
-"""Between beats a worker reaps again at the moment when something runs out, not a second later; but not more often than this."""
-LAST_WORDS_S: Final = 5.0
-"""At the end of a drain, how long finished work may still wait to be recorded when Redis is away."""
-
-
 class Engine(Registration):
-    """An RQ worker. `run` it once."""
+    """An RQ worker on an event loop. `run` it once."""
 
     def __init__(
         self,
@@ -92,27 +98,32 @@ class Engine(Registration):
     ) -> None:
         """
         Args:
-            connection: blocking, for RQ's own registration; used at birth and death only, in a thread.
-            drain_s: after the first SIGTERM or SIGINT, how long what runs may go on.
-            scaling: decides how many slots there are; without it, always those of the pool.
+            connection: blocking, for RQ's own registration; used in a thread, at birth and death.
+            drain_s: how long running jobs may go on after the first SIGTERM or SIGINT.
+            scaling: sets the number of slots; without it, the pool's number stays.
         """
         super().__init__(connection, queue.name, queue.placements)
         self._queue = queue
         self._counts = counts
         self._scaling = scaling
-        self._reported = 0
-        self._steps = Dispatcher(queue, pool, counts)
-        self._following = LogStream(queue, pool.printed, self._steps.attempt)
+        self._reported_ends = 0
+        self._dispatcher = Dispatcher(queue, pool, counts)
+        self._log_stream = LogStream(queue, pool.output_of, self._dispatcher.attempt_of)
         self._drain_s = drain_s
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._stop_at_once = asyncio.Event()
         self._contact_since_s: float | None = None
         self._reap_at_s = math.inf
 
+    @property
+    def slots(self) -> int:
+        """Number of slots at this moment."""
+        return self._dispatcher.slots
+
     def stop(self) -> None:
-        """First call: finish what runs. Second: give it back at once."""
+        """Finish running jobs and end; at the second call, give running jobs back at once."""
         if self._stop.is_set():
-            self._hurry.set()
+            self._stop_at_once.set()
         self._stop.set()
 
     async def run(self) -> None:
@@ -126,155 +137,160 @@ class Engine(Registration):
             loop.add_signal_handler(number, self.stop)
         try:
             await self._begin()
-            beats = asyncio.create_task(self._beat_for_ever(), name="beats")
+            heartbeats = asyncio.create_task(self._send_heartbeats(), name="heartbeats")
             try:
                 await self._stop.wait()
                 await self._drain()
             finally:
-                beats.cancel()
+                heartbeats.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await beats
+                    await heartbeats
         finally:
-            await self._following.close()
-            # The handlers stay: whoever asks again while we close must not end us half-way. The loop takes them with it.
-            await self._say_goodbye()
+            await self._log_stream.close()
+            await self._dispatcher.close()
+            # The signal handlers stay, so that one more signal does not kill a closing worker. They
+            # go with the loop.
+            await self._deregister()
 
     async def _begin(self) -> None:
         await self._in_thread(self.register_birth)
-        steps = self._steps
-        # The beat first: a step parks slots, and only a worker that has beaten is handed jobs.
-        await self._queue.heartbeat(self._pulse())
-        self._queue.on_follow = self._following.watch
-        await self._queue.listen(steps.handed, steps.hungry, steps.cancel, steps.subscribed)
+        dispatcher = self._dispatcher
+        # The heartbeat comes first: a step parks slots, and submits hand jobs only to workers with
+        # a heartbeat.
+        await self._queue.heartbeat(self._heartbeat_of_now())
+        self._queue.on_follow = self._log_stream.follow
+        await self._queue.listen(
+            dispatcher.on_hand_off, dispatcher.request_work, dispatcher.cancel, dispatcher.on_subscribed
+        )
         log.info(
             "worker started",
             extra={"worker": self.name, "placements": ",".join(self._queue.placements), "version": version("sandlot")},
         )
 
-    async def _in_thread(self, call: object) -> None:
-        """One of RQ's blocking calls.
+    async def _in_thread(self, call: Callable[[], object]) -> None:
+        """Run one of RQ's blocking calls.
 
         Raises:
             QueueUnavailable
         """
         try:
-            await asyncio.to_thread(call)  # type: ignore[arg-type]
+            await asyncio.to_thread(call)
         except redis.RedisError as error:
             raise QueueUnavailable(f"Redis does not answer: {error}") from None
 
-    # Beats.
+    # Heartbeats and reaping.
 
-    def _pulse(self) -> Heartbeat:
-        steps, tally = self._steps, self._steps.tally
-        return Heartbeat(
-            state="busy" if steps.running else "idle",
-            successes=tally.successes,
-            failures=tally.failures,
-            working_s=tally.working_s,
-            registration_ttl_s=REGISTRATION_TTL_S,
-            free=0 if steps.draining else steps.free,
-            leases=steps.leases,
-            slots=steps.slots,
-            busy=steps.running,
-        )
-
-    async def _beat_for_ever(self) -> None:
+    async def _send_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()
-        beat_at_s = loop.time()
+        next_s = loop.time()
         while True:
-            # Not drifting, and not catching up after a pause either.
-            beat_at_s = max(beat_at_s + BEAT_S, loop.time())
-            while self._reap_at_s < beat_at_s:
+            # Without drift, and without catching up after a pause.
+            next_s = max(next_s + HEARTBEAT_S, loop.time())
+            while self._reap_at_s < next_s:
                 await self._at(self._reap_at_s, self._reap)
-            await self._at(beat_at_s, self._beat)
+            await self._at(next_s, self._heartbeat)
 
     async def _at(self, moment_s: float, act: Callable[[], Awaitable[None]]) -> None:
-        """Whatever Redis says to it: contact is lost, or it is not."""
+        """Call Redis at a moment of the loop's clock, and note if contact is lost."""
         await asyncio.sleep(moment_s - asyncio.get_running_loop().time())
         self._reap_at_s = math.inf
         try:
             await act()
         except QueueUnavailable as error:
             if self._contact_since_s is not None:
-                log.warning("beat failed", extra={"error": error.message})
+                log.warning("heartbeat failed", extra={"error": error.message})
             self._contact_since_s = None
 
-    async def _beat(self) -> None:
-        """
+    async def _heartbeat(self) -> None:
+        """Renew leases and the registration, and act on the answer.
+
         Raises:
             QueueUnavailable
         """
-        steps, now_s = self._steps, asyncio.get_running_loop().time()
-        known = set(steps.leases)
-        beaten = await self._queue.heartbeat(self._pulse())
-        # What was settled while the beat was on its way is not held any more either, and not lost.
-        steps.lost([lease for lease in beaten.lost if lease in known])
-        for job_id in beaten.cancels:
-            steps.cancel(job_id)
-        if beaten.should_step:
-            steps.hungry()
-        if self._scaling is not None and not steps.draining:
-            self._resize(self._scaling.slots_after(steps.slots, steps.running, beaten.work_waits))
-        if self._counts.outcomes != self._reported:
-            self._reported = self._counts.outcomes
+        dispatcher, now_s = self._dispatcher, asyncio.get_running_loop().time()
+        known = set(dispatcher.leases)
+        reply = await self._queue.heartbeat(self._heartbeat_of_now())
+        # A lease that was settled while the heartbeat was in flight is not held any more, but it is
+        # not lost either.
+        dispatcher.on_leases_lost([lease for lease in reply.lost if lease in known])
+        for job_id in reply.cancels:
+            dispatcher.cancel(job_id)
+        if reply.should_step:
+            dispatcher.request_work()
+        if self._scaling is not None and not dispatcher.draining:
+            self._resize(self._scaling.slots_after(dispatcher.slots, dispatcher.running, reply.work_waits))
+        if self._counts.outcomes != self._reported_ends:
+            self._reported_ends = self._counts.outcomes
             self._queue.report_stats(self._counts.stats())
-        if not beaten.registered:
+        if not reply.registered:
             await self._in_thread(self._register_again)
         if self._contact_since_s is None:
             self._contact_since_s = now_s
         if now_s - self._contact_since_s >= CONTACT_BEFORE_REAPING_S:
             await self._reap()
 
-    def _resize(self, slots: int) -> None:
-        steps = self._steps
-        if slots != steps.slots:
-            log.info("slots", extra={"worker": self.name, "slots": slots, "before": steps.slots})
-            steps.resize(slots)
+    def _heartbeat_of_now(self) -> Heartbeat:
+        dispatcher, totals = self._dispatcher, self._dispatcher.totals
+        return Heartbeat(
+            state="busy" if dispatcher.running else "idle",
+            successes=totals.successes,
+            failures=totals.failures,
+            working_s=totals.working_s,
+            registration_ttl_s=REGISTRATION_TTL_S,
+            free=0 if dispatcher.draining else dispatcher.free,
+            leases=dispatcher.leases,
+            slots=dispatcher.slots,
+            busy=dispatcher.running,
+        )
 
-    @property
-    def slots(self) -> int:
-        """As many as there are now."""
-        return self._steps.slots
+    def _resize(self, slots: int) -> None:
+        dispatcher = self._dispatcher
+        if slots != dispatcher.slots:
+            log.info("slots", extra={"worker": self.name, "slots": slots, "before": dispatcher.slots})
+            dispatcher.resize(slots)
 
     async def _reap(self) -> None:
-        """
+        """Take back expired leases of any worker, and queue delayed jobs that are due.
+
         Raises:
             QueueUnavailable
         """
-        reaped = await self._queue.reap()
-        self._counts.requeued += reaped.again
-        self._counts.given_up += reaped.lost
-        if reaped.again or reaped.lost:
-            log.warning("leases ran out", extra={"queued_again": reaped.again, "lost": reaped.lost})
-        if reaped.next_ms >= 0:
-            # A score of a whole millisecond is due when that millisecond is over.
-            pause_s = max(REAP_PAUSE_S, (reaped.next_ms + 1) / 1000)
+        found = await self._queue.reap()
+        self._counts.requeued += found.again
+        self._counts.given_up += found.lost
+        if found.again or found.lost:
+            log.warning("leases expired", extra={"queued_again": found.again, "lost": found.lost})
+        if found.next_ms >= 0:
+            # A score in whole milliseconds is due when that millisecond is over.
+            pause_s = max(REAP_PAUSE_S, (found.next_ms + 1) / 1000)
             self._reap_at_s = asyncio.get_running_loop().time() + pause_s
 
     def _register_again(self) -> None:
-        """Redis has forgotten us (it was emptied, or lost its last second in a crash)."""
+        """Register once more: Redis was emptied, or lost its last second in a crash."""
         self.connection.delete(self.key)
         self.register_birth()  # type: ignore[no-untyped-call]
 
     # The end.
 
     async def _drain(self) -> None:
-        steps = self._steps
-        log.info("worker draining", extra={"worker": self.name, "running": steps.running, "drain_s": self._drain_s})
-        steps.drain()
-        quiet = asyncio.create_task(steps.quiet.wait())
-        hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({quiet, hurry}, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in (quiet, hurry):
+        dispatcher = self._dispatcher
+        log.info(
+            "worker draining", extra={"worker": self.name, "running": dispatcher.running, "drain_s": self._drain_s}
+        )
+        dispatcher.drain()
+        idle = asyncio.create_task(dispatcher.idle.wait())
+        stop_at_once = asyncio.create_task(self._stop_at_once.wait())
+        await asyncio.wait({idle, stop_at_once}, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (idle, stop_at_once):
             task.cancel()
-        given_back = steps.give_back()
+        given_back = dispatcher.give_back()
         if given_back:
             log.warning("jobs given back", extra={"worker": self.name, "jobs": given_back})
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await steps.quiet.wait()
+            async with asyncio.timeout(SETTLE_LIMIT_S):
+                await dispatcher.idle.wait()
 
-    async def _say_goodbye(self) -> None:
+    async def _deregister(self) -> None:
         try:
             await self._in_thread(self.register_death)
         except QueueUnavailable as error:

@@ -1,7 +1,7 @@
-"""Where the fail-points of a worker are: around its pool and around its queue, so that the engine between them is the one that ships.
+"""Failpoints of a worker: around its pool and around its queue.
 
-Knows: which calls lie between a claim and its record. Does not know: what a fault does (`sandlot.failpoints`).
-The composition root puts these in only when `SANDLOT_FAILPOINTS` is set.
+The engine between the two is the one that ships. The composition root uses this module only when
+`SANDLOT_FAILPOINTS` is set; `sandlot.failpoints` defines what a fault does.
 """
 
 from __future__ import annotations
@@ -15,42 +15,35 @@ from sandlot.jobs.settlement import SealedOutcome
 from sandlot.jobs.worker_queue import Claim, Heartbeat, HeartbeatReply, ReapReply, RetryDecision, WorkerQueue
 from sandlot.models import Outcome
 from sandlot.redis.pipeline import Reply
-from worker.execution import Done, Execution, Executor
+from worker.execution import Execution
+from worker.middleware import Middleware
 
 
-class FailingPool:
-    """An executor around the real one."""
+class FailpointMiddleware(Middleware):
+    """Reaches the failpoints between a claim and the moment when the engine has the outcome."""
 
-    def __init__(self, pool: Executor, points: Failpoints) -> None:
-        self._pool = pool
+    def __init__(self, points: Failpoints) -> None:
         self._points = points
-        self.slots = pool.slots
-        self.runtimes = pool.runtimes
 
-    def start(self, execution: Execution, done: Done) -> None:
-        job_id, attempt = execution.job_id, execution.attempt
+    def before_start(self, execution: Execution) -> None:
+        self._points.reach("claimed", execution.job_id, execution.attempt)
 
-        def ended(execution: Execution, how: Outcome | SandlotError) -> None:
-            self._points.reach("ran", job_id, attempt)
-            done(execution, how)
-            self._points.reach("kept", job_id, attempt)
+    def after_start(self, execution: Execution) -> None:
+        self._points.reach("started", execution.job_id, execution.attempt)
 
-        self._points.reach("claimed", job_id, attempt)
-        self._pool.start(execution, ended)
-        self._points.reach("started", job_id, attempt)
+    def before_done(self, execution: Execution, ended: Outcome | SandlotError) -> Outcome | SandlotError:
+        self._points.reach("ran", execution.job_id, execution.attempt)
+        return ended
 
-    def cancel(self, job_id: str) -> bool:
-        return self._pool.cancel(job_id)
-
-    def abandon(self, job_id: str) -> bool:
-        return self._pool.abandon(job_id)
-
-    def printed(self, job_id: str) -> bytes:
-        return self._pool.printed(job_id)
+    def after_done(self, execution: Execution) -> None:
+        self._points.reach("kept", execution.job_id, execution.attempt)
 
 
 class FailingQueue(WorkerQueue):
-    """The worker's queue, with a moment before and after each of its scripts. `points` is set once it is open."""
+    """A worker's queue with a failpoint before and after each of its scripts.
+
+    `open_failing_queue` sets `points` once the queue is open.
+    """
 
     points = Failpoints(())
 
@@ -73,7 +66,8 @@ class FailingQueue(WorkerQueue):
         self._reach_all("settling", endings)
         self.points.reach("stepping")
         reply = super().settle_and_claim(number, free, seen, endings, ahead=ahead)
-        # Before the engine's own callback, which is added to what we return: the reply is here, and nobody has read it.
+        # This callback runs before the engine's own, which is added to the returned future: the
+        # reply has arrived and has not been read.
         reply.add_done_callback(lambda _: self._answered(endings))
         return reply
 
@@ -85,23 +79,23 @@ class FailingQueue(WorkerQueue):
         for job_id, attempt, *_ in endings:
             self.points.reach(point, job_id, attempt)
 
-    async def put_result_chunk(self, claim: Claim, number: int, piece: bytes) -> bool:
+    async def put_result_chunk(self, claim: Claim, number: int, chunk: bytes) -> bool:
         self.points.reach("storing", claim.job_id, claim.attempt)
-        ours = await super().put_result_chunk(claim, number, piece)
+        ours = await super().put_result_chunk(claim, number, chunk)
         self.points.reach("stored", claim.job_id, claim.attempt)
         return ours
 
-    def retry_or_fail(self, ending: SealedOutcome, judgement: RetryDecision) -> asyncio.Future[Reply]:
+    def retry_or_fail(self, ending: SealedOutcome, decision: RetryDecision) -> asyncio.Future[Reply]:
         self._reach_all("settling", [ending])
-        reply = super().retry_or_fail(ending, judgement)
+        reply = super().retry_or_fail(ending, decision)
         reply.add_done_callback(lambda _: self._reach_all("settled", [ending]))
         return reply
 
-    async def heartbeat(self, pulse: Heartbeat) -> HeartbeatReply:
+    async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatReply:
         self.points.reach("beating")
-        beaten = await super().heartbeat(pulse)
+        reply = await super().heartbeat(heartbeat)
         self.points.reach("beaten")
-        return beaten
+        return reply
 
     async def reap(self) -> ReapReply:
         self.points.reach("reaping")
@@ -119,11 +113,12 @@ class FailingQueue(WorkerQueue):
 async def open_failing_queue(
     points: Failpoints, url: str, signing_key: bytes, name: str, placements: Sequence[str]
 ) -> WorkerQueue:
-    """
+    """Open a worker's queue that reaches these failpoints.
+
     Raises:
-        QueueUnavailable: Redis cannot be reached or refuses us.
+        QueueUnavailable: Redis cannot be reached or refuses the connection.
     """
     queue = await FailingQueue.open(url, signing_key, name, placements)
-    assert isinstance(queue, FailingQueue)  # noqa: S101  # `open` makes one of the class it is called on
+    assert isinstance(queue, FailingQueue)  # noqa: S101  # `open` is a class method and returns an instance of its class
     queue.points = points
     return queue

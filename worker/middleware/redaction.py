@@ -1,7 +1,7 @@
-"""Keep secrets out of what is recorded of an execution: its logs, its error, its evidence.
+"""Redaction: secrets are replaced in everything recorded of an execution but its result.
 
-Knows: an outcome's texts, and which values were given to a version. Does not know: where secrets come from, sandboxes.
-A function's *result* is its own answer and is left as it is.
+Logs, the error and the evidence are texts for people and are masked. The result is the function's
+own answer and stays as it is.
 """
 
 from __future__ import annotations
@@ -13,54 +13,42 @@ import msgspec
 
 from sandlot.errors import SandlotError
 from sandlot.models import Outcome
-from worker.execution import Done, Execution, Executor
+from worker.execution import Execution
+from worker.middleware import Middleware
 
 MASK: Final = "***"
 SHORTEST: Final = 4
-"""Masking every `1` of a log would hide the log and tell the secret."""
+"""Characters. Masking every `1` of a log would hide the log and give the secret away."""
 
 
-class MaskingPool(Executor):
-    """An executor whose outcomes have no secrets in their words."""
+class RedactionMiddleware(Middleware):
+    """Masks the secrets of a version in its outcomes and in the output of its running
+    executions."""
 
-    def __init__(self, pool: Executor, values_of: Callable[[str, str], Collection[str]]) -> None:
-        """`values_of`: every value that a version, by function and digest, was given since this process started."""
-        self._pool = pool
+    def __init__(self, values_of: Callable[[str, str], Collection[str]]) -> None:
+        """
+        Args:
+            values_of: returns every value that a version, by function and digest, was given since
+                this process started.
+        """
         self._values_of = values_of
-        self._running: dict[str, Execution] = {}
-        self.slots = pool.slots
-        self.runtimes = pool.runtimes
 
-    def start(self, execution: Execution, done: Done) -> None:
-        def ended(execution: Execution, how: Outcome | SandlotError) -> None:
-            self._running.pop(execution.job_id, None)
-            if isinstance(how, Outcome) and (values := self._values_of(execution.function, execution.digest)):
-                how = masked(how, values)
-            done(execution, how)
+    def before_done(self, execution: Execution, ended: Outcome | SandlotError) -> Outcome | SandlotError:
+        if isinstance(ended, Outcome) and (values := self._values_of(execution.function, execution.digest)):
+            return masked(ended, values)
+        return ended
 
-        self._running[execution.job_id] = execution
-        self._pool.start(execution, ended)
-
-    def cancel(self, job_id: str) -> bool:
-        return self._pool.cancel(job_id)
-
-    def abandon(self, job_id: str) -> bool:
-        self._running.pop(job_id, None)
-        return self._pool.abandon(job_id)
-
-    def printed(self, job_id: str) -> bytes:
-        execution = self._running.get(job_id)
-        if execution is None:
-            return b""
-        values = list(self._values_of(execution.function, execution.digest))
-        # Of a secret of several lines the first may be said before the others are printed, and before anybody can tell what they are.
+    def filter_output(self, execution: Execution, output: bytes) -> bytes:
+        values = self._values_of(execution.function, execution.digest)
+        # The first line of a secret could be shown before the rest is printed, when it is not yet
+        # recognisable.
         if any(len(value.strip().splitlines()) > 1 for value in values):
             return b""
-        return masked_text(self._pool.printed(job_id), values)
+        return masked_text(output, values)
 
 
 def masked(outcome: Outcome, values: Iterable[str]) -> Outcome:
-    """The outcome with these values, their lines and their escaped forms replaced."""
+    """Return the outcome with these values, their lines and their escaped forms replaced."""
     words = _words(values)
     if not words:
         return outcome
@@ -70,7 +58,7 @@ def masked(outcome: Outcome, values: Iterable[str]) -> Outcome:
             text = text.replace(word, MASK)
         return text
 
-    logs = _masked(outcome.logs, words)
+    logs = _replace_words(outcome.logs, words)
     error, evidence = outcome.error, outcome.evidence
     if error is not None:
         error = msgspec.structs.replace(
@@ -89,17 +77,19 @@ def masked(outcome: Outcome, values: Iterable[str]) -> Outcome:
 
 
 def masked_text(text: bytes, values: Iterable[str]) -> bytes:
-    return _masked(text, _words(values)) if text else text
+    """Return the text with these values, their lines and their escaped forms replaced."""
+    return _replace_words(text, _words(values)) if text else text
 
 
-def _masked(text: bytes, words: Iterable[str]) -> bytes:
+def _replace_words(text: bytes, words: Iterable[str]) -> bytes:
     for word in words:
         text = text.replace(word.encode(), MASK.encode())
     return text
 
 
 def _words(values: Iterable[str]) -> list[str]:
-    """Longest first, so that none is hidden only in part by another."""
+    """List the texts to replace, longest first: a shorter one must not hide part of a longer
+    one."""
     words: set[str] = set()
     for value in values:
         forms = {value, *value.splitlines(), repr(value)[1:-1], msgspec.json.encode(value).decode()[1:-1]}

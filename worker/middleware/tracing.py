@@ -1,8 +1,4 @@
-"""The span of an attempt, with a part for each stage: in the queue, boot, import, run.
-
-Knows: how timings become moments. Does not know: exporters, Redis, sandboxes.
-The composition root puts this around the pool only when traces are wanted.
-"""
+"""Tracing: one span per attempt, with a child span per stage (queue, boot, import, run)."""
 
 from __future__ import annotations
 
@@ -12,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from sandlot.errors import SandlotError
 from sandlot.models import Outcome, OutcomeKind, Timings
 from sandlot.tracing import Tracing, mark_failed, traceparent_of
-from worker.execution import Done, Execution, Executor
+from worker.execution import Execution
+from worker.middleware import Middleware
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -20,20 +17,17 @@ if TYPE_CHECKING:
 _NS_PER_MS: Final = 1_000_000
 
 
-class TracingPool(Executor):
-    """An executor that hands each function the traceparent of its own attempt."""
+class TracingMiddleware(Middleware):
+    """Opens a span for each execution and gives the function the traceparent of that span."""
 
-    def __init__(self, pool: Executor, tracing: Tracing) -> None:
+    def __init__(self, tracing: Tracing) -> None:
         from opentelemetry.trace import SpanKind
 
-        self._pool = pool
         self._tracing = tracing
         self._kind = SpanKind.CONSUMER
         self._spans: dict[str, Span] = {}
-        self.slots = pool.slots
-        self.runtimes = pool.runtimes
 
-    def start(self, execution: Execution, done: Done) -> None:
+    def before_start(self, execution: Execution) -> None:
         now_ns = time.time_ns()
         queued_ns = now_ns - round(execution.queued_ms * _NS_PER_MS)
         attributes: dict[str, str | int] = {
@@ -48,38 +42,26 @@ class TracingPool(Executor):
         execution.traceparent = traceparent_of(span)
         self._spans[execution.job_id] = span
 
-        def ended(execution: Execution, how: Outcome | SandlotError) -> None:
-            self._end(execution.job_id, how)
-            done(execution, how)
-
-        self._pool.start(execution, ended)
-
-    def cancel(self, job_id: str) -> bool:
-        return self._pool.cancel(job_id)
-
-    def abandon(self, job_id: str) -> bool:
-        self._end(job_id, None)
-        return self._pool.abandon(job_id)
-
-    def printed(self, job_id: str) -> bytes:
-        return self._pool.printed(job_id)
-
-    def _end(self, job_id: str, how: Outcome | SandlotError | None) -> None:
-        span = self._spans.pop(job_id, None)
-        if span is None:
-            return
-        if isinstance(how, Outcome):
-            self._stages(span, how.timings)
-            span.set_attribute("sandlot.outcome", how.kind.value)
-            span.set_attribute("faas.coldstart", how.cold)
-            if how.kind is not OutcomeKind.OK:
-                mark_failed(span, how.kind.value)
+    def before_done(self, execution: Execution, ended: Outcome | SandlotError) -> Outcome | SandlotError:
+        span = self._spans.pop(execution.job_id)
+        if isinstance(ended, Outcome):
+            self._add_stages(span, ended.timings)
+            span.set_attribute("sandlot.outcome", ended.kind.value)
+            span.set_attribute("faas.coldstart", ended.cold)
+            if ended.kind is not OutcomeKind.OK:
+                mark_failed(span, ended.kind.value)
         else:
-            mark_failed(span, "the right to this attempt was lost" if how is None else how.message)
+            mark_failed(span, ended.message)
+        span.end()
+        return ended
+
+    def on_abandon(self, execution: Execution) -> None:
+        span = self._spans.pop(execution.job_id)
+        mark_failed(span, "the attempt was abandoned: its lease was lost or given back")
         span.end()
 
-    def _stages(self, span: Span, timings: Timings) -> None:
-        """Back from now, since they follow each other and the run is what has just ended."""
+    def _add_stages(self, span: Span, timings: Timings) -> None:
+        """Add the stages backwards from now: they follow each other, and the run has just ended."""
         ended_ns = time.time_ns()
         for name, took_ms in (("run", timings.run), ("import", timings.import_), ("boot", timings.boot)):
             if took_ms:

@@ -1,4 +1,4 @@
-"""Which sandbox runs which invocation: warm ones, fresh ones, none twice at a time. See `pool.py`."""
+"""The pool of sandboxes: warm instances, prewarmed sandboxes, and the runs that wait for either."""
 
 from worker.pool.pool import Pool
 

@@ -1,7 +1,4 @@
-"""How much memory this machine, or the container we are in, has left.
-
-Knows: /proc/meminfo and both cgroup hierarchies' limits. Does not know: who asks.
-"""
+"""Available memory of this machine, or of the container that the worker runs in."""
 
 from __future__ import annotations
 
@@ -16,10 +13,15 @@ _CGROUPS: Final = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
+"""Limit and usage of the container's cgroup, v2 and v1."""
 
 
 def available_memory_mib() -> int:
-    """What can still be had, page cache that would be given up included for the machine, excluded for the container. About 40 µs."""
+    """Return how much memory can still be allocated. Takes about 40 µs.
+
+    The machine's figure includes page cache that the kernel would give up; the container's does
+    not.
+    """
     return min(_machine_mib(), *(_container_mib(limit, used) for limit, used in _CGROUPS))
 
 
@@ -37,4 +39,4 @@ def _container_mib(limit: Path, used: Path) -> int:
             return _UNLIMITED_BYTES // _MIB
         return (limit_bytes - int(used.read_text())) // _MIB
     except (OSError, ValueError):
-        return _UNLIMITED_BYTES // _MIB  # No such hierarchy, or "max": nothing limits us here.
+        return _UNLIMITED_BYTES // _MIB  # There is no such hierarchy, or its limit is "max".

@@ -1,10 +1,9 @@
-"""Which sandbox runs which invocation.
+"""The pool: which sandbox runs which invocation.
 
-Knows: slots, idle residents, blanks, when a resident is retired. Does not know: Redis, HTTP, walls, what an outcome's kind depends on.
-
-Everything happens on one event loop, in callbacks; a warm invocation makes no task. (Durations come from `monotonic`: uvloop's own clock ticks in
-milliseconds.) Invocations of one version that cannot be run at
-once wait together: a boot that completes, and a resident that comes free, both take the one that has waited longest.
+Everything happens on one event loop, in callbacks; a warm invocation makes no task. (Durations come
+from `monotonic`, because uvloop's own clock ticks in milliseconds.) Runs of one version that cannot
+start at once wait in one line: a boot that completes and an instance that comes free both take the
+run that has waited longest.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Final
 
 from sandlot.errors import IsolationMissing, SandboxUnavailable, SandlotError, ShuttingDown
 from sandlot.models import Isolation, Outcome, Runtime
-from worker.execution import Execution, VersionSpec
+from worker.execution import Execution, OnDone, VersionSpec
 from worker.pool.instance import Instance
 from worker.pool.memory import available_memory_mib
 from worker.pool.prewarm import PrewarmedPool, kill_and_wait
-from worker.pool.scheduling import Done, IdleInstances, Key, Run, WaitQueue, key_of
+from worker.pool.scheduling import IdleInstances, Key, Run, WaitQueue, key_of
 from worker.pool.verdict import Verdict
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.sandbox import Sandbox
@@ -29,18 +28,23 @@ from worker.sandbox.spec import SandboxSpec
 
 _log: Final = logging.getLogger(__name__)
 
-_CALLS_PER_LOOK: Final = 64
-"""One that is never idle is weighed after so many calls; the idle ones are weighed by the sweep."""
-
 MEMORY_RESERVE_MIB: Final = 256
-"""Less available memory than this and what a function may use, and an idle resident goes for each that boots."""
+"""With less available memory than this and a function's limit, one idle instance is evicted for
+each that boots."""
+
+_CALLS_PER_MEMORY_CHECK: Final = 64
+"""For an instance that is never idle; the sweep checks the idle ones."""
 
 _SWEEP_S: Final = 1.0
-"""How soon a function that goes on computing after its answer is noticed; a look costs some 25 µs for each idle resident."""
+"""How soon a function that goes on computing after its answer is noticed. The check takes about 25
+µs for each idle instance."""
 
 
 class Pool:
-    """At most `slots` invocations at once are meant; whoever claims work asks `busy` first."""
+    """Runs executions in sandboxes, warm ones if there are any.
+
+    The engine starts at most as many executions as it has slots; the pool does not enforce that.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class Pool:
         spec_of: Callable[[str, str], Awaitable[VersionSpec]],
         slots: int,
         *,
-        blanks: int = 2,
+        prewarmed: int = 2,
         idle_limit: int = 64,
         idle_ttl_s: float = 300.0,
         calls_limit: int = 10_000,
@@ -56,314 +60,322 @@ class Pool:
     ) -> None:
         """
         Args:
-            spec_of: the version's spec by function and digest; fetches and unpacks it at most once at a time.
-            blanks: started sandboxes kept ready per runtime.
-            idle_limit: idle residents beyond this are ended, the least recently used first; so are those idle for `idle_ttl_s`.
-            calls_limit: invocations after which a process is replaced.
-            import_limit_s: for importing the function; its wall limit starts after that.
+            spec_of: returns a version's spec by function and digest; it fetches and unpacks the
+                version at most once at a time.
+            prewarmed: sandboxes kept ready per runtime.
+            idle_limit: idle instances beyond this number are evicted, the least recently used
+                first.
+            idle_ttl_s: instances that are idle for longer are evicted too.
+            calls_limit: calls after which an instance is replaced.
+            import_limit_s: for importing the function; the wall limit of a call starts after that.
         """
         self.slots = slots
         self.runtimes = frozenset(Runtime(name) for name in host.runtimes)
         self._spec_of = spec_of
-        self._blanks = PrewarmedPool(host, blanks)
+        self._prewarmed = PrewarmedPool(host, prewarmed)
         self._idle_limit = idle_limit
         self._idle_ttl_s = idle_ttl_s
         self._calls_limit = calls_limit
         self._import_limit_s = import_limit_s
-        self._shelf = IdleInstances()
+        self._idle = IdleInstances()
         self._runs: dict[str, Run] = {}
-        self._waiting: WaitQueue[Run] = WaitQueue()
+        self._waiting = WaitQueue()
         self._importing: set[Instance] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._newest: dict[str, int] = {}
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._newest_version: dict[str, int] = {}
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.evictions = {"memory": 0, "limit": 0, "idle": 0}
-        """Idle residents ended: for want of memory, beyond the limit, or because nobody called for long."""
+        """Idle instances ended because memory was short, the limit was passed, or no call came."""
 
     @property
     def busy(self) -> int:
-        """Executions started and not done."""
+        """Executions started and not done, for metrics."""
         return len(self._runs)
 
     @property
     def idle(self) -> int:
-        """Residents that wait for another invocation of their version."""
-        return len(self._shelf)
+        """Idle instances, for metrics."""
+        return len(self._idle)
 
     @property
     def digests(self) -> set[str]:
-        """The versions, and the trees of packages, whose files some resident may still read."""
-        specs = [resident.spec for resident in self._residents()]
+        """Versions and package trees whose files an instance may still read."""
+        specs = [instance.spec for instance in self._instances()]
         return {spec.digest for spec in specs} | {spec.packages_dir.name for spec in specs if spec.packages_dir}
 
-    def renew(self, secret: str | None) -> None:
-        """This secret (any, for `None`) may have another value now: whoever was given it serves no further call."""
-        for resident in self._residents():
-            if resident.spec.secrets and (secret is None or secret in resident.spec.secrets):
-                resident.outdated = True
-        for resident in list(self._shelf):
-            if resident.outdated:
-                self._retire(resident)
+    def mark_stale(self, secret: str | None) -> None:
+        """Give no further call to instances that have an old value of this secret (None: any)."""
+        for instance in self._instances():
+            if instance.spec.secrets and (secret is None or secret in instance.spec.secrets):
+                instance.stale = True
+        for instance in list(self._idle):
+            if instance.stale:
+                self._dispose(instance)
 
-    def _residents(self) -> list[Instance]:
-        running = [run.resident for run in self._runs.values() if run.resident is not None]
-        return [*self._shelf, *self._importing, *running]
+    def _instances(self) -> list[Instance]:
+        running = [run.instance for run in self._runs.values() if run.instance is not None]
+        return [*self._idle, *self._importing, *running]
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._blanks.open()
+        self._prewarmed.open()
 
     async def close(self) -> None:
-        """End everything. Executions still running are done with `ShuttingDown`; drain first to avoid that."""
+        """End everything. Running executions end with `ShuttingDown`; drain first to avoid that."""
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         for run in list(self._runs.values()):
-            resident = run.resident
+            instance = run.instance
             self._finish(run, ShuttingDown("this worker stopped before the invocation ended"))
-            if resident is not None:
-                resident.kill(None)
-                self._retire(resident)
-        for resident in [*self._shelf, *self._importing]:
-            self._retire(resident)
-        while self._tasks:  # a boot that ends now starts the end of its resident
+            if instance is not None:
+                instance.kill(None)
+                self._dispose(instance)
+        for instance in [*self._idle, *self._importing]:
+            self._dispose(instance)
+        while self._tasks:  # A boot that ends now adds the task that disposes of its instance.
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._blanks.close()
+        await self._prewarmed.close()
 
-    def start(self, execution: Execution, done: Done) -> None:
-        """Run it as soon as there is a sandbox for it. Never blocks; `done` is called exactly once, from the loop."""
-        run = Run(execution, done, monotonic())
+    def start(self, execution: Execution, on_done: OnDone) -> None:
+        """See `Executor.start`."""
+        run = Run(execution, on_done, monotonic())
         self._runs[execution.job_id] = run
         key = run.key
-        while (resident := self._shelf.take(key)) is not None:
-            if self._call(resident, run):
+        while (instance := self._idle.pop(key)) is not None:
+            if self._call(instance, run):
                 return
-            self._retire(resident)
+            self._dispose(instance)
         self._waiting.add(key, run)
         self._boot_if_short(key)
 
     def cancel(self, job_id: str) -> bool:
-        """Kill its sandbox; `done` gets an outcome of kind `cancelled`. False if it is not running here."""
+        """See `Executor.cancel`."""
         run = self._runs.get(job_id)
         if run is None:
             return False
-        if run.resident is None:
-            self._waiting.remove(run.key, run)
+        if run.instance is None:
+            self._waiting.discard(run.key, run)
             self._finish(run, run.cancelled_waiting(monotonic()))
         else:
-            run.resident.kill(lambda resident, verdict, ran_s, logs: self._settle(run, resident, verdict, ran_s, logs))
+            run.instance.kill(lambda instance, verdict, ran_s, logs: self._on_end(run, instance, verdict, ran_s, logs))
         return True
 
     def abandon(self, job_id: str) -> bool:
-        """The right to run it is lost: kill its sandbox, and never call `done`. False if it is not running here."""
+        """See `Executor.abandon`."""
         run = self._runs.pop(job_id, None)
         if run is None:
             return False
-        if run.resident is None:
-            self._waiting.remove(run.key, run)
+        if run.instance is None:
+            self._waiting.discard(run.key, run)
         else:
-            run.resident.kill(None)
-            self._retire(run.resident)
+            run.instance.kill(None)
+            self._dispose(run.instance)
         return True
 
-    def printed(self, job_id: str) -> bytes:
-        """What a running job has printed so far, as far as it is kept."""
+    def output_of(self, job_id: str) -> bytes:
+        """See `Executor.output_of`."""
         run = self._runs.get(job_id)
-        return b"" if run is None or run.resident is None else run.resident.output()
+        return b"" if run is None or run.instance is None else run.instance.peek_output()
 
-    # One invocation.
+    # One call.
 
-    def _call(self, resident: Instance, run: Run) -> bool:
-        if not resident.usable or (resident.calls and not resident.clean(thorough=False)):
+    def _call(self, instance: Instance, run: Run) -> bool:
+        """Send a run to an instance. False if the instance is of no use: nothing was sent."""
+        if not instance.usable or (instance.call_count and not instance.is_clean(thorough=False)):
             return False
-        run.resident = resident
-        may_repeat = resident.forks and not run.repeated
-        unheard = (lambda: self._repeat(run, resident)) if may_repeat else None
-        if resident.call(run.execution, lambda *ended: self._settle(run, *ended), unheard):
+        run.instance = instance
+        may_repeat = instance.forks and not run.repeated
+        on_unread = (lambda: self._repeat(run, instance)) if may_repeat else None
+        if instance.call(run.execution, lambda *ended: self._on_end(run, *ended), on_unread):
             return True
-        run.resident = None
+        run.instance = None
         return False
 
-    def _repeat(self, run: Run, resident: Instance) -> None:
-        run.resident, run.repeated = None, True
-        resident.retired = True
-        self._spawn(self._repeat_elsewhere(run, resident))
+    def _repeat(self, run: Run, instance: Instance) -> None:
+        run.instance, run.repeated = None, True
+        instance.draining = True
+        self._spawn(self._repeat_elsewhere(run, instance))
 
-    async def _repeat_elsewhere(self, run: Run, resident: Instance) -> None:
-        await resident.dispose()  # until then somebody could read the request after all
+    async def _repeat_elsewhere(self, run: Run, instance: Instance) -> None:
+        await instance.dispose()  # Until then the process could read the request after all.
         if self._runs.get(run.execution.job_id) is run:
             self._waiting.add(run.key, run, first=True)
             self._boot_if_short(run.key)
 
-    def _settle(self, run: Run, resident: Instance, verdict: Verdict, ran_s: float, logs: bytes) -> None:
-        outcome = run.outcome(resident, verdict, ran_s, logs, monotonic())
-        # First the resident, then the word: whoever hears it may start the next invocation at once.
-        self._release(resident, verdict.spoiled)
+    def _on_end(self, run: Run, instance: Instance, verdict: Verdict, ran_s: float, logs: bytes) -> None:
+        outcome = run.outcome(instance, verdict, ran_s, logs, monotonic())
+        # The instance comes first: the engine may start the next execution from within `on_done`.
+        self._free(instance, verdict.spoiled)
         self._finish(run, outcome)
 
-    def _release(self, resident: Instance, spoiled: bool) -> None:
-        """After a call: the next that waits, the shelf, or the end."""
+    def _free(self, instance: Instance, spoiled: bool) -> None:
+        """Reuse an instance after a call, or dispose of it."""
         if (
             spoiled
-            or resident.outdated
-            or not resident.usable
-            or _single_use(resident.spec)
-            or self._worn_out(resident)
+            or instance.stale
+            or not instance.usable
+            or _is_single_use(instance.spec)
+            or self._is_worn_out(instance)
         ):
-            self._retire(resident)
+            self._dispose(instance)
         else:
-            self._offer(resident)
+            self._offer(instance)
 
-    def _worn_out(self, resident: Instance) -> bool:
-        return resident.calls >= self._calls_limit or (resident.calls % _CALLS_PER_LOOK == 0 and resident.grown())
+    def _is_worn_out(self, instance: Instance) -> bool:
+        calls = instance.call_count
+        return calls >= self._calls_limit or (calls % _CALLS_PER_MEMORY_CHECK == 0 and instance.exceeds_memory())
 
-    def _offer(self, resident: Instance) -> None:
-        """Give a usable resident to whoever waits for its version, else put it on the shelf."""
+    def _offer(self, instance: Instance) -> None:
+        """Give a usable instance to the next run that waits for its version, or keep it idle."""
         if self._closed:
-            self._retire(resident)
+            self._dispose(instance)
             return
-        run = self._waiting.next(key_of(resident))
+        run = self._waiting.pop(key_of(instance))
         if run is None:
-            self._park(resident)
-        elif not self._call(resident, run):
-            self._retire(resident)
-            self._waiting.add(key_of(resident), run, first=True)
-            self._boot_if_short(key_of(resident))
+            self._keep_idle(instance)
+        elif not self._call(instance, run):
+            self._dispose(instance)
+            self._waiting.add(key_of(instance), run, first=True)
+            self._boot_if_short(key_of(instance))
 
     def _finish(self, run: Run, ended: Outcome | SandlotError) -> None:
         if self._runs.get(run.execution.job_id) is not run:
-            return  # Abandoned meanwhile: nobody wants to know.
+            return  # It was abandoned meanwhile.
         del self._runs[run.execution.job_id]
-        run.done(run.execution, ended)
+        run.on_done(run.execution, ended)
 
-    # New residents.
+    # New instances.
 
     def _boot_if_short(self, key: Key) -> None:
         if self._waiting.begin_boot(key):
-            self._spawn(self._board(key))
+            self._spawn(self._boot_for(key))
 
-    async def _board(self, key: Key) -> None:
-        """Boot a resident of this version for whoever waits longest for it."""
+    async def _boot_for(self, key: Key) -> None:
+        """Boot an instance for the run that waits longest for this version, or fail that run."""
         try:
             await self._boot(await self._spec_of(*key))
         except SandlotError as error:
             self._fail_waiting(key, error)
-        except Exception as error:  # noqa: BLE001 -- whatever is wrong with this machine, the caller hears of it and the slot comes free
+        except Exception as error:  # noqa: BLE001 -- whatever is wrong with this machine, the run has to end and free its slot
             _log.exception("boot_failed", extra={"function": key[0], "digest": key[1]})
             self._fail_waiting(key, SandboxUnavailable(f"a sandbox for {key[0]} could not be started: {error}"))
 
     def _fail_waiting(self, key: Key, error: SandlotError) -> None:
         self._waiting.end_boot(key)
-        run = self._waiting.next(key)
+        run = self._waiting.pop(key)
         if run is not None:
             self._finish(run, error)
 
     async def _boot(self, spec: VersionSpec) -> None:
         began_s = monotonic()
-        policy = SandboxSpec(memory_limit_mib=spec.memory_limit_mib, network=spec.network)
-        sandbox = await self._blanks.take(spec.runtime, policy)
+        sandbox_spec = SandboxSpec(memory_limit_mib=spec.memory_limit_mib, network=spec.network)
+        sandbox = await self._prewarmed.take(spec.runtime, sandbox_spec)
         try:
-            await sandbox.start_attach(spec.bundle_dir, policy, spec.packages_dir)
+            await sandbox.start_attach(spec.bundle_dir, sandbox_spec, spec.packages_dir)
             if not sandbox.waits_inside:
                 await sandbox.attached()
             _require_features(spec, sandbox)
         except BaseException:
             await kill_and_wait(sandbox)
             raise
-        resident = Instance(sandbox, spec, began_s, self._lost)
-        self._importing.add(resident)
+        instance = Instance(sandbox, spec, began_s, self._dispose)
+        self._importing.add(instance)
         if self._closed:
-            self._retire(resident)
+            self._dispose(instance)
             return
-        resident.start_import(self._import_limit_s, self._imported)
+        instance.start_import(self._import_limit_s, self._on_imported)
         try:
             await sandbox.attached()
         except (SandboxUnavailable, TimeoutError):
-            if resident in self._importing:  # else it is settled already, as what became of its import
-                resident.kill(None)
-                self._retire(resident)
+            if instance in self._importing:  # Otherwise its import has already failed.
+                instance.kill(None)
+                self._dispose(instance)
                 raise
-        self._make_room(spec)  # last: to look how much memory there is takes 0.2 ms
+        self._evict_for(spec)  # Last, because reading the available memory takes 0.2 ms.
 
-    def _imported(self, resident: Instance, failed: Verdict | None, _ran_s: float, logs: bytes) -> None:
-        self._importing.discard(resident)
-        self._waiting.end_boot(key_of(resident))
+    def _on_imported(self, instance: Instance, failed: Verdict | None, _ran_s: float, logs: bytes) -> None:
+        self._importing.discard(instance)
+        self._waiting.end_boot(key_of(instance))
         if failed is None:
-            self._offer(resident)
+            self._offer(instance)
             return
-        run = self._waiting.next(key_of(resident))
+        run = self._waiting.pop(key_of(instance))
         if run is None:
-            self._retire(resident)
+            self._dispose(instance)
         else:
-            self._settle(run, resident, failed, 0.0, logs)
+            self._on_end(run, instance, failed, 0.0, logs)
 
-    # Residents that leave.
+    # Instances that leave.
 
-    def _lost(self, resident: Instance) -> None:
-        """It ended, or wrote something, while nothing was asked of it."""
-        self._shelf.remove(resident)
-        self._retire(resident)
+    def _dispose(self, instance: Instance) -> None:
+        """Use an instance for nothing more and kill it in the background.
 
-    def _retire(self, resident: Instance) -> None:
-        self._shelf.remove(resident)
-        self._importing.discard(resident)
-        if not resident.retired:
-            resident.retired = True
-            self._spawn(resident.dispose())
+        Also called by an instance whose process ends, or writes something, while it is idle.
+        """
+        self._idle.discard(instance)
+        self._importing.discard(instance)
+        if not instance.draining:
+            instance.draining = True
+            self._spawn(instance.dispose())
 
-    def _park(self, resident: Instance) -> None:
-        resident.idle_since_s = monotonic()
-        self._shelf.put(resident)
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
-        if len(self._shelf) > self._idle_limit:
+    def _keep_idle(self, instance: Instance) -> None:
+        instance.idle_since_s = monotonic()
+        self._idle.add(instance)
+        if self._sweep_timer is None:
+            self._sweep_timer = self._loop.call_later(_SWEEP_S, self._sweep)
+        if len(self._idle) > self._idle_limit:
             self._evict_oldest("limit")
 
-    def _make_room(self, spec: VersionSpec) -> None:
-        """For one that boots: idle residents of older versions go, and if memory is short, those that were idle longest."""
-        newest = self._newest.get(spec.function, 0)
+    def _evict_for(self, spec: VersionSpec) -> None:
+        """Evict idle instances of older versions of this function, and the oldest if memory is
+        short."""
+        newest = self._newest_version.get(spec.function, 0)
         if spec.version > newest:
-            self._newest[spec.function] = spec.version
-            for resident in self._shelf:
-                if resident.spec.function == spec.function and resident.spec.version < spec.version:
-                    self._retire(resident)
-        if len(self._shelf) and available_memory_mib() < MEMORY_RESERVE_MIB + spec.memory_limit_mib:
+            self._newest_version[spec.function] = spec.version
+            for instance in self._idle:
+                if instance.spec.function == spec.function and instance.spec.version < spec.version:
+                    self._dispose(instance)
+        if len(self._idle) and available_memory_mib() < MEMORY_RESERVE_MIB + spec.memory_limit_mib:
             self._evict_oldest("memory")
 
     def _evict_oldest(self, reason: str) -> None:
-        oldest = self._shelf.oldest()
+        oldest = self._idle.oldest()
         if oldest is not None:
             self.evictions[reason] += 1
-            self._retire(oldest)
+            self._dispose(oldest)
 
     def _sweep(self) -> None:
-        """Retire who has been idle for too long, or is not idle at all. Runs every second while there is somebody to look at."""
+        """Dispose of instances that were idle for too long, or that are not really idle.
+
+        Runs every second while there are idle instances.
+        """
         before_s = monotonic() - self._idle_ttl_s
-        for resident in self._shelf:
-            if resident.idle_since_s < before_s:
+        for instance in self._idle:
+            if instance.idle_since_s < before_s:
                 self.evictions["idle"] += 1
-                self._retire(resident)
-            elif not resident.clean(thorough=True) or resident.grown():
-                self._retire(resident)
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if len(self._shelf) else None
+                self._dispose(instance)
+            elif not instance.is_clean(thorough=True) or instance.exceeds_memory():
+                self._dispose(instance)
+        self._sweep_timer = self._loop.call_later(_SWEEP_S, self._sweep) if len(self._idle) else None
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._note_task)
+        task.add_done_callback(self._on_task_end)
 
-    def _note_task(self, task: asyncio.Task[None]) -> None:
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("pool_task_failed", exc_info=error)
 
 
 def _require_features(spec: VersionSpec, sandbox: Sandbox) -> None:
-    """By the receipt, which is complete before anything of the function is read.
+    """Check the receipt, which is complete before any file of the function is read.
 
     Raises:
-        IsolationMissing: the version asks for one that does not stand here.
+        IsolationMissing: the version requires a feature that this sandbox does not have.
     """
     missing = sandbox.lacks(spec.require)
     if missing:
@@ -373,6 +385,9 @@ def _require_features(spec: VersionSpec, sandbox: Sandbox) -> None:
         )
 
 
-def _single_use(spec: VersionSpec) -> bool:
-    """Node cannot fork a running program: its `fork` is a new sandbox for each call."""
+def _is_single_use(spec: VersionSpec) -> bool:
+    """Return whether each call gets a sandbox of its own.
+
+    Node cannot fork a running program, so its `fork` is a new sandbox for each call.
+    """
     return spec.isolation is Isolation.SANDBOX or (spec.isolation is Isolation.FORK and spec.runtime is Runtime.NODE)

@@ -1,8 +1,7 @@
-"""Read the stack that a runtime writes when it is asked, just before it is killed.
+"""Stack traces that a runtime writes on request, just before it is killed.
 
-Knows: the text of faulthandler and of V8, the trace pipe. Does not know: why it is asked.
-
-All of it was written by a process that is not believed: the text is bounded, and is only ever shown.
+Python's faulthandler writes to the trace pipe, V8 to the logs. The text comes from an untrusted
+process: it is bounded, and only ever shown to people.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import re
 from typing import Any, Final
 
 WAIT_S: Final = 0.02
-"""Both runtimes answer within 1 to 3 ms on an idle machine; the kill is due, so not much longer is waited."""
+"""Both runtimes answer within 1 to 3 ms on an idle machine. The kill is due, so the wait is not
+much longer."""
 
-_QUIET_S: Final = 0.003
-"""After the first of it, silence this long is the end."""
+_PAUSE_S: Final = 0.003
+"""Once text has arrived, a pause of this length ends the trace: faulthandler marks no end."""
 
 _READ_BYTES: Final = 64 * 1024
 _FRAMES_KEPT: Final = 40
@@ -26,9 +26,10 @@ _NODE_INTERRUPT: Final = "KEYBOARD_INTERRUPT: Script execution was interrupted b
 
 
 async def read_trace(trace_fd: int, ended: asyncio.Future[Any]) -> bytes:
-    """What arrives on the trace pipe within `WAIT_S`; less if it stops arriving, or the process ends (as Node does).
+    """Return the text that arrives on the trace pipe within `WAIT_S`.
 
-    faulthandler writes a few bytes at a time and marks no end.
+    Returns earlier if no more arrives, or if the process ends (as Node does). faulthandler writes a
+    few bytes at a time.
     """
     loop = asyncio.get_running_loop()
     text = bytearray()
@@ -44,11 +45,11 @@ async def read_trace(trace_fd: int, ended: asyncio.Future[Any]) -> bytes:
     try:
         while len(text) < _READ_BYTES and not ended.done() and (left_s := deadline_s - loop.time()) > 0:
             arrived.clear()
-            news = loop.create_task(arrived.wait())
+            more = loop.create_task(arrived.wait())
             await asyncio.wait(
-                [news, ended], timeout=min(left_s, _QUIET_S) if text else left_s, return_when=asyncio.FIRST_COMPLETED
+                [more, ended], timeout=min(left_s, _PAUSE_S) if text else left_s, return_when=asyncio.FIRST_COMPLETED
             )
-            if news.cancel():
+            if more.cancel():
                 break
     finally:
         loop.remove_reader(trace_fd)
@@ -56,19 +57,22 @@ async def read_trace(trace_fd: int, ended: asyncio.Future[Any]) -> bytes:
 
 
 def python_stack(text: bytes, bundle: str) -> list[str]:
-    """Where the interrupted thread was, from faulthandler's text: from the first user frame inwards, innermost last."""
+    """Return the interrupted thread's frames from faulthandler's text.
+
+    They start at the first user frame; the innermost frame is last.
+    """
     _, _, block = text.decode("utf-8", "replace").partition("Current thread ")
     frames: list[str] = []
     for line in block.splitlines()[1:]:
         found = _PYTHON_FRAME.match(line)
         if found is None:
-            break  # The next thread's block, or the end.
+            break  # the next thread's block, or the end
         frames.append(f'File "{found["file"]}", line {found["line"]}, in {found["name"]}'[:300])
     return _from_first_user_frame(frames, bundle)
 
 
 def node_stack(logs: bytes, bundle: str) -> tuple[list[str], bytes]:
-    """The same from V8's text in the logs, and the logs without it."""
+    """Return the same frames from V8's text in the logs, and the logs without that text."""
     before, found, after = logs.decode("utf-8", "replace").rpartition(_NODE_INTERRUPT)
     if not found:
         return [], logs

@@ -1,9 +1,8 @@
-"""Decide how an invocation ended: the one place where outcomes are classified.
+"""The verdict: how a call ended. No other module classifies outcomes.
 
-Knows: what frames claim, what the kernel and the worker's clock measured, which of the two counts. Does not know: how any of it was obtained.
-
-A claim (a frame) is believed only about the function itself: what it returned, what it raised. Everything with a limit or a measurement in
-it comes from the worker's side.
+A claim in a frame is believed only about the function itself: its result or its exception. That
+includes a claimed `MemoryError` or a failed fork. Every limit and every measurement comes from the
+worker's side: the kernel and the worker's clock.
 """
 
 from __future__ import annotations
@@ -24,12 +23,15 @@ MIB: Final = 1024 * 1024
 
 
 class Verdict(msgspec.Struct, frozen=True):
+    """The decided part of an outcome, and whether the instance may be called again."""
+
     kind: OutcomeKind
     result: bytes = b""
     error: FunctionError | None = None
     evidence: Evidence | None = None
     spoiled: bool = False
-    """The process may not be called again: it is full, or something other than the runtime has answered."""
+    """The process must not be called again: its memory or its processes are used up, or something
+    other than the runtime has answered."""
 
 
 class _ErrorFrame(msgspec.Struct, rename="camel"):
@@ -52,18 +54,19 @@ _CLAIMS: Final = {
     "memory": OutcomeKind.MEMORY,
     "processes": OutcomeKind.PROCESSES,
 }
-_FULL: Final = frozenset({OutcomeKind.MEMORY, OutcomeKind.PROCESSES})
-"""Whatever filled the process up is still there after such an answer."""
+_USED_UP: Final = frozenset({OutcomeKind.MEMORY, OutcomeKind.PROCESSES})
+"""Claims after which the process still holds the memory or the processes that caused them."""
 _OK: Final = OutcomeKind.OK
 
 
 def of_answer(kind: bytes, body: bytes) -> Verdict:
-    """The verdict on an `O` or `E` frame."""
+    """Return the verdict on an `O` or `E` frame."""
     if kind == RESULT:
         try:
             check_json(body)
         except InvalidJson as error:
-            # An honest runtime gets here only with lone surrogates or deep nesting; anything else was written by hand.
+            # From the real runtime only lone surrogates or deep nesting get here. Anything else was
+            # written by the function itself.
             return _bad_result(f"the result is not JSON: {error.message}")
         return Verdict(_OK, body)
     try:
@@ -71,16 +74,17 @@ def of_answer(kind: bytes, body: bytes) -> Verdict:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _bad_result("the function's process sent an error that is not JSON of the agreed form")
     claimed = _CLAIMS.get(frame.kind, OutcomeKind.ERROR)
-    return Verdict(claimed, error=_error_of(frame), spoiled=claimed in _FULL)
+    return Verdict(claimed, error=_error_of(frame), spoiled=claimed in _USED_UP)
 
 
 def of_ready(body: bytes) -> Verdict | None:
-    """None if the function was imported, else how that failed."""
+    """Return the verdict on a `K` frame: None if the function was imported."""
     try:
         frame = _decode_ready(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Verdict(
-            OutcomeKind.IMPORT_ERROR, error=_named("ImportError", "the function's process garbled its start")
+            OutcomeKind.IMPORT_ERROR,
+            error=_named("ImportError", "the function's process sent a malformed start message"),
         )
     return None if frame.ok else Verdict(OutcomeKind.IMPORT_ERROR, error=_error_of(frame))
 
@@ -88,6 +92,7 @@ def of_ready(body: bytes) -> Verdict | None:
 def of_timeout(
     limit_s: float, measured_s: float, end: SandboxExit | None, stack: list[str], *, importing: bool
 ) -> Verdict:
+    """Return the verdict on a call, or an import, that was killed at its limit."""
     what, key = ("import", "import_s") if importing else ("wall", "wall_s")
     message = f"the {what} limit of {limit_s:g} s passed; everything it had started was killed"
     limit, measured = {key: limit_s}, {key: round(measured_s, 3)}
@@ -97,19 +102,24 @@ def of_timeout(
 
 
 def of_flood(printed_bytes: int, end: SandboxExit | None) -> Verdict:
+    """Return the verdict on a call that was killed for printing too much."""
     message = f"it printed more than {FLOOD_LIMIT_BYTES // MIB} MiB"
     limit, measured = {"output_bytes": float(FLOOD_LIMIT_BYTES)}, {"output_bytes": float(printed_bytes)}
     return Verdict(OutcomeKind.OUTPUT, error=_named("TooMuchOutput", message), evidence=_evidence(end, limit, measured))
 
 
 def of_cancel(end: SandboxExit | None) -> Verdict:
+    """Return the verdict on a call that was killed because it was cancelled."""
     return Verdict(
         OutcomeKind.CANCELLED, error=_named("Cancelled", "it was cancelled while it ran"), evidence=_evidence(end)
     )
 
 
 def of_garbled(detail: str, end: SandboxExit | None) -> Verdict:
-    """The process wrote what the protocol does not allow, or closed its control descriptor and ran on."""
+    """Return the verdict on a violation of the protocol.
+
+    The process wrote a frame that is not allowed, or closed its control descriptor and ran on.
+    """
     message = "the function's process interfered with its control descriptor"
     return Verdict(
         OutcomeKind.BAD_RESULT, error=_named("ProtocolViolation", message), evidence=_evidence(end, detail=detail)
@@ -117,7 +127,8 @@ def of_garbled(detail: str, end: SandboxExit | None) -> Verdict:
 
 
 def of_end(end: SandboxExit, memory_limit_mib: int, logs: bytes) -> Verdict:
-    """The verdict on a process that ended by itself, or was ended by the kernel, without an answer."""
+    """Return the verdict on a process that exited, or was killed by the kernel, without an
+    answer."""
     if end.oom_killed or _aborted_for_memory(end, logs):
         return _out_of_memory(end, memory_limit_mib)
     if end.signal == signal.SIGXCPU:
@@ -135,7 +146,7 @@ def of_end(end: SandboxExit, memory_limit_mib: int, logs: bytes) -> Verdict:
 
 
 def with_memory_evidence(verdict: Verdict, end: SandboxExit | None, memory_limit_mib: int) -> Verdict:
-    """The verdict on a refused allocation, with what the kernel measured."""
+    """Return the verdict on a refused allocation with the kernel's figures added."""
     limit, measured = _memory_figures(end, memory_limit_mib)
     return Verdict(verdict.kind, error=verdict.error, evidence=_evidence(end, limit, measured))
 
@@ -152,7 +163,10 @@ def _memory_figures(end: SandboxExit | None, memory_limit_mib: int) -> tuple[dic
 
 
 def _aborted_for_memory(end: SandboxExit, logs: bytes) -> bool:
-    """V8 prints this and aborts when its heap is full; musl's and glibc's allocators abort or trap without a word."""
+    """Return whether V8 aborted because its heap was full, which it prints.
+
+    musl's and glibc's allocators abort or trap without a message.
+    """
     return end.signal in (signal.SIGABRT, signal.SIGTRAP) and b"JavaScript heap out of memory" in logs
 
 
