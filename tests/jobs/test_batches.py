@@ -13,6 +13,7 @@ from sandlot.jobs import Queue, new_job_id
 from sandlot.jobs.inspection import JobRecord
 from sandlot.models import JobStatus, OutcomeKind
 from sandlot.redis import keys
+from tests.jobs.conftest import HandWorker, MakeInvocation
 from tests.waiting import eventually
 
 
@@ -20,13 +21,13 @@ def everything(record: JobRecord) -> bool:
     return True
 
 
-def in_order(make: Any, count: int, **fields: Any) -> list[Any]:
+def in_order(make: MakeInvocation, count: int, **fields: Any) -> list[Any]:
     """Invocations whose ids sort as they stand, although they are made within a millisecond."""
     ids = sorted(new_job_id() for _ in range(count))
     return [make(b"%d" % index, job_id=job_id, **fields) for index, job_id in enumerate(ids)]
 
 
-async def test_all_of_a_batch_are_queued_in_order(queue: Queue, worker: Any, make: Any) -> None:
+async def test_all_of_a_batch_are_queued_in_order(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     batch = in_order(make, 1000)
     ids = await queue.submit_batch(batch, "", "f")
     assert ids == [job.job_id for job in batch]
@@ -34,7 +35,9 @@ async def test_all_of_a_batch_are_queued_in_order(queue: Queue, worker: Any, mak
     assert [worker.queue.unseal(claim)[1] for claim in claims] == [b"%d" % index for index in range(1000)]
 
 
-async def test_a_batch_that_does_not_fit_is_refused_whole(url: str, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_a_batch_that_does_not_fit_is_refused_whole(
+    url: str, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     queue = await Queue.open(url, b"k" * 32, queue_limit=25, queue_limit_per_function=10)
     try:
         with pytest.raises(QueueFull, match="the queue of 'hello' holds 0 jobs"):
@@ -49,13 +52,15 @@ async def test_a_batch_that_does_not_fit_is_refused_whole(url: str, worker: Any,
         await queue.close()
 
 
-async def test_without_a_worker_none_is_queued(queue: Queue, make: Any, raw: redis.Redis) -> None:
+async def test_without_a_worker_none_is_queued(queue: Queue, make: MakeInvocation, raw: redis.Redis) -> None:
     with pytest.raises(NoWorker):
         await queue.submit_batch(in_order(make, 3), "", "f")
     assert [*raw.scan_iter(keys.JOB + "*")] == []
 
 
-async def test_a_batch_is_the_same_batch_under_its_key(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_a_batch_is_the_same_batch_under_its_key(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     first = await queue.submit_batch(in_order(make, 5), "k", "same")
     assert await queue.submit_batch(in_order(make, 5), "k", "same") == first
     with pytest.raises(IdempotencyConflict):
@@ -64,7 +69,7 @@ async def test_a_batch_is_the_same_batch_under_its_key(queue: Queue, worker: Any
 
 
 async def test_a_batch_that_is_sent_again_is_there_once_even_if_it_filled_the_queue(
-    url: str, worker: Any, make: Any, raw: redis.Redis
+    url: str, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     queue = await Queue.open(url, b"k" * 32, queue_limit=10, queue_limit_per_function=10)
     try:
@@ -75,14 +80,18 @@ async def test_a_batch_that_is_sent_again_is_there_once_even_if_it_filled_the_qu
         await queue.close()
 
 
-async def test_a_batch_goes_to_idle_slots_and_the_rest_waits(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_batch_goes_to_idle_slots_and_the_rest_waits(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     assert (await worker.step(2)).parked
     await queue.submit_batch(in_order(make, 5), "", "f")
     await eventually(lambda: len(worker.handed) == 2)
     assert (await queue.status()).queued == 3
 
 
-async def test_jobs_are_listed_newest_first_whatever_they_do(queue: Queue, worker: Any, make: Any) -> None:
+async def test_jobs_are_listed_newest_first_whatever_they_do(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     batch = in_order(make, 6)
     await asyncio.gather(*(queue.submit(job, reply=False) for job in batch))
     claims = (await worker.step(3)).claims
@@ -96,7 +105,9 @@ async def test_jobs_are_listed_newest_first_whatever_they_do(queue: Queue, worke
     assert page.next == ""
 
 
-async def test_pages_meet_without_a_gap_over_several_functions(queue: Queue, worker: Any, make: Any) -> None:
+async def test_pages_meet_without_a_gap_over_several_functions(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     ids = sorted(new_job_id() for _ in range(25))
     for number, job_id in enumerate(ids):
         await queue.submit(make(job_id=job_id, function=f"f{number % 3}"), reply=False)
@@ -112,7 +123,7 @@ async def test_pages_meet_without_a_gap_over_several_functions(queue: Queue, wor
     assert [record.id for record in only.jobs] == ids[1::3][::-1]
 
 
-async def test_what_is_not_wanted_is_passed_over(queue: Queue, worker: Any, make: Any) -> None:
+async def test_what_is_not_wanted_is_passed_over(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     batch = in_order(make, 300)
     await queue.submit_batch(batch, "", "f")
     oldest = batch[0].job_id
@@ -120,7 +131,9 @@ async def test_what_is_not_wanted_is_passed_over(queue: Queue, worker: Any, make
     assert [record.id for record in page.jobs] == [oldest]
 
 
-async def test_a_job_leaves_the_list_with_its_registry(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_a_job_leaves_the_list_with_its_registry(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims

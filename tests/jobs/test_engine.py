@@ -7,11 +7,13 @@ import math
 from typing import Any
 
 import pytest
+import redis
 from rq.worker import Worker
 
 from sandlot.errors import SandboxUnavailable, VersionNotFound
 from sandlot.jobs import Queue
 from sandlot.models import JobStatus, Outcome, OutcomeKind
+from tests.jobs.conftest import HandWorker, MakeInvocation, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.waiting import eventually
 
@@ -27,13 +29,17 @@ async def call(queue: Queue, job: Any, timeout_s: float = 10.0) -> Any:
         queue.waiters.unregister(job.job_id, future)
 
 
-async def test_a_call_returns_what_the_function_returned(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_a_call_returns_what_the_function_returned(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     await start_engine(InlinePool(behaviour=ECHO))
     settled = await call(queue, make(b'{"x":[1,2]}'))
     assert (settled.kind, settled.result) == (OutcomeKind.OK, b'{"x":[1,2]}')
 
 
-async def test_many_calls_at_once_never_exceed_the_slots(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_many_calls_at_once_never_exceed_the_slots(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     running = await start_engine(InlinePool(3, ECHO))
     settled = await asyncio.gather(*(call(queue, make(b"%d" % n)) for n in range(500)))
     assert [one.result for one in settled] == [b"%d" % n for n in range(500)]
@@ -42,7 +48,7 @@ async def test_many_calls_at_once_never_exceed_the_slots(queue: Queue, start_eng
 
 
 async def test_short_runs_are_claimed_ahead_and_what_then_waits_in_vain_goes_to_another(
-    queue: Queue, start_engine: Any, make: Any, raw: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """Jobs in hand are only worth it while runs are short: once they are not, they must not stand behind a long one."""
     running = await start_engine(InlinePool(2, ECHO))
@@ -62,7 +68,7 @@ async def test_short_runs_are_claimed_ahead_and_what_then_waits_in_vain_goes_to_
     assert pool.most <= 2
 
 
-async def test_two_engines_share_the_work(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_two_engines_share_the_work(queue: Queue, start_engine: StartEngine, make: MakeInvocation) -> None:
     pools = [InlinePool(2, ECHO), InlinePool(2, ECHO)]
     for pool in pools:
         await start_engine(pool)
@@ -72,7 +78,7 @@ async def test_two_engines_share_the_work(queue: Queue, start_engine: Any, make:
 
 
 async def test_an_unsigned_job_ends_as_an_error_and_is_never_executed(
-    queue: Queue, start_engine: Any, make: Any, raw: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     running = await start_engine(InlinePool(behaviour=ECHO))
     foreign = await Queue.open(
@@ -93,7 +99,7 @@ async def test_an_unsigned_job_ends_as_an_error_and_is_never_executed(
 
 
 async def test_an_event_exchanged_in_redis_is_never_executed(
-    queue: Queue, start_engine: Any, make: Any, raw: Any, worker: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis, worker: HandWorker
 ) -> None:
     job = make(b'{"amount":1}')
     await queue.submit(job, reply=False)
@@ -110,13 +116,17 @@ async def poll(queue: Queue, job_id: str) -> Any:
     return settled
 
 
-async def test_what_cannot_ever_run_ends_as_an_error(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_what_cannot_ever_run_ends_as_an_error(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     await start_engine(InlinePool(behaviour=lambda _: VersionNotFound("there is no such version")))
     settled = await call(queue, make())
     assert (settled.kind, settled.error.error_type) == (OutcomeKind.ERROR, "Sandlot.VersionNotFound")
 
 
-async def test_a_fault_of_the_platform_costs_the_job_no_attempt(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_a_fault_of_the_platform_costs_the_job_no_attempt(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     faults = [SandboxUnavailable("no memory")]
     await start_engine(InlinePool(behaviour=lambda _: faults.pop() if faults else OK))
     settled = await call(queue, make(attempts=1))
@@ -125,7 +135,7 @@ async def test_a_fault_of_the_platform_costs_the_job_no_attempt(queue: Queue, st
 
 @pytest.mark.parametrize("message", ["heard", "lost"])
 async def test_cancelling_a_running_job_kills_it(
-    queue: Queue, start_engine: Any, make: Any, raw: Any, message: str
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis, message: str
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda _: None))
     job = make()
@@ -139,7 +149,7 @@ async def test_cancelling_a_running_job_kills_it(
 
 
 async def test_a_lost_lease_kills_the_execution_and_its_outcome_is_not_recorded(
-    queue: Queue, start_engine: Any, make: Any, raw: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda _: None))
     job = make()
@@ -151,7 +161,7 @@ async def test_a_lost_lease_kills_the_execution_and_its_outcome_is_not_recorded(
 
 
 async def test_a_drain_finishes_what_runs_and_claims_nothing_more(
-    queue: Queue, start_engine: Any, make: Any, raw: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     running = await start_engine(InlinePool(1, lambda _: None))
     first, second = make(), make()
@@ -169,7 +179,7 @@ async def test_a_drain_finishes_what_runs_and_claims_nothing_more(
 
 
 async def test_a_drain_that_takes_too_long_gives_jobs_back_without_using_their_attempt(
-    queue: Queue, start_engine: Any, make: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
 ) -> None:
     running = await start_engine(InlinePool(1, lambda _: None), drain_s=0.05)
     job = make(attempts=1)
@@ -183,7 +193,9 @@ async def test_a_drain_that_takes_too_long_gives_jobs_back_without_using_their_a
     assert (await asyncio.wait_for(poll(queue, job.job_id), 5)).kind is OutcomeKind.OK
 
 
-async def test_a_second_signal_gives_back_at_once(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_a_second_signal_gives_back_at_once(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     running = await start_engine(InlinePool(1, lambda _: None), drain_s=600)
     job = make()
     await queue.submit(job, reply=False)
@@ -195,7 +207,7 @@ async def test_a_second_signal_gives_back_at_once(queue: Queue, start_engine: An
 
 
 async def test_a_hand_off_that_meets_a_draining_worker_goes_back(
-    queue: Queue, start_engine: Any, make: Any, raw: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     running = await start_engine(InlinePool(2, lambda _: None))
     blocker, late = make(), make(attempts=1)
@@ -209,7 +221,9 @@ async def test_a_hand_off_that_meets_a_draining_worker_goes_back(
     running.pool.finish(blocker.job_id)
 
 
-async def test_rq_sees_the_worker_as_long_as_it_lives(queue: Queue, start_engine: Any, make: Any, raw: Any) -> None:
+async def test_rq_sees_the_worker_as_long_as_it_lives(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
+) -> None:
     running = await start_engine(InlinePool(behaviour=ECHO))
     await call(queue, make())
     await eventually(lambda: [w.successful_job_count for w in Worker.all(connection=raw, serializer="json")] == [1])
@@ -219,7 +233,7 @@ async def test_rq_sees_the_worker_as_long_as_it_lives(queue: Queue, start_engine
     await eventually(lambda: raw.exists(running.engine.key))
 
 
-async def test_rqs_own_loop_is_refused(start_engine: Any) -> None:
+async def test_rqs_own_loop_is_refused(start_engine: StartEngine) -> None:
     running = await start_engine(InlinePool())
     for name in ("work", "subscribe", "perform_job", "clean_registries"):
         with pytest.raises(NotImplementedError):
@@ -227,7 +241,7 @@ async def test_rqs_own_loop_is_refused(start_engine: Any) -> None:
 
 
 async def test_losing_everything_in_redis_does_not_end_the_engine(
-    queue: Queue, start_engine: Any, make: Any, raw: Any
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     running = await start_engine(InlinePool(behaviour=ECHO))
     raw.flushall()
@@ -237,7 +251,7 @@ async def test_losing_everything_in_redis_does_not_end_the_engine(
 
 
 async def test_what_becomes_due_between_two_beats_does_not_wait_for_the_second(
-    queue: Queue, start_engine: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engine.engine.CONTACT_BEFORE_REAPING_S", 0)
     monkeypatch.setattr("worker.engine.engine.HEARTBEAT_S", 0.1)

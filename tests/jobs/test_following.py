@@ -14,7 +14,7 @@ from sandlot.jobs import Queue, notifications
 from sandlot.jobs.notifications import JobSnapshot
 from sandlot.models import JobStatus, Outcome, OutcomeKind
 from sandlot.redis import keys
-from tests.jobs.conftest import HandWorker
+from tests.jobs.conftest import HandWorker, MakeInvocation, StartEngine
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.stream_readers import Reader, Readers
 from tests.waiting import eventually
@@ -22,7 +22,7 @@ from tests.waiting import eventually
 MANY = 200
 
 
-async def running(queue: Queue, pool: InlinePool, make: Any) -> Any:
+async def running(queue: Queue, pool: InlinePool, make: MakeInvocation) -> Any:
     job = make()
     await queue.submit(job, reply=False)
     await eventually(lambda: pool.started)
@@ -51,7 +51,7 @@ async def glance_at(queue: Queue, job_id: str) -> JobSnapshot | None:
 
 
 async def test_whole_lines_are_said_while_the_job_runs(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     pool = InlinePool(behaviour=lambda execution: None)
     await start_engine(pool)
@@ -69,7 +69,7 @@ async def test_whole_lines_are_said_while_the_job_runs(
 
 
 async def test_of_a_job_that_nobody_watches_nothing_is_written(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     pool = InlinePool(behaviour=lambda execution: None)
     await start_engine(pool)
@@ -88,7 +88,7 @@ async def test_a_job_that_is_not_there_has_nothing_to_say(queue: Queue) -> None:
 
 
 async def test_a_worker_that_lost_its_lease_is_not_heard(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -101,7 +101,7 @@ async def test_a_worker_that_lost_its_lease_is_not_heard(
 
 
 async def test_what_was_said_and_is_gone_is_said_from_the_beginning(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -142,7 +142,7 @@ async def looks_cost(queue: Queue, raw: redis.Redis, readers: list[Reader]) -> d
 async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     queue: Queue,
     worker: HandWorker,
-    make: Any,
+    make: MakeInvocation,
     raw: redis.Redis,
     read: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -185,7 +185,7 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
 
 
 async def test_what_happens_of_itself_is_seen_at_the_next_look(
-    queue: Queue, worker: HandWorker, make: Any, read: Callable[[str], Any], raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, read: Callable[[str], Any], raw: redis.Redis
 ) -> None:
     job, broken = make(), make()
     for each in (job, broken):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import redis
@@ -17,6 +16,7 @@ from sandlot.jobs import Queue
 from sandlot.models import LATEST, Runtime
 from sandlot.redis import keys
 from sandlot.redis.connection import connect
+from tests.jobs.conftest import HandWorker, MakeInvocation
 
 KEY = b"k" * 32
 MANIFEST = Manifest(runtime=Runtime.PYTHON, handler="main.handler")
@@ -150,7 +150,13 @@ async def test_old_versions_go_but_not_those_that_an_alias_means(registry: Regis
 
 @pytest.mark.parametrize("delay_ms", [0, 60_000])
 async def test_a_version_that_is_queued_can_be_run_until_its_jobs_are_done(
-    registry: Registry, queue: Queue, worker: Any, make: Any, raw: redis.Redis, client: Redis, delay_ms: int
+    registry: Registry,
+    queue: Queue,
+    worker: HandWorker,
+    make: MakeInvocation,
+    raw: redis.Redis,
+    client: Redis,
+    delay_ms: int,
 ) -> None:
     await deploy(registry, 1, 2)
     used, unused = await registry.resolve("hello", "1"), await registry.resolve("hello", "2")
@@ -168,7 +174,7 @@ async def test_a_version_that_is_queued_can_be_run_until_its_jobs_are_done(
 
 
 async def test_when_its_jobs_are_done_an_old_version_is_forgotten(
-    registry: Registry, queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    registry: Registry, queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await deploy(registry, 1)
     used = await registry.resolve("hello", "1")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
+import redis
 from rq import Queue as RqQueue
 from rq.job import Job, JobStatus
 from rq.registry import (
@@ -19,15 +19,16 @@ from rq.serializers import JSONSerializer
 
 from sandlot.jobs import Queue
 from sandlot.models import FunctionError, OutcomeKind
+from tests.jobs.conftest import HandWorker, MakeInvocation
 
 NAME = "hello@python"
 
 
-def fetch(raw: Any, job_id: str) -> Job:
+def fetch(raw: redis.Redis, job_id: str) -> Job:
     return Job.fetch(job_id, connection=raw, serializer=JSONSerializer)
 
 
-async def test_a_queued_job(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_queued_job(queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis) -> None:
     job = make(b'{"n":1}', wall_limit_ms=1500, result_ttl_s=77)
     before = time.time()
     await queue.submit(job, reply=False)
@@ -42,7 +43,9 @@ async def test_a_queued_job(queue: Queue, worker: Any, make: Any, raw: Any) -> N
     assert [one.name for one in RqQueue.all(connection=raw, serializer=JSONSerializer)] == [NAME]
 
 
-async def test_a_running_job_and_rqs_cleanup(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_running_job_and_rqs_cleanup(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -57,7 +60,9 @@ async def test_a_running_job_and_rqs_cleanup(queue: Queue, worker: Any, make: An
     assert registry.get_job_ids() == []
 
 
-async def test_a_finished_job_and_its_result(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_finished_job_and_its_result(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -74,7 +79,9 @@ async def test_a_finished_job_and_its_result(queue: Queue, worker: Any, make: An
     assert 0 < raw.ttl(f"rq:results:{job.job_id}") <= 60
 
 
-async def test_a_failed_job_and_its_text(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_failed_job_and_its_text(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -86,7 +93,9 @@ async def test_a_failed_job_and_its_text(queue: Queue, worker: Any, make: Any, r
     assert FailedJobRegistry(NAME, connection=raw).get_job_ids() == [job.job_id]
 
 
-async def test_a_lost_job_and_its_text(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_lost_job_and_its_text(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make(attempts=1)
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -97,7 +106,9 @@ async def test_a_lost_job_and_its_text(queue: Queue, worker: Any, make: Any, raw
     assert seen.latest_result().exc_string.startswith("worker_lost")
 
 
-async def test_cancelled_and_scheduled_jobs(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_cancelled_and_scheduled_jobs(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     cancelled, scheduled = make(), make(delay_ms=90_000)
     await queue.submit(cancelled, reply=False)
     await queue.submit(scheduled, reply=False)

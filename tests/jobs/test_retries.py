@@ -11,8 +11,9 @@ from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 
 from sandlot.jobs import Queue
-from sandlot.jobs.worker_queue import RetryDecision
+from sandlot.jobs.worker_queue import Claim, RetryDecision
 from sandlot.models import Evidence, FunctionError, JobStatus, Outcome, OutcomeKind, RetryPolicy
+from tests.jobs.conftest import HandWorker, MakeInvocation, OpenWorker, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.waiting import eventually
 
@@ -26,25 +27,25 @@ def failing(until_attempt: int) -> Any:
 
 
 async def fail(
-    worker: Any, claim: Any, judgement: RetryDecision = AGAIN, kind: OutcomeKind = OutcomeKind.ERROR
+    worker: HandWorker, claim: Claim, judgement: RetryDecision = AGAIN, kind: OutcomeKind = OutcomeKind.ERROR
 ) -> bytes:
     ending = worker.ending(claim, kind=kind, error=ERROR, logs=b"tried\n")
     return bytes(await worker.queue.retry_or_fail(ending, judgement))
 
 
-async def claim_one(worker: Any) -> Any:
+async def claim_one(worker: HandWorker) -> Any:
     (claim,) = (await worker.step(1)).claims
     return claim
 
 
-async def claim_when_due(worker: Any, raw: redis.Redis, job_id: str) -> Any:
+async def claim_when_due(worker: HandWorker, raw: redis.Redis, job_id: str) -> Any:
     raw.zadd("sandlot:due", {job_id: 1})
     assert (await worker.queue.reap()).due == 1
     return await claim_one(worker)
 
 
 async def test_a_failure_that_may_be_tried_again_waits_with_its_error(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -60,7 +61,7 @@ async def test_a_failure_that_may_be_tried_again_waits_with_its_error(
 
 
 async def test_the_pause_doubles_and_half_of_it_is_chance(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -73,7 +74,9 @@ async def test_the_pause_doubles_and_half_of_it_is_chance(
         claim = await claim_when_due(worker, raw, job.job_id)
 
 
-async def test_a_judgement_sent_twice_is_one(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_a_judgement_sent_twice_is_one(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     first = await claim_one(worker)
@@ -90,7 +93,7 @@ async def test_a_judgement_sent_twice_is_one(queue: Queue, worker: Any, make: An
 
 
 async def test_what_succeeds_in_the_end_has_a_result_and_remembers(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     future = queue.waiters.register(job.job_id)
@@ -105,7 +108,7 @@ async def test_what_succeeds_in_the_end_has_a_result_and_remembers(
 
 
 async def test_the_last_failure_is_the_record_and_a_dead_letter(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     future = queue.waiters.register(job.job_id)
@@ -118,7 +121,7 @@ async def test_the_last_failure_is_the_record_and_a_dead_letter(
 
 
 async def test_a_lost_workers_job_is_a_dead_letter_after_its_last_attempt(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make(attempts=2)
     await queue.submit(job, reply=False)
@@ -132,7 +135,9 @@ async def test_a_lost_workers_job_is_a_dead_letter_after_its_last_attempt(
     assert raw.zrange("sandlot:dead-letters", 0, -1) == [job.job_id.encode()]
 
 
-async def test_too_old_is_not_tried_again(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_too_old_is_not_tried_again(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     for _ in range(2):
         await queue.submit(make(), reply=False)
     young, old = (await worker.step(2)).claims
@@ -143,7 +148,7 @@ async def test_too_old_is_not_tried_again(queue: Queue, worker: Any, make: Any, 
 
 
 async def test_a_lost_worker_does_not_bring_back_what_is_too_old(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """Whatever a caller writes cannot be taken for the limit."""
     forged = b'{"max_age_ms":1}'
@@ -159,7 +164,7 @@ async def test_a_lost_worker_does_not_bring_back_what_is_too_old(
 
 
 async def test_what_expires_before_its_next_attempt_keeps_its_own_error(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make(not_after_ms=(raw.time()[0] + 30) * 1000)
     await queue.submit(job, reply=False)
@@ -168,7 +173,7 @@ async def test_what_expires_before_its_next_attempt_keeps_its_own_error(
 
 
 async def test_attempts_that_were_given_back_are_not_counted(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -178,7 +183,9 @@ async def test_attempts_that_were_given_back_are_not_counted(
     assert await fail(worker, claim, RetryDecision(attempts=2, backoff_ms=1)) == b"again"
 
 
-async def test_who_was_cancelled_is_not_tried_again(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_who_was_cancelled_is_not_tried_again(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     running, scheduled = make(), make()
     for job in (running, scheduled):
         await queue.submit(job, reply=False)
@@ -190,7 +197,9 @@ async def test_who_was_cancelled_is_not_tried_again(queue: Queue, worker: Any, m
     assert raw.zcard("sandlot:due") == raw.zcard("rq:scheduled:hello@python") == raw.zcard("sandlot:dead-letters") == 0
 
 
-async def test_a_failure_frees_its_place_under_the_cap(queue: Queue, worker: Any, make: Any, open_worker: Any) -> None:
+async def test_a_failure_frees_its_place_under_the_cap(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, open_worker: OpenWorker
+) -> None:
     other = await open_worker()
     try:
         for _ in range(2):
@@ -205,7 +214,9 @@ async def test_a_failure_frees_its_place_under_the_cap(queue: Queue, worker: Any
         await other.close()
 
 
-async def test_an_engine_runs_a_job_until_it_succeeds(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_an_engine_runs_a_job_until_it_succeeds(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     running = await start_engine(InlinePool(behaviour=failing(3)))
     job = make(retry=RetryPolicy(on=(OutcomeKind.ERROR,), backoff_ms=10))
     future = queue.waiters.register(job.job_id)
@@ -224,7 +235,7 @@ async def test_an_engine_runs_a_job_until_it_succeeds(queue: Queue, start_engine
     ],
 )
 async def test_an_engine_asks_for_what_the_policy_says_and_nothing_else(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis, outcome: Outcome, letters: int
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis, outcome: Outcome, letters: int
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda execution: outcome))
     job = make(retry=RetryPolicy(attempts=2, on=(OutcomeKind.MEMORY,), backoff_ms=10))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import redis
 
 from sandlot.jobs import Queue
+from tests.jobs.conftest import MakeInvocation, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.waiting import eventually
 from worker.engine.capacity import Scaling
@@ -12,7 +13,9 @@ from worker.engine.capacity import Scaling
 DEADLINE_S = 20.0
 
 
-async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     pool = InlinePool(2, lambda _: None)
     running = await start_engine(pool, scaling=Scaling(2, 4, lambda: True, shrink_after_beats=1))
     for _ in range(6):
@@ -36,7 +39,9 @@ async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(queue: Queue, s
     assert pool.most == 4
 
 
-async def test_what_a_worker_has_counted_is_told_with_its_beats(queue: Queue, start_engine: Any, make: Any) -> None:
+async def test_what_a_worker_has_counted_is_told_with_its_beats(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation
+) -> None:
     await start_engine(InlinePool())
     for _ in range(3):
         await queue.submit(make(), reply=False)
@@ -48,7 +53,7 @@ async def test_what_a_worker_has_counted_is_told_with_its_beats(queue: Queue, st
     await eventually(told)
 
 
-async def test_stats_that_cannot_be_read_are_nothing(queue: Queue, start_engine: Any, raw: Any) -> None:
+async def test_stats_that_cannot_be_read_are_nothing(queue: Queue, start_engine: StartEngine, raw: redis.Redis) -> None:
     running = await start_engine(InlinePool())
     raw.hset(f"sandlot:worker:{running.engine.name}", "stats", b"{")
     load = await queue.load()

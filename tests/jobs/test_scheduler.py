@@ -15,7 +15,7 @@ from sandlot.functions.schedule import Schedule
 from sandlot.jobs import JobRecord, Queue
 from sandlot.models import Runtime
 from sandlot.redis.connection import connect
-from tests.jobs.conftest import KEY, HandWorker
+from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, OpenWorker
 from tests.waiting import eventually
 from worker.scheduler import OWNER, ScheduleMarks, Scheduler
 
@@ -70,7 +70,7 @@ async def long_ago(client: Redis, schedule: str) -> int:
 
 
 async def test_what_was_missed_is_caught_up_on_once_by_however_many(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     await deploy(client, YEARLY)
     tick_ms = await long_ago(client, YEARLY)
@@ -87,7 +87,7 @@ async def test_what_was_missed_is_caught_up_on_once_by_however_many(
 
 
 async def test_each_moment_is_fired_once_by_however_many(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     for _ in range(3):
         start()
@@ -98,7 +98,7 @@ async def test_each_moment_is_fired_once_by_however_many(
 
 
 async def test_a_worker_that_stood_still_after_all_was_said_makes_no_second_job(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     """The mark is set back, as it was when that worker read it, and the job is no longer kept: its key is."""
     await deploy(client, YEARLY)
@@ -116,7 +116,7 @@ async def test_a_worker_that_stood_still_after_all_was_said_makes_no_second_job(
 
 
 async def test_a_schedule_that_is_new_or_changed_begins_when_it_is_seen(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     await deploy(client, YEARLY)
     start(), start()
@@ -129,7 +129,7 @@ async def test_a_schedule_that_is_new_or_changed_begins_when_it_is_seen(
 
 
 async def test_nothing_is_due_of_what_was_removed_or_lost_its_schedule(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     one, other = start(), start()
     await deploy(client, EACH_SECOND)
@@ -145,7 +145,12 @@ async def test_nothing_is_due_of_what_was_removed_or_lost_its_schedule(
 
 
 async def test_a_full_queue_leaves_the_moment_out(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, make: Any, start: Any
+    client: Redis,
+    raw: redis.Redis,
+    queue: Queue,
+    worker: HandWorker,
+    make: MakeInvocation,
+    start: Callable[[], Scheduler],
 ) -> None:
     await queue.submit(make(), reply=False)
     await deploy(client, YEARLY)
@@ -156,7 +161,12 @@ async def test_a_full_queue_leaves_the_moment_out(
 
 
 async def test_without_a_worker_for_it_the_moment_waits(
-    client: Redis, raw: redis.Redis, queue: Queue, open_worker: Any, start: Any, caplog: Any
+    client: Redis,
+    raw: redis.Redis,
+    queue: Queue,
+    open_worker: OpenWorker,
+    start: Callable[[], Scheduler],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await deploy(client, YEARLY)
     tick_ms = await long_ago(client, YEARLY)
@@ -169,7 +179,7 @@ async def test_without_a_worker_for_it_the_moment_waits(
 
 
 async def test_a_record_that_is_not_signed_stops_no_other(
-    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Any
+    client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     raw.zadd("sandlot:functions", {"forged": 0})
     raw.hset("sandlot:function:forged", mapping={"latest": 1, "last": 1, "v1": "{}"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 import redis
@@ -15,12 +14,12 @@ from sandlot.jobs import Queue, new_job_id
 from sandlot.models import FunctionError, JobStatus, OutcomeKind
 from sandlot.redis import keys
 from sandlot.redis.lua import script
-from tests.jobs.conftest import KEY, HandWorker
+from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, OpenWorker
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.waiting import eventually
 
 
-async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     job = make(b'{"n":42}')
     future = queue.waiters.register(job.job_id)
     submitted = await queue.submit(job, reply=True)
@@ -46,7 +45,9 @@ async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: Any, m
     assert record.created_ms <= record.started_ms <= record.ended_ms
 
 
-async def test_two_who_wait_for_one_job_wait_each_for_himself(queue: Queue, worker: Any, make: Any) -> None:
+async def test_two_who_wait_for_one_job_wait_each_for_himself(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     job = make()
     impatient, patient, gone = (queue.waiters.register(job.job_id) for _ in range(3))
     await queue.submit(job, reply=True)
@@ -59,7 +60,9 @@ async def test_two_who_wait_for_one_job_wait_each_for_himself(queue: Queue, work
     assert not gone.done()
 
 
-async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     assert (await worker.step(2)).parked
     submitted = await queue.submit(make(b'"x"'), reply=False)
     assert submitted.status is JobStatus.RUNNING
@@ -68,14 +71,16 @@ async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(queue: Que
     assert (await worker.step(1, worker.ending(worker.handed[0]))).answers == ["ok"]
 
 
-async def test_who_is_alone_claims_ahead_whatever_is_queued(queue: Queue, worker: Any, make: Any) -> None:
+async def test_who_is_alone_claims_ahead_whatever_is_queued(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     for _ in range(20):
         await queue.submit(make(), reply=False)
     assert len((await worker.step(2, ahead=50)).claims) == 20
 
 
 async def test_of_what_is_queued_a_worker_claims_ahead_no_more_than_its_share(
-    queue: Queue, url: str, worker: Any, make: Any
+    queue: Queue, url: str, worker: HandWorker, make: MakeInvocation
 ) -> None:
     others = [await HandWorker.open(url) for _ in range(2)]
     for _ in range(20):
@@ -89,7 +94,7 @@ async def test_of_what_is_queued_a_worker_claims_ahead_no_more_than_its_share(
 
 
 async def test_who_has_no_slot_for_a_queue_that_may_go_on_wakes_another(
-    queue: Queue, url: str, worker: Any, make: Any
+    queue: Queue, url: str, worker: HandWorker, make: MakeInvocation
 ) -> None:
     """Its free slot is for a job that is on its way to it."""
     other = await HandWorker.open(url)
@@ -107,7 +112,9 @@ async def test_who_has_no_slot_for_a_queue_that_may_go_on_wakes_another(
     await other.close()
 
 
-async def test_hand_offs_on_their_way_count_against_free_slots(queue: Queue, worker: Any, make: Any) -> None:
+async def test_hand_offs_on_their_way_count_against_free_slots(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     await worker.step(1)
     await queue.submit(make(), reply=False)
     await queue.submit(make(), reply=False)
@@ -118,7 +125,7 @@ async def test_hand_offs_on_their_way_count_against_free_slots(queue: Queue, wor
 
 
 async def test_the_results_of_one_step_reach_an_api_process_in_one_message(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     jobs = [make() for _ in range(5)]
     futures = [queue.waiters.register(job.job_id) for job in jobs]
@@ -132,7 +139,7 @@ async def test_the_results_of_one_step_reach_an_api_process_in_one_message(
 
 
 async def test_results_that_are_too_much_for_one_message_come_in_several(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     jobs = [make() for _ in range(4)]
     futures = [queue.waiters.register(job.job_id) for job in jobs]
@@ -146,7 +153,9 @@ async def test_results_that_are_too_much_for_one_message_come_in_several(
     assert raw.info("commandstats")["cmdstat_publish"]["calls"] == 2
 
 
-async def test_a_garbled_message_hurts_nobody(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_a_garbled_message_hurts_nobody(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
@@ -159,7 +168,7 @@ async def test_a_garbled_message_hurts_nobody(queue: Queue, worker: Any, make: A
 
 
 async def test_a_key_whose_job_is_no_longer_kept_does_not_run_it_again(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make(idempotency_key="k", owner="me")
     await queue.submit(job, reply=False)
@@ -172,7 +181,9 @@ async def test_a_key_whose_job_is_no_longer_kept_does_not_run_it_again(
     assert (await worker.step(5)).claims == []
 
 
-async def test_a_queued_job_says_when_it_may_be_over(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_a_queued_job_says_when_it_may_be_over(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     """As those before it ran for 20 s, one at a time (nobody runs now)."""
     ended = [make() for _ in range(10)]
     await asyncio.gather(*(queue.submit(job, reply=False) for job in ended))
@@ -188,7 +199,9 @@ async def test_a_queued_job_says_when_it_may_be_over(queue: Queue, worker: Any, 
     assert sorted((look.queue_position, round(look.eta_s, -1)) for look in looks) == [(0, 20), (1, 40), (2, 60)]
 
 
-async def test_a_look_whose_reply_is_lost_is_repeated(server: ValkeyServer, worker: Any, make: Any) -> None:
+async def test_a_look_whose_reply_is_lost_is_repeated(
+    server: ValkeyServer, worker: HandWorker, make: MakeInvocation
+) -> None:
     proxy = LossyProxy(str(server.unix_socket_path))
     queue = await Queue.open(await proxy.open(), KEY, queue_limit=100, queue_limit_per_function=100)
     try:
@@ -203,7 +216,7 @@ async def test_a_look_whose_reply_is_lost_is_repeated(server: ValkeyServer, work
         await proxy.close()
 
 
-async def test_a_failure_keeps_its_error(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_failure_keeps_its_error(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -214,7 +227,7 @@ async def test_a_failure_keeps_its_error(queue: Queue, worker: Any, make: Any) -
     assert (settled.kind, settled.error, settled.result) == (OutcomeKind.ERROR, error, b"")
 
 
-async def test_submitting_an_id_again_returns_its_state(queue: Queue, worker: Any, make: Any) -> None:
+async def test_submitting_an_id_again_returns_its_state(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     job = make()
     await queue.submit(job, reply=False)
     again = await queue.submit(job, reply=True)
@@ -222,7 +235,9 @@ async def test_submitting_an_id_again_returns_its_state(queue: Queue, worker: An
     assert len((await worker.step(5)).claims) == 1
 
 
-async def test_a_hundred_submits_with_one_idempotency_key_make_one_job(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_hundred_submits_with_one_idempotency_key_make_one_job(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     answers = await asyncio.gather(
         *(queue.submit(make(idempotency_key="k", owner="o"), reply=False) for _ in range(100))
     )
@@ -232,7 +247,7 @@ async def test_a_hundred_submits_with_one_idempotency_key_make_one_job(queue: Qu
 
 
 async def test_an_idempotency_key_with_another_event_conflicts_and_is_scoped_to_its_owner(
-    queue: Queue, worker: Any, make: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation
 ) -> None:
     await queue.submit(make(b"1", idempotency_key="k", owner="a"), reply=False)
     with pytest.raises(IdempotencyConflict):
@@ -240,13 +255,13 @@ async def test_an_idempotency_key_with_another_event_conflicts_and_is_scoped_to_
     assert not (await queue.submit(make(b"2", idempotency_key="k", owner="b"), reply=False)).existing
 
 
-async def test_nobody_to_run_it(queue: Queue, worker: Any, make: Any) -> None:
+async def test_nobody_to_run_it(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     with pytest.raises(NoWorker, match="node"):
         await queue.submit(make(placement="node"), reply=False)
 
 
 async def test_a_worker_that_is_away_for_a_moment_is_waited_for(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """A single worker that is being restarted: what is submitted meanwhile is queued, for 30 s and not for ever."""
     seconds, microseconds = raw.time()
@@ -261,7 +276,7 @@ async def test_a_worker_that_is_away_for_a_moment_is_waited_for(
 
 
 async def test_what_waits_of_a_function_that_is_removed_ends_and_what_runs_goes_on(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     jobs = [make(function="gone") for _ in range(1203)] + [make(function="gone", delay_ms=60_000) for _ in range(3)]
     others = [make(function="gone-too"), make(function="gone-too", delay_ms=60_000)]
@@ -280,7 +295,7 @@ async def test_what_waits_of_a_function_that_is_removed_ends_and_what_runs_goes_
     assert await queue.cancel_queued("gone") == 0
 
 
-async def test_depth_limits_hold_per_function_and_in_total(url: str, worker: Any, make: Any) -> None:
+async def test_depth_limits_hold_per_function_and_in_total(url: str, worker: HandWorker, make: MakeInvocation) -> None:
     small = await Queue.open(url, b"k" * 32, queue_limit=3, queue_limit_per_function=2)
     try:
         for _ in range(2):
@@ -296,7 +311,9 @@ async def test_depth_limits_hold_per_function_and_in_total(url: str, worker: Any
         await small.close()
 
 
-async def test_a_stale_settle_is_refused_and_changes_nothing(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_stale_settle_is_refused_and_changes_nothing(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (first,) = (await worker.step(1)).claims
@@ -313,7 +330,9 @@ async def test_a_stale_settle_is_refused_and_changes_nothing(queue: Queue, worke
     assert settled.result == b'"new"'
 
 
-async def test_a_step_sent_twice_claims_once_and_answers_the_same(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_step_sent_twice_claims_once_and_answers_the_same(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     for _ in range(3):
         await queue.submit(make(), reply=False)
     first = await worker.step(2, number=7)
@@ -324,7 +343,7 @@ async def test_a_step_sent_twice_claims_once_and_answers_the_same(queue: Queue, 
 
 
 async def test_after_the_last_attempt_a_lost_job_is_reported_lost(
-    queue: Queue, worker: Any, make: Any, raw: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make(attempts=2)
     future = queue.waiters.register(job.job_id)
@@ -338,7 +357,9 @@ async def test_after_the_last_attempt_a_lost_job_is_reported_lost(
     assert (await queue.job(job.job_id)).status is JobStatus.LOST
 
 
-async def test_a_reaped_job_goes_to_the_front(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_reaped_job_goes_to_the_front(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     jobs = [make() for _ in range(3)]
     for job in jobs:
         await queue.submit(job, reply=False)
@@ -348,7 +369,9 @@ async def test_a_reaped_job_goes_to_the_front(queue: Queue, worker: Any, make: A
     assert [claim.job_id for claim in (await worker.step(3)).claims] == [job.job_id for job in jobs]
 
 
-async def test_released_jobs_keep_their_order_and_their_attempt(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_released_jobs_keep_their_order_and_their_attempt(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     jobs = [make(attempts=1) for _ in range(3)]
     for job in jobs:
         await queue.submit(job, reply=False)
@@ -362,7 +385,9 @@ async def test_released_jobs_keep_their_order_and_their_attempt(queue: Queue, wo
     assert (await worker.queue.reap()).lost == 1
 
 
-async def test_a_beat_renews_what_is_held_and_names_what_is_not(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_beat_renews_what_is_held_and_names_what_is_not(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     await queue.submit(make(), reply=False)
     (claim,) = (await worker.step(1)).claims
     before = raw.zscore("sandlot:leases", claim.lease)
@@ -371,7 +396,7 @@ async def test_a_beat_renews_what_is_held_and_names_what_is_not(queue: Queue, wo
     assert raw.zscore("sandlot:leases", claim.lease) >= before
 
 
-async def test_a_cancelled_queued_job_never_runs(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_cancelled_queued_job_never_runs(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     job = make()
     await queue.submit(job, reply=False)
     assert (await queue.cancel(job.job_id)).status is JobStatus.CANCELLED
@@ -383,7 +408,9 @@ async def test_a_cancelled_queued_job_never_runs(queue: Queue, worker: Any, make
         await queue.cancel(new_job_id())
 
 
-async def test_cancelling_a_running_job_tells_its_worker_twice(queue: Queue, worker: Any, make: Any) -> None:
+async def test_cancelling_a_running_job_tells_its_worker_twice(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     job = make()
     await queue.submit(job, reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -396,7 +423,7 @@ async def test_cancelling_a_running_job_tells_its_worker_twice(queue: Queue, wor
 
 
 async def test_a_cancelled_job_whose_worker_dies_is_cancelled_not_retried(
-    queue: Queue, worker: Any, make: Any, raw: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -407,7 +434,9 @@ async def test_a_cancelled_job_whose_worker_dies_is_cancelled_not_retried(
     assert (await queue.job(job.job_id)).status is JobStatus.CANCELLED
 
 
-async def test_a_job_past_its_deadline_ends_expired_without_running(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_job_past_its_deadline_ends_expired_without_running(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     job = make(not_after_ms=1)
     await queue.submit(job, reply=False)
     assert (await worker.step(1)).claims == []
@@ -415,7 +444,9 @@ async def test_a_job_past_its_deadline_ends_expired_without_running(queue: Queue
     assert (record.status, record.attempt) == (JobStatus.EXPIRED, 0)
 
 
-async def test_a_delayed_job_is_scheduled_until_due(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_delayed_job_is_scheduled_until_due(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     job = make(delay_ms=60_000)
     assert (await queue.submit(job, reply=False)).status is JobStatus.SCHEDULED
     assert (await worker.queue.reap()).due == 0
@@ -424,7 +455,9 @@ async def test_a_delayed_job_is_scheduled_until_due(queue: Queue, worker: Any, m
     assert [claim.job_id for claim in (await worker.step(1)).claims] == [job.job_id]
 
 
-async def test_a_reap_says_when_the_next_one_is_worth_while(queue: Queue, worker: Any, make: Any, raw: Any) -> None:
+async def test_a_reap_says_when_the_next_one_is_worth_while(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     """That is what makes recovery take a lease and not a lease and a second."""
     assert (await worker.queue.reap()).next_ms == -1
     await queue.submit(make(), reply=False)
@@ -436,7 +469,7 @@ async def test_a_reap_says_when_the_next_one_is_worth_while(queue: Queue, worker
     assert (await worker.queue.reap()).again == 1
 
 
-async def test_claims_go_round_the_functions(queue: Queue, worker: Any, make: Any) -> None:
+async def test_claims_go_round_the_functions(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     for _ in range(50):
         await queue.submit(make(function="noisy"), reply=False)
     for name in ("b", "c"):
@@ -449,7 +482,9 @@ async def test_claims_go_round_the_functions(queue: Queue, worker: Any, make: An
     assert len((await worker.step(100)).claims) == 48
 
 
-async def test_a_cap_is_never_exceeded_and_frees_with_each_end(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_cap_is_never_exceeded_and_frees_with_each_end(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     for _ in range(6):
         await queue.submit(make(function="capped", concurrency=2), reply=False)
     await queue.submit(make(function="free"), reply=False)
@@ -461,14 +496,14 @@ async def test_a_cap_is_never_exceeded_and_frees_with_each_end(queue: Queue, wor
     assert len((await worker.step(10, ended)).claims) == 1
 
 
-async def test_a_cap_holds_for_hand_offs_too(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_cap_holds_for_hand_offs_too(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     await worker.step(5)
     states = [(await queue.submit(make(concurrency=2), reply=False)).status for _ in range(4)]
     assert states == [JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.QUEUED]
 
 
 async def test_a_freed_cap_wakes_an_idle_worker_when_the_settling_one_takes_nothing(
-    queue: Queue, worker: Any, make: Any, open_worker: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, open_worker: OpenWorker
 ) -> None:
     other = await open_worker()
     try:
@@ -485,7 +520,7 @@ async def test_a_freed_cap_wakes_an_idle_worker_when_the_settling_one_takes_noth
 
 
 async def test_a_hand_off_to_a_vanished_worker_goes_to_the_next(
-    queue: Queue, worker: Any, make: Any, open_worker: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, open_worker: OpenWorker
 ) -> None:
     gone = await open_worker(listen=False)
     await gone.step(50)
@@ -495,7 +530,9 @@ async def test_a_hand_off_to_a_vanished_worker_goes_to_the_next(
     await eventually(lambda: worker.handed)
 
 
-async def test_the_least_loaded_worker_is_preferred(queue: Queue, worker: Any, make: Any, open_worker: Any) -> None:
+async def test_the_least_loaded_worker_is_preferred(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, open_worker: OpenWorker
+) -> None:
     other = await open_worker()
     try:
         await worker.step(1)
@@ -508,7 +545,9 @@ async def test_the_least_loaded_worker_is_preferred(queue: Queue, worker: Any, m
         await other.close()
 
 
-async def test_a_large_event_is_queued_and_a_parked_worker_woken(queue: Queue, worker: Any, make: Any) -> None:
+async def test_a_large_event_is_queued_and_a_parked_worker_woken(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     await worker.step(1)
     event = json.dumps("x" * 2_000_000).encode()
     job = make(event)
@@ -521,7 +560,9 @@ async def test_a_large_event_is_queued_and_a_parked_worker_woken(queue: Queue, w
     assert (await asyncio.wait_for(future, 5)).result == event
 
 
-async def test_one_step_does_not_claim_more_than_a_few_large_events(queue: Queue, worker: Any, make: Any) -> None:
+async def test_one_step_does_not_claim_more_than_a_few_large_events(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     event = json.dumps("x" * 5_000_000).encode()
     for _ in range(4):
         await queue.submit(make(event), reply=False)
@@ -532,7 +573,7 @@ async def test_one_step_does_not_claim_more_than_a_few_large_events(queue: Queue
     assert (await queue.status()).queued == 0
 
 
-async def test_status_counts_workers_queued_and_running(queue: Queue, worker: Any, make: Any) -> None:
+async def test_status_counts_workers_queued_and_running(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     for _ in range(3):
         await queue.submit(make(), reply=False)
     await worker.step(1)
@@ -540,7 +581,7 @@ async def test_status_counts_workers_queued_and_running(queue: Queue, worker: An
     assert (status.reachable, status.workers, status.queued, status.running) == (True, {"python": 1}, 2, 1)
 
 
-async def test_the_position_of_a_queued_job(queue: Queue, worker: Any, make: Any) -> None:
+async def test_the_position_of_a_queued_job(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     jobs = [make() for _ in range(3)]
     for job in jobs:
         await queue.submit(job, reply=False)

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -20,6 +19,7 @@ from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import OK, InlinePool
 from worker.engine import Engine
 from worker.engine.engine import worker_name
+from worker.execution import Execution
 from worker.metrics.counts import WorkerCounts
 from worker.middleware.failpoints import open_failing_queue
 
@@ -28,7 +28,7 @@ async def main(url: str, key: str, seconds: float, fault: str = "", result: str 
     loop = asyncio.get_running_loop()
     ended = msgspec.structs.replace(OK, result=Path(result).read_bytes()) if result else OK  # noqa: ASYNC240  # before anything runs
 
-    def behave(execution: Any) -> None:
+    def behave(execution: Execution) -> None:
         with Path(json.loads(execution.event)).open("a") as journal:
             journal.write(f"{execution.job_id} {execution.attempt} {os.getpid()}\n")
         loop.call_later(seconds, pool.finish, execution.job_id, ended)

@@ -23,7 +23,7 @@ from worker.disk_cache import DiskCache
 from worker.execution import Execution, VersionSpec
 from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
-from worker.sandbox.spec import find_node_runtime, find_python_runtime
+from worker.sandbox.spec import Level, find_node_runtime, find_python_runtime
 
 PATIENCE_S = 60.0
 """A deadline for a hang, not a measurement."""
@@ -32,7 +32,7 @@ FUNCTIONS = Path(__file__).parents[1] / "functions"
 
 
 @contextlib.asynccontextmanager
-async def open_host(*, node: bool = False, level: Any = "strict") -> AsyncIterator[SandboxHost]:
+async def open_host(*, node: bool = False, level: Level = "strict") -> AsyncIterator[SandboxHost]:
     """The best level this machine gives, with Python and, if asked for, Node."""
     runtimes = [find_python_runtime(RUNTIMES / "python")]
     if node:
@@ -81,7 +81,7 @@ class Rig:
         return self.write((FUNCTIONS / path).read_text(), runtime=runtime, name=name, **spec)
 
     def start(
-        self, name: str, event: Any = None, *, wall_s: float = 20.0, version: int = 1, **execution: Any
+        self, name: str, event: object = None, *, wall_s: float = 20.0, version: int = 1, **execution: Any
     ) -> asyncio.Future[Outcome]:
         """Start an invocation; the future is its outcome, or the platform's error. Its job id is `future.job_id`."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -102,11 +102,11 @@ class Rig:
         )
         return future
 
-    async def run(self, name: str, event: Any = None, **options: Any) -> Outcome:
+    async def run(self, name: str, event: object = None, **options: Any) -> Outcome:
         async with asyncio.timeout(PATIENCE_S):
             return await self.start(name, event, **options)
 
-    async def value(self, name: str, event: Any = None, **options: Any) -> Any:
+    async def value(self, name: str, event: object = None, **options: Any) -> Any:
         """The decoded result of an invocation that must succeed."""
         outcome = await self.run(name, event, **options)
         assert outcome.kind == "ok", outcome

@@ -133,12 +133,12 @@ class RuntimeProcess:
             self.order_next()
         return dict(json.loads(body))
 
-    def request(self, event: Any = None, **context: Any) -> None:
+    def request(self, event: object = None, **context: Any) -> None:
         text = json.dumps({"job_id": "job-1", "attempt": 1, "remaining_ms": 5000, "traceparent": ""} | context).encode()
         self.ticket = os.urandom(8)
         self.send(b"R", self.ticket + struct.pack(">I", len(text)) + text + json.dumps(event).encode())
 
-    def call(self, event: Any = None, **context: Any) -> tuple[bytes, Any]:
+    def call(self, event: object = None, **context: Any) -> tuple[bytes, Any]:
         """Send `R`, return the answer's type and decoded body."""
         self.request(event, **context)
         kind, body = self.receive()

@@ -54,7 +54,7 @@ MISDEEDS: list[tuple[str, Any, OutcomeKind]] = [
 
 @pytest.mark.parametrize(("path", "event", "kind"), MISDEEDS, ids=[path for path, _, _ in MISDEEDS])
 async def test_a_misdeed_ends_as_it_has_to_and_the_next_invocation_works(
-    rig: Rig, path: str, event: Any, kind: OutcomeKind
+    rig: Rig, path: str, event: object, kind: OutcomeKind
 ) -> None:
     name = rig.write_file(path, isolation=Isolation.FORK)
     assert await rig.value(name, "behave") == "ok"

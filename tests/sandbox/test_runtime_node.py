@@ -35,7 +35,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.close()
 
 
-def answer_of(start: Start, body: str, event: Any = None) -> tuple[bytes, Any]:
+def answer_of(start: Start, body: str, event: object = None) -> tuple[bytes, Any]:
     """The answer of an async handler with this body."""
     process = start(
         f"export const handler = async (event, context) => {{\n{body}\n}}", **{"package.json": '{"type": "module"}'}

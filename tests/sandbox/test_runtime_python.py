@@ -35,7 +35,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.close()
 
 
-def answer_of(start: Start, body: str, event: Any = None) -> tuple[bytes, Any]:
+def answer_of(start: Start, body: str, event: object = None) -> tuple[bytes, Any]:
     """The answer of a handler with this body."""
     process = start("def handler(event, context):\n" + "".join(f"    {line}\n" for line in body.splitlines()))
     assert process.load()["ok"]

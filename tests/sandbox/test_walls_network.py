@@ -107,7 +107,7 @@ async def host() -> AsyncIterator[SandboxHost]:
         yield opened
 
 
-async def call(host: SandboxHost, folder: Path, event: Any, *network: str, runtime: str = "python") -> Any:
+async def call(host: SandboxHost, folder: Path, event: object, *network: str, runtime: str = "python") -> Any:
     sandbox = await host.prewarm(runtime, SandboxSpec(network=network))
     source, name = (FETCH, "main.py") if runtime == "python" else (NODE_FETCH, "index.mjs")
     try:

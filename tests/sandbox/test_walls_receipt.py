@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from sandlot.errors import SandboxUnavailable
 from tests.sandbox.walls_rig import open_level, runtime_commands
 from worker.sandbox.selftest.trial import Trial
 from worker.sandbox.selftest.verify import attack, missing_features, probe
+from worker.sandbox.spec import Level
 from worker.sandbox.zygote_client import ZygoteClient
 
 BROKEN = {
@@ -39,7 +39,7 @@ async def test_a_missing_wall_keeps_the_host_shut(level: str, wall: str, named: 
 
 
 @pytest.mark.parametrize(("level", "wall", "named"), [(*key, named) for key, named in BROKEN.items()])
-async def test_doctor_names_the_missing_wall(level: Any, wall: str, named: str) -> None:
+async def test_doctor_names_the_missing_wall(level: Level, wall: str, named: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # noqa: S103 - the sandbox's user is another one
         results = await probe(level=level, runtimes=runtime_commands(), state_dir=Path(folder), missing=(wall,))

@@ -8,14 +8,13 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
 from worker.sandbox.channel import INIT, REQUEST, Channel
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.selftest.trial import init_body, request_bodies
-from worker.sandbox.spec import RuntimeCommand, find_node_runtime, find_python_runtime
+from worker.sandbox.spec import Level, RuntimeCommand, find_node_runtime, find_python_runtime
 
 PATIENCE_S = 30.0
 KILL_LIMIT_S = 5.0
@@ -29,7 +28,7 @@ def runtime_commands(*, node: bool = False) -> list[RuntimeCommand]:
 
 
 @contextlib.asynccontextmanager
-async def open_level(level: Any, *, node: bool = False, missing: tuple[str, ...] = ()) -> AsyncIterator[SandboxHost]:
+async def open_level(level: Level, *, node: bool = False, missing: tuple[str, ...] = ()) -> AsyncIterator[SandboxHost]:
     with tempfile.TemporaryDirectory(prefix="sandlot-walls-") as folder:
         os.chmod(folder, 0o755)  # noqa: S103 - the sandbox's user is another one
         async with await SandboxHost.open(

@@ -120,7 +120,7 @@ def test_what_a_manifest_cannot_say_is_refused_by_key(table: dict[str, Any], key
     assert reason in str(refused.value)
 
 
-def toml(value: Any) -> str:
+def toml(value: object) -> str:
     """As TOML writes it, on one line; but for tables that is as JSON does."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items()) + " }"

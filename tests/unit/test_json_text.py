@@ -17,7 +17,7 @@ def no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def reference_depth(value: Any) -> int:
+def reference_depth(value: object) -> int:
     if isinstance(value, dict):
         return 1 + max((reference_depth(inner) for inner in value.values()), default=0)
     if isinstance(value, list):
@@ -25,7 +25,7 @@ def reference_depth(value: Any) -> int:
     return 0
 
 
-def holds_infinity(value: Any) -> bool:
+def holds_infinity(value: object) -> bool:
     if isinstance(value, dict):
         return any(holds_infinity(inner) for inner in value.values())
     if isinstance(value, list):
@@ -59,13 +59,13 @@ json_values = st.recursive(
 
 
 @given(json_values, st.booleans())
-def test_whatever_json_dumps_writes_is_accepted(value: Any, ascii_only: bool) -> None:
+def test_whatever_json_dumps_writes_is_accepted(value: object, ascii_only: bool) -> None:
     check_json(json.dumps(value, ensure_ascii=ascii_only).encode())
 
 
 @given(json_values, st.booleans(), st.data())
 def test_a_damaged_text_is_judged_as_the_slow_reference_judges_it(
-    value: Any, ascii_only: bool, data: st.DataObject
+    value: object, ascii_only: bool, data: st.DataObject
 ) -> None:
     text = bytearray(json.dumps(value, ensure_ascii=ascii_only).encode())
     at = data.draw(st.integers(0, len(text)))

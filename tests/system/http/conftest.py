@@ -72,6 +72,8 @@ class Part:
     def __init__(self, module: str, environment: dict[str, str], command: Sequence[str] = ()) -> None:
         """`command`: what the interpreter runs instead of the module."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SANDLOT_")}
+        self.url = ""
+        """The address of an API, set by the test that started it."""
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, *(command or ("-m", module))],
@@ -212,13 +214,20 @@ def admin(stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
+class OwnStack(Stack):
+    """A platform of one test, with a Valkey that the test may stop."""
+
+    def __init__(self, folder: Path, valkey: ValkeyServer) -> None:
+        super().__init__(folder, f"unix://{valkey.unix_socket_path}")
+        self.valkey = valkey
+
+
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Any]:
+def own(tmp_path: Path) -> Iterator[OwnStack]:
     """A platform of one's own, with nothing started; `own.valkey` can be stopped."""
     valkey = ValkeyServer(port=0, unix_socket_path=tmp_path / "s", data_dir=tmp_path)
     valkey.start()
-    mine = Stack(tmp_path, f"unix://{valkey.unix_socket_path}")
-    mine.valkey = valkey  # type: ignore[attr-defined]
+    mine = OwnStack(tmp_path, valkey)
     yield mine
     mine.close()
     if valkey.is_running():

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import redis
 
+from tests.system.http.conftest import Stack
 from tests.waiting import until
 
 VALUE = "correct-horse-battery-staple"
@@ -63,7 +63,7 @@ def everything_in(raw: redis.Redis) -> bytes:
     return repr(found).encode()
 
 
-def test_the_function_has_it_and_nobody_else_can_read_it(stack: Any, admin: httpx.Client, function: str) -> None:
+def test_the_function_has_it_and_nobody_else_can_read_it(stack: Stack, admin: httpx.Client, function: str) -> None:
     told = admin.post(f"{function}/invoke")
     assert told.json() == [len(VALUE), VALUE[::-1]]
     failed = admin.post(f"{function}/invoke", content=b'"fail"')

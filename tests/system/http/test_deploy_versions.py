@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from sandlot.redis.keys import JOB
+from tests.system.http.conftest import Stack
 
 
 def source(number: int) -> dict[str, str]:
@@ -63,7 +64,7 @@ def test_replies_without_a_value_say_which_version_ran_as_well(
     assert (reply.status_code, reply.headers["x-function-version"]) == (status, "3"), reply.text
 
 
-def test_what_a_version_is_set_to_goes_with_each_of_its_calls(stack: Any, admin: httpx.Client, function: str) -> None:
+def test_what_a_version_is_set_to_goes_with_each_of_its_calls(stack: Stack, admin: httpx.Client, function: str) -> None:
     code = (
         "import os\n\ndef handler(event, context):\n    return [os.environ['GREETING'], context.memory_limit_in_mb]\n"
     )
@@ -186,7 +187,7 @@ def test_a_function_that_no_worker_can_run_is_told_at_its_deploy_and_at_its_call
         assert "it needs one for 'python,gpu'. Start one with: sandlot worker --tag gpu" in refused.json()["detail"]
 
 
-def test_a_worker_with_the_tag_runs_it(stack: Any, admin: httpx.Client, function: str) -> None:
+def test_a_worker_with_the_tag_runs_it(stack: Stack, admin: httpx.Client, function: str) -> None:
     worker = stack.start("worker", SANDLOT_TAGS="gpu", SANDLOT_SLOTS="1")
     worker.event("worker started")
     try:

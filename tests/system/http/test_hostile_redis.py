@@ -24,6 +24,7 @@ import httpx
 import pytest
 import redis
 
+from tests.system.http.conftest import OwnStack
 from tests.waiting import until
 
 WATCHED = Path(__file__).with_name("watched.py")
@@ -170,7 +171,7 @@ class Attacker:
 class Watch:
     """A platform of its own whose programs note what they do."""
 
-    def __init__(self, own: Any, folder: Path) -> None:
+    def __init__(self, own: OwnStack, folder: Path) -> None:
         self._own = own
         self._log, self._arm = folder / "events", folder / "armed"
         self._log.touch()
@@ -230,7 +231,7 @@ Job.fetch(sys.argv[2], connection=raw).perform()
 """
 
 
-def test_what_is_planted_works_on_stock_rq_and_the_hook_sees_it(own: Any, tmp_path: Path, trap: Trap) -> None:
+def test_what_is_planted_works_on_stock_rq_and_the_hook_sees_it(own: OwnStack, tmp_path: Path, trap: Trap) -> None:
     """Or the other test would prove nothing."""
     (tmp_path / "gullible.py").write_text(GULLIBLE)
     log, arm = tmp_path / "events", tmp_path / "armed"
@@ -249,7 +250,7 @@ def test_what_is_planted_works_on_stock_rq_and_the_hook_sees_it(own: Any, tmp_pa
 
 
 @pytest.mark.timeout(240)
-def test_whoever_can_write_to_redis_executes_nothing(own: Any, tmp_path: Path, trap: Trap) -> None:
+def test_whoever_can_write_to_redis_executes_nothing(own: OwnStack, tmp_path: Path, trap: Trap) -> None:
     watch = Watch(own, tmp_path)
     watch.start()
     with (

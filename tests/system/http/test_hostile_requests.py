@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,13 +12,14 @@ import pytest
 
 from tests.hostile.grammar import requests
 from tests.hostile.throw import GROWTH_LIMIT_MIB, throw
+from tests.system.http.conftest import OwnStack, Stack
 
 POST = b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
 CHUNKED = b"0\r\n\r\n" + SMUGGLED
 
 
-def test_a_short_seeded_walk_through_the_grammar(stack: Any) -> None:
+def test_a_short_seeded_walk_through_the_grammar(stack: Stack) -> None:
     api, url = stack.start_api()
     verdict = throw(url, requests(20_261_125, 400), api.process.pid)
     assert verdict.bad == []
@@ -30,7 +30,7 @@ def test_a_short_seeded_walk_through_the_grammar(stack: Any) -> None:
     assert api.stop() == 0
 
 
-def test_every_reply_is_one_that_the_openapi_document_promises(own: Any) -> None:
+def test_every_reply_is_one_that_the_openapi_document_promises(own: OwnStack) -> None:
     """A short part of what `make hostile` does: requests that Schemathesis makes up from the document."""
     from tests.hostile.contract import breaches  # a second of imports, which nothing else needs
 
@@ -74,7 +74,7 @@ def test_every_reply_is_one_that_the_openapi_document_promises(own: Any) -> None
         ("two hosts", POST + b"host: b\r\ncontent-length: 1\r\n\r\n1" + SMUGGLED),
     ],
 )  # fmt: skip
-def test_what_two_parsers_could_read_differently_is_refused(stack: Any, name: str, request_bytes: bytes) -> None:
+def test_what_two_parsers_could_read_differently_is_refused(stack: Stack, name: str, request_bytes: bytes) -> None:
     parts = urlsplit(stack.url)
     answer = b""
     with (
@@ -89,7 +89,7 @@ def test_what_two_parsers_could_read_differently_is_refused(stack: Any, name: st
     assert b"connection: close\r\n" in answer
 
 
-def test_a_stop_ends_in_time_whatever_is_open(stack: Any) -> None:
+def test_a_stop_ends_in_time_whatever_is_open(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="2")
     parts = urlsplit(url)
     shapes = [

@@ -56,7 +56,7 @@ def test_a_batch_that_cannot_be_is_refused_whole(anyone: httpx.Client, body: byt
 
 
 def test_a_batch_has_an_idempotency_key_as_a_whole(anyone: httpx.Client) -> None:
-    def post(events: Any) -> httpx.Response:
+    def post(events: object) -> httpx.Response:
         return anyone.post(BATCH, content=json.dumps(events), headers={"idempotency-key": '"batch-1"'})
 
     first = post([1, 2, 3]).json()

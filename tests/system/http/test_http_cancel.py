@@ -127,7 +127,7 @@ def test_a_scheduled_job_that_is_cancelled_never_runs(anyone: httpx.Client) -> N
 class Caller:
     """One who calls, on a connection of his own, and does not wait for the answer."""
 
-    def __init__(self, stack: Stack, function: str, event: Any, on_disconnect: str = "") -> None:
+    def __init__(self, stack: Stack, function: str, event: object, on_disconnect: str = "") -> None:
         parts = urlsplit(stack.url)
         body = json.dumps(event)
         lines = [

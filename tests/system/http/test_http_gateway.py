@@ -1,13 +1,12 @@
 """Functions behind URLs, over real HTTP: what a browser or a webhook would see."""
 
 import json
-from typing import Any
 
 import httpx
 import pytest
 
 
-def answer_with(client: httpx.Client, response: Any, path: str = "/fn/responds") -> httpx.Response:
+def answer_with(client: httpx.Client, response: httpx.Response, path: str = "/fn/responds") -> httpx.Response:
     """Have the function answer with this, whatever it is."""
     return client.post(path, content=json.dumps(response).encode())
 
@@ -60,7 +59,9 @@ def test_a_binary_body_goes_both_ways(anyone: httpx.Client) -> None:
         {"statusCode": 200, "body": "***", "isBase64Encoded": True},
     ],
 )
-def test_a_response_that_cannot_be_sent_is_502_and_the_connection_lives(anyone: httpx.Client, response: Any) -> None:
+def test_a_response_that_cannot_be_sent_is_502_and_the_connection_lives(
+    anyone: httpx.Client, response: httpx.Response
+) -> None:
     reply = answer_with(anyone, response)
     assert (reply.status_code, reply.json()["code"]) == (502, "bad_function_response")
     assert "evil" not in str(reply.headers)

@@ -68,7 +68,7 @@ def test_the_function_sees_the_job_that_the_caller_is_told(anyone: httpx.Client)
     ],
 )
 def test_a_function_that_goes_wrong_is_a_problem_and_the_next_call_works(
-    anyone: httpx.Client, name: str, event: Any, status: int, code: str, outcome: str
+    anyone: httpx.Client, name: str, event: object, status: int, code: str, outcome: str
 ) -> None:
     reply = invoke(anyone, name, event)
     document = reply.json()

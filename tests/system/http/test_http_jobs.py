@@ -12,6 +12,7 @@ import redis
 from sandlot.client import Client
 from sandlot.errors import FunctionNotFound, InvalidManifest, JobNotFound, NoResult
 from sandlot.models import OutcomeKind
+from tests.system.http.conftest import Stack
 from tests.waiting import until
 
 NEVER = "5b0c8f2e-3c1d-4c43-9a51-6a0c5d6b7e88"
@@ -84,12 +85,12 @@ def large_event() -> bytes:
     return json.dumps([f"{number:09}" for number in range(450_000)], separators=(",", ":")).encode()
 
 
-def pieces_of(stack: Any, job_id: str) -> tuple[redis.Redis, str]:
+def pieces_of(stack: Stack, job_id: str) -> tuple[redis.Redis, str]:
     client = redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"])
     return client, f"sandlot:result:{job_id}:1"
 
 
-def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Any, anyone: httpx.Client) -> None:
+def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Stack, anyone: httpx.Client) -> None:
     event = large_event()
     called = anyone.post("/v1/functions/echo/invoke", content=event, timeout=60)
     assert (called.status_code, called.headers["content-length"]) == (200, str(len(called.content)))
@@ -119,7 +120,7 @@ def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Any
     assert (response.status_code, response.text) == (201, "x" * 1_000_000)
 
 
-def test_a_large_result_that_was_changed_or_is_gone_is_never_handed_out(stack: Any, anyone: httpx.Client) -> None:
+def test_a_large_result_that_was_changed_or_is_gone_is_never_handed_out(stack: Stack, anyone: httpx.Client) -> None:
     called = anyone.post("/v1/functions/echo/invoke", content=large_event(), timeout=60)
     where, job_id = called.headers["content-location"], called.headers["x-job-id"]
     client, key = pieces_of(stack, job_id)
@@ -165,7 +166,7 @@ def test_a_job_that_has_ended_is_run_again(anyone: httpx.Client, admin: httpx.Cl
     assert admin.post(private + "/retry").status_code == 202
 
 
-def test_an_event_that_was_changed_in_redis_is_not_signed_anew(stack: Any, anyone: httpx.Client) -> None:
+def test_an_event_that_was_changed_in_redis_is_not_signed_anew(stack: Stack, anyone: httpx.Client) -> None:
     location = submit(anyone, "echo", {"n": 1}).headers["location"]
     anyone.get(location + "?wait=10")
     job = f"rq:job:{location.rsplit('/', 1)[1]}"
@@ -177,7 +178,7 @@ def test_an_event_that_was_changed_in_redis_is_not_signed_anew(stack: Any, anyon
     assert (reply.status_code, reply.json()["code"]) == (500, "unsafe_record")
 
 
-def test_only_what_was_delivered_is_kept_shorter(stack: Any, anyone: httpx.Client, admin: httpx.Client) -> None:
+def test_only_what_was_delivered_is_kept_shorter(stack: Stack, anyone: httpx.Client, admin: httpx.Client) -> None:
     """Delivered is what was sent while the caller was still there: not what he was told to ask for, and not what he hung up on."""
     with redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"]) as client:
 
@@ -201,7 +202,7 @@ def test_only_what_was_delivered_is_kept_shorter(stack: Any, anyone: httpx.Clien
         )
 
 
-def test_the_client_reads_all_of_it(stack: Any) -> None:
+def test_the_client_reads_all_of_it(stack: Stack) -> None:
     with Client(stack.url, stack.key) as client:
         result = client.invoke("echo", {"a": 1})
         assert (result.json(), result.ok, result.version) == ({"a": 1}, True, "1")
@@ -226,7 +227,7 @@ def test_the_client_reads_all_of_it(stack: Any) -> None:
             client.deploy("wrong", source="def handler(")
 
 
-def test_a_function_is_deployed_called_redeployed_and_removed(stack: Any) -> None:
+def test_a_function_is_deployed_called_redeployed_and_removed(stack: Stack) -> None:
     with Client(stack.url, stack.key) as client:
         first = client.deploy("short-lived", source="def handler(event, context):\n    return 1\n")
         again = client.deploy("short-lived", source="def handler(event, context):\n    return 1\n")

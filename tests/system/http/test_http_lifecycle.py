@@ -8,17 +8,17 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from sandlot.functions import find_node
+from tests.system.http.conftest import OwnStack, Stack
 from tests.waiting import until
 
 
-def test_a_taken_port_is_one_clear_line(stack: Any) -> None:
+def test_a_taken_port_is_one_clear_line(stack: Stack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         api = stack.start("api", SANDLOT_PORT=str(port))
@@ -28,7 +28,7 @@ def test_a_taken_port_is_one_clear_line(stack: Any) -> None:
     assert f"127.0.0.1:{port} is taken" in api.lines[0]
 
 
-def test_an_unreachable_redis_is_one_clear_line(stack: Any) -> None:
+def test_an_unreachable_redis_is_one_clear_line(stack: Stack) -> None:
     api = stack.start("api", SANDLOT_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
     assert api.process.wait(30) == 2
     api.stop()
@@ -47,7 +47,7 @@ def test_an_unreachable_redis_is_one_clear_line(stack: Any) -> None:
         ({"SANDLOT_HOST": "no.such.host.invalid"}, "no.such.host.invalid"),
     ],
 )
-def test_a_wrong_setting_is_one_clear_line(stack: Any, environment: dict[str, str], word: str) -> None:
+def test_a_wrong_setting_is_one_clear_line(stack: Stack, environment: dict[str, str], word: str) -> None:
     api = stack.start("api", **environment)
     assert api.process.wait(30) == 2
     api.stop()
@@ -55,14 +55,14 @@ def test_a_wrong_setting_is_one_clear_line(stack: Any, environment: dict[str, st
     assert word in api.lines[0]
 
 
-def test_an_open_door_to_the_network_is_refused(own: Any) -> None:
+def test_an_open_door_to_the_network_is_refused(own: OwnStack) -> None:
     api = own.start("api", SANDLOT_HOST="0.0.0.0", SANDLOT_KEY="", SANDLOT_INSECURE="1")
     assert api.process.wait(30) == 2
     api.stop()
     assert "without a single API key" in api.lines[-1]
 
 
-def test_without_a_worker_a_call_is_refused_and_the_api_is_not_ready(own: Any) -> None:
+def test_without_a_worker_a_call_is_refused_and_the_api_is_not_ready(own: OwnStack) -> None:
     _, url = own.start_api()
     with own.client(url=url) as client:
         assert client.get("/healthz").status_code == 200
@@ -73,7 +73,7 @@ def test_without_a_worker_a_call_is_refused_and_the_api_is_not_ready(own: Any) -
         assert int(reply.headers["retry-after"]) >= 1
 
 
-def test_without_redis_everything_says_try_again_and_nothing_hangs(own: Any) -> None:
+def test_without_redis_everything_says_try_again_and_nothing_hangs(own: OwnStack) -> None:
     api, url = own.start_api()
     with own.client(url=url) as client:
         client.put("/v1/functions/echo", json={"source": "def handler(event, context):\n    return event\n"})
@@ -94,7 +94,7 @@ def test_without_redis_everything_says_try_again_and_nothing_hangs(own: Any) -> 
     assert api.stop() == 0
 
 
-def test_a_stop_answers_who_waits_with_the_place_of_the_job(stack: Any) -> None:
+def test_a_stop_answers_who_waits_with_the_place_of_the_job(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="1.5")
     with (
         concurrent.futures.ThreadPoolExecutor() as threads,
@@ -119,7 +119,7 @@ def test_a_stop_answers_who_waits_with_the_place_of_the_job(stack: Any) -> None:
             assert client.get(location + "?wait=20").json()["status"] == "succeeded"
 
 
-def test_a_stop_waits_for_answers_that_come_within_the_grace(stack: Any) -> None:
+def test_a_stop_waits_for_answers_that_come_within_the_grace(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="10")
     with (
         concurrent.futures.ThreadPoolExecutor() as threads,
@@ -133,7 +133,7 @@ def test_a_stop_waits_for_answers_that_come_within_the_grace(stack: Any) -> None
         assert (call.result().status_code, call.result().content) == (200, b"1")
 
 
-def test_clients_that_never_finish_their_request_do_not_hold_up_a_stop(stack: Any) -> None:
+def test_clients_that_never_finish_their_request_do_not_hold_up_a_stop(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="1")
     parts = urlsplit(url)
     half_header = b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\nx-half"
@@ -161,7 +161,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Any) -> None:
+def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
     with stack.client(url=url) as client:
@@ -175,7 +175,7 @@ def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Any) -
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Any) -> None:
+def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
     before = set(children_of(api.process.pid))
@@ -191,7 +191,7 @@ def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Any) -> None:
     assert api.stop() == 0
 
 
-def test_a_request_that_meets_the_stop_on_a_kept_connection_is_answered(stack: Any) -> None:
+def test_a_request_that_meets_the_stop_on_a_kept_connection_is_answered(stack: Stack) -> None:
     api, url = stack.start_api()
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
     connection.request("GET", "/healthz")
@@ -217,7 +217,7 @@ def wait_for_the_end_of_listening(url: str) -> None:
             time.sleep(0.01)
 
 
-def test_no_process_outlives_the_one_that_started_it(stack: Any) -> None:
+def test_no_process_outlives_the_one_that_started_it(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
     children = children_of(api.process.pid)
@@ -232,7 +232,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_processes_that_cannot_start_are_one_failure(stack: Any) -> None:
+def test_processes_that_cannot_start_are_one_failure(stack: Stack) -> None:
     api = stack.start("api", SANDLOT_API_PROCESSES="2", SANDLOT_SIGNING_KEY="short")
     assert api.process.wait(30) == 2
     api.stop()
@@ -280,13 +280,13 @@ def speak(url: str, *pieces: bytes) -> bytes:
         [b"GET /healthz HTTP/1.1\r\nx: ", *[b"a" * 30_000] * 3],
     ],
 )
-def test_a_head_beyond_the_limits_is_431(stack: Any, pieces: list[bytes]) -> None:
+def test_a_head_beyond_the_limits_is_431(stack: Stack, pieces: list[bytes]) -> None:
     answer = speak(stack.url, *pieces)
     assert answer.startswith(b"HTTP/1.1 431 "), answer[:300]
     assert b'"code":"head_too_large"' in answer
 
 
-def test_a_head_that_does_not_come_is_408_and_a_silent_connection_is_closed(stack: Any) -> None:
+def test_a_head_that_does_not_come_is_408_and_a_silent_connection_is_closed(stack: Stack) -> None:
     started_s = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor() as threads:
         half = threads.submit(speak, stack.url, b"GET /healthz HTTP/1.1\r\nx-half")
@@ -303,7 +303,7 @@ def test_a_head_that_does_not_come_is_408_and_a_silent_connection_is_closed(stac
 
 @pytest.mark.parametrize("request_bytes", RAW)
 def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_connection(
-    stack: Any, request_bytes: bytes
+    stack: Stack, request_bytes: bytes
 ) -> None:
     parts = urlsplit(stack.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as wire:
@@ -318,7 +318,7 @@ def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_conne
     assert httpx.get(stack.url + "/healthz").status_code == 200
 
 
-def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Any) -> None:
+def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Stack) -> None:
     parts = urlsplit(stack.url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=20)
     connection.putrequest("POST", "/v1/functions/echo/invoke")
@@ -330,7 +330,7 @@ def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Any
     connection.close()
 
 
-def test_node_files_are_checked_by_the_node_of_the_settings(stack: Any, tmp_path: Path) -> None:
+def test_node_files_are_checked_by_the_node_of_the_settings(stack: Stack, tmp_path: Path) -> None:
     used, node = tmp_path / "used", tmp_path / "node"
     node.write_text(f'#!/bin/sh\necho yes > {used}\nexec {find_node()} "$@"\n', encoding="utf-8")
     node.chmod(0o755)

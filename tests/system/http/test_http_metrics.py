@@ -6,12 +6,12 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.system.http.conftest import Part, Stack
 from tests.waiting import until
 
 TOKEN = "0123456789abcdef-metrics"
@@ -33,7 +33,7 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def api(stack: Any) -> Iterator[Any]:
+def api(stack: Stack) -> Iterator[Part]:
     """Three processes behind one port."""
     part, url = stack.start_api(SANDLOT_API_PROCESSES="3", SANDLOT_METRICS_TOKEN=TOKEN)
     part.url = url
@@ -42,12 +42,12 @@ def api(stack: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def api_url(api: Any) -> str:
+def api_url(api: Part) -> str:
     return str(api.url)
 
 
 @pytest.fixture(scope="module")
-def worker_url(stack: Any) -> Iterator[str]:
+def worker_url(stack: Stack) -> Iterator[str]:
     """Where a second worker, the only one with the tag `meter`, is scraped."""
     part = stack.start("worker", SANDLOT_TAGS="meter", SANDLOT_METRICS_PORT="0", SANDLOT_METRICS_TOKEN=TOKEN)
     url = part.event("metrics")["url"]
@@ -145,7 +145,7 @@ def test_the_queue_and_its_workers_are_told_while_work_waits(
         admin.delete(f"/v1/jobs/{job}")
 
 
-def test_a_process_that_was_killed_is_counted_again_under_its_number(api: Any) -> None:
+def test_a_process_that_was_killed_is_counted_again_under_its_number(api: Part) -> None:
     children = Path(f"/proc/{api.process.pid}/task/{api.process.pid}/children")
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     api.event("process died")

@@ -37,5 +37,5 @@ def _key_list(own: Stack) -> Any:
     return own.start("api", command=("-m", "sandlot", "key", "list"))
 
 
-def _events(part: Any, name: str) -> list[str]:
+def _events(part: object, name: str) -> list[str]:
     return [line for line in part.lines if f'"event": "{name}"' in line]

@@ -7,13 +7,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.system.http.conftest import Part, Stack
 from tests.waiting import until
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -67,32 +68,39 @@ def collector() -> Iterator[Collector]:
     collector.close()
 
 
+class TracedApi(NamedTuple):
+    """An API and the only worker that runs what it submits."""
+
+    api: Part
+    worker: Part
+
+
 @pytest.fixture(scope="module")
-def traced(stack: Any, collector: Collector) -> Iterator[Any]:
+def traced(stack: Stack, collector: Collector) -> Iterator[TracedApi]:
     """The API's part; a worker with the tag `traced` runs what it submits. Both log everything."""
     settings = {"SANDLOT_OTLP_URL": collector.url, "SANDLOT_LOG_LEVEL": "debug"}
     api, url = stack.start_api(**settings, SANDLOT_ACCESS_LOG="true")
     worker = stack.start("worker", **settings, SANDLOT_TAGS="traced")
     worker.event("worker started")
-    api.url, api.worker = url, worker
+    api.url = url
     with stack.client(url=url) as admin:
         source = "def handler(event, context):\n    return 1 / event and context.traceparent\n"
         body = {"source": source, "filename": "traced.py", "manifest": {"visibility": "public", "tags": ["traced"]}}
         assert admin.put("/v1/functions/traced", json=body).status_code == 201
-    yield api
+    yield TracedApi(api, worker)
     worker.stop()
     api.stop()
 
 
-def call(api: Any, event: object, path: str = "/v1/functions/traced/invoke", **headers: str) -> httpx.Response:
-    return httpx.post(f"{api.url}{path}", json=event, headers=headers, timeout=60, trust_env=False)
+def call(traced: TracedApi, event: object, path: str = "/v1/functions/traced/invoke", **headers: str) -> httpx.Response:
+    return httpx.post(f"{traced.api.url}{path}", json=event, headers=headers, timeout=60, trust_env=False)
 
 
 def attributes(span: Span) -> dict[str, Any]:
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
 
 
-def test_one_trace_goes_from_the_caller_to_the_function(traced: Any, collector: Collector) -> None:
+def test_one_trace_goes_from_the_caller_to_the_function(traced: TracedApi, collector: Collector) -> None:
     reply = call(traced, 1, traceparent=f"00-{TRACE}-{CALLER}-01")
     assert reply.status_code == 200
     names = {"POST /v1/functions/{name}/invoke", "invoke traced", "queue", "boot", "import", "run"}
@@ -113,7 +121,7 @@ def test_one_trace_goes_from_the_caller_to_the_function(traced: Any, collector: 
     assert attempt.start_time_unix_nano <= stages[0].start_time_unix_nano
 
 
-def test_a_call_that_fails_is_a_span_that_failed(traced: Any, collector: Collector) -> None:
+def test_a_call_that_fails_is_a_span_that_failed(traced: TracedApi, collector: Collector) -> None:
     trace = TRACE.replace("0af", "1af")
     assert call(traced, 0, "/traced", traceparent=f"00-{trace}-{CALLER}-01").status_code == 502
     until(lambda: {"POST /{name}", "invoke traced"} <= set(collector.of(trace)))
@@ -121,7 +129,7 @@ def test_a_call_that_fails_is_a_span_that_failed(traced: Any, collector: Collect
     assert spans["POST /{name}"][1].status.code == spans["invoke traced"][1].status.code == 2
 
 
-def test_a_caller_that_does_not_trace_is_not_traced(traced: Any, collector: Collector) -> None:
+def test_a_caller_that_does_not_trace_is_not_traced(traced: TracedApi, collector: Collector) -> None:
     silent, last = TRACE.replace("0af", "2af"), TRACE.replace("0af", "3af")
     handed = call(traced, 1, traceparent=f"00-{silent}-{CALLER}-00").json()
     assert handed.startswith(f"00-{silent}-")
@@ -131,22 +139,22 @@ def test_a_caller_that_does_not_trace_is_not_traced(traced: Any, collector: Coll
     assert collector.of(silent) == {}
 
 
-def test_without_a_trace_a_call_begins_one(traced: Any) -> None:
+def test_without_a_trace_a_call_begins_one(traced: TracedApi) -> None:
     version, trace, _, flags = call(traced, 1).json().split("-")
     assert (version, len(trace)) == ("00", 32)
     assert int(flags, 16) & 1, "sampled; SDKs set a second bit for a random id"
 
 
-def test_every_reply_and_every_end_is_a_line_that_names_the_job(traced: Any) -> None:
+def test_every_reply_and_every_end_is_a_line_that_names_the_job(traced: TracedApi) -> None:
     reply = call(traced, 1)
     job_id, request_id = reply.headers["x-job-id"], reply.headers["x-request-id"]
 
-    def lines(part: Any, event: str) -> list[dict[str, Any]]:
+    def lines(part: Part, event: str) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in list(part.lines) if line.startswith("{")]
         return [line for line in found if line["event"] == event and line.get("job_id") == job_id]
 
-    until(lambda: lines(traced, "request") and lines(traced.worker, "job ended"))
-    (request,), (ended,) = lines(traced, "request"), lines(traced.worker, "job ended")
+    until(lambda: lines(traced.api, "request") and lines(traced.worker, "job ended"))
+    (request,), (ended,) = lines(traced.api, "request"), lines(traced.worker, "job ended")
     assert (request["status"], request["function"], request["request_id"]) == (200, "traced", request_id)
     assert (request["logger"], request["level"], request["client"]) == ("sandlot.access", "info", "127.0.0.1")
     assert (ended["function"], ended["version"], ended["outcome"], ended["level"]) == ("traced", 1, "ok", "debug")

@@ -6,11 +6,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.system.http.conftest import Stack
 from tests.system.prometheus_server import EXAMPLES, FOLDER, PANELS, REPOSITORY, RULES
 
 TOKEN = "0123456789abcdef-prometheus"
@@ -19,7 +19,7 @@ SUFFIX = re.compile(r"_(?:bucket|count|sum)$")
 
 
 @pytest.fixture(scope="module")
-def urls(stack: Any) -> Iterator[tuple[str, str]]:
+def urls(stack: Stack) -> Iterator[tuple[str, str]]:
     """An API and a worker that a Prometheus with the token may scrape."""
     api, url = stack.start_api(SANDLOT_METRICS_TOKEN=TOKEN)
     worker = stack.start("worker", SANDLOT_METRICS_PORT="0", SANDLOT_METRICS_TOKEN=TOKEN)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,7 +184,9 @@ class FakeQueue:
     def was_issued(self, owner: str, job_id: str) -> bool:
         return was_issued(SIGNING_KEY, owner, job_id)
 
-    async def submit_batch(self, invocations: Any, idempotency_key: str, fingerprint: str) -> list[str]:
+    async def submit_batch(
+        self, invocations: Sequence[Invocation], idempotency_key: str, fingerprint: str
+    ) -> list[str]:
         return [(await self.submit(invocation, reply=False)).job_id for invocation in invocations]
 
     async def list_jobs(self, wanted: Any, *, function: str, limit: int, cursor: str) -> JobPage:

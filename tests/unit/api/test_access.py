@@ -1,15 +1,14 @@
 """What a key opens, beyond what is the same for every route."""
 
-from typing import Any
-
 import httpx
 
 from sandlot.api_keys import KeyStore, Scope, new_token
 from sandlot.jobs import new_job_id
 from sandlot.models import Invocation
+from tests.unit.api.conftest import Ending, FakeQueue
 
 
-async def queued_job(queue: Any, owner: str) -> str:
+async def queued_job(queue: FakeQueue, owner: str) -> str:
     job_id = new_job_id()
     await queue.submit(
         Invocation(
@@ -28,7 +27,7 @@ async def test_a_list_shows_only_what_the_prefix_covers(anyone: httpx.AsyncClien
 
 
 async def test_who_may_only_read_cannot_cancel(
-    anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, hold: Any
+    anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue, hold: Ending
 ) -> None:
     queue.ending = hold
     job_id = await queued_job(queue, "us")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from sandlot.api_keys import KeyStore, Scope, new_token
 from sandlot.jobs import new_job_id
 from sandlot.models import Invocation
 from sandlot.secret_store import SecretStore
+from tests.unit.api.conftest import FakeQueue, FakeRegistry
 
 BARE = ("ANY", "/{name}")
 """What no route takes is a function's name: the router's default, and no route itself."""
@@ -37,7 +37,7 @@ WRONG = {
 
 
 @pytest.fixture(autouse=True)
-def something_to_find(registry: Any) -> None:
+def something_to_find(registry: FakeRegistry) -> None:
     registry.add(HIDDEN)
 
 
@@ -56,7 +56,7 @@ def concrete(path: str, *, job_id: str) -> str:
     return re.sub(r"\{[^}]*\}", "x", path)
 
 
-async def queued_job(queue: Any, owner: str) -> str:
+async def queued_job(queue: FakeQueue, owner: str) -> str:
     queue.ending = lambda invocation: None
     job_id = new_job_id()
     await queue.submit(
@@ -93,7 +93,7 @@ def test_a_policy_without_a_route_is_a_route_that_was_renamed(api: Api) -> None:
     assert {(method, path) for method, path, _ in walk(api)} == set(ACCESS)
 
 
-async def test_without_a_key_only_what_is_open_answers(api: Api, anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_without_a_key_only_what_is_open_answers(api: Api, anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     job_id = await queued_job(queue, "somebody")
     for method, path, access in walk(api):
         reply = await ask(anyone, method, path, "", job_id)
@@ -104,7 +104,7 @@ async def test_without_a_key_only_what_is_open_answers(api: Api, anyone: httpx.A
 
 @pytest.mark.parametrize("kind", ["not a key", "unknown", "another secret", "expired", "revoked"])
 async def test_a_key_that_is_not_valid_opens_nothing_not_even_what_is_public(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, kind: str
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue, kind: str
 ) -> None:
     token, key = await keys.create({Scope.ADMIN}, owner="us", lifetime_s=-1 if kind == "expired" else 0)
     if kind == "revoked":
@@ -121,7 +121,7 @@ async def test_a_key_that_is_not_valid_opens_nothing_not_even_what_is_public(
 
 
 async def test_a_valid_key_with_the_wrong_scope_opens_nothing(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue
 ) -> None:
     for method, path, access in walk(api):
         if access is not Access.OPEN:
@@ -131,7 +131,7 @@ async def test_a_valid_key_with_the_wrong_scope_opens_nothing(
 
 
 async def test_the_scope_that_a_route_names_opens_it(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue
 ) -> None:
     needed = {
         Access.CALL: Scope.INVOKE,
@@ -150,7 +150,7 @@ async def test_the_scope_that_a_route_names_opens_it(
 
 
 async def test_a_key_for_other_functions_opens_nothing_of_this_one(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue
 ) -> None:
     token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, prefix="other", owner="us")
     for method, path, access in walk(api):
@@ -160,7 +160,7 @@ async def test_a_key_for_other_functions_opens_nothing_of_this_one(
 
 
 async def test_what_concerns_no_single_function_shows_nothing_of_functions_the_key_is_not_for(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, secrets: SecretStore
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue, secrets: SecretStore
 ) -> None:
     token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, prefix="other", owner="us")
     await secrets.put("FOUND", "value", HIDDEN)
@@ -172,7 +172,7 @@ async def test_what_concerns_no_single_function_shows_nothing_of_functions_the_k
 
 
 async def test_a_job_of_another_owner_is_a_job_that_never_was(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue
 ) -> None:
     token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, owner="else")
     for method, path, access in walk(api):
@@ -186,7 +186,7 @@ async def test_a_job_of_another_owner_is_a_job_that_never_was(
 
 @pytest.mark.parametrize(("owner", "admin"), [("somebody", True), ("", False)])
 async def test_jobs_are_open_to_an_admin_and_those_without_an_owner_to_who_knows_the_id(
-    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: Any, owner: str, admin: bool
+    api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue, owner: str, admin: bool
 ) -> None:
     token = (await keys.create({Scope.ADMIN}, owner="else"))[0] if admin else ""
     # Admitted, and then told what is in the way; without a key a private function cannot be called, by no route.

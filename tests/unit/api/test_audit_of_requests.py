@@ -15,7 +15,9 @@ from api.auth import ACCESS, Access
 from api.middleware.audit import ACTIONS, REFUSALS_PER_S
 from sandlot.api_keys import KeyStore, Scope
 from sandlot.audit_log import AuditLog, verify
+from sandlot.secret_store import SecretStore
 from sandlot.settings import Settings
+from tests.unit.api.conftest import FakeQueue, FakeRegistry, FakeWatch
 
 Open = Callable[..., httpx.AsyncClient]
 SOURCE = {"source": "def handler(event, context):\n    return event\n"}
@@ -23,7 +25,7 @@ SOURCE = {"source": "def handler(event, context):\n    return event\n"}
 
 @pytest.fixture
 async def open_audited(
-    queue: Any, registry: Any, keys: KeyStore, secrets: Any, watch: Any, tmp_path: Path
+    queue: FakeQueue, registry: FakeRegistry, keys: KeyStore, secrets: SecretStore, watch: FakeWatch, tmp_path: Path
 ) -> AsyncIterator[Open]:
     log = AuditLog(tmp_path / "audit.jsonl")
 

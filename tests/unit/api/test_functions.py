@@ -5,7 +5,6 @@ import io
 import json
 import pkgutil
 import zipfile
-from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from api.http.problems import CODE_OF_OUTCOME, STATUS, TITLE
 from sandlot.errors import QueueUnavailable, SandlotError, by_code
 from sandlot.models import OutcomeKind
 from sandlot.redis.pipeline import Unreachable
+from tests.unit.api.conftest import FakeQueue
 
 SOURCE = "def handler(event, context):\n    return event\n"
 
@@ -112,7 +112,7 @@ async def test_a_query_that_means_nothing_is_refused(admin: httpx.AsyncClient, q
     assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
 
 
-async def test_health_and_readiness(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_health_and_readiness(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     from sandlot.jobs import QueueStatus
 
     assert (await anyone.get("/healthz")).json() == {"status": "alive"}

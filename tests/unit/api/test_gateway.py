@@ -1,7 +1,7 @@
 """A function behind a URL: the request as its event, its answer as the response, and nothing that could break the connection."""
 
 import json
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.routes.gateway import DROPPED, BadFunctionResponse, response_of_result
+from sandlot.jobs import JobResult
 from sandlot.models import OutcomeKind
+from tests.unit.api.conftest import Ending, FakeQueue
 
 
 async def test_the_event_is_the_request_in_lambdas_words(anyone: httpx.AsyncClient) -> None:
@@ -38,14 +40,18 @@ async def test_a_body_that_is_not_text_comes_as_base64(anyone: httpx.AsyncClient
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/fn/hello", "/fn/hello/", "/fn/hello/a/b", "/hello"])
-async def test_every_method_reaches_the_function(anyone: httpx.AsyncClient, queue: Any, method: str, path: str) -> None:
+async def test_every_method_reaches_the_function(
+    anyone: httpx.AsyncClient, queue: FakeQueue, method: str, path: str
+) -> None:
     reply = await anyone.request(method, path)
     assert reply.status_code == 200
     event = json.loads(next(iter(queue.invocations.values())).event)
     assert event["requestContext"]["http"]["method"] == method
 
 
-async def test_the_answer_in_response_form_is_the_response(anyone: httpx.AsyncClient, queue: Any, end_of: Any) -> None:
+async def test_the_answer_in_response_form_is_the_response(
+    anyone: httpx.AsyncClient, queue: FakeQueue, end_of: Callable[..., JobResult]
+) -> None:
     answer = {
         "statusCode": 201,
         "headers": {"X-Mine": "yes", "Content-Type": "text/html"},
@@ -61,7 +67,9 @@ async def test_the_answer_in_response_form_is_the_response(anyone: httpx.AsyncCl
     assert reply.headers["x-job-id"]
 
 
-async def test_any_other_json_is_the_body_as_it_is(anyone: httpx.AsyncClient, queue: Any, end_of: Any) -> None:
+async def test_any_other_json_is_the_body_as_it_is(
+    anyone: httpx.AsyncClient, queue: FakeQueue, end_of: Callable[..., JobResult]
+) -> None:
     queue.ending = lambda invocation: end_of(invocation, result=b'{"message":  "hi"}')
     reply = await anyone.get("/hello")
     assert (reply.status_code, reply.content, reply.headers["content-type"]) == (
@@ -71,13 +79,17 @@ async def test_any_other_json_is_the_body_as_it_is(anyone: httpx.AsyncClient, qu
     )
 
 
-async def test_a_function_that_fails_is_a_problem(anyone: httpx.AsyncClient, queue: Any, end_as: Any) -> None:
+async def test_a_function_that_fails_is_a_problem(
+    anyone: httpx.AsyncClient, queue: FakeQueue, end_as: Callable[..., Ending]
+) -> None:
     queue.ending = end_as(OutcomeKind.TIMEOUT)
     reply = await anyone.get("/fn/hello")
     assert (reply.status_code, reply.json()["code"]) == (504, "function_timeout")
 
 
-async def test_a_call_through_the_gateway_may_be_asynchronous(anyone: httpx.AsyncClient, queue: Any, hold: Any) -> None:
+async def test_a_call_through_the_gateway_may_be_asynchronous(
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
+) -> None:
     queue.ending = hold
     reply = await anyone.post("/fn/hello", headers={"prefer": "respond-async"})
     assert (reply.status_code, reply.headers["location"]) == (202, f"/v1/jobs/{reply.headers['x-job-id']}")
@@ -122,7 +134,7 @@ async def test_what_cannot_be_a_functions_name_is_nothing(anyone: httpx.AsyncCli
     ],
 )
 async def test_a_response_that_cannot_be_sent_is_the_functions_fault(
-    anyone: httpx.AsyncClient, queue: Any, end_of: Any, answer: Any
+    anyone: httpx.AsyncClient, queue: FakeQueue, end_of: Callable[..., JobResult], answer: object
 ) -> None:
     queue.ending = lambda invocation: end_of(invocation, result=json.dumps(answer).encode())
     reply = await anyone.get("/hello")
@@ -158,7 +170,7 @@ json_values = st.recursive(
         },
     )
 )
-def test_whatever_a_function_answers_is_sendable_or_refused(answer: Any) -> None:
+def test_whatever_a_function_answers_is_sendable_or_refused(answer: object) -> None:
     try:
         status, headers, _ = response_of_result(json.dumps(answer).encode())
     except BadFunctionResponse:

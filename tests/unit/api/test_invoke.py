@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from api.app import Api
-from sandlot.errors import NoWorker, QueueFull, QueueUnavailable
+from sandlot.errors import NoWorker, QueueFull, QueueUnavailable, SandlotError
+from sandlot.jobs import JobResult
 from sandlot.models import Evidence, Invocation, OutcomeKind
+from tests.unit.api.conftest import Ending, FakeQueue, FakeRegistry
 from tests.waiting import eventually
 
 HELLO = "/v1/functions/hello/invoke"
@@ -60,7 +63,12 @@ async def test_a_request_id_of_the_callers_is_kept_if_it_is_harmless(anyone: htt
     ],
 )
 async def test_an_end_that_is_not_a_value_is_a_problem_that_names_the_job(
-    anyone: httpx.AsyncClient, queue: Any, end_as: Any, kind: OutcomeKind, status: int, code: str
+    anyone: httpx.AsyncClient,
+    queue: FakeQueue,
+    end_as: Callable[..., Ending],
+    kind: OutcomeKind,
+    status: int,
+    code: str,
 ) -> None:
     queue.ending = end_as(kind, evidence=Evidence(limit={"wall_s": 5}))
     reply = await anyone.post(HELLO)
@@ -73,7 +81,7 @@ async def test_an_end_that_is_not_a_value_is_a_problem_that_names_the_job(
     assert "wall_s=5" in document["detail"]
 
 
-async def test_what_a_function_raised_is_passed_on(anyone: httpx.AsyncClient, queue: Any, raised: Any) -> None:
+async def test_what_a_function_raised_is_passed_on(anyone: httpx.AsyncClient, queue: FakeQueue, raised: Ending) -> None:
     queue.ending = raised
     document = (await anyone.post(HELLO)).json()
     assert document["error"] == {"errorType": "ValueError", "errorMessage": "no name", "stackTrace": ["line 3"]}
@@ -82,20 +90,20 @@ async def test_what_a_function_raised_is_passed_on(anyone: httpx.AsyncClient, qu
 
 @pytest.mark.parametrize("event", [b"{", b"NaN", b'"\\ud800"', b"[" * 201 + b"]" * 201, b"\xff", b"1e999"])
 async def test_an_event_that_is_not_json_is_refused_before_it_is_queued(
-    anyone: httpx.AsyncClient, queue: Any, event: bytes
+    anyone: httpx.AsyncClient, queue: FakeQueue, event: bytes
 ) -> None:
     reply = await anyone.post(HELLO, content=event)
     assert (reply.status_code, reply.json()["code"]) == (400, "invalid_json")
     assert not queue.invocations
 
 
-async def test_a_large_body_is_refused_by_its_declared_length(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_a_large_body_is_refused_by_its_declared_length(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     reply = await anyone.post(HELLO, content=b'"' + b"a" * 2047 + b'"')
     assert (reply.status_code, reply.json()["code"], reply.json()["limit_bytes"]) == (413, "payload_too_large", 2048)
     assert not queue.invocations
 
 
-async def test_a_large_body_is_refused_by_counting(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_a_large_body_is_refused_by_counting(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     async def chunks() -> Any:
         for _ in range(100):
             yield b" " * 100
@@ -118,7 +126,7 @@ async def test_a_body_at_the_limit_is_accepted(anyone: httpx.AsyncClient) -> Non
     ],
 )
 async def test_what_the_queue_refuses_says_when_to_try_again(
-    anyone: httpx.AsyncClient, queue: Any, refusal: Any, status: int, retry_after: str
+    anyone: httpx.AsyncClient, queue: FakeQueue, refusal: SandlotError, status: int, retry_after: str
 ) -> None:
     queue.refusal = refusal
     reply = await anyone.post(HELLO)
@@ -131,7 +139,7 @@ async def test_what_the_queue_refuses_says_when_to_try_again(
 
 @pytest.mark.parametrize(("headers", "query"), [({"prefer": "respond-async"}, ""), ({}, "?async=true")])
 async def test_an_asynchronous_call_is_answered_at_once_with_the_place_of_its_job(
-    anyone: httpx.AsyncClient, queue: Any, hold: Any, headers: dict[str, str], query: str
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending, headers: dict[str, str], query: str
 ) -> None:
     queue.ending = hold
     reply = await anyone.post(HELLO + query, headers=headers)
@@ -144,7 +152,9 @@ async def test_an_asynchronous_call_is_answered_at_once_with_the_place_of_its_jo
     assert reply.json()["id"] == job_id
 
 
-async def test_a_wait_that_is_over_is_not_the_end_of_the_job(anyone: httpx.AsyncClient, queue: Any, hold: Any) -> None:
+async def test_a_wait_that_is_over_is_not_the_end_of_the_job(
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
+) -> None:
     queue.ending = hold
     reply = await anyone.post(HELLO, headers={"prefer": "wait=0.01"})
     document = reply.json()
@@ -155,7 +165,7 @@ async def test_a_wait_that_is_over_is_not_the_end_of_the_job(anyone: httpx.Async
 
 
 async def test_respond_async_with_a_wait_is_202_when_the_wait_is_over(
-    anyone: httpx.AsyncClient, queue: Any, hold: Any
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
 ) -> None:
     queue.ending = hold
     reply = await anyone.post(HELLO, headers={"prefer": "respond-async, wait=0.01"})
@@ -168,14 +178,14 @@ async def test_respond_async_with_a_wait_is_200_when_the_function_is_quicker(any
     assert (reply.status_code, reply.headers["preference-applied"]) == (200, "respond-async, wait=5")
 
 
-async def test_strict_handling_refuses_what_cannot_be_honoured(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_strict_handling_refuses_what_cannot_be_honoured(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     reply = await anyone.post(HELLO, headers={"prefer": "wait=21, handling=strict"})
     assert (reply.status_code, reply.json()["code"], reply.json()["limit_s"]) == (400, "invalid_preference", 20)
     lenient = await anyone.post(HELLO, headers={"prefer": "wait=21"})
     assert (lenient.status_code, lenient.headers["preference-applied"]) == (200, "wait=20")
 
 
-async def test_the_same_idempotency_key_is_the_same_job(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_the_same_idempotency_key_is_the_same_job(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     first = await anyone.post(HELLO, content=b"1", headers={"idempotency-key": '"k1"'})
     again = await anyone.post(HELLO, content=b"1", headers={"idempotency-key": "k1"})
     other = await anyone.post(HELLO, content=b"2", headers={"idempotency-key": "k1"})
@@ -186,7 +196,7 @@ async def test_the_same_idempotency_key_is_the_same_job(anyone: httpx.AsyncClien
 
 
 async def test_a_repeated_call_waits_for_the_job_that_runs(
-    api: Api, anyone: httpx.AsyncClient, queue: Any, hold: Any, end_of: Any
+    api: Api, anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending, end_of: Callable[..., JobResult]
 ) -> None:
     queue.ending = hold
     headers = {"idempotency-key": "k"}
@@ -199,7 +209,7 @@ async def test_a_repeated_call_waits_for_the_job_that_runs(
     assert (reply.content, reply.headers["x-job-id"]) == (b"7", job_id)
 
 
-async def test_what_is_asked_in_headers_reaches_the_queue(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_what_is_asked_in_headers_reaches_the_queue(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     headers = {"x-sandlot-delay": "2s", "x-sandlot-expires": "1m", "traceparent": traceparent}
     await anyone.post(HELLO, headers=headers)
@@ -223,7 +233,7 @@ async def test_what_is_asked_in_headers_reaches_the_queue(anyone: httpx.AsyncCli
     ],
 )
 async def test_what_means_nothing_is_refused(
-    anyone: httpx.AsyncClient, queue: Any, headers: dict[str, str], query: str
+    anyone: httpx.AsyncClient, queue: FakeQueue, headers: dict[str, str], query: str
 ) -> None:
     reply = await anyone.post(HELLO + query, headers=headers)
     assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
@@ -231,7 +241,7 @@ async def test_what_means_nothing_is_refused(
 
 
 async def test_who_is_to_be_told_of_the_end_is_looked_at_before_anything_is_queued(
-    anyone: httpx.AsyncClient, queue: Any
+    anyone: httpx.AsyncClient, queue: FakeQueue
 ) -> None:
     asynchronous = {"prefer": "respond-async"}
     for headers, reason in (
@@ -249,7 +259,7 @@ async def test_who_is_to_be_told_of_the_end_is_looked_at_before_anything_is_queu
 
 
 async def test_a_stopping_server_answers_those_who_wait_with_the_place_of_their_job(
-    api: Api, anyone: httpx.AsyncClient, queue: Any, hold: Any
+    api: Api, anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
 ) -> None:
     queue.ending = hold
     waiting = asyncio.ensure_future(anyone.post(HELLO))
@@ -261,7 +271,7 @@ async def test_a_stopping_server_answers_those_who_wait_with_the_place_of_their_
     assert (await anyone.post(HELLO, headers={"prefer": "respond-async, wait=9"})).status_code == 202
 
 
-async def test_hanging_up_cancels_the_job_of_who_asked_for_that(api: Api, queue: Any, hold: Any) -> None:
+async def test_hanging_up_cancels_the_job_of_who_asked_for_that(api: Api, queue: FakeQueue, hold: Ending) -> None:
     queue.ending = hold
     sent = await hang_up(api, queue, [(b"x-sandlot-on-disconnect", b"cancel")])
     assert not sent
@@ -273,7 +283,14 @@ async def test_hanging_up_cancels_the_job_of_who_asked_for_that(api: Api, queue:
     [("cancel", [], 1), ("cancel", [(b"x-sandlot-on-disconnect", b"detach")], 0), ("detach", [], 0)],
 )
 async def test_what_hanging_up_does_is_the_function_s_to_say_unless_the_call_does(
-    api: Api, queue: Any, hold: Any, end_of: Any, registry: Any, on_disconnect: str, headers: Any, cancelled: int
+    api: Api,
+    queue: FakeQueue,
+    hold: Ending,
+    end_of: Callable[..., JobResult],
+    registry: FakeRegistry,
+    on_disconnect: str,
+    headers: dict[str, str],
+    cancelled: int,
 ) -> None:
     registry.add("hello", visibility="public", on_disconnect=on_disconnect)
     queue.ending = hold
@@ -287,7 +304,7 @@ async def test_what_hanging_up_does_is_the_function_s_to_say_unless_the_call_doe
     assert len(queue.cancelled) == cancelled
 
 
-async def hang_up(api: Api, queue: Any, headers: list[tuple[bytes, bytes]]) -> list[Any]:
+async def hang_up(api: Api, queue: FakeQueue, headers: list[tuple[bytes, bytes]]) -> list[Any]:
     """Call, and disconnect once the job is queued; returns what was sent."""
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await messages.put({"type": "http.request", "body": b"", "more_body": False})
@@ -311,7 +328,9 @@ async def hang_up(api: Api, queue: Any, headers: list[tuple[bytes, bytes]]) -> l
     return sent
 
 
-async def test_a_bug_of_ours_is_a_500_with_a_request_id_and_no_secrets(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_a_bug_of_ours_is_a_500_with_a_request_id_and_no_secrets(
+    anyone: httpx.AsyncClient, queue: FakeQueue
+) -> None:
     def explode(invocation: Invocation) -> None:
         raise RuntimeError("password=hunter2")
 

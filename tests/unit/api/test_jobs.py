@@ -1,12 +1,14 @@
 """What a caller sees of a job: before, while and after it runs."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 
 from api.app import Api
+from sandlot.jobs import JobResult
 from sandlot.models import OutcomeKind
+from tests.unit.api.conftest import Ending, FakeQueue
 
 HELLO = "/v1/functions/hello/invoke"
 
@@ -29,7 +31,9 @@ async def test_a_job_that_succeeded_shows_its_result_and_links(anyone: httpx.Asy
     assert (result.status_code, result.content) == (200, b'{"a":1}')
 
 
-async def test_an_unfinished_job_says_when_to_ask_again(anyone: httpx.AsyncClient, queue: Any, hold: Any) -> None:
+async def test_an_unfinished_job_says_when_to_ask_again(
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
+) -> None:
     queue.ending = hold
     job_id = await submitted(anyone)
     for path in ("", "/result", "/logs"):
@@ -39,7 +43,7 @@ async def test_an_unfinished_job_says_when_to_ask_again(anyone: httpx.AsyncClien
 
 
 async def test_who_polls_is_sent_a_job_again_only_when_it_has_changed(
-    anyone: httpx.AsyncClient, queue: Any, hold: Any, end_of: Any
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending, end_of: Callable[..., JobResult]
 ) -> None:
     queue.ending = hold
     job_id = await submitted(anyone)
@@ -55,7 +59,7 @@ async def test_who_polls_is_sent_a_job_again_only_when_it_has_changed(
 
 
 async def test_a_long_poll_answers_when_the_job_ends(
-    api: Api, anyone: httpx.AsyncClient, queue: Any, hold: Any, end_of: Any
+    api: Api, anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending, end_of: Callable[..., JobResult]
 ) -> None:
     queue.ending = hold
     job_id = await submitted(anyone)
@@ -69,14 +73,16 @@ async def test_a_long_poll_answers_when_the_job_ends(
 
 
 async def test_a_long_poll_that_is_over_shows_the_job_as_it_is(
-    anyone: httpx.AsyncClient, queue: Any, hold: Any
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
 ) -> None:
     queue.ending = hold
     reply = await anyone.get(f"/v1/jobs/{await submitted(anyone)}?wait=0.01")
     assert (reply.status_code, reply.json()["status"]) == (200, "queued")
 
 
-async def test_a_job_that_ended_without_a_result_says_why(anyone: httpx.AsyncClient, queue: Any, raised: Any) -> None:
+async def test_a_job_that_ended_without_a_result_says_why(
+    anyone: httpx.AsyncClient, queue: FakeQueue, raised: Ending
+) -> None:
     queue.ending = raised
     job_id = await submitted(anyone)
     reply = await anyone.get(f"/v1/jobs/{job_id}/result")
@@ -85,7 +91,7 @@ async def test_a_job_that_ended_without_a_result_says_why(anyone: httpx.AsyncCli
     assert (await anyone.get(f"/v1/jobs/{job_id}")).json()["error"]["errorType"] == "ValueError"
 
 
-async def test_a_result_whose_retention_is_over_is_gone(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_a_result_whose_retention_is_over_is_gone(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     job_id = await submitted(anyone)
     await anyone.get(f"/v1/jobs/{job_id}")
 
@@ -97,7 +103,7 @@ async def test_a_result_whose_retention_is_over_is_gone(anyone: httpx.AsyncClien
     assert (reply.status_code, reply.json()["code"]) == (410, "job_gone")
 
 
-async def test_logs_are_text(anyone: httpx.AsyncClient, queue: Any) -> None:
+async def test_logs_are_text(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     job_id = await submitted(anyone)
     queue.printed[job_id] = "grüße\n<script>".encode()
     reply = await anyone.get(f"/v1/jobs/{job_id}/logs")
@@ -106,7 +112,7 @@ async def test_logs_are_text(anyone: httpx.AsyncClient, queue: Any) -> None:
 
 
 async def test_cancelling_a_queued_job_is_202_and_cancelling_it_again_409(
-    anyone: httpx.AsyncClient, queue: Any, hold: Any
+    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
 ) -> None:
     queue.ending = hold
     job_id = await submitted(anyone)

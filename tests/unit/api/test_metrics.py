@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from sandlot.api_keys import KeyStore, Scope
 from sandlot.jobs.stats import QueueLoad, QueueLoads, WorkerLoad
 from sandlot.metrics import gauge, single
 from sandlot.settings import Settings
+from tests.unit.api.conftest import FakeQueue
 
 TOKEN = "a token for metrics alone"
 SAYS_TOKEN = {"authorization": f"Bearer {TOKEN}"}
@@ -46,7 +46,7 @@ async def scrape(client: httpx.AsyncClient) -> dict[str, list[tuple[dict[str, st
     return found
 
 
-async def test_the_token_reads_metrics_and_nothing_else(queue: Any, prometheus: httpx.AsyncClient) -> None:
+async def test_the_token_reads_metrics_and_nothing_else(queue: FakeQueue, prometheus: httpx.AsyncClient) -> None:
     queue.load_now = QueueLoads(0, 0, 0, 0, [], [], [])
     assert (await prometheus.get("/metrics")).status_code == 200
     assert (await prometheus.get("/v1/status")).status_code == 200
@@ -60,7 +60,7 @@ async def test_another_token_reads_nothing(anyone: httpx.AsyncClient, authorizat
 
 
 async def test_a_key_for_some_functions_does_not_see_the_names_of_all(
-    anyone: httpx.AsyncClient, keys: KeyStore, queue: Any
+    anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue
 ) -> None:
     queue.load_now = QueueLoads(0, 0, 0, 0, [], [], [])
     for prefix, status in (("", 200), ("hel", 403)):
@@ -97,7 +97,7 @@ async def test_a_name_that_anybody_may_make_up_is_no_label(
 
 
 async def test_the_longest_queues_have_labels_of_their_own_and_placements_have_all(
-    queue: Any, prometheus: httpx.AsyncClient
+    queue: FakeQueue, prometheus: httpx.AsyncClient
 ) -> None:
     queues = [
         QueueLoad(name, "python", queued, 1, queued / 10) for name, queued in (("a", 1), ("b", 30), ("c", 20), ("d", 2))
