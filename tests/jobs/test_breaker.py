@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from typing import Any
 
 import pytest
 import redis
 
 from sandlot.errors import FunctionCrashLoop
 from sandlot.jobs import Queue
-from sandlot.jobs.worker_queue import RetryDecision
+from sandlot.jobs.worker_queue import Claim, RetryDecision
 from sandlot.models import CRASHES, JobStatus, Outcome, OutcomeKind
-from tests.jobs.conftest import KEY
+from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, OpenWorker, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.waiting import eventually
 
@@ -23,11 +22,13 @@ CRASHED = RetryDecision(crashed=True)
 PROBED = RetryDecision(probe=True)
 
 
-async def judge(worker: Any, claim: Any, judgement: RetryDecision, kind: OutcomeKind = OutcomeKind.SIGNAL) -> None:
+async def judge(
+    worker: HandWorker, claim: Claim, judgement: RetryDecision, kind: OutcomeKind = OutcomeKind.SIGNAL
+) -> None:
     assert bytes(await worker.queue.retry_or_fail(worker.ending(claim, kind=kind), judgement)) == b"ok"
 
 
-async def crash(queue: Queue, worker: Any, make: Any, times: int = 5) -> None:
+async def crash(queue: Queue, worker: HandWorker, make: MakeInvocation, times: int = 5) -> None:
     for _ in range(times):
         await queue.submit(make(), reply=False)
         (claim,) = (await worker.step(1)).claims
@@ -35,7 +36,7 @@ async def crash(queue: Queue, worker: Any, make: Any, times: int = 5) -> None:
         await judge(worker, claim, CRASHED)
 
 
-async def refused(queue: Queue, make: Any) -> FunctionCrashLoop:
+async def refused(queue: Queue, make: MakeInvocation) -> FunctionCrashLoop:
     with pytest.raises(FunctionCrashLoop) as error:
         await queue.submit(make(), reply=False)
     return error.value
@@ -47,7 +48,7 @@ def rest_is_over(raw: redis.Redis) -> None:
 
 
 @pytest.fixture
-async def broken(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> Queue:
+async def broken(queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis) -> Queue:
     """A queue whose function has just crashed five times."""
     await eventually(lambda: queue._admission.breakers_to_check == "")
     await crash(queue, worker, make)
@@ -56,7 +57,7 @@ async def broken(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> Queu
 
 
 async def test_four_crashes_are_borne_and_the_fifth_opens_it(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await crash(queue, worker, make, 4)
     assert not raw.exists("sandlot:breakers")
@@ -66,7 +67,9 @@ async def test_four_crashes_are_borne_and_the_fifth_opens_it(
     await queue.submit(make(function="other"), reply=False)
 
 
-async def test_crashes_that_are_long_ago_do_not_count(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_crashes_that_are_long_ago_do_not_count(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     await crash(queue, worker, make, 4)
     moments = raw.lrange(f"sandlot:crashes:{QUEUE}", 0, -1)
     raw.delete(f"sandlot:crashes:{QUEUE}")
@@ -78,7 +81,7 @@ async def test_crashes_that_are_long_ago_do_not_count(queue: Queue, worker: Any,
 
 
 async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis, open_worker: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis, open_worker: OpenWorker
 ) -> None:
     """Otherwise ten thousand queued jobs would crash before anybody were refused."""
     other = await open_worker()
@@ -104,7 +107,7 @@ async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
 
 
 async def test_after_its_rest_exactly_one_of_many_callers_is_let_in(
-    broken: Queue, worker: Any, make: Any, raw: redis.Redis
+    broken: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     rest_is_over(raw)
     await worker.step(9)  # parked: a hand-off would be no probe
@@ -118,7 +121,7 @@ async def test_after_its_rest_exactly_one_of_many_callers_is_let_in(
 
 
 async def test_a_probe_that_crashes_makes_the_rest_longer(
-    broken: Queue, worker: Any, make: Any, raw: redis.Redis
+    broken: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     for rest_s in (20, 40, 80, 160, 300, 300):
         rest_is_over(raw)
@@ -130,7 +133,7 @@ async def test_a_probe_that_crashes_makes_the_rest_longer(
 
 @pytest.mark.parametrize("kind", [OutcomeKind.OK, OutcomeKind.ERROR, OutcomeKind.TIMEOUT])
 async def test_a_probe_that_does_not_crash_closes_it(
-    broken: Queue, worker: Any, make: Any, raw: redis.Redis, kind: OutcomeKind
+    broken: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis, kind: OutcomeKind
 ) -> None:
     rest_is_over(raw)
     await broken.submit(make(), reply=False)
@@ -141,7 +144,7 @@ async def test_a_probe_that_does_not_crash_closes_it(
 
 
 async def test_a_lost_or_cancelled_probe_is_followed_by_another(
-    broken: Queue, worker: Any, make: Any, raw: redis.Redis
+    broken: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     rest_is_over(raw)
     job = make()
@@ -159,7 +162,7 @@ async def test_a_lost_or_cancelled_probe_is_followed_by_another(
 
 
 async def test_a_repeated_step_still_says_that_it_is_a_probe(
-    broken: Queue, worker: Any, make: Any, raw: redis.Redis
+    broken: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     rest_is_over(raw)
     await broken.submit(make(), reply=True)
@@ -169,7 +172,7 @@ async def test_a_repeated_step_still_says_that_it_is_a_probe(
 
 
 async def test_the_cap_of_a_function_is_what_it_was_afterwards(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     for _ in range(5):
         await queue.submit(make(concurrency=3), reply=False)
@@ -179,7 +182,9 @@ async def test_the_cap_of_a_function_is_what_it_was_afterwards(
     assert raw.hgetall("sandlot:caps") == {QUEUE.encode(): b"3"}
 
 
-async def test_mending_lets_everybody_in_at_once(broken: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_mending_lets_everybody_in_at_once(
+    broken: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     await broken.close_breaker("hell")
     await refused(broken, make)
     await broken.close_breaker("hello")
@@ -188,7 +193,7 @@ async def test_mending_lets_everybody_in_at_once(broken: Queue, worker: Any, mak
     assert (await broken.submit(make(), reply=False)).status is JobStatus.RUNNING
 
 
-async def test_who_comes_later_knows_it_too(broken: Queue, url: str, make: Any) -> None:
+async def test_who_comes_later_knows_it_too(broken: Queue, url: str, make: MakeInvocation) -> None:
     """A process that has just started has heard nothing, and looks."""
     other = await Queue.open(url, KEY, queue_limit=10, queue_limit_per_function=10)
     try:
@@ -198,7 +203,7 @@ async def test_who_comes_later_knows_it_too(broken: Queue, url: str, make: Any) 
 
 
 async def test_an_engine_stops_a_function_that_crashes(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     kinds = itertools.cycle(sorted(CRASHES))
     running = await start_engine(InlinePool(2, behaviour=lambda execution: Outcome(kind=next(kinds))))
@@ -222,7 +227,9 @@ async def test_an_engine_stops_a_function_that_crashes(
     await eventually(lambda: not raw.exists(f"rq:queue:{QUEUE}"))
 
 
-async def test_exceptions_never_open_it(queue: Queue, start_engine: Any, make: Any, raw: redis.Redis) -> None:
+async def test_exceptions_never_open_it(
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
+) -> None:
     await start_engine(InlinePool(2, behaviour=lambda execution: Outcome(kind=OutcomeKind.ERROR)))
     jobs = [make() for _ in range(20)]
     futures = [queue.waiters.register(job.job_id) for job in jobs]

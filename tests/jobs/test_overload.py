@@ -12,27 +12,28 @@ import redis
 from sandlot.errors import QueueFull, QueueUnavailable
 from sandlot.jobs import Queue
 from sandlot.jobs.settlement import LOST_EXC_STRING
-from sandlot.models import Outcome, OutcomeKind
+from sandlot.models import Invocation, Outcome, OutcomeKind
 from sandlot.redis.lua import script
-from tests.jobs.conftest import KEY
+from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, OpenWorker, RunningEngine, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.waiting import eventually
+from worker.execution import Execution
 
 
 @pytest.fixture
-async def small(url: str, worker: Any) -> Any:
+async def small(url: str, worker: HandWorker) -> Any:
     opened = await Queue.open(url, KEY, queue_limit=60, queue_limit_per_function=50)
     yield opened
     await opened.close()
 
 
-async def told(queue: Queue, wanted: Any) -> float:
+async def told(queue: Queue, wanted: Invocation) -> float:
     with pytest.raises(QueueFull) as refused:
         await queue.submit(wanted, reply=False)
     return refused.value.retry_after_s
 
 
-async def fill(queue: Queue, make: Any, count: int, **fields: Any) -> None:
+async def fill(queue: Queue, make: MakeInvocation, count: int, **fields: Any) -> None:
     await asyncio.gather(*(queue.submit(make(**fields), reply=False) for _ in range(count)))
 
 
@@ -43,7 +44,9 @@ def note_claims(raw: redis.Redis, queue: str, *ages_and_counts: tuple[float, int
     raw.rpush(f"sandlot:taken:{queue}", *(f"{now_ms - age_s * 1000:.0f} {count}" for age_s, count in ages_and_counts))
 
 
-async def test_each_who_is_refused_is_told_of_a_place_of_his_own(small: Queue, make: Any, raw: redis.Redis) -> None:
+async def test_each_who_is_refused_is_told_of_a_place_of_his_own(
+    small: Queue, make: MakeInvocation, raw: redis.Redis
+) -> None:
     """Eight places in the last 80 s are one in ten seconds; what was claimed before those eight no longer counts."""
     await fill(small, make, 50)
     note_claims(raw, "hello@python", (20, 2), (30, 2), (60, 4), (80, 1000), (81, 1000))
@@ -55,7 +58,7 @@ async def test_each_who_is_refused_is_told_of_a_place_of_his_own(small: Queue, m
 
 @pytest.mark.parametrize(("place_ms", "first_ms"), [(10, 110), (1, 51)])
 async def test_nobody_is_told_of_a_place_that_is_gone_when_he_is_back(
-    small: Queue, make: Any, raw: redis.Redis, place_ms: int, first_ms: int
+    small: Queue, make: MakeInvocation, raw: redis.Redis, place_ms: int, first_ms: int
 ) -> None:
     """Those places are for who comes meanwhile; but no longer than the queue lasts."""
     await fill(small, make, 50)
@@ -63,7 +66,9 @@ async def test_nobody_is_told_of_a_place_that_is_gone_when_he_is_back(
     assert await told(small, make()) * 1000 == pytest.approx(first_ms, rel=0.05)
 
 
-async def test_no_more_is_promised_than_some_turns_of_the_queue(small: Queue, make: Any, raw: redis.Redis) -> None:
+async def test_no_more_is_promised_than_some_turns_of_the_queue(
+    small: Queue, make: MakeInvocation, raw: redis.Redis
+) -> None:
     """Who is refused need not come back, and the places meant for those who did not must not frighten others away."""
     await fill(small, make, 50)
     note_claims(raw, "hello@python", (2, 4), (3, 4), (4, 1))  # a place each half second, 25 s a turn
@@ -73,7 +78,7 @@ async def test_no_more_is_promised_than_some_turns_of_the_queue(small: Queue, ma
 
 
 async def test_a_change_of_pace_is_seen_after_two_rounds(
-    small: Queue, worker: Any, make: Any, raw: redis.Redis
+    small: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """Sixteen places are two rounds of eight that run: at 100 a second they were claimed, and then two rounds at 8 in 100 s."""
     await fill(small, make, 50)
@@ -91,7 +96,7 @@ async def test_a_change_of_pace_is_seen_after_two_rounds(
 
 
 async def test_before_a_full_queue_was_claimed_from_the_last_runs_say_how_long_one_takes(
-    small: Queue, worker: Any, make: Any, raw: redis.Redis
+    small: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """Four run, and those that ended last, delivered or not, ran for 20 s: a place every five seconds, the first after the tenth of one that it takes to be back."""
     now_s = raw.time()[0]
@@ -112,7 +117,9 @@ async def test_before_a_full_queue_was_claimed_from_the_last_runs_say_how_long_o
     assert refused.value.retry_after_s == 5.1
 
 
-async def test_of_all_queues_together_the_pace_is_that_of_all(small: Queue, make: Any, raw: redis.Redis) -> None:
+async def test_of_all_queues_together_the_pace_is_that_of_all(
+    small: Queue, make: MakeInvocation, raw: redis.Redis
+) -> None:
     await fill(small, make, 40)
     await fill(small, make, 20, function="other")
     raw.set("sandlot:ended", 1200)
@@ -128,7 +135,9 @@ async def test_of_all_queues_together_the_pace_is_that_of_all(small: Queue, make
     assert [round(await told(small, make(function=name)), -1) for name in ("third", "fourth")] == [10, 20]
 
 
-async def test_a_batch_is_told_when_there_is_room_for_all_of_it(small: Queue, make: Any, raw: redis.Redis) -> None:
+async def test_a_batch_is_told_when_there_is_room_for_all_of_it(
+    small: Queue, make: MakeInvocation, raw: redis.Redis
+) -> None:
     await fill(small, make, 45)
     note_claims(raw, "hello@python", (20, 4), (30, 4), (80, 1))
     with pytest.raises(QueueFull) as refused:
@@ -136,13 +145,13 @@ async def test_a_batch_is_told_when_there_is_room_for_all_of_it(small: Queue, ma
     assert refused.value.retry_after_s == pytest.approx(40, rel=0.05), "five places are there, four are not"
 
 
-async def test_when_nothing_ends_nobody_can_tell(small: Queue, make: Any) -> None:
+async def test_when_nothing_ends_nobody_can_tell(small: Queue, make: MakeInvocation) -> None:
     await fill(small, make, 50)
     assert 9 <= await told(small, make()) <= 11
 
 
 async def test_claims_are_noted_as_long_as_a_queue_is_not_empty(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     name = "sandlot:taken:hello@python"
     await fill(queue, make, 10)
@@ -157,7 +166,9 @@ async def test_claims_are_noted_as_long_as_a_queue_is_not_empty(
     assert raw.llen(name) == 512
 
 
-async def test_the_reaper_notes_how_fast_jobs_end(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_the_reaper_notes_how_fast_jobs_end(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     for _ in range(2):
         await worker.queue.reap()
     assert raw.llen("sandlot:drained") == 1, "once a second, however many reap"
@@ -169,7 +180,7 @@ async def test_the_reaper_notes_how_fast_jobs_end(queue: Queue, worker: Any, mak
 
 
 async def test_when_memory_runs_short_new_work_is_refused_and_the_old_is_finished(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await fill(queue, make, 1)
     try:
@@ -189,7 +200,7 @@ async def test_when_memory_runs_short_new_work_is_refused_and_the_old_is_finishe
 
 @pytest.mark.parametrize("slots", [1, 4])
 async def test_ten_thousand_queued_jobs_delay_another_function_by_one_slot_at_most(
-    queue: Queue, worker: Any, make: Any, open_worker: Any, slots: int
+    queue: Queue, worker: HandWorker, make: MakeInvocation, open_worker: OpenWorker, slots: int
 ) -> None:
     """Of the slots that come free after its submit, the first or the second is its own: one run of the noisy one at most comes first."""
     others = [await open_worker() for _ in range(2)]
@@ -216,12 +227,12 @@ async def test_ten_thousand_queued_jobs_delay_another_function_by_one_slot_at_mo
 
 
 async def test_no_worker_lost_or_found_runs_more_at_once_than_a_function_allows(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """Counted where it counts: among the executions of all living workers together, while one of them dies."""
     running, most = set(), 0
 
-    def begins(execution: Any) -> Outcome | None:
+    def begins(execution: Execution) -> Outcome | None:
         nonlocal most
         running.add((execution.job_id, execution.attempt))
         most = max(most, len(running))
@@ -232,12 +243,12 @@ async def test_no_worker_lost_or_found_runs_more_at_once_than_a_function_allows(
     futures = [queue.waiters.register(job.job_id) for job in jobs]
     await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
 
-    def end_all(engine: Any) -> None:
+    def end_all(engine: RunningEngine) -> None:
         for job_id, (execution, _) in list(engine.pool._runs.items()):
             running.discard((job_id, execution.attempt))
             engine.pool.finish(job_id, OK)
 
-    async def die(engine: Any) -> None:
+    async def die(engine: RunningEngine) -> None:
         """Its executions are gone, and it neither says so nor takes more."""
         for execution, _ in engine.pool._runs.values():
             running.discard((execution.job_id, execution.attempt))

