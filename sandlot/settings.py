@@ -15,8 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sandlot.errors import InvalidSettings
 from sandlot.placement import check_tags
+from sandlot.units import MIB
 
-MIB: Final = 1024 * 1024
 SLOTS_LIMIT: Final = 1024
 
 

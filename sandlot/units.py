@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
 _NUMBER: Final = re.compile(r"^(\d{1,12}(?:\.\d{1,6})?)\s?([A-Za-z]{1,4})$", re.ASCII)
 _MS_PER_UNIT: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_BYTES_PER_UNIT: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_BYTES_PER_UNIT: Final = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB}
 _DECIMAL_SIZES: Final = {"K": "KiB", "KB": "KiB", "M": "MiB", "MB": "MiB", "G": "GiB", "GB": "GiB"}
 
 

@@ -89,7 +89,7 @@ NO_VERSION: Final = not_ok("no such function, version or alias", "version_not_fo
 CHANGED: Final = not_ok(
     "the function is not at the revision in If-Match",
     "version_conflict",
-    "'hello' has changed since you looked (If-Match does not hold); nothing was done. Look again, then decide",
+    "'hello' has changed since you read it (If-Match does not match); nothing was changed. Read it again, then decide",
 )
 IF_MATCH: Final = Parameter(
     "If-Match",

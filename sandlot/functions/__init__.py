@@ -1,6 +1,7 @@
-"""Functions: what people write, how it is stored, and which version a name means.
+"""Functions: manifests, bundles, versions and aliases, their storage, and the version that a name
+means.
 
-Knows: manifests, bundles, digests, versions, their records in Redis. Does not know: jobs, HTTP, processes that run functions.
+Nothing here imports `sandlot.jobs`.
 """
 
 from sandlot.functions.archive import read_archive, read_function, write_archive, write_version

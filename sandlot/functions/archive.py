@@ -1,7 +1,7 @@
-"""A function's folder as a zip archive, both ways.
+"""Zip archives of functions, read and written.
 
-Knows: zip entries and what a hostile one can do. Does not know: manifests, where archives come from.
-Nothing is ever extracted to disk: entries are read into memory, and what comes out is counted as it comes.
+Archives are hostile input. Nothing is ever extracted to disk: entries are read into memory, and
+their size is counted as they are inflated.
 """
 
 from __future__ import annotations
@@ -22,38 +22,42 @@ from sandlot.functions.manifest_text import toml_text
 from sandlot.functions.source import MANIFEST_FILE, function_name, is_left_out, read_files, read_path
 
 RATIO_LIMIT: Final = 100
-"""Code shrinks to a fifth, logs to a twentieth; deflate can do 1,032."""
+"""Code compresses to a fifth, logs to a twentieth; deflate can reach a factor of 1,032."""
 RATIO_FREE_BYTES: Final = 8 * 1024 * 1024
-"""So much may come out of however few bytes: a file of zeros is no attack."""
+"""Inflated size that any archive may have, however small it is: a file of zeros is not
+an attack."""
 _ENCRYPTED: Final = 1
-"""Of an entry's flags (APPNOTE.TXT 4.4.4)."""
+"""Bit in the flags of an entry (APPNOTE.TXT 4.4.4)."""
 _UNREADABLE: Final = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
     *(NotImplementedError, RuntimeError, OSError, ValueError, LookupError),
 )
-"""What zipfile raises, in one release or another, for bytes that are no archive."""
+"""Exceptions that some release of zipfile raises for bytes that are not an archive."""
 _READ_BYTES: Final = 256 * 1024
 _DIRECTORY_ENTRY: Final = b"PK\x01\x02"
 _DIRECTORY_LIMIT: Final = 10 * FILES_LIMIT
-"""The signature also stands in archives within the archive, which are nobody's business; this many take about 50 MB."""
+"""Upper limit of directory signatures, which also occur in archives inside the archive; this many
+take about 50 MB."""
 
 
 def read_archive(
     archive: bytes, manifest: Mapping[str, Any] | None = None, *, node: Path | None = None
 ) -> tuple[Bundle, Manifest]:
-    """The function in this zip, laid out as in a folder; what a folder leaves out is left out here too.
+    """Return the function in this zip, laid out as in a folder, with the same files left out.
 
     Raises:
-        InvalidManifest: it is not a zip, has an entry that no bundle may have (named), or cannot be a function.
+        InvalidManifest: the bytes are not a zip, an entry is not allowed in a bundle (the message
+            names it), or the files are not a valid function.
     """
     return read_files(_entries(archive), manifest, node=node)
 
 
 def read_function(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
-    """As `read_path`, and the function in a zip as well, which has the file's name.
+    """Read a function as `read_path` does, and also from a zip, whose file name gives the
+    function's name.
 
     Raises:
-        InvalidManifest: it cannot be a function; the message names the file.
+        InvalidManifest: it is not a valid function; the message names the file.
     """
     if path.suffix != ".zip" or not path.is_file():
         return read_path(path, node=node)
@@ -67,28 +71,29 @@ def read_function(path: Path, *, node: Path | None = None) -> tuple[str, Bundle,
 
 
 def write_archive(files: Mapping[str, bytes]) -> bytes:
-    """A zip of these files that `read_archive` reads; equal files give equal bytes."""
+    """Return a zip of these files that `read_archive` reads; equal files give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(files):
-            # Without a fixed date the same files would make another archive every two seconds.
+            # Without a fixed date, the same files would give different bytes every two seconds.
             archive.writestr(zipfile.ZipInfo(path, date_time=(1980, 1, 1, 0, 0, 0)), files[path], zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
 def write_version(bundle: Bundle, manifest: Manifest) -> bytes:
-    """A version as a zip: its files, and its settings in function.toml. Deployed again, it is the same version."""
+    """Return a version as a zip: its files, and its settings in function.toml. Deployed again, it
+    is the same version."""
     return write_archive({**bundle.files, MANIFEST_FILE: toml_text(manifest).encode()})
 
 
 def _entries(archive: bytes) -> dict[str, bytes]:
-    # Each entry has one of these in the directory, which zipfile reads as a whole: counted here before it costs memory.
+    # zipfile reads the whole directory into memory, so count its entries by their signature first.
     if archive.count(_DIRECTORY_ENTRY) > _DIRECTORY_LIMIT:
         raise InvalidManifest(
             f"the archive has more than {_DIRECTORY_LIMIT} entries; at most {FILES_LIMIT} are allowed"
         )
     files: dict[str, bytes] = {}
-    room = TOTAL_LIMIT_BYTES
+    remaining = TOTAL_LIMIT_BYTES
     inflated_limit = max(RATIO_FREE_BYTES, RATIO_LIMIT * len(archive))
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
@@ -98,9 +103,9 @@ def _entries(archive: bytes) -> dict[str, bytes]:
             _refuse_special(entries)
             for entry in entries:
                 if not entry.is_dir() and not is_left_out(PurePosixPath(entry.filename)):
-                    content = _read(opened, entry, room, inflated_limit - (TOTAL_LIMIT_BYTES - room))
+                    content = _read_entry(opened, entry, remaining, inflated_limit - (TOTAL_LIMIT_BYTES - remaining))
                     files[entry.filename] = content
-                    room -= len(content)
+                    remaining -= len(content)
     except _UNREADABLE as error:
         raise InvalidManifest(f"the archive cannot be read: {error}") from error
     return files
@@ -108,22 +113,22 @@ def _entries(archive: bytes) -> dict[str, bytes]:
 
 def _refuse_special(entries: Sequence[zipfile.ZipInfo]) -> None:
     for entry in entries:
-        if not entry.filename:  # zipfile looks at its last character to know whether it is a folder
+        if not entry.filename:  # zipfile's is_dir() reads the last character
             raise InvalidManifest(f"the archive has an entry without a name ({entry.orig_filename!r})")
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG):
             raise InvalidManifest(
-                f"{entry.filename!r} in the archive is a link or a device; only files and folders are allowed"
+                f"{entry.filename!r} in the archive is neither a file nor a folder; links and devices are not allowed"
             )
         if entry.filename != entry.orig_filename:  # zipfile cuts a name at its first null byte
             raise InvalidManifest(
-                f"{entry.orig_filename!r} in the archive has characters that are not allowed in a path"
+                f"{entry.orig_filename!r} in the archive contains characters that are not allowed in a path"
             )
         if entry.flag_bits & _ENCRYPTED:
-            raise InvalidManifest(f"{entry.filename!r} in the archive is encrypted; make it without a password")
-        # Those that everything writes. The others' decoders take memory before there is anything to count.
+            raise InvalidManifest(f"{entry.filename!r} in the archive is encrypted; create it without a password")
+        # Every tool writes these two. The other decoders allocate memory before any byte comes out.
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InvalidManifest(
-                f"{entry.filename!r} in the archive is compressed by method {entry.compress_type}; only deflate (8) and none (0) are read"
+                f"{entry.filename!r} in the archive is compressed by method {entry.compress_type}; only deflate (8) and none (0) are supported"
             )
     try:
         check_names(entry.filename.removesuffix("/") for entry in entries)
@@ -131,18 +136,19 @@ def _refuse_special(entries: Sequence[zipfile.ZipInfo]) -> None:
         raise InvalidManifest(f"the archive is refused: {error}") from error
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, room: int, inflated_room: int) -> bytes:
-    """The entry's bytes, counted as they are inflated: the sizes an archive states are its author's word."""
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int, inflated_limit: int) -> bytes:
+    """Return an entry's bytes, counted as they are inflated: the sizes stated in an archive cannot
+    be trusted."""
     content = bytearray()
     with archive.open(entry) as stream:
         while chunk := stream.read(_READ_BYTES):
             content += chunk
-            if len(content) > room:
+            if len(content) > limit:
                 raise InvalidManifest(
-                    f"{entry.filename!r}: with it the archive has more than {TOTAL_LIMIT_BYTES} bytes of files; a function is code and small data"
+                    f"{entry.filename!r}: with this entry the archive has more than {TOTAL_LIMIT_BYTES} bytes of files; functions are for code and small data"
                 )
-            if len(content) > inflated_room:
+            if len(content) > inflated_limit:
                 raise InvalidManifest(
-                    f"{entry.filename!r}: with it the archive unpacks to more than {RATIO_LIMIT} times its size, as only bombs do"
+                    f"{entry.filename!r}: with this entry the archive unpacks to more than {RATIO_LIMIT} times its size, like a zip bomb"
                 )
     return bytes(content)

@@ -1,7 +1,8 @@
-"""Builds that were asked for: a worker takes one, says how far it is, and records what it came to.
+"""Builds of dependencies: a worker claims one, reports its progress and records its lock or its
+failure.
 
-Knows: keys, the scripts, leases. Does not know: how dependencies are resolved, sandboxes.
-What Redis says is only *which* version to build: the version's record is signed, and says what its dependencies are.
+Redis only says *which* version to build. The version's record is signed and says what its
+dependencies are.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from sandlot.redis.connection import answering
 from sandlot.redis.lua import function_script
 
 LEASE_MS: Final = 6_000
-"""How long after the death of its worker a build is taken by another."""
+"""How long after the death of its worker another worker can claim a build."""
 ATTEMPTS_LIMIT: Final = 3
-"""Dependencies that take their worker down with them must not go round for ever."""
+"""Dependencies that bring their worker down must not do so for ever."""
 REASON_LIMIT: Final = 8000
 _PROGRESS_LIMIT: Final = 200
 
@@ -37,7 +38,7 @@ class Build(NamedTuple):
 
 
 class BuildQueue:
-    """Every method raises QueueUnavailable when Redis does not answer."""
+    """Queue of builds in Redis. Every method raises QueueUnavailable when Redis does not answer."""
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
@@ -47,10 +48,12 @@ class BuildQueue:
         self._finish_script = redis.register_script(function_script("revision", "build_finish"))
 
     async def claim(self, placements: Sequence[str], patience_ms: Sequence[int]) -> Build | None:
-        """A build that nobody else works on, with a lease of `LEASE_MS`.
+        """Claim a build that no other worker has, with a lease of `LEASE_MS`; return None if there
+        is none.
 
         Args:
-            patience_ms: for each placement, how long its builds must have waited.
+            patience_ms: for each placement, how long a build must have waited before this worker
+                claims it.
         """
         async with answering():
             found = await self._claim_script(
@@ -63,23 +66,25 @@ class BuildQueue:
         return Build(digest.decode(), int(attempt), placements[int(index) - 1], function.decode(), int(number))
 
     async def version(self, build: Build) -> Version:
-        """The version to build for, believed because its record is signed.
+        """Return the version to build for; its record is signed.
 
         Raises:
-            VersionNotFound: it is gone meanwhile, or active.
-            UnsafeRecord: the record is not signed with our key, or another's.
+            VersionNotFound: the version was deleted or became active in the meantime.
+            UnsafeRecord: the record is not signed with our key, or is another version's.
         """
         async with answering():
             record = cast("bytes | None", await self._redis.hget(keys.FUNCTION + build.function, f"p{build.number}"))
         if record is None:
-            raise VersionNotFound(f"version {build.number} of {build.function!r} waits for nothing any more")
+            raise VersionNotFound(f"version {build.number} of {build.function!r} no longer waits for a build")
         version = verify_version(record, build.function, self._signing_key)
         if version.digest != build.digest:
-            raise UnsafeRecord(f"version {build.number} of {build.function!r} is not the one that was to be built")
+            raise UnsafeRecord(
+                f"version {build.number} of {build.function!r} is not the version that this build is for"
+            )
         return version
 
     async def heartbeat(self, build: Build, progress: str) -> bool:
-        """Renew the lease; False: it was lost, and whatever comes of this build counts for nothing."""
+        """Renew the lease. Return False if it was lost: the result of this build will not count."""
         async with answering():
             answer = await self._heartbeat_script(
                 keys=[keys.BUILDS + build.placement, keys.BUILD + build.digest],
@@ -88,11 +93,11 @@ class BuildQueue:
         return bool(answer)
 
     async def succeed(self, build: Build, lock: Lock) -> bool:
-        """Make every version that waits for it active; False if the lease was lost."""
+        """Activate every version that waits for this build; return False if the lease was lost."""
         return await self._finish(build, seal_lock(lock, build.digest, self._signing_key), "")
 
     async def fail(self, build: Build, reason: str) -> bool:
-        """Say why they cannot be; False if the lease was lost."""
+        """Record why the versions cannot be activated; return False if the lease was lost."""
         return await self._finish(build, b"", reason[:REASON_LIMIT])
 
     async def _finish(self, build: Build, sealed: bytes, reason: str) -> bool:

@@ -1,7 +1,5 @@
-"""The files of a version, and the one form of bytes they are stored, digested and carried in.
-
-Knows: safe relative paths, limits, the deterministic serialisation. Does not know: where the bytes are kept, or what the files mean.
-"""
+"""Bundles: the files of a version, and the one serialisation in which they are stored
+and digested."""
 
 from __future__ import annotations
 
@@ -20,7 +18,8 @@ from sandlot.functions.manifest import Manifest
 
 FILES_LIMIT: Final = 10_000
 TOTAL_LIMIT_BYTES: Final = 250 * 1024 * 1024
-"""Bundles live in Redis's memory (compressed), once per version: code and small data."""
+"""Bundles live in Redis's memory (compressed), one per version: they are for code and
+small data."""
 PATH_LIMIT_BYTES: Final = 255
 DEPTH_LIMIT: Final = 16
 
@@ -30,18 +29,20 @@ _DIGITS: Final = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Relative POSIX paths and their contents; checked when built, so whoever holds one may write it to disk."""
+    """Relative POSIX paths and the contents of their files. Paths are checked on construction, so a
+    bundle is safe to write to disk."""
 
     files: Mapping[str, bytes]
 
     def __post_init__(self) -> None:
-        """Raises InvalidManifest, naming the entry, for a path that could leave its folder or a limit that is passed."""
+        """Raise InvalidManifest, naming the entry, for a path that could leave the folder or a
+        limit that is exceeded."""
         if len(self.files) > FILES_LIMIT:
             raise InvalidManifest(f"the function has {len(self.files)} files; at most {FILES_LIMIT} are allowed")
         total = sum(map(len, self.files.values()))
         if total > TOTAL_LIMIT_BYTES:
             raise InvalidManifest(
-                f"the function's files have {total} bytes together; at most {TOTAL_LIMIT_BYTES} are allowed"
+                f"the function's files have {total} bytes in total; at most {TOTAL_LIMIT_BYTES} are allowed"
             )
         folders = {str(parent) for path in self.files for parent in PurePosixPath(path).parents}
         for path in self.files:
@@ -52,10 +53,11 @@ class Bundle:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """The names of files that arrive one by one, before a mapping would hide that two are the same.
+    """Check the names of files that arrive one by one, before a mapping would hide duplicates.
 
     Raises:
-        InvalidManifest: one is there twice, or twice on a machine whose file system does not tell letter case or accents' forms apart.
+        InvalidManifest: a name occurs twice, or would on a file system that ignores letter case or
+            the Unicode form of accents.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -63,41 +65,44 @@ def check_names(names: Iterable[str]) -> None:
         folded = unicodedata.normalize("NFC", name).casefold()
         if folded in seen:
             raise InvalidManifest(
-                f"{name!r} is there twice"
+                f"{name!r} occurs twice"
                 if seen[folded] == name
-                else f"{name!r} and {seen[folded]!r} are there: letter case does not tell files apart everywhere, so they are the same twice"
+                else f"{name!r} and {seen[folded]!r} both occur: not every file system distinguishes them"
             )
         seen[folded] = name
 
 
 def pack(bundle: Bundle, manifest: Manifest) -> bytes:
-    """Manifest and files as MessagePack; equal versions give equal bytes, so the digest of these bytes is the version's digest."""
+    """Return manifest and files as MessagePack.
+
+    Equal versions give equal bytes; the digest of these bytes is the version's digest.
+    """
     return msgspec.msgpack.encode((_FORMAT, manifest.canonical(), list(bundle.files.items())))
 
 
 def unpack(packed: bytes) -> tuple[Bundle, Manifest]:
-    """What `pack` packed.
+    """Return the bundle and the manifest that `pack` packed.
 
     Raises:
-        UnsafeRecord: the bytes are not such a bundle.
-        InvalidManifest: they are, but name a file that no bundle may have.
+        UnsafeRecord: the bytes are not a packed bundle.
+        InvalidManifest: they are, but contain a path that is not allowed in a bundle.
     """
     try:
-        version, manifest, files = msgspec.msgpack.decode(packed, type=tuple[int, bytes, list[tuple[str, bytes]]])
-        if version != _FORMAT:
-            raise UnsafeRecord(f"this bundle has format {version}; this release reads format {_FORMAT}")
+        format_number, manifest, files = msgspec.msgpack.decode(packed, type=tuple[int, bytes, list[tuple[str, bytes]]])
+        if format_number != _FORMAT:
+            raise UnsafeRecord(f"this bundle has format {format_number}; this release reads format {_FORMAT}")
         return Bundle(dict(files)), Manifest.model_validate_json(manifest)
     except (msgspec.MsgspecError, ValueError) as error:
         raise UnsafeRecord(f"a stored bundle cannot be read: {error}") from error
 
 
 def digest_of(packed: bytes) -> str:
-    """SHA-256 in lower-case hex."""
+    """Return the SHA-256 in lowercase hex."""
     return hashlib.sha256(packed).hexdigest()
 
 
 def is_digest(text: str) -> bool:
-    """Whether this is a digest and therefore safe in a key or a file name."""
+    """Return whether the text is a digest and therefore safe in a key or a file name."""
     return len(text) == 64 and _DIGITS.issuperset(text)
 
 

@@ -1,6 +1,7 @@
-"""What a version's dependencies were resolved to, and the signed text that Redis keeps of it.
+"""Dependencies: requirements as people write them, and the signed lock that they were resolved to.
 
-Knows: the lock's fields, its digest, its signature. Does not know: how dependencies are resolved, keys.
+Requirements come from a manifest, a `requirements.txt` or a `package.json`. How they are resolved
+is in `worker/builder`.
 """
 
 from __future__ import annotations
@@ -18,77 +19,33 @@ from packaging.utils import canonicalize_name
 from sandlot.errors import InvalidManifest, UnsafeRecord
 from sandlot.models import Runtime
 
-LOCK_LIMIT_BYTES: Final = 4 * 1024 * 1024
-"""A lock of 100 packages with the hashes of all their files has some 500 KiB."""
-_PURPOSE: Final = b"sandlot.lock.1\n"
-_SIGNATURE_LENGTH: Final = 64
-
-
-class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Packages with their exact versions and hashes, as uv (a requirements file) or npm (`package-lock.json`) writes and reads them."""
-
-    runtime: Runtime
-    text: str
-    source_builds: bool = False
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 in lower-case hex: versions with the same lock share what is built from it."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
-
-
-def seal_lock(lock: Lock, version_digest: str, signing_key: bytes) -> bytes:
-    """A signature in hex, for this version alone, then JSON."""
-    text = msgspec.json.encode(lock)
-    return _signature(text, version_digest, signing_key) + text
-
-
-def open_lock(sealed: bytes, version_digest: str, signing_key: bytes) -> Lock:
-    """The lock of this version.
-
-    Raises:
-        UnsafeRecord: it is not there, was not signed with this key, or is another version's.
-    """
-    signature, text = sealed[:_SIGNATURE_LENGTH], sealed[_SIGNATURE_LENGTH:]
-    if not hmac.compare_digest(signature, _signature(text, version_digest, signing_key)):
-        raise UnsafeRecord(
-            f"the lock of version {version_digest[:12]}… in Redis is not signed with this signing key: deploy the function again"
-        )
-    try:
-        return msgspec.json.decode(text, type=Lock)
-    except msgspec.MsgspecError as error:
-        raise UnsafeRecord(
-            f"the lock of version {version_digest[:12]}… cannot be read by this release: {error}"
-        ) from error
-
-
-def _signature(text: bytes, version_digest: str, signing_key: bytes) -> bytes:
-    return hmac.digest(signing_key, _PURPOSE + version_digest.encode() + b"\n" + text, "sha256").hex().encode()
-
-
 REQUIREMENTS_LIMIT: Final = 100
 REQUIREMENT_LIMIT: Final = 500
-"""Characters of one."""
+"""Characters of one requirement."""
 _PACKAGE: Final = re.compile(r"^(@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*$")
 _RANGE: Final = re.compile(r"^[0-9A-Za-z.*^~<>=| +-]*$")
 _COMMENT: Final = re.compile(r"(^|\s)#.*$")
 _OPTIONS: Final = {
-    "--hash": "hashes are in the lock that Sandlot makes of it when the function is deployed",
-    "--index-url": "the index is the operator's to choose (SANDLOT_PYTHON_INDEX_URL)",
-    "-i": "the index is the operator's to choose (SANDLOT_PYTHON_INDEX_URL)",
-    "--extra-index-url": "there is one index, the operator's (SANDLOT_PYTHON_INDEX_URL)",
+    "--hash": "Sandlot computes hashes itself, in the lock that it writes after a deploy",
+    "--index-url": "the operator chooses the index (SANDLOT_PYTHON_INDEX_URL)",
+    "-i": "the operator chooses the index (SANDLOT_PYTHON_INDEX_URL)",
+    "--extra-index-url": "the only index is the one that the operator chose (SANDLOT_PYTHON_INDEX_URL)",
     "-r": "write the requirements themselves here",
     "--requirement": "write the requirements themselves here",
-    "-c": "write the bounds into the requirements",
-    "--constraint": "write the bounds into the requirements",
-    "-e": "only packages of the index can be installed; put other code beside the function",
-    "--editable": "only packages of the index can be installed; put other code beside the function",
+    "-c": "write the version bounds into the requirements",
+    "--constraint": "write the version bounds into the requirements",
+    "-e": "only packages from the index can be installed; put other code beside the function",
+    "--editable": "only packages from the index can be installed; put other code beside the function",
 }
 _OTHER_KINDS: Final = ("optionalDependencies", "bundleDependencies", "bundledDependencies", "overrides", "workspaces")
+LOCK_LIMIT_BYTES: Final = 4 * 1024 * 1024
+"""A lock of 100 packages with the hashes of all their files has about 500 KiB."""
+_PURPOSE: Final = b"sandlot.lock.1\n"
+_SIGNATURE_LENGTH: Final = 64
 
 
 class BadRequirement(ValueError):
-    """A requirement that cannot be; `text` is it, as written."""
+    """Requirement that is not acceptable; `text` is the requirement as written."""
 
     def __init__(self, text: str, message: str) -> None:
         super().__init__(message)
@@ -96,9 +53,10 @@ class BadRequirement(ValueError):
 
 
 def check_requirements(requirements: Sequence[str], runtime: Runtime) -> None:
-    """
+    """Check every requirement.
+
     Raises:
-        BadRequirement: the first that cannot be.
+        BadRequirement: the first one that is not acceptable.
     """
     if len(requirements) > REQUIREMENTS_LIMIT:
         raise BadRequirement(
@@ -121,7 +79,7 @@ def _python_name(text: str) -> str:
     if text.startswith("-"):
         option = re.split(r"[\s=]", text)[0]
         raise BadRequirement(
-            text, f"{text!r} is an option of pip: {_OPTIONS.get(option, 'only requirements are taken here')}"
+            text, f"{text!r} is an option of pip: {_OPTIONS.get(option, 'only requirements are allowed here')}"
         )
     try:
         requirement = Requirement(text)
@@ -133,36 +91,35 @@ def _python_name(text: str) -> str:
     if requirement.url:
         raise BadRequirement(
             text,
-            f"{text!r} names an address: only packages of the index can be installed; put other code beside the function",
+            f"{text!r} names an address: only packages from the index can be installed; put other code beside the function",
         )
-    # The same package twice is fine where a marker tells them apart.
+    # The same package may be listed twice with different markers.
     return canonicalize_name(requirement.name) + (f"; {requirement.marker}" if requirement.marker else "")
 
 
 def split_package(text: str) -> tuple[str, str]:
-    """Name and range of `lodash@^4` or `@scope/name`; without a range any version.
+    """Return name and range of `lodash@^4` or `@scope/name`; without a range, any version matches
+    (`*`).
 
     Raises:
-        BadRequirement: it is neither.
+        BadRequirement: the text has another form.
     """
     name, _, wanted = text[1:].partition("@")
     name = text[:1] + name
     if not _PACKAGE.match(name) or len(name) > 214:
-        raise BadRequirement(
-            text, f'{text!r} is not a package of npm: write a name and versions, as in "lodash@^4.17.0"'
-        )
+        raise BadRequirement(text, f'{text!r} is not an npm package: write a name and versions, as in "lodash@^4.17.0"')
     if not _RANGE.match(wanted):
         raise BadRequirement(
-            text, f"{text!r}: {wanted!r} is no range of versions; only packages of the registry can be installed"
+            text, f"{text!r}: {wanted!r} is not a version range; only packages from the registry can be installed"
         )
     return name, wanted.strip() or "*"
 
 
 def read_requirements_file(label: str, content: bytes) -> list[str]:
-    """The requirements in a `requirements.txt`.
+    """Return the requirements in a `requirements.txt`.
 
     Raises:
-        InvalidManifest: a line is none; it is named.
+        InvalidManifest: a line is not a requirement; the message names it.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -175,10 +132,12 @@ def read_requirements_file(label: str, content: bytes) -> list[str]:
 
 
 def read_package_file(label: str, content: bytes) -> list[str]:
-    """The dependencies in a `package.json`, as `name@range`. Those for development are for the machine of whoever develops.
+    """Return the dependencies in a `package.json` as `name@range`. Development dependencies are
+    left out.
 
     Raises:
-        InvalidManifest: it is not such a file, or asks for what cannot be had; the line is named.
+        InvalidManifest: the file is malformed or asks for something that is not supported; the
+            message names the line.
     """
     try:
         package = msgspec.json.decode(content, type=dict[str, Any])
@@ -188,7 +147,7 @@ def read_package_file(label: str, content: bytes) -> list[str]:
     for key in _OTHER_KINDS:
         if package.get(key):
             raise InvalidManifest(
-                f'{label}:{_line_with(lines, key)}: "{key}" has no effect here: write what is needed into "dependencies"'
+                f'{label}:{_line_with(lines, key)}: "{key}" has no effect: list what is needed in "dependencies"'
             )
     dependencies = package.get("dependencies") or {}
     if not isinstance(dependencies, dict) or not all(isinstance(wanted, str) for wanted in dependencies.values()):
@@ -204,13 +163,14 @@ def _check_lines(label: str, found: list[tuple[int, str]], runtime: Runtime) -> 
     try:
         check_requirements([requirement for _, requirement in found], runtime)
     except BadRequirement as error:
-        # The last of equals: it is the second of two that is one too many.
+        # Of two equal requirements, the second one is reported.
         line = next(line for line, requirement in reversed(found) if requirement == error.text)
         raise InvalidManifest(f"{label}:{line}: {error}") from error
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Requirements with the line each begins at; comments go, and a backslash at the end joins the next line on."""
+    """Yield each requirement with its first line number, without comments and with continued lines
+    (a backslash at the end) joined."""
     joined, first = "", 0
     for line, raw in enumerate([*text.splitlines(), ""], 1):
         first = first if joined else line
@@ -221,10 +181,56 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         requirement = _COMMENT.sub("", joined).strip()
         joined = ""
         if requirement:
-            # pip-compile writes hashes behind the requirement.
+            # pip-compile writes hashes after the requirement.
             before, option, _ = requirement.partition(" --hash")
             yield first, f"{option.strip()}" if before and option else requirement
 
 
 def _line_with(lines: Iterable[str], key: str) -> int:
     return next((number for number, line in enumerate(lines, 1) if f'"{key}"' in line), 1)
+
+
+class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Packages with their exact versions and hashes, in the format of uv (a requirements file) or
+    npm (`package-lock.json`)."""
+
+    runtime: Runtime
+    text: str
+    source_builds: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in lowercase hex; versions with equal locks share the packages that are installed
+        from it."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+
+def seal_lock(lock: Lock, version_digest: str, signing_key: bytes) -> bytes:
+    """Return the record of a lock: a signature in hex that is valid for this version only, then
+    JSON."""
+    text = msgspec.json.encode(lock)
+    return _signature(text, version_digest, signing_key) + text
+
+
+def open_lock(sealed: bytes, version_digest: str, signing_key: bytes) -> Lock:
+    """Return the lock of this version.
+
+    Raises:
+        UnsafeRecord: the lock is missing, was not signed with this key, or belongs to another
+            version.
+    """
+    signature, text = sealed[:_SIGNATURE_LENGTH], sealed[_SIGNATURE_LENGTH:]
+    if not hmac.compare_digest(signature, _signature(text, version_digest, signing_key)):
+        raise UnsafeRecord(
+            f"the lock of version {version_digest[:12]}… in Redis is not signed with this signing key: deploy the function again"
+        )
+    try:
+        return msgspec.json.decode(text, type=Lock)
+    except msgspec.MsgspecError as error:
+        raise UnsafeRecord(
+            f"the lock of version {version_digest[:12]}… cannot be read by this release: {error}"
+        ) from error
+
+
+def _signature(text: bytes, version_digest: str, signing_key: bytes) -> bytes:
+    return hmac.digest(signing_key, _PURPOSE + version_digest.encode() + b"\n" + text, "sha256").hex().encode()

@@ -1,7 +1,5 @@
-"""A manifest as the text of a function.toml.
-
-Knows: as much of TOML as a manifest needs. Does not know: what the settings mean.
-"""
+"""Manifests as text: PEP 723 blocks in Python files, `// sandlot:` headers in Node files, and
+function.toml."""
 
 from __future__ import annotations
 
@@ -16,28 +14,7 @@ import msgspec
 from sandlot.errors import InvalidManifest
 from sandlot.functions.manifest import BadSetting, Manifest, parse_manifest
 
-
-def toml_text(manifest: Manifest) -> str:
-    """Text that reads back as this very manifest."""
-    return "".join(f"{key} = {_value(value)}\n" for key, value in manifest.to_table().items() if value is not None)
-
-
-def _value(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_string(key)} = {_value(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return _string(value) if isinstance(value, str) else str(value)
-
-
-def _string(text: str) -> str:
-    """JSON's escapes are TOML's; TOML alone wants DEL escaped."""
-    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
-
-
-# The reference expression of PEP 723, which the specification says tools must agree with.
+# The reference expression of PEP 723, with whose result tools must agree.
 _BLOCK: Final = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 _BLOCK_START: Final = re.compile(r"(?m)^#\s*///\s*script\b")
 _TOML_POSITION: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
@@ -47,47 +24,50 @@ _TEXT_LIMIT: Final = 64 * 1024
 
 
 def python_manifest(filename: str, text: str, defaults: Mapping[str, Any]) -> Manifest:
-    """The manifest of a Python file: its PEP 723 block if it has one, else the defaults.
+    """Return the manifest of a Python file: its PEP 723 block if it has one, else the defaults.
 
     Raises:
-        InvalidManifest: the block cannot be read or says what no manifest can say; file and line are named.
+        InvalidManifest: the block is malformed or has an invalid setting; the message names file
+            and line.
     """
     blocks = [match for match in _BLOCK.finditer(text) if match["type"] == "script"]
     if not blocks:
         start = _BLOCK_START.search(text)
         if start:
-            raise _wrong(
+            raise _invalid(
                 filename,
                 text,
                 start.start(),
                 'this "# /// script" block is not closed by a line "# ///", or a line in it does not start with "# "',
             )
-        return _manifest(filename, "", 1, {}, defaults)
+        return _located_manifest(filename, "", 1, {}, defaults)
     if len(blocks) > 1:
-        raise _wrong(filename, text, blocks[1].start(), "a second script block; PEP 723 allows one")
+        raise _invalid(filename, text, blocks[1].start(), "a second script block; PEP 723 allows only one")
     first_line = _line_at(text, blocks[0].start()) + 1
     content = "".join(
         line[2:] if line.startswith("# ") else line[1:] for line in blocks[0]["content"].splitlines(keepends=True)
     )
-    table = _toml(filename, content, first_line)
-    return _manifest(filename, content, first_line, _flattened(filename, content, first_line, table), defaults)
+    table = _parse_toml(filename, content, first_line)
+    return _located_manifest(filename, content, first_line, _flatten(filename, content, first_line, table), defaults)
 
 
 def node_manifest(filename: str, text: str, defaults: Mapping[str, Any]) -> Manifest:
-    """The manifest of a Node file: the JSON object after `// sandlot:` in its leading comments if there is one, else the defaults.
+    """Return the manifest of a Node file: the JSON object after `// sandlot:` in its leading
+    comments if there is one, else the defaults.
 
-    The object may go on over the `//` lines that follow.
+    The object may continue over the `//` lines that follow.
 
     Raises:
-        InvalidManifest: the header is not such an object or says what no manifest can say; file and line are named.
+        InvalidManifest: the header is malformed or has an invalid setting; the message names file
+            and line.
     """
     lines = _leading_lines(text)
     headers = [(index, match[1]) for index, line in enumerate(lines) if (match := _NODE_HEADER.match(line))]
     if not headers:
-        return _manifest(filename, "", 1, {}, defaults)
+        return _located_manifest(filename, "", 1, {}, defaults)
     index, first = headers[0]
     if len(headers) > 1:
-        raise InvalidManifest(f"{filename}:{headers[1][0] + 1}: a second sandlot header; write one")
+        raise InvalidManifest(f"{filename}:{headers[1][0] + 1}: a second sandlot header; only one is allowed")
     rest = [match[1] for line in lines[index + 1 :] if (match := _COMMENT.match(line))]
     content = "\n".join([first, *rest])[:_TEXT_LIMIT]
     try:
@@ -102,23 +82,24 @@ def node_manifest(filename: str, text: str, defaults: Mapping[str, Any]) -> Mani
         raise InvalidManifest(
             f'{filename}:{index + 1}: the sandlot header is not a JSON object; write // sandlot: {{"timeout": "5s"}}'
         )
-    return _manifest(filename, content, index + 1, table, defaults)
+    return _located_manifest(filename, content, index + 1, table, defaults)
 
 
 def toml_manifest(filename: str, text: str, defaults: Mapping[str, Any]) -> Manifest:
-    """The manifest in a `function.toml`.
+    """Return the manifest in a `function.toml`.
 
     Raises:
-        InvalidManifest: it is not TOML or says what no manifest can say; file and line are named.
+        InvalidManifest: the text is not TOML or has an invalid setting; the message names file and
+            line.
     """
-    return _manifest(filename, text, 1, _toml(filename, text, 1), defaults)
+    return _located_manifest(filename, text, 1, _parse_toml(filename, text, 1), defaults)
 
 
 def given_manifest(where: str, table: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest:
-    """A manifest that came as JSON with a request; it has no lines.
+    """Return a manifest that came as JSON with a request and therefore has no lines.
 
     Raises:
-        InvalidManifest: it says what no manifest can say; the key is named.
+        InvalidManifest: it has an invalid setting; the message names the key.
     """
     try:
         return parse_manifest(table, defaults)
@@ -126,7 +107,7 @@ def given_manifest(where: str, table: Mapping[str, Any], defaults: Mapping[str, 
         raise InvalidManifest(f"{where}: {error}") from error
 
 
-def _manifest(
+def _located_manifest(
     filename: str, content: str, first_line: int, table: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Manifest:
     try:
@@ -134,13 +115,13 @@ def _manifest(
     except BadSetting as error:
         line = _line_of(error.key, content)
         if error.near:
-            # The last of equals: it is the second of two that is one too many.
+            # Of two equal entries, the second one is reported.
             after = [index for index, text in enumerate(content.splitlines()) if index >= line and error.near in text]
             line = after[-1] if after else line
         raise InvalidManifest(f"{filename}:{first_line + line}: {error}") from error
 
 
-def _toml(filename: str, content: str, first_line: int) -> dict[str, Any]:
+def _parse_toml(filename: str, content: str, first_line: int) -> dict[str, Any]:
     if len(content) > _TEXT_LIMIT:
         raise InvalidManifest(
             f"{filename}:{first_line}: the manifest has {len(content)} characters; at most {_TEXT_LIMIT} are allowed"
@@ -156,8 +137,11 @@ def _toml(filename: str, content: str, first_line: int) -> dict[str, Any]:
         raise InvalidManifest(f"{filename}:{first_line}: the manifest is nested too deeply") from error
 
 
-def _flattened(filename: str, content: str, first_line: int, table: dict[str, Any]) -> dict[str, Any]:
-    """A PEP 723 table as manifest keys: `dependencies` is the specification's own, everything else is ours in `[tool.sandlot]`."""
+def _flatten(filename: str, content: str, first_line: int, table: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a PEP 723 table as those of a manifest.
+
+    `dependencies` is defined by PEP 723; all other keys are Sandlot's, in `[tool.sandlot]`.
+    """
     tools = table.get("tool", {})
     ours = tools.get("sandlot", {}) if isinstance(tools, dict) else {}
     if not isinstance(ours, dict):
@@ -169,18 +153,18 @@ def _flattened(filename: str, content: str, first_line: int, table: dict[str, An
             reason = (
                 "has no effect: functions run on the worker's Python"
                 if key == "requires-python"
-                else "does not belong here: settings go below [tool.sandlot]"
+                else "does not belong here: write settings below [tool.sandlot]"
             )
             raise InvalidManifest(f'{filename}:{first_line + _line_of(key, content)}: "{key}" {reason}')
     if "dependencies" in ours:
         raise InvalidManifest(
-            f'{filename}:{first_line + _line_of("dependencies", content)}: "dependencies" goes above [tool.sandlot] (PEP 723)'
+            f'{filename}:{first_line + _line_of("dependencies", content)}: write "dependencies" above [tool.sandlot] (PEP 723)'
         )
     return {**ours, **({"dependencies": table["dependencies"]} if "dependencies" in table else {})}
 
 
 def _leading_lines(text: str) -> list[str]:
-    """The lines before the first line of code: comments, blank lines, a shebang."""
+    """Return the lines before the first line of code: comments, blank lines, a shebang."""
     leading: list[str] = []
     for line in text.splitlines():
         if line.strip() and not _COMMENT.match(line) and not (line.startswith("#!") and not leading):
@@ -190,7 +174,7 @@ def _leading_lines(text: str) -> list[str]:
 
 
 def _line_of(key: str, content: str) -> int:
-    """Lines between the first line of this text and the one where the key is written; 0 when it is not."""
+    """Return the index of the line in which the key is written; 0 if it is not written."""
     written = re.compile(rf"""(^|[\s{{,\[.])["']?{re.escape(key)}["']?\s*[=:\].]""")
     return next((index for index, line in enumerate(content.splitlines()) if key and written.search(line)), 0)
 
@@ -199,5 +183,26 @@ def _line_at(text: str, offset: int) -> int:
     return text.count("\n", 0, offset) + 1
 
 
-def _wrong(filename: str, text: str, offset: int, message: str) -> InvalidManifest:
+def _invalid(filename: str, text: str, offset: int, message: str) -> InvalidManifest:
     return InvalidManifest(f"{filename}:{_line_at(text, offset)}: {message}")
+
+
+def toml_text(manifest: Manifest) -> str:
+    """Return a function.toml that reads back as this very manifest."""
+    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in manifest.to_table().items() if value is not None)
+
+
+def _toml_value(value: Any) -> str:  # noqa: ANN401 - any value of a manifest
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml_string(key)} = {_toml_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _toml_string(value) if isinstance(value, str) else str(value)
+
+
+def _toml_string(text: str) -> str:
+    """Return a TOML string. JSON's escapes are also TOML's, which additionally requires DEL to be
+    escaped."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")

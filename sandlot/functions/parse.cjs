@@ -1,7 +1,9 @@
-// Parse one source file and say where it is wrong. Run by sandlot/functions/syntax.py as a process of its own.
+// Parse one source file and report where it is wrong. sandlot/functions/syntax.py runs this as a
+// process of its own.
 //
-// Knows: the three forms a Node function may have (an expression, a script, a module). Never evaluates any of them.
-// In: {"filename", "source"} on stdin. Out: {"ok": true} or {"ok": false, "line", "message"} on stdout.
+// A Node function may be an expression, a script or a module. None of them is ever evaluated.
+// stdin:  {"filename", "source"}
+// stdout: {"ok": true} or {"ok": false, "line", "message"}
 'use strict';
 const fs = require('node:fs');
 const vm = require('node:vm');
@@ -18,14 +20,17 @@ function formsOf(filename) {
   return ['expression', 'script', 'module'];
 }
 
-/** Where and why it does not parse, in V8's words. */
+/** Return where and why the source does not parse, in V8's words. */
 function complaint(error, filename) {
   if (error instanceof RangeError) return { ok: false, line: 1, message: 'nested too deeply' };
   const line = new RegExp(`:(\\d+)$`, 'm').exec(String(error.stack).split('\n')[0]);
   return { ok: false, line: line ? Number(line[1]) : 1, message: error.message };
 }
 
-/** The same for a module, whose place V8 does not tell: it is parsed once more as a script, imports and exports blanked out. */
+/**
+ * Return the same for a module, for which V8 does not report the line: parse it once more as a
+ * script, with imports and exports blanked out.
+ */
 function moduleComplaint(error, source, filename) {
   const blank = (text) => ' '.repeat(text.length);
   const body = source.replace(/^import\b.*$/gm, blank).replace(/^export\s+(default\s+)?/gm, blank);
@@ -47,7 +52,7 @@ function parse({ filename, source }) {
       complaints[form] = form === 'module' ? moduleComplaint(error, source, filename) : complaint(error, filename);
     }
   }
-  // Of the complaints, the one about the form its author most likely meant.
+  // Report the complaint about the form that the author most likely meant.
   const module = /^\s*(import|export)\b/m.test(source);
   return (module ? complaints.module : complaints.script) ?? complaints.script ?? complaints.module;
 }

@@ -1,6 +1,7 @@
-"""Which functions are deployed, which version a name means, and the code of each.
+"""Registry: the functions that are deployed, the version that a name means, and the code of each
+version.
 
-Knows: how a version is recorded, signed, verified and cached. Does not know: keys, jobs, HTTP, files on disk.
+Records are signed when they are written, and verified when they are read.
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ _Value = TypeVar("_Value")
 
 
 class Registry:
-    """Open it (`async with`, or `open` and `close`) to have what it caches invalidated by push; unopened, it forgets after a second.
+    """Registry of deployed functions.
 
-    Every method raises QueueUnavailable when Redis does not answer, and UnsafeRecord for a record that is not signed with our key.
+    An open registry (`async with`, or `open` and `close`) has its cache invalidated by push;
+    without that connection it keeps an entry for one second. Every method raises QueueUnavailable
+    when Redis does not answer, and UnsafeRecord for a record that is not signed with our key.
     """
 
     def __init__(self, redis: Redis, signing_key: bytes, *, versions_kept: int = VERSIONS_KEPT) -> None:
@@ -71,15 +74,16 @@ class Registry:
         self._resolved: dict[tuple[str, str], tuple[Version | WeightedAlias, float]] = {}
         self._versions: dict[tuple[str, str], Version] = {}
         self._epoch = 0
-        self._push = Invalidation(redis, keys.FUNCTIONS_CHANGED, self._forget)
+        self._invalidation = Invalidation(redis, keys.FUNCTIONS_CHANGED, self._invalidate)
 
     async def open(self) -> None:
-        """Start listening for deploys made elsewhere; returns at once, Redis need not be there yet."""
-        self._push.start()
+        """Start to listen for changes by other processes. This returns at once; Redis need not be
+        reachable yet."""
+        self._invalidation.start()
 
     async def close(self) -> None:
-        """Stop listening. The Redis client stays open: whoever made it closes it."""
-        await self._push.stop()
+        """Stop listening. The Redis client stays open: its owner closes it."""
+        await self._invalidation.stop()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -89,19 +93,23 @@ class Registry:
         await self.close()
 
     async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> DeployResult:
-        """Make this the function's latest version; a bundle and manifest it has already had become the version they were.
+        """Make this the function's latest version.
+
+        A bundle and manifest that the function already had become the version that they were.
 
         Args:
-            revision: change nothing unless the function is at this revision ("*": at any, but it has to exist).
+            revision: change nothing unless the function is at this revision ("*": at any, but it
+                must exist).
 
         Raises:
-            CallerError: `name` is no name for a function.
+            CallerError: `name` is not a valid function name.
             VersionConflict: the function is at another revision.
-            TryAgain: others deploy the same function faster than we can.
+            TryAgain: others deploy the same function at the same time, and each attempt lost the
+                race.
         """
         if not FUNCTION_NAME.match(name):
             raise CallerError(
-                f"{name[:80]!r} is no name for a function: write a letter, then up to 62 letters, digits and hyphens"
+                f"{name[:80]!r} is not a valid function name: use a lowercase letter followed by up to 62 lowercase letters, digits and hyphens"
             )
         packed = await asyncio.to_thread(pack, bundle, manifest)
         digest = await asyncio.to_thread(digest_of, packed)
@@ -130,11 +138,11 @@ class Registry:
             if answer.status == b"missing":
                 await self._store.upload(digest, packed)
             elif answer.status == b"stale":
-                raise _changed_meanwhile(name)
+                raise _revision_conflict(name)
             elif answer.status == b"ok":
                 if answer.changed:
                     await self._store.prune(name, self._versions_kept)
-                self._forget(name)
+                self._invalidate(name)
                 recorded = verify_version(answer.record, name, self._signing_key)
                 return DeployResult(
                     version=recorded,
@@ -143,32 +151,36 @@ class Registry:
                     revision=answer.revision.decode(),
                     active=bool(answer.active),
                 )
-        raise TryAgain(f"{name!r} is being deployed by many others at the same time; nothing was changed")
+        raise TryAgain(f"{name!r} is being deployed by others at the same time; nothing was changed. Try again")
 
     async def resolve(self, name: str, qualifier: str = LATEST, key: str = "") -> Version:
-        """The version that a name and a qualifier (`$LATEST`, a number or an alias) mean now.
+        """Return the version that a name and a qualifier (`$LATEST`, a number or an alias) mean
+        now.
 
         Args:
-            key: where an alias shares calls between versions, the same key always gets the same one; without, it is left to chance.
+            key: where an alias splits calls between versions, equal keys get the same version;
+                without a key, chance decides.
 
         Raises:
             FunctionNotFound, VersionNotFound: there is none.
+            VersionPending, VersionFailed: its dependencies are not resolved yet, or cannot be.
         """
         cached = self._resolved.get((name, qualifier))
-        if cached is not None and (self._push.alive or time.monotonic() - cached[1] < _SAFETY_TTL_S):
-            meaning = cached[0]
+        if cached is not None and (self._invalidation.alive or time.monotonic() - cached[1] < _SAFETY_TTL_S):
+            target = cached[0]
         else:
-            epoch, asked_s = self._epoch, time.monotonic()
-            meaning = await self._read(name, qualifier)
-            if epoch == self._epoch:  # else a push came in between, and what we read may be what it invalidated
-                _bounded(self._resolved)[name, qualifier] = meaning, asked_s
-        return meaning if isinstance(meaning, Version) else meaning.choose(key or secrets.token_hex(8))
+            epoch, read_at_s = self._epoch, time.monotonic()
+            target = await self._look_up(name, qualifier)
+            if epoch == self._epoch:  # else a push came in between, which may invalidate what was read
+                _bounded(self._resolved)[name, qualifier] = target, read_at_s
+        return target if isinstance(target, Version) else target.choose(key or secrets.token_hex(8))
 
     async def version(self, function: str, digest: str) -> Version:
-        """The version with this digest, for those who were handed a digest and do not believe Redis about what it is.
+        """Return the version with this digest, verifying its signature.
 
         Raises:
-            VersionNotFound: the function, or that version of it, is gone.
+            VersionNotFound: the function, or that version of it, no longer exists.
+            VersionPending, VersionFailed: its dependencies are not resolved yet, or cannot be.
         """
         known = self._versions.get((function, digest))
         if known is not None:
@@ -176,37 +188,37 @@ class Registry:
         number = await self._store.number_of(function, digest)
         record = None if number is None else await self._store.any_record(function, number)
         if record is None and number is not None:
-            raise await self._unready(function, number)
+            raise await self._not_ready(function, number)
         if record is None:
             raise VersionNotFound(
-                f"{function!r} has no version {digest[:12]}…: it was deleted, or is not among those that are kept"
+                f"{function!r} has no version {digest[:12]}…: it was deleted, or is older than the versions that are kept"
             )
         version = verify_version(record, function, self._signing_key)
         if version.digest != digest:
             raise UnsafeRecord(
-                f"the record of version {digest[:12]}… of {function!r} is the one of {version.digest[:12]}…"
+                f"the record of version {digest[:12]}… of {function!r} belongs to version {version.digest[:12]}…"
             )
         _bounded(self._versions)[function, digest] = version
         return version
 
     async def bundle(self, digest: str) -> Bundle:
-        """The files of a version, verified against its digest.
+        """Return the files of a version, verified against its digest.
 
         Raises:
             VersionNotFound: they are no longer stored.
         """
         if not is_digest(digest):
-            raise UnsafeRecord(f"{digest[:80]!r} is no digest")
+            raise UnsafeRecord(f"{digest[:80]!r} is not a digest")
         packed = await self._store.download(digest)
         if not packed:
             raise VersionNotFound(f"the code of version {digest[:12]}… is no longer stored; deploy the function again")
-        return await asyncio.to_thread(_unpacked, packed, digest)
+        return await asyncio.to_thread(_unpack_verified, packed, digest)
 
     async def describe(self, name: str) -> FunctionDetails:
-        """Everything about a function.
+        """Return everything about a function.
 
         Raises:
-            FunctionNotFound: there is none of that name.
+            FunctionNotFound: no function of that name exists.
         """
         stored = await self._store.function(name) if FUNCTION_NAME.match(name) else None
         if stored is None:
@@ -233,7 +245,7 @@ class Registry:
         )
 
     async def pending(self, name: str, number: int) -> PendingVersion | None:
-        """A version that cannot be called yet, or never; None for any other."""
+        """Return a version that cannot be called, yet or ever; None for any other."""
         found = await self._store.pending(name, number)
         if found is None:
             return None
@@ -245,7 +257,7 @@ class Registry:
         )
 
     async def lock(self, version: Version) -> Lock:
-        """What the dependencies of a version were resolved to.
+        """Return the lock that the version's dependencies were resolved to.
 
         Raises:
             UnsafeRecord: there is none that is signed with our key.
@@ -253,9 +265,11 @@ class Registry:
         return open_lock(await self._store.lock(version.digest), version.digest, self._signing_key)
 
     async def _lock_for(self, digest: str, name: str, manifest: Manifest) -> bytes:
-        """The lock of what `$LATEST` means, signed for this digest, if that depends on the same; else nothing.
+        """Return the lock of the version that `$LATEST` means, signed for this digest, if its
+        dependencies are the same; else nothing.
 
-        So a change of the code alone waits for no index, and gets no other packages than the ones it was tried with.
+        A change of the code alone therefore waits for no index, and keeps the packages that it was
+        tested with.
         """
         number = await self._store.latest_number(name) if manifest.dependencies else None
         record = None if number is None else await self._store.record(name, number)
@@ -264,41 +278,42 @@ class Registry:
         try:
             before = verify_version(record, name, self._signing_key)
             lock = await self.lock(before) if build_inputs(before.manifest) == build_inputs(manifest) else None
-        except UnsafeRecord:  # deploying again is what helps against that, so it does not fail here
+        except UnsafeRecord:  # must not fail here: deploying again is the remedy
             return b""
         return b"" if lock is None else seal_lock(lock, digest, self._signing_key)
 
     async def move_alias(self, name: str, alias: str, target: Alias, *, revision: str = "") -> str:
-        """Let the alias mean this from now on; the function's new revision. `$LATEST` is moved like any other.
+        """Point an alias, or `$LATEST`, at other versions; return the function's new revision.
 
         Raises:
-            CallerError: no such alias can be.
-            FunctionNotFound, VersionNotFound: there is no such function, or a version that it should mean is not there.
+            CallerError: the alias is not valid.
+            FunctionNotFound, VersionNotFound: the function, or a version that the alias would mean,
+                does not exist.
             VersionConflict: the function is at another revision than the one given.
         """
         check_alias(alias, target)
         return await self._set_alias(name, alias, msgspec.json.encode(target), revision, target.numbers())
 
     async def remove_alias(self, name: str, alias: str, *, revision: str = "") -> str:
-        """The function's new revision.
+        """Remove an alias; return the function's new revision.
 
         Raises:
-            CallerError: it is `$LATEST`.
-            FunctionNotFound, VersionNotFound: there is no such function or alias.
+            CallerError: the alias is `$LATEST`.
+            FunctionNotFound, VersionNotFound: the function or the alias does not exist.
             VersionConflict: the function is at another revision than the one given.
         """
         if alias == LATEST:
-            raise CallerError(f"{LATEST} cannot be removed; remove the function, or move it to another version")
+            raise CallerError(f"{LATEST} cannot be removed; delete the function, or point {LATEST} at another version")
         return await self._set_alias(name, alias, b"", revision, ())
 
     async def _set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> str:
         answer = await self._store.set_alias(name, alias, text, revision, numbers)
-        self._forget(name)
+        self._invalidate(name)
         match answer[0]:
             case b"ok":
                 return answer[1].decode()
             case b"stale":
-                raise _changed_meanwhile(name)
+                raise _revision_conflict(name)
             case b"no_version":
                 raise VersionNotFound(f"{name!r} has no version {answer[1].decode()}")
             case b"no_alias":
@@ -307,81 +322,88 @@ class Registry:
                 raise _no_function(name)
 
     async def list(self, limit: int = 100, cursor: str = "") -> FunctionPage:
-        """Up to `limit` functions whose names come after `cursor`."""
+        """Return up to `limit` functions whose names come after `cursor`."""
         names = await self._store.names(cursor, limit + 1)
         functions: list[Version | PendingVersion] = []
         for name in names[:limit]:
-            # Deleted, or deleted and deployed again, since it was read: simply no longer in the list.
+            # Deleted, or deleted and deployed again, after the names were read: leave it out.
             with contextlib.suppress(FunctionNotFound, VersionPending, VersionFailed):
-                functions.append(await self._listed(name))
+                functions.append(await self._listed_version(name))
         return FunctionPage(functions=tuple(functions), next=names[limit - 1] if len(names) > limit else None)
 
-    async def _listed(self, name: str) -> Version | PendingVersion:
+    async def _listed_version(self, name: str) -> Version | PendingVersion:
         try:
             return await self.resolve(name)
         except (VersionPending, VersionFailed):
             number = await self._store.wanted_number(name)
-            waiting = None if number is None else await self.pending(name, number)
-            return waiting if waiting is not None else await self.resolve(name)  # its build has just ended
+            pending = None if number is None else await self.pending(name, number)
+            return pending if pending is not None else await self.resolve(name)  # its build has just ended
 
     async def delete(self, name: str, *, revision: str = "") -> None:
-        """Remove a function with all its versions.
+        """Delete a function with all its versions.
 
         Raises:
-            FunctionNotFound: there is none of that name.
+            FunctionNotFound: no function of that name exists.
             VersionConflict: it is at another revision than the one given.
         """
         answer = await self._store.undeploy(name, revision)
-        self._forget(name)
+        self._invalidate(name)
         if answer < 0:
-            raise _changed_meanwhile(name)
+            raise _revision_conflict(name)
         if not answer:
             raise _no_function(name)
 
-    async def _read(self, name: str, qualifier: str) -> Version | WeightedAlias:
+    async def _look_up(self, name: str, qualifier: str) -> Version | WeightedAlias:
         latest = await self._store.latest_number(name) if FUNCTION_NAME.match(name) else None
         if latest is None:
             wanted = await self._store.wanted_number(name) if FUNCTION_NAME.match(name) else None
-            raise _no_function(name) if wanted is None else await self._unready(name, wanted)
+            raise _no_function(name) if wanted is None else await self._not_ready(name, wanted)
         if not ALIAS_NAME.match(qualifier):
-            return await self._numbered(name, latest if qualifier == LATEST else _number(qualifier), qualifier, latest)
+            return await self._read_version(
+                name, latest if qualifier == LATEST else _parse_number(qualifier), qualifier, latest
+            )
         text = await self._store.alias(name, qualifier)
         if text is None:
             raise VersionNotFound(f"{name!r} has no alias {qualifier!r}; the latest is {latest}")
         alias = parse_alias(text, name)
-        versions = {number: await self._numbered(name, number, qualifier, latest) for number in alias.numbers()}
+        versions = {number: await self._read_version(name, number, qualifier, latest) for number in alias.numbers()}
         return WeightedAlias(qualifier, alias, versions) if alias.weights else versions[alias.version]
 
-    async def _numbered(self, name: str, number: int, qualifier: str, latest: int) -> Version:
+    async def _read_version(self, name: str, number: int, qualifier: str, latest: int) -> Version:
         record = await self._store.record(name, number)
         if record is None and number:
-            raise await self._unready(name, number, f"; the latest is {latest}")
+            raise await self._not_ready(name, number, f"; the latest is {latest}")
         if record is None:
             raise VersionNotFound(f"{name!r} has no version {qualifier[:80]!r}; the latest is {latest}")
         version = verify_version(record, name, self._signing_key)
         if version.number != number:
-            raise UnsafeRecord(f"the record of version {number} of {name!r} is the one of version {version.number}")
+            raise UnsafeRecord(f"the record of version {number} of {name!r} belongs to version {version.number}")
         return version
 
-    async def _unready(self, name: str, number: int, hint: str = "") -> SandlotError:
-        """Why a version that is not active cannot be used."""
-        waiting = await self.pending(name, number)
-        if waiting is None:
+    async def _not_ready(self, name: str, number: int, hint: str = "") -> SandlotError:
+        """Return the error that says why a version that is not active cannot be used."""
+        pending = await self.pending(name, number)
+        if pending is None:
             return VersionNotFound(f"{name!r} has no version {number}{hint}")
-        if waiting.state == "failed":
-            return VersionFailed(f"version {number} of {name!r} cannot be called: {waiting.reason}")
-        step = waiting.progress or "waiting for a worker"
-        return VersionPending(f"version {number} of {name!r} is not ready: its dependencies come first ({step})")
+        if pending.state == "failed":
+            return VersionFailed(f"version {number} of {name!r} cannot be called: {pending.reason}")
+        step = pending.progress or "waiting for a worker"
+        return VersionPending(
+            f"version {number} of {name!r} is not ready: its dependencies are being resolved ({step})"
+        )
 
-    def _forget(self, name: str | None) -> None:
-        """Drop what is cached about one function, or about all (`None`). What a digest means never changes and stays."""
+    def _invalidate(self, name: str | None) -> None:
+        """Drop the cached entries of one function, or of all (`None`).
+
+        The cache of versions by digest stays: a digest always means the same version.
+        """
         self._epoch += 1
         for key in [key for key in self._resolved if name is None or key[0] == name]:
             del self._resolved[key]
 
 
-def _number(qualifier: str) -> int:
-    """The number that is written there; 0, which no version has, if none is."""
+def _parse_number(qualifier: str) -> int:
+    """Return the version number that the text is, or 0, which no version has."""
     return int(qualifier) if qualifier.isascii() and qualifier.isdigit() and len(qualifier) < 10 else 0
 
 
@@ -389,20 +411,22 @@ def _no_function(name: str) -> FunctionNotFound:
     return FunctionNotFound(f"no function {name[:80]!r} is deployed")
 
 
-def _changed_meanwhile(name: str) -> VersionConflict:
+def _revision_conflict(name: str) -> VersionConflict:
     return VersionConflict(
-        f"{name[:80]!r} has changed since you looked (If-Match does not hold); nothing was done. Look again, then decide"
+        f"{name[:80]!r} has changed since you read it (If-Match does not match); nothing was changed. Read it again, then decide"
     )
 
 
-def _unpacked(packed: bytes, digest: str) -> Bundle:
+def _unpack_verified(packed: bytes, digest: str) -> Bundle:
     if digest_of(packed) != digest:
-        raise UnsafeRecord(f"the stored code of version {digest[:12]}… has another digest: it was damaged or replaced")
+        raise UnsafeRecord(
+            f"the stored code of version {digest[:12]}… has a different digest: it was damaged or replaced"
+        )
     return unpack(packed)[0]
 
 
 def _bounded(cache: dict[_Key, _Value]) -> dict[_Key, _Value]:
-    """Starting over is as good as any policy for a cache that only an attack can fill."""
+    """Empty the cache if it is full. Only an attack can fill it, so no better policy is needed."""
     if len(cache) >= _CACHE_LIMIT:
         cache.clear()
     return cache

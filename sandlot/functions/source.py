@@ -1,7 +1,7 @@
-"""From what a person wrote (a file, a folder, text in a request) to a name, a bundle and a manifest.
+"""Sources of functions: a file, a folder or text in a request, read into a name, a bundle and a
+manifest.
 
-Knows: which files make a function, what their kind implies, and which parser looks at them. Does not know: where bundles are stored, HTTP.
-Everything here reads files and may start Node's parser: an event loop calls it in a thread.
+All functions here read files and may start Node's parser, so an event loop calls them in a thread.
 """
 
 from __future__ import annotations
@@ -27,22 +27,27 @@ _CACHE: Final = "__pycache__"
 
 
 def function_name(path: Path) -> str:
-    """The name a file or folder gives its function: its own, in lower case, with hyphens for underscores.
+    """Return the function name that a file or folder implies: its own, in lowercase, with hyphens
+    for underscores.
 
     Raises:
-        InvalidManifest: that is no function's name.
+        InvalidManifest: that is not a valid function name.
     """
     stem = path.stem if path.suffix in _RUNTIME_OF else path.name
     name = stem.lower().replace("_", "-")
     if not FUNCTION_NAME.match(name):
         raise InvalidManifest(
-            f"{path.name}: {name!r} is no name for a function: write a letter, then up to 62 letters, digits and hyphens"
+            f"{path.name}: {name!r} is not a valid function name: use a lowercase letter followed by up to 62 lowercase letters, digits and hyphens"
         )
     return name
 
 
 def function_paths(folder: Path) -> list[Path]:
-    """What in a folder is a function: source files, and folders with a `function.toml`. Names that begin with `_` or `.` are not."""
+    """Return the paths in a folder that are functions: source files, and folders with a
+    `function.toml`.
+
+    Names that begin with `_` or `.` are left out.
+    """
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(("_", "."))]
     return [
         path for path in found if (path.suffix in _RUNTIME_OF and path.is_file()) or (path / MANIFEST_FILE).is_file()
@@ -50,14 +55,15 @@ def function_paths(folder: Path) -> list[Path]:
 
 
 def read_path(path: Path, *, name: str | None = None, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
-    """The function in this file or folder: its name (the one given, else the path's), bundle and manifest.
+    """Return the function in this file or folder: its name (the one given, else the path's), bundle
+    and manifest.
 
     Raises:
-        InvalidManifest: it cannot be a function; the message names file and line.
+        InvalidManifest: it is not a valid function; the message names file and line.
     """
     if path.is_file() and path.suffix not in _RUNTIME_OF:
         raise InvalidManifest(
-            f"{path.name}: no source file ({', '.join(_RUNTIME_OF)}), folder or zip; a function is one of these"
+            f"{path.name}: not a function, which is a source file ({', '.join(_RUNTIME_OF)}), a folder or a zip"
         )
     name = name or function_name(path)
     try:
@@ -73,20 +79,21 @@ def read_path(path: Path, *, name: str | None = None, node: Path | None = None) 
 def read_source(
     name: str, filename: str | None, source: str, manifest: Mapping[str, Any] | None = None, *, node: Path | None = None
 ) -> tuple[Bundle, Manifest]:
-    """The function in this text; keys in `manifest` win over those in the text.
+    """Return the function in this text; keys in `manifest` override those in the text.
 
     Args:
-        filename: what the file is called, which says its runtime; without it the runtime in `manifest` (default Python) says its name.
+        filename: name of the file, which implies its runtime; without it, the runtime in `manifest`
+            (default: Python) implies the name.
 
     Raises:
-        InvalidManifest: it cannot be a function; the message names file and line.
+        InvalidManifest: it is not a valid function; the message names file and line.
     """
     given = dict(manifest or {})
     if filename is None:
         filename = name.replace("-", "_") + (".js" if given.get("runtime") == Runtime.NODE else ".py")
     if "/" in filename or PurePosixPath(filename).suffix not in _RUNTIME_OF:
         raise InvalidManifest(
-            f"{filename!r} is not the name of a source file: write one that ends in {', '.join(_RUNTIME_OF)}"
+            f"{filename!r} is not the name of a source file: use one that ends in {', '.join(_RUNTIME_OF)}"
         )
     return _single(filename, source.encode("utf-8", "surrogatepass"), given, node)
 
@@ -94,10 +101,11 @@ def read_source(
 def read_files(
     files: Mapping[str, bytes], manifest: Mapping[str, Any] | None = None, *, node: Path | None = None
 ) -> tuple[Bundle, Manifest]:
-    """The function in these files, laid out as in a folder; one lone source file is a function as it is.
+    """Return the function in these files, laid out as in a folder; a single source file is a
+    function as it is.
 
     Raises:
-        InvalidManifest: they cannot be a function; the message names file and line.
+        InvalidManifest: they are not a valid function; the message names file and line.
     """
     given = dict(manifest or {})
     if (
@@ -123,7 +131,7 @@ def _single(filename: str, content: bytes, given: dict[str, Any], node: Path | N
     manifest = _on_top(filename, written, given)
     if manifest.runtime is not runtime:
         raise InvalidManifest(
-            f'{filename}: runtime = "{manifest.runtime}" does not fit a file that ends in {file.suffix}'
+            f'{filename}: runtime = "{manifest.runtime}" does not match a file that ends in {file.suffix}'
         )
     bundle = Bundle({filename: content})
     _check(bundle, manifest, "", node)
@@ -157,7 +165,11 @@ def _on_top(where: str, written: Manifest, given: Mapping[str, Any]) -> Manifest
 
 
 def _implied_by(bundle: Bundle) -> dict[str, str]:
-    """Runtime and handler, if exactly one of the files that usually hold a handler is there; else the manifest has to say."""
+    """Return the runtime and handler that the files imply.
+
+    They imply them if exactly one of the usual main files is there; else the manifest has to name
+    them.
+    """
     mains = [name for name in _MAIN_FILES if name in bundle.files]
     if len(mains) != 1:
         return {}
@@ -168,19 +180,21 @@ def _implied_by(bundle: Bundle) -> dict[str, str]:
 def _why_not_implied(bundle: Bundle) -> str:
     mains = [name for name in _MAIN_FILES if name in bundle.files]
     if mains:
-        return f"{' and '.join(mains)} are both there"
+        return f"Both {' and '.join(mains)} exist, so the main file is ambiguous"
     deeper = next((path for path in bundle.files if PurePosixPath(path).name in _MAIN_FILES), "")
     if deeper:
-        return f"{deeper} is a folder too deep: send what is in {PurePosixPath(deeper).parent}/"
-    return f"No {', '.join(_MAIN_FILES[:-1])} or {_MAIN_FILES[-1]} is there to tell; there is {_some(bundle)}"
+        return f"{deeper} is one folder too deep: send the contents of {PurePosixPath(deeper).parent}/"
+    return (
+        f"Without {', '.join(_MAIN_FILES[:-1])} or {_MAIN_FILES[-1]} it is not implied; the files are: {_some(bundle)}"
+    )
 
 
 def _some(bundle: Bundle) -> str:
-    return ", ".join(list(bundle.files)[:5]) or "nothing"
+    return ", ".join(list(bundle.files)[:5]) or "none"
 
 
 def _check(bundle: Bundle, manifest: Manifest, prefix: str, node: Path | None) -> None:
-    """Every source file parses, and the handler is where the manifest says."""
+    """Check that every source file parses and that the handler is where the manifest says."""
     entry, function = _entry(bundle, manifest, prefix)
     for filename, content in bundle.files.items():
         path = PurePosixPath(filename)
@@ -193,7 +207,7 @@ def _check(bundle: Bundle, manifest: Manifest, prefix: str, node: Path | None) -
 
 
 def _entry(bundle: Bundle, manifest: Manifest, prefix: str) -> tuple[str, str]:
-    """The file and the function that `handler = "file.function"` means in this bundle."""
+    """Return the file and the function that `handler = "file.function"` means in this bundle."""
     module, _, function = manifest.handler.rpartition(".")
     if manifest.runtime is Runtime.PYTHON:
         candidates = [
@@ -205,12 +219,12 @@ def _entry(bundle: Bundle, manifest: Manifest, prefix: str) -> tuple[str, str]:
         if candidate in bundle.files:
             return candidate, function
     raise InvalidManifest(
-        f'{prefix or "the function"}: handler = "{manifest.handler}" names a file that is not there; there is {_some(bundle)}'
+        f'{prefix or "the function"}: handler = "{manifest.handler}" names a file that does not exist; the files are: {_some(bundle)}'
     )
 
 
 def _listed_dependencies(bundle: Bundle, prefix: str) -> tuple[str, list[str]]:
-    """The file beside the function that lists its dependencies, and what it lists."""
+    """Return the name of the file that lists the function's dependencies, and what it lists."""
     python = read_requirements_file(prefix + _REQUIREMENTS, bundle.files.get(_REQUIREMENTS, b""))
     vendored = any(path.startswith("node_modules/") for path in bundle.files)
     node = []
@@ -218,34 +232,36 @@ def _listed_dependencies(bundle: Bundle, prefix: str) -> tuple[str, list[str]]:
         node = read_package_file(prefix + _PACKAGE, bundle.files[_PACKAGE])
     if python and node:
         raise InvalidManifest(
-            f"{prefix}{_REQUIREMENTS} and {_PACKAGE} both list dependencies, and a function has one runtime"
+            f"{prefix}{_REQUIREMENTS} and {_PACKAGE} both list dependencies, but a function has one runtime"
         )
     return (_PACKAGE, node) if node else (_REQUIREMENTS, python)
 
 
 def _require_one_list(label: str, listed: list[str], manifest: Manifest) -> None:
-    """What would not be installed must not look as if it would."""
+    """Refuse a list of dependencies that would not be installed."""
     if not listed:
         return
     belongs_to = Runtime.NODE if label.endswith(_PACKAGE) else Runtime.PYTHON
     if manifest.runtime is not belongs_to:
         raise InvalidManifest(
-            f'{label}: lists dependencies for {belongs_to}, and the function has runtime = "{manifest.runtime}"'
+            f'{label}: lists dependencies for {belongs_to}, but the function has runtime = "{manifest.runtime}"'
         )
     if list(manifest.dependencies) != listed:
-        raise InvalidManifest(f"{label}: the manifest lists other dependencies; write them in one place")
+        raise InvalidManifest(f"{label}: the manifest lists other dependencies; list them in one place only")
 
 
 def is_left_out(relative: PurePath) -> bool:
-    """Hidden files, and what Python's compiler leaves behind; their author does not think of them as the function's."""
+    """Return whether a file stays out of bundles: hidden files and the output of
+    Python's compiler."""
     return any(part.startswith(".") or part == _CACHE for part in relative.parts) or relative.suffix == ".pyc"
 
 
 def folder_files(folder: Path) -> dict[str, bytes]:
-    """The files of a function's folder, its manifest among them; hidden ones and caches are left out.
+    """Return the files of a function's folder with its manifest, without hidden files and caches.
 
     Raises:
-        InvalidManifest: there is a symbolic link, a pipe, a socket or a device, or more than a bundle may hold (found out before all of it is read).
+        InvalidManifest: there is a symbolic link, a pipe, a socket or a device, or more than a
+            bundle may hold; that is found out before all of it is read.
     """
     files: dict[str, bytes] = {}
     total = 0
@@ -254,7 +270,7 @@ def folder_files(folder: Path) -> dict[str, bytes]:
         if is_left_out(relative):
             continue
         if path.is_symlink():
-            raise InvalidManifest(f"{folder.name}/{relative}: a symbolic link; put the file itself there")
+            raise InvalidManifest(f"{folder.name}/{relative}: a symbolic link; replace it by the file itself")
         if path.is_dir():
             continue
         if not path.is_file():

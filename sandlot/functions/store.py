@@ -1,7 +1,7 @@
-"""Records and bundles of functions in Redis: one method per question, bytes in, bytes out.
+"""Store of functions' records and bundles in Redis: bytes in, bytes out.
 
-Knows: keys, the scripts, chunks. Does not know: what a record says, signatures, caches.
-A bundle is written first, under its digest and with an expiry; one script then makes it a version, or does nothing at all.
+A bundle is written first, under its digest and with an expiry. One script then makes it a version,
+or changes nothing. Records are signed and verified in `registry.py`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,38 @@ from sandlot.redis.connection import answering
 from sandlot.redis.lua import function_script
 
 VERSIONS_KEPT: Final = 100
-"""Per function, unless a setting says otherwise; older ones can no longer be named. Saving a file all day must not fill Redis."""
+"""Versions kept per function unless a setting says otherwise; older ones can no longer be named.
+
+A day of saving the same file must not fill Redis.
+"""
 FAILED_KEPT: Final = 10
-"""Per function: versions whose dependencies could not be had, so that one can still look up why."""
+"""Versions kept per function whose dependencies could not be resolved, so that the reason can still
+be read."""
 CHUNK_BYTES: Final = 1024 * 1024
-"""Redis serves nobody else while it copies one value; a MiB takes about 0.1 ms."""
+"""Redis is blocked while it copies one value; 1 MiB takes about 0.1 ms."""
 RETIRED_MS: Final = 60_000
-"""Longer than a call can be on its way between finding its version and being queued (30 s for its body, 3 s of patience with Redis)."""
+"""How long a retired version keeps its record.
+
+That is longer than a call can take between finding its version and being queued (30 s for its body,
+3 s of waiting for Redis).
+"""
 JOBS_SCAN_LIMIT: Final = 10_000
-"""About 20 ms in which Redis serves nobody else; with more jobs waiting, old versions stay until there are fewer."""
+"""Waiting jobs that a prune reads at most.
+
+They block Redis for about 20 ms. While more jobs wait, old versions stay.
+"""
 UNUSED_TTL_S: Final = 3600
-"""How long a bundle no version uses is kept: an upload that was never finished, or jobs of a version that was just dropped."""
+"""How long a bundle is kept that no version uses: of an upload that was never finished, or for jobs
+of a version that was just dropped."""
 _CHUNKS_LIMIT: Final = 2 * TOTAL_LIMIT_BYTES // CHUNK_BYTES
 
 
 class DeployReply(NamedTuple):
-    """The script's answer: `ok`, `missing` (upload the bundle first), `conflict` (ask again with this number) or `stale` (another revision)."""
+    """Reply of deploy.lua.
+
+    `status` is `ok`, `missing` (upload the bundle first), `conflict` (call again with this number)
+    or `stale` (the function is at another revision).
+    """
 
     status: bytes
     number: int
@@ -47,7 +63,8 @@ class DeployReply(NamedTuple):
 
 
 class PendingRecord(NamedTuple):
-    """A version whose dependencies are not there: why, if they cannot be had, else how far the build is."""
+    """Record of a version that is not active: `reason` if its dependencies cannot be resolved, else
+    `progress` of the build."""
 
     record: bytes
     reason: str | None
@@ -55,10 +72,10 @@ class PendingRecord(NamedTuple):
 
 
 class StoredFunction(NamedTuple):
-    """All that is recorded of a function, at one moment."""
+    """All records of a function, at one moment."""
 
     latest: int | None
-    """None: no version of it was ever complete."""
+    """None until the first version is complete."""
     revision: str
     records: dict[int, bytes]
     aliases: dict[str, bytes]
@@ -94,7 +111,7 @@ class FunctionStore:
             return cast("bytes | None", await self._redis.hget(keys.FUNCTION + name, f"v{number}"))
 
     async def any_record(self, name: str, number: int) -> bytes | None:
-        """The same, if the version is retired as well."""
+        """Return the record of a version, even of a retired one."""
         async with answering():
             found = await self._redis.hmget(keys.FUNCTION + name, [f"v{number}", f"r{number}"])
         return cast("bytes | None", found[1] if found[0] is None else found[0])
@@ -121,7 +138,7 @@ class FunctionStore:
         )
 
     async def pending(self, name: str, number: int) -> PendingRecord | None:
-        """A version that is not active yet, or could not be made so."""
+        """Return the record of a version that is not active yet or could not be activated."""
         async with answering():
             found = await self._redis.hmget(keys.FUNCTION + name, [f"p{number}", f"f{number}", f"g{number}"])
             record, reason, digest = cast("list[bytes | None]", found)
@@ -136,12 +153,12 @@ class FunctionStore:
         return int(wanted) if wanted else None
 
     async def lock(self, digest: str) -> bytes:
-        """The signed lock of a version; empty if there is none."""
+        """Return the signed lock of a version, empty if there is none."""
         async with answering():
             return cast("bytes | None", await self._redis.get(keys.LOCK + digest)) or b""
 
     async def names(self, after: str, limit: int) -> list[str]:
-        """Names in order, at most `limit`, all of them after `after` ("" for the first)."""
+        """Return at most `limit` names in order, all of them after `after` ("" for the first)."""
         async with answering():
             found = await self._redis.zrangebylex(keys.FUNCTIONS, f"({after}" if after else "-", "+", 0, limit)
         return [cast("bytes", name).decode() for name in found]
@@ -158,12 +175,16 @@ class FunctionStore:
         build_at: str = "",
         lock: bytes = b"",
     ) -> DeployReply:
-        """Make this digest the function's latest version, if its bundle of `size` bytes is stored, the number is the next, and the
-        function is at this revision ("" for whichever, "*" for any but none).
+        """Make this digest the function's latest version, or change nothing.
+
+        The bundle of `size` bytes must be stored, the number must be the next one, and the function
+        must be at this revision ("" for any, "*" for any of an existing function).
 
         Args:
-            build_at: the placement of workers to resolve its dependencies; "" for a version that has none.
-            lock: what they are to be, signed for this version; it counts if there is none yet, and then nothing is left to resolve.
+            build_at: placement of the workers that resolve its dependencies; "" for a version
+                without.
+            lock: lock for this version, signed; if the version has none yet, this one counts and
+                nothing is left to resolve.
         """
         build = [keys.LOCK + digest, keys.BUILDS + build_at, keys.BUILD + digest]
         channels: list[str | int] = [keys.FUNCTIONS_CHANGED, int(bool(build_at)), keys.BUILDS_CHANGED, build_at]
@@ -175,7 +196,7 @@ class FunctionStore:
         return DeployReply(*answer)
 
     async def set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> list[bytes]:
-        """What alias.lua answers; without a text the alias is removed."""
+        """Run alias.lua and return its reply; an empty text removes the alias."""
         async with answering():
             answer = await self._alias_script(
                 keys=[keys.FUNCTION + name],
@@ -184,7 +205,7 @@ class FunctionStore:
         return cast("list[bytes]", answer)
 
     async def prune(self, name: str, kept: int) -> tuple[int, int]:
-        """How many old versions were retired and how many forgotten (prune.lua says what that means)."""
+        """Return how many old versions were retired and how many forgotten (see prune.lua)."""
         ours: list[str | int] = [
             keys.BUNDLE,
             keys.BUNDLE_USERS,
@@ -207,7 +228,7 @@ class FunctionStore:
         return int(retired), int(forgotten)
 
     async def undeploy(self, name: str, revision: str) -> int:
-        """What undeploy.lua answers."""
+        """Run undeploy.lua and return its reply."""
         prefixes = [keys.BUNDLE, keys.BUNDLE_USERS]
         async with answering():
             return int(
@@ -218,7 +239,8 @@ class FunctionStore:
             )
 
     async def upload(self, digest: str, packed: bytes) -> None:
-        """Write a bundle in chunks; two who write the same digest write the same bytes."""
+        """Write a bundle in chunks. Concurrent uploads of one digest are harmless: they write the
+        same bytes."""
         key = keys.BUNDLE + digest
         async with answering():
             for index, offset in enumerate(range(0, len(packed), CHUNK_BYTES)):
@@ -227,7 +249,10 @@ class FunctionStore:
                 await self._redis.expire(key, UNUSED_TTL_S)
 
     async def download(self, digest: str) -> bytes:
-        """The packed bundle, as it was uploaded; empty if it is not stored, and cut short where it is damaged: digest it."""
+        """Return the packed bundle, empty if it is not stored.
+
+        Where a chunk is missing, the rest is cut off: the caller must compare the digest.
+        """
         packed = bytearray()
         async with answering():
             for index in range(_CHUNKS_LIMIT):
@@ -243,7 +268,8 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _inflate(chunk: bytes) -> bytes:
-    """Never more than a chunk, whatever was put there; one that was damaged as it is, which no digest will fit."""
+    """Return at most one chunk, whatever was stored; damaged data is returned as it is and fails
+    the digest check."""
     try:
         return zlib.decompressobj().decompress(chunk, CHUNK_BYTES)
     except zlib.error:

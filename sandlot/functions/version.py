@@ -1,6 +1,7 @@
-"""One version of a function, and the signed text that Redis keeps of it.
+"""Versions and aliases of functions, their records in Redis, and the values that the registry
+returns.
 
-Knows: the record's fields and its signature. Does not know: keys, scripts, when a record is read.
+The record of a version is signed. Aliases are not; the versions that they name are.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from sandlot.functions.manifest import Manifest
 from sandlot.models import LATEST
 from sandlot.placement import placement
 
+ALIAS_NAME: Final = re.compile(r"^[a-z][a-z0-9-]{0,62}$")
+"""Starts with a letter, so an alias cannot be mistaken for a version number."""
+WEIGHTS_LIMIT: Final = 10
 _PURPOSE: Final = b"sandlot.version.1\n"
-"""Goes into every signature, so that no other thing signed with the same key can pass for a version."""
+"""Part of every signature, so that nothing else signed with the same key passes for a version."""
 _SIGNATURE_LENGTH: Final = 64
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable version. `number` names it for people, `digest` for machines; `placement` names the workers that can run it."""
+    """Immutable version. People use its `number`, programs its `digest`; `placement` names the
+    workers that can run it."""
 
     function: str
     number: int
@@ -44,17 +49,19 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def placement_of(manifest: Manifest) -> str:
-    """The workers that can run it: those with the runtime and the tags."""
+    """Return the placement of the workers that can run a manifest: those with its
+    runtime and tags."""
     return placement(manifest.runtime.value, manifest.tags)
 
 
 def build_inputs(manifest: Manifest) -> tuple[str, tuple[str, ...], bool]:
-    """All that a resolver looks at: where it runs, what is asked for, and how it may come."""
+    """Return everything that a build depends on: the placement, the dependencies and whether source
+    builds are allowed."""
     return placement_of(manifest), manifest.dependencies, manifest.source_builds
 
 
 def sign_version(version: Version, signing_key: bytes) -> bytes:
-    """The record of this version: a signature in hex, then JSON."""
+    """Return the record of a version: a signature in hex, then JSON."""
     record = _Record(
         function=version.function,
         number=version.number,
@@ -68,16 +75,17 @@ def sign_version(version: Version, signing_key: bytes) -> bytes:
 
 
 def verify_version(signed: bytes, function: str, signing_key: bytes) -> Version:
-    """The version in this record.
+    """Return the version in this record.
 
     Raises:
-        UnsafeRecord: it was not signed with this key, or belongs to another function.
+        UnsafeRecord: the record was not signed with this key, belongs to another function or cannot
+            be read.
     """
     signature, text = signed[:_SIGNATURE_LENGTH], signed[_SIGNATURE_LENGTH:]
     if not hmac.compare_digest(signature, _signature(text, signing_key)):
         raise UnsafeRecord(
             f"a version of {function!r} in Redis is not signed with this signing key: "
-            "either the key was changed (deploy the function again) or somebody else writes to this Redis"
+            "either the key was changed (deploy the function again) or another program writes to this Redis"
         )
     try:
         record = msgspec.json.decode(text, type=_Record)
@@ -100,26 +108,23 @@ def _signature(text: bytes, signing_key: bytes) -> bytes:
     return hmac.digest(signing_key, _PURPOSE + text, "sha256").hex().encode()
 
 
-ALIAS_NAME: Final = re.compile(r"^[a-z][a-z0-9-]{0,62}$")
-"""Never only digits, so that it cannot be mistaken for a version's number."""
-WEIGHTS_LIMIT: Final = 10
-
-
 class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`version` takes every call that `weights` (a version's number -> its share, between 0 and 1) sends nowhere else."""
+    """Name for one version or several. `weights` maps version numbers to shares of the calls,
+    between 0 and 1; `version` gets the remaining calls."""
 
     version: int
     weights: dict[int, float] = {}
 
     def numbers(self) -> list[int]:
-        """Every version it may mean."""
+        """Return the number of every version that the alias can mean, in order."""
         return sorted({self.version, *self.weights})
 
     def choose(self, key: str) -> int:
-        """The version for a call with this key, always the same one.
+        """Return the version number for a call with this key; the same key always gets the same
+        one.
 
-        The first 8 bytes of the key's SHA-256 are a point between 0 and 1; the shares lie there side by side, in the order of the
-        versions' numbers, and `version` has the rest.
+        The first 8 bytes of the key's SHA-256 are a point between 0 and 1. The shares lie side by
+        side in the order of the version numbers, and `version` has the rest.
         """
         point = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
         for number in sorted(self.weights):
@@ -130,42 +135,47 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class WeightedAlias(msgspec.Struct, frozen=True):
-    """An alias with weights, and the versions it chooses from."""
+    """Alias with weights, and the versions that it chooses from."""
 
     name: str
     alias: Alias
     versions: dict[int, Version]
 
     def choose(self, key: str) -> Version:
+        """Return the version for a call with this key; the same key always gets the same one."""
         return self.versions[self.alias.choose(f"{self.versions[self.alias.version].function}:{self.name}:{key}")]
 
 
 def check_alias(name: str, alias: Alias) -> None:
-    """
+    """Check that an alias may be written.
+
     Raises:
-        CallerError: nobody may write such an alias; the message says why.
+        CallerError: it may not; the message says why.
     """
     if name != LATEST and not ALIAS_NAME.match(name):
         raise CallerError(
-            f"{name[:80]!r} is no name for an alias: write a letter, then up to 62 lower-case letters, digits and hyphens"
+            f"{name[:80]!r} is not a valid alias name: use a lowercase letter followed by up to 62 lowercase letters, digits and hyphens"
         )
     if name == LATEST and alias.weights:
-        raise CallerError(f"{LATEST} means one version; share calls between versions with an alias of your own")
+        raise CallerError(f"{LATEST} means one version; to split calls between versions, use an alias of another name")
     if len(alias.weights) > WEIGHTS_LIMIT:
-        raise CallerError(f"weights: {len(alias.weights)} versions; at most {WEIGHTS_LIMIT} may share calls")
+        raise CallerError(f"weights: {len(alias.weights)} versions; at most {WEIGHTS_LIMIT} are allowed")
     for number, share in alias.weights.items():
         if number == alias.version:
-            raise CallerError(f"weights: version {number} has the calls that the others leave; do not weigh it as well")
-        if not 0 < share < 1:  # NaN is neither
-            raise CallerError(f"weights: the share of version {number} is {share}; write one between 0 and 1")
+            raise CallerError(
+                f"weights: version {number} gets the calls that the others leave; do not give it a weight as well"
+            )
+        if not 0 < share < 1:  # also refuses NaN
+            raise CallerError(f"weights: the share of version {number} is {share}; it must be between 0 and 1")
     if sum(alias.weights.values()) > 1:
         raise CallerError(f"weights: the shares add up to {sum(alias.weights.values()):g}, which is more than 1")
 
 
 def parse_alias(text: bytes, function: str) -> Alias:
-    """
+    """Return the alias in a record.
+
     Raises:
-        UnsafeRecord: that is no alias; somebody else wrote it.
+        UnsafeRecord: the text is not an alias; another program wrote it.
     """
     try:
         return msgspec.json.decode(text, type=Alias)
@@ -174,18 +184,19 @@ def parse_alias(text: bytes, function: str) -> Alias:
 
 
 class DeployResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a deploy did. `created`: there was no function of that name before; `changed`: there was no such version before."""
+    """Effect of a deploy. `created`: the function is new. `changed`: the version is new."""
 
     version: Version
     created: bool
     changed: bool
     revision: str = ""
     active: bool = True
-    """False: its dependencies are to be resolved first, and what `$LATEST` meant it still means."""
+    """False while dependencies must be resolved first; until then `$LATEST` keeps its meaning."""
 
 
 class PendingVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that cannot be called: its dependencies are being resolved (`pending`), or cannot be had (`failed`, and why)."""
+    """Version that cannot be called: its dependencies are being resolved (`pending`) or cannot be
+    resolved (`failed`, with the reason)."""
 
     version: Version
     state: Literal["pending", "failed"]
@@ -194,20 +205,24 @@ class PendingVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """A function: what `$LATEST` means, every version that is kept, newest first, and the aliases. With each change it has another revision."""
+    """Everything about a function: the version that `$LATEST` means, all kept versions, newest
+    first, and the aliases.
+
+    `revision` changes with every change of the function.
+    """
 
     latest: Version | None
-    """None: no version was ever complete."""
+    """None until the first version is complete."""
     versions: tuple[Version, ...]
     aliases: dict[str, Alias] = {}
     revision: str = ""
     pending: tuple[PendingVersion, ...] = ()
-    """Newest first."""
+    """Versions that cannot be called, newest first."""
 
 
 class FunctionPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Functions in the order of their names; `next` is the cursor of the page after this one."""
+    """Functions in the order of their names; `next` is the cursor of the following page."""
 
     functions: tuple[Version | PendingVersion, ...]
-    """What each name means, or is to mean: a function whose first version is not complete has none that can be called."""
+    """The latest version of each function, or its pending version as long as none is complete."""
     next: str | None

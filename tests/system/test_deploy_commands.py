@@ -89,7 +89,7 @@ def test_of_two_who_looked_at_the_same_time_the_second_is_told(sandlot: Sandlot,
     assert (won.returncode, won.stdout) == (0, "trial version 2\n")
     for words in (("deploy", str(write(folder, 3))), ("rollback", "trial", "1")):
         lost = sandlot(*words, "--if-match", revision)
-        assert (lost.returncode, "has changed since you looked" in lost.stderr) == (2, True), lost.stderr
+        assert (lost.returncode, "has changed since you read it" in lost.stderr) == (2, True), lost.stderr
     assert json.loads(sandlot("invoke", "trial").stdout) == 2
 
 

@@ -54,7 +54,7 @@ def test_a_path_cannot_be_both_file_and_folder() -> None:
 def test_a_bundle_has_limits() -> None:
     with pytest.raises(InvalidManifest, match="files; at most"):
         Bundle({f"f{number}": b"" for number in range(FILES_LIMIT + 1)})
-    with pytest.raises(InvalidManifest, match="bytes together"):
+    with pytest.raises(InvalidManifest, match="bytes in total"):
         Bundle({f"big{number}": bytes(TOTAL_LIMIT_BYTES // 2 + 1) for number in range(2)})
 
 
@@ -143,7 +143,7 @@ def test_an_entry_outside_the_folder_is_refused(name: str) -> None:
 def test_an_entry_that_is_no_file_is_refused(kind: int) -> None:
     entry = zipfile.ZipInfo("main.py")
     entry.external_attr = (kind | 0o777) << 16
-    with pytest.raises(InvalidManifest, match="link or a device"):
+    with pytest.raises(InvalidManifest, match="neither a file nor a folder; links and devices"):
         read_archive(archive([(entry, b"/etc/passwd")]))
 
 
@@ -151,9 +151,9 @@ def test_an_entry_that_is_no_file_is_refused(kind: int) -> None:
 @pytest.mark.parametrize(
     ("one", "two", "reason"),
     [
-        ("main.py", "main.py", "'main.py' is there twice"),
-        ("main.py", "MAIN.py", "letter case"),
-        ("caf\u00e9.py", "cafe\u0301.py", "the same twice"),
+        ("main.py", "main.py", "'main.py' occurs twice"),
+        ("main.py", "MAIN.py", "'MAIN.py' and 'main.py' both occur"),
+        ("caf\u00e9.py", "cafe\u0301.py", "both occur: not every file system distinguishes them"),
         ("x", "x/", "twice"),
     ],
 )
@@ -188,13 +188,13 @@ def test_an_archive_of_too_many_entries_is_refused_before_its_directory_is_read(
 
 def test_a_bomb_is_refused_by_counting_what_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandlot.functions.archive.TOTAL_LIMIT_BYTES", 10_000)
-    with pytest.raises(InvalidManifest, match="'b': with it the archive has more than 10000 bytes"):
+    with pytest.raises(InvalidManifest, match="'b': with this entry the archive has more than 10000 bytes"):
         read_archive(archive([(zipfile.ZipInfo("main.py"), bytes(6_000)), (zipfile.ZipInfo("b"), bytes(6_000))]))
 
 
 def test_a_bomb_is_refused_by_how_much_it_swells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandlot.functions.archive.RATIO_FREE_BYTES", 10_000)
-    with pytest.raises(InvalidManifest, match="'b': with it the archive unpacks to more than 100 times"):
+    with pytest.raises(InvalidManifest, match="'b': with this entry the archive unpacks to more than 100 times"):
         read_archive(archive([(zipfile.ZipInfo("main.py"), SOURCE), (zipfile.ZipInfo("b"), bytes(1_000_000))]))
 
 

@@ -36,7 +36,7 @@ def test_a_file_or_folder_names_its_function(path: str, name: str) -> None:
 
 @pytest.mark.parametrize("path", ["9lives.py", "_x.py", "ä.py", ".py", "a b.py", "a" * 64 + ".py"])
 def test_a_file_whose_name_is_no_function_name_is_refused(path: str) -> None:
-    with pytest.raises(InvalidManifest, match="no name for a function"):
+    with pytest.raises(InvalidManifest, match="is not a valid function name"):
         function_name(Path(path))
 
 
@@ -67,7 +67,7 @@ def test_keys_given_with_a_request_win_over_those_in_the_text() -> None:
         ("-" * 100_000 + "1", "f.py:1", "nested too deeply"),
         ("(" * 300 + ")" * 300, "f.py:1", "does not parse"),
         ("x = " + "9" * 5000, "f.py:1", "does not parse"),
-        ("def main(event, context): pass\n", "f.py:1", "no handler in it"),
+        ("def main(event, context): pass\n", "f.py:1", "handler is not defined"),
         ("\ndef handler(event, context):\n    yield 1\n", "f.py:2", "generator"),
         ("async def handler(event, context):\n    yield 1\n", "f.py:1", "generator"),
         ('# /// script\n# [tool.sandlot]\n# timeot = "5s"\n# ///\n', "f.py:3", 'did you mean "timeout"'),
@@ -87,11 +87,11 @@ def test_keys_given_with_a_request_win_over_those_in_the_text() -> None:
         ("# /// script\n# [tool.sandlot]\n", "f.py:1", "not closed"),
         ("# /// script\n# a = 1\n# ///\n\n# /// script\n# x = 1\n# ///\n", "f.py:5", "second script block"),
         ("# /// script\n# x = " + "[" * 9000 + "\n# ///\n", "f.py:2", "nested too deeply"),
-        ('# /// script\n# [tool.sandlot]\n# runtime = "node"\n# ///\n' + HANDLER, "f.py", "does not fit"),
+        ('# /// script\n# [tool.sandlot]\n# runtime = "node"\n# ///\n' + HANDLER, "f.py", "does not match"),
         (
             '# /// script\n# [tool.sandlot]\n# handler = "g.handler"\n# ///\n' + HANDLER,
             "the function",
-            "names a file that is not there",
+            "names a file that does not exist",
         ),
     ],
 )
@@ -178,22 +178,22 @@ def test_a_folder_is_a_function_with_its_function_toml(tmp_path: Path) -> None:
         (
             {"function.toml": "runtime = 'python'", "app.py": HANDLER},
             "job/function.toml:1",
-            "or index.cjs is there to tell; there is app.py",
+            "or index.cjs it is not implied; the files are: app.py",
         ),
         (
             {"function.toml": "", "main.py": HANDLER, "index.js": ""},
             "job/function.toml:1",
-            "main.py and index.js are both there",
+            "Both main.py and index.js exist, so the main file is ambiguous",
         ),
         (
             {"function.toml": "", "src/main.py": HANDLER},
             "job/function.toml:1",
-            "src/main.py is a folder too deep: send what is in src/",
+            "src/main.py is one folder too deep: send the contents of src/",
         ),
         ({"function.toml": "\n[oops\n", "main.py": HANDLER}, "job/function.toml:2", "not TOML"),
         ({"function.toml": "", "main.py": "x ="}, "job/main.py:1", "does not parse"),
         ({"function.toml": "", "main.py": HANDLER, "other.py": "\nx ="}, "job/other.py:2", "does not parse"),
-        ({"function.toml": "handler = 'gone.handler'", "main.py": HANDLER}, "job/", "names a file that is not there"),
+        ({"function.toml": "handler = 'gone.handler'", "main.py": HANDLER}, "job/", "names a file that does not exist"),
         (
             {"function.toml": "", "main.py": HANDLER, "requirements.txt": "# one\nnumpy >=\n"},
             "job/requirements.txt:2",
@@ -207,12 +207,12 @@ def test_a_folder_is_a_function_with_its_function_toml(tmp_path: Path) -> None:
         (
             {"function.toml": "", "main.py": HANDLER, "requirements.txt": "a==1 \\\n  --hash=sha256:00\n"},
             "job/requirements.txt:1",
-            "hashes are in the lock",
+            "Sandlot computes hashes itself",
         ),
         (
             {"function.toml": "dependencies = ['b']", "main.py": HANDLER, "requirements.txt": "a\n"},
             "job/requirements.txt",
-            "write them in one place",
+            "list them in one place only",
         ),
         (
             {"function.toml": "", "index.mjs": "", "requirements.txt": "numpy\n"},
@@ -222,12 +222,12 @@ def test_a_folder_is_a_function_with_its_function_toml(tmp_path: Path) -> None:
         (
             {"function.toml": "", "index.mjs": "", "package.json": '{\n"dependencies": {\n"x": "file:../x"}}'},
             "job/package.json:3",
-            "no range of versions",
+            "is not a version range",
         ),
         (
             {"function.toml": "", "index.mjs": "", "package.json": '{\n"overrides": {"x": "1"}}'},
             "job/package.json:2",
-            "no effect here",
+            "has no effect",
         ),
     ],
 )
@@ -283,7 +283,10 @@ def test_a_pipe_in_a_folder_is_refused_and_not_read(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_source_is_told_what_a_function_is(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InvalidManifest, match=r"notes.txt: no source file \(\.py, \.js, \.mjs, \.cjs\), folder or zip"):
+    with pytest.raises(
+        InvalidManifest,
+        match=r"notes.txt: not a function, which is a source file \(\.py, \.js, \.mjs, \.cjs\), a folder or a zip",
+    ):
         read_path(tmp_path / "notes.txt")
 
 
