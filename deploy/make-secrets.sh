@@ -1,23 +1,27 @@
 #!/bin/sh
-# Make the secrets that compose.yaml reads, in deploy/secrets/ or the folder given. What is there already is kept.
+# Make the secrets that compose.yaml reads, in deploy/secrets/ or the folder given. Existing files
+# are kept.
 #
 #   deploy/make-secrets.sh [folder]
 #
-#   signing.key   signs what is in Redis: the same on every API and worker, never in Redis
-#   api.key       the first API key, with every right; make narrower ones with `sandlot key create`
+#   signing.key       signs records in Redis: the same on every API and worker, never in Redis
+#   api.key           the first API key, with every right; make narrower ones with
+#                     `sandlot key create`
 #   metrics.token     reads /metrics of API and workers, and nothing else: for Prometheus
-#   callback.secret   signs what callers' URLs are told of the ends of jobs, if SANDLOT_CALLBACK_HOSTS allows any: for their receivers
-#   grafana.password  of Grafana's user `admin`
-#   redis-api.url, redis-worker.url        where Valkey is, with a user and password for each role; for workers elsewhere, a copy with
-#                                          rediss:// and the public name
-#   redis-admin.url, redis-metrics.url     the same for whoever looks after it (sandlot doctor, sandlot key) and for monitoring
-#   valkey.acl    Valkey's users: the same passwords as their SHA-256
+#   callback.secret   signs callbacks, if SANDLOT_CALLBACK_HOSTS allows any; their receivers need it
+#   grafana.password  the password of Grafana's user `admin`
+#   redis-api.url, redis-worker.url
+#                     Valkey's address, with a user and password for each role; workers on other
+#                     hosts need a copy with rediss:// and the public name
+#   redis-admin.url, redis-metrics.url
+#                     the same for operators (sandlot doctor, sandlot key) and for monitoring
+#   valkey.acl        Valkey's users, with the SHA-256 of the same passwords
 set -eu
 
 folder=${1:-$(dirname "$0")/secrets}
 mkdir -p "$folder"
-# The folder keeps others out. The files must be readable by the containers' user, whose number means nobody on this host, and engines
-# mount them into containers with the mode they have.
+# The folder keeps other users out. The files must be readable by the containers' user, whose number
+# belongs to no user of this host, and engines mount them into containers with their mode here.
 chmod 700 "$folder"
 umask 022
 
@@ -25,7 +29,7 @@ random_hex() { od -An -vN "$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
 keep() { [ -s "$folder/$1" ] && echo "kept  $folder/$1"; }
 
-put() { # name, text: complete or not at all
+put() { # name, text; the rename makes it atomic
     printf '%s\n' "$2" > "$folder/.$1"
     mv "$folder/.$1" "$folder/$1"
     echo "made  $folder/$1"
@@ -41,7 +45,7 @@ keep metrics.token || put metrics.token "$(random_hex 32)"
 keep callback.secret || put callback.secret "whsec_$(head -c 32 /dev/urandom | base64)"
 keep grafana.password || put grafana.password "$(random_hex 16)"
 
-# Each role's keys, channels and commands: what `sandlot redis-acl` prints, and a test holds the two together.
+# Each role's keys, channels and commands, as `sandlot redis-acl` prints them; a test compares both.
 rules() {
     case $1 in
         api) echo "~rq:* ~sandlot:* &rq:* &sandlot:* -@all +@connection +@read +@write +@transaction +@pubsub -@scripting +eval +evalsha +script|load +script|exists +time -@dangerous +info -scan -randomkey" ;;
@@ -51,14 +55,14 @@ rules() {
     esac
 }
 
-# The files hold the same passwords, so they are made together.
+# These files contain the same passwords, so they are made together.
 roles="api worker admin metrics"
 have=0
 for name in redis-api.url redis-worker.url redis-admin.url redis-metrics.url valkey.acl; do
     if keep "$name"; then have=$((have + 1)); fi
 done
 if [ "$have" -ne 0 ] && [ "$have" -ne 5 ]; then
-    echo "$folder has some of redis-*.url and valkey.acl, but not all: remove them to make all anew" >&2
+    echo "$folder has some of redis-*.url and valkey.acl, but not all: remove them to make new ones" >&2
     exit 1
 fi
 if [ "$have" -eq 0 ]; then

@@ -1,6 +1,9 @@
-"""A table in, its figures out: rows, and sum, mean and extremes of every column of numbers, optionally by group.
+"""Statistics of a CSV table: its rows, and sum, mean and extremes of every numeric column.
 
-curl -d '{"csv": "city,sold\\nOslo,3\\nRome,4\\nOslo,5", "by": "city"}' http://127.0.0.1:8000/v1/functions/csv-report/invoke
+They are grouped by a column if `by` names one.
+
+curl http://127.0.0.1:8000/v1/functions/csv-report/invoke \
+    -d '{"csv": "city,sold\\nOslo,3\\nRome,4\\nOslo,5", "by": "city"}'
 """
 # /// script
 # [tool.sandlot]
@@ -21,7 +24,7 @@ def handler(event, context):
     groups = {}
     for row in rows:
         groups.setdefault(row[by], []).append(row)
-    print(f"{len(rows)} rows in {len(groups)} groups")  # what a function prints is its job's log
+    print(f"{len(rows)} rows in {len(groups)} groups")  # printed text goes to the job's log
     return {name: report(group) for name, group in sorted(groups.items())}
 
 
@@ -34,7 +37,7 @@ def report(rows):
 
 
 def summed_up(texts):
-    """Sum, mean, least and largest; None if this is not a column of numbers."""
+    """Return sum, mean, minimum and maximum, or None if this is not a column of numbers."""
     try:
         values = [float(text) for text in texts]
     except (TypeError, ValueError):

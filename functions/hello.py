@@ -1,4 +1,4 @@
-"""The smallest function: it says that everything works.
+"""The smallest function: it shows that everything works.
 
 curl -X POST http://127.0.0.1:8000/v1/functions/hello/invoke
 """

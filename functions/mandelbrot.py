@@ -1,4 +1,4 @@
-"""A picture computed on the spot, as a PNG made with nothing but the standard library.
+"""A picture of the Mandelbrot set, as a PNG made with the standard library alone.
 
 Open http://127.0.0.1:8000/fn/mandelbrot?width=480&x=-0.745&y=0.113&zoom=60 in a browser.
 """
@@ -35,7 +35,7 @@ def handler(event, context):
 
 
 def pixels(width, height, x, y, zoom):
-    """Rows of RGB bytes; how soon a point escapes is its colour."""
+    """Yield rows of RGB bytes; the colour of a point shows how soon it escapes."""
     scale = 3 / width / zoom
     colours = [colour(steps / STEPS) for steps in range(STEPS)] + [b"\0\0\0"]
     for row in range(height):
@@ -45,7 +45,7 @@ def pixels(width, height, x, y, zoom):
 
 
 def colour(part):
-    """From dark through blue and white to orange, the longer the point held out."""
+    """Return a colour from dark through blue and white to orange, for growing escape times."""
     red, green, blue = 9 * (1 - part) * part**3, 15 * (1 - part) ** 2 * part**2, 8.5 * (1 - part) ** 3 * part
     return bytes(min(255, int(40 + 255 * shade)) for shade in (red, green, blue))
 

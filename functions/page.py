@@ -1,4 +1,6 @@
-"""A web page: the event is the HTTP request, what is returned is the HTTP response (Lambda's function-URL format).
+"""A web page: the event is the HTTP request, the result the HTTP response.
+
+Both have the format of Lambda's function URLs.
 
 Open http://127.0.0.1:8000/fn/page/any/path?name=Ada in a browser.
 """

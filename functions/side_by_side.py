@@ -1,6 +1,7 @@
-"""An `async def` handler: steps that wait do so side by side, so the whole takes as long as the longest.
+"""An `async def` handler: its steps wait concurrently, so all take as long as the longest.
 
-curl -d '{"tea": 0.3, "toast": 0.2, "eggs": 0.4}' http://127.0.0.1:8000/v1/functions/side-by-side/invoke
+curl http://127.0.0.1:8000/v1/functions/side-by-side/invoke \
+    -d '{"tea": 0.3, "toast": 0.2, "eggs": 0.4}'
 """
 # /// script
 # [tool.sandlot]

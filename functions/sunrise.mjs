@@ -1,8 +1,10 @@
 // sandlot: {"visibility": "public", "timeout": "2s"}
 //
-// When the sun rises and sets at a place on a day (UTC), by the sunrise equation; good to a few minutes.
+// The times of sunrise and sunset (UTC) at a place on a day, from the sunrise equation; accurate to
+// a few minutes.
 //
-// curl -d '{"latitude": 59.91, "longitude": 10.75, "date": "2026-06-21"}' http://127.0.0.1:8000/v1/functions/sunrise/invoke
+// curl http://127.0.0.1:8000/v1/functions/sunrise/invoke \
+//     -d '{"latitude": 59.91, "longitude": 10.75, "date": "2026-06-21"}'
 
 const RADIANS = Math.PI / 180;
 const DAY_MS = 86_400_000;
@@ -26,7 +28,7 @@ export const handler = async ({ latitude, longitude, date }) => {
   return { date, rises: clock(transit - half), noon: clock(transit), sets: clock(transit + half), daylight_hours: Number((half * 48).toFixed(2)) };
 };
 
-/** Solar noon (days since J2000) and the sun's declination on that day. */
+/** Return solar noon (days since J2000) and the sun's declination on that day. */
 function sun(day) {
   const anomaly = (357.5291 + 0.98560028 * day) * RADIANS;
   const centre = 1.9148 * Math.sin(anomaly) + 0.02 * Math.sin(2 * anomaly) + 0.0003 * Math.sin(3 * anomaly);

@@ -1,6 +1,7 @@
-"""Markdown in, HTML out, with a table of contents: a function of more than one file.
+"""Markdown to HTML with a table of contents: a function of more than one file.
 
-curl -d '{"markdown": "# Hello\\n\\nThis is *real*."}' http://127.0.0.1:8000/v1/functions/markdown/invoke
+curl http://127.0.0.1:8000/v1/functions/markdown/invoke \
+    -d '{"markdown": "# Hello\\n\\nThis is *real*."}'
 """
 
 import os

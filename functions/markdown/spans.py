@@ -1,4 +1,7 @@
-"""Emphasis, code and links inside a line, escaped first: what a caller sends must not become markup by itself."""
+"""Emphasis, code and links inside a line.
+
+The text is escaped first, so that HTML from a caller does not become markup.
+"""
 
 import re
 from html import escape
