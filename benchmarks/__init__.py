@@ -1,1 +1,1 @@
-"""Sandlot beside what people would use instead: one run, one machine, the same functions, over HTTP only."""
+"""Benchmarks of Sandlot and its alternatives, in one run on one machine, over HTTP only."""

@@ -1,6 +1,6 @@
 """`make bench`: measure Sandlot and its peers side by side, and write the figures down.
 
-Knows: the command line. The composition root of the benchmark.
+This module parses the command line and composes the benchmark.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 class UnknownContender(Exception):
-    """`--only` names nobody we know; the message lists who there is."""
+    """Reject unknown names in `--only`; the message lists the known ones."""
 
 
 def _options() -> argparse.Namespace:
@@ -128,7 +128,7 @@ def _choose(only: str, durability: Sync) -> list[Contender]:
 
 
 def _able(chosen: list[Contender], installed: Environment, console: Console) -> list[Contender]:
-    """Those this machine can run, saying who is left out."""
+    """Return the contenders that this machine can run, and print those left out."""
     for contender in chosen:
         if contender.needs_node and installed.node is None:
             console.print(f"{contender.label} is left out: it needs node and npm on the PATH")
@@ -149,7 +149,7 @@ def _show(run: Run, written: list[Path], console: Console) -> None:
     console.print(_table("Synchronous calls of hello", report.COLUMNS[:7], [row[:7] for row in rows]))
     console.print(
         _table(
-            "Other functions, cost, and what a caller gets for it",
+            "Other functions, cost, and guarantees",
             report.COLUMNS[:1] + report.COLUMNS[7:],
             [row[:1] + row[7:] for row in rows],
         )
@@ -172,7 +172,7 @@ def _table(title: str, head: tuple[str, ...], body: list[list[str]]) -> Table:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like Ctrl+C, so that every `with` ends its servers."""
+    """Make SIGTERM unwind like Ctrl+C, so that every `with` block ends its servers."""
     raise KeyboardInterrupt
 
 

@@ -1,9 +1,10 @@
-"""How soon a call that runs is over when it is cancelled: until its waiting caller is answered, and whether anything of it is left by then.
+"""Measure how soon a running call ends when it is cancelled, and whether any process remains.
 
     python -m benchmarks.cancels [--cancels 100]
 
-Knows: `sandlot up`, HTTP/1.1 as a caller writes it, /proc. Does not know: how a cancellation reaches a sandbox.
-The function runs in two processes. Cancellations come one at a time, in turns on an idle platform and while callers of `hello` keep all other slots busy. What is told is from just before the DELETE is written.
+The function runs in two processes. Cancellations happen one at a time, alternately on an idle
+platform and while callers of `hello` keep all other slots busy. The time runs from just before the
+DELETE is written until the waiting caller is answered; processes are counted at that moment.
 """
 
 from __future__ import annotations
@@ -25,20 +26,24 @@ from benchmarks.callers import Caller, callers, request
 from benchmarks.overload import SLOTS, platform
 
 LIMIT_MS: Final = 1000.0
-"""What is promised (docs/api.md)."""
+"""The promised limit (docs/api.md)."""
 PATIENCE_S: Final = 20.0
 LINGER: Final = "/v1/functions/linger/invoke"
 
 
 async def cancelled_ms(some: list[Caller], name: str) -> tuple[float, int]:
-    """Start a call, cancel it. -> ms until its caller was answered, processes that were left at that moment."""
+    """Start a call and cancel it.
+
+    Returns the time in ms until its caller was answered, and the number of its processes that were
+    left at that moment.
+    """
     submitter, waiter, killer = some
     keyed = _with_header(request(LINGER, json.dumps(name)), f"Idempotency-Key: {name}")
     submitted = await submitter.call(_with_header(keyed, "Prefer: respond-async"))
     job = f"/v1/jobs/{submitted.document()['id']}"
-    waiting = asyncio.create_task(waiter.call(keyed))  # the same job, by its key
+    waiting = asyncio.create_task(waiter.call(keyed))  # the same job, by its idempotency key
     async with asyncio.timeout(PATIENCE_S):
-        while len(pids := _named(name)) < 2:  # noqa: ASYNC110 - another process has no event of ours
+        while len(pids := _named(name)) < 2:  # noqa: ASYNC110 - another process has no event that this one could wait for
             await asyncio.sleep(0.005)
         began_s = time.monotonic()
         accepted, answer = await asyncio.gather(
@@ -62,13 +67,13 @@ def _named(name: str) -> list[str]:
             if entry.name.isdigit() and (entry / "comm").read_text().strip() == name:
                 found.append(entry.name)
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
+            continue  # the process ended in the meantime
     return found
 
 
 @asynccontextmanager
 async def busy(port: int, clients: int) -> AsyncIterator[None]:
-    """So many callers of `hello`, one call after the other."""
+    """Run this many callers of `hello`, each one call after the other."""
 
     async def loop(caller: Caller) -> None:
         while True:

@@ -1,7 +1,4 @@
-"""The results as one picture: horizontal bars on a logarithmic scale, in SVG written by hand.
-
-Knows: geometry and colours. Does not know: where the figures come from.
-"""
+"""A chart of the results: horizontal bars on a logarithmic scale, as hand-written SVG."""
 
 from __future__ import annotations
 
@@ -19,13 +16,17 @@ ROW_HEIGHT: Final = 25
 PANEL_GAP: Final = 58
 MARGIN: Final = 24
 DIGIT_WIDTH: Final = 7.6
-"""Of the widest common sans-serif at 12 px, so that a note never touches its figure."""
+"""Width of the widest common sans-serif at 12 px, so that a note never touches its figure."""
 _OURS, _PEER, _BARE, _TEXT, _FAINT, _PAPER = "#0b7a75", "#a3b1bf", "#d99a2b", "#1f2933", "#6b7785", "#ffffff"
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row. `value` is None for a contender without a figure; `kind` chooses the colour; `note` follows the figure in small type."""
+    """One row of a panel.
+
+    `value` is None for a contender without a figure; `kind` selects the colour; `note` follows the
+    figure in small type.
+    """
 
     label: str
     value: float | None
@@ -45,7 +46,7 @@ class Panel:
 
 
 def svg(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
-    """The whole picture, readable on light and dark pages alike since it brings its own paper."""
+    """Return the whole chart; its own background keeps it readable on light and dark pages."""
     y = MARGIN + 78.0
     parts: list[str] = []
     for panel in panels:
@@ -110,7 +111,7 @@ def _grid(low: int, high: int, top: float, height: float) -> str:
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """The powers of ten that hold all values, at least one decade apart."""
+    """Return the powers of ten that enclose all values, at least one decade apart."""
     if not values:
         return 0, 1
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))

@@ -1,6 +1,6 @@
-"""Who is compared: Sandlot and its peers, what each of them gives, and how each is started.
+"""The contenders: Sandlot and its peers, the guarantees of each, and how each is started.
 
-Knows: command lines, taken from each project's own documentation. Does not know: load, figures.
+The command lines come from each project's own documentation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from benchmarks.valkey import Sync
 from benchmarks.workloads import Cell
 
 TUNED_POLL_S: Final = "0.005"
-"""What arq, SAQ and taskiq are tuned to poll at: shorter costs more CPU than it saves waiting here."""
+"""Poll interval to which arq, SAQ and taskiq are tuned.
+
+A shorter one costs more CPU than it saves waiting time here.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one start of one contender happens. `redis_url` is "" for those that bring or need none."""
+    """The surroundings of one run.
+
+    `redis_url` is "" for contenders that bring Redis or need none.
+    """
 
     port: int
     run_dir: Path
@@ -36,7 +42,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One row of the table. `module` is the peer's file, whose `enqueue` fills its queue; "" for those without one."""
+    """One row of the table.
+
+    `module` is the peer's file, whose `enqueue` fills its queue; "" for contenders without a queue.
+    """
 
     name: str
     label: str
@@ -69,7 +78,7 @@ def _python(place: Place, *arguments: str, arq: bool = False, **variables: str) 
 
 
 def _uvicorn(module: str, *, arq: bool = False, **variables: str) -> Callable[[Place], Program]:
-    """One process, as its own quickstart has it; uvloop and httptools are installed and it finds them."""
+    """One process, as in its own quickstart, with uvloop and httptools installed."""
     return lambda place: _python(
         place,
         "-m",
@@ -170,7 +179,10 @@ def _koa(place: Place) -> Program:
 
 
 def sandlot_up(*options: str, **variables: str) -> Callable[[Place], Program]:
-    """`sandlot up` as a user would start it, with its state in the run's folder. `sandbox=strict` refuses to start where walls are missing."""
+    """Return `sandlot up` as a user would start it, with its state in the run's folder.
+
+    `sandbox=strict` makes it refuse to start without the strict isolation layers.
+    """
 
     def program(place: Place) -> Program:
         argv = (
@@ -206,7 +218,7 @@ SANDLOT_ALWAYS: Final = Contender(
 
 
 def peers(sync: Sync) -> tuple[Contender, ...]:
-    """Everyone else, those with a queue on a Valkey that syncs as `sync` says."""
+    """Return the peers; the Valkey of those with a queue syncs as `sync` says."""
 
     def queue(
         name: str, label: str, module: str, workers: Callable[[Place], Program], poll_s: str = "", brief: bool = False

@@ -1,6 +1,6 @@
-"""Fill a peer's queue while nobody works, then time how fast its workers empty it.
+"""Drain rates of the peers' queues.
 
-Knows: marks, deadlines. Does not know: what a queue is made of; each peer fills its own through its own API.
+Each peer fills its queue through its own API while no worker runs; then its workers empty it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ FIRST_MARK_LIMIT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many no-ops, how often one of them is a mark, and how long to watch: a slow queue's rate needs no full drain."""
+    """The number of no-ops, the interval of marks among them, and how long to watch.
+
+    The rate of a slow queue does not need a full drain.
+    """
 
     jobs: int
     every: int
@@ -33,13 +36,13 @@ class Plan:
 
 
 def parse_marks(lines: Iterable[str]) -> list[tuple[int, float]]:
-    """(index, seconds) of each complete line, in order of time; the last line may still be being written."""
+    """Return (index, seconds) of each complete line by time; the last line may be incomplete."""
     marks = [line.split() for line in lines if line.endswith("\n")]
     return sorted(((int(index), float(at_s)) for index, at_s in marks), key=lambda mark: mark[1])
 
 
 def rate(marks: list[tuple[int, float]]) -> float:
-    """Jobs per second between the first and the last mark, so that starting a worker is not counted.
+    """Return jobs per second between first and last mark, which excludes the worker's start.
 
     Raises:
         ValueError: fewer than two marks, or no time between them.
@@ -51,10 +54,10 @@ def rate(marks: list[tuple[int, float]]) -> float:
 
 
 def drain(contender: Contender, environment: Environment, cpus: int, plan: Plan, round_number: int) -> Drained:
-    """Submit and drain rates of a peer with a queue.
+    """Measure submit and drain rate of a peer with a queue.
 
     Raises:
-        ServerFailed: it could not be filled, or did not work.
+        ServerFailed: the queue could not be filled, or was not emptied.
     """
     if contender.workers is None:
         raise ServerFailed(f"{contender.name} has no queue to drain")
@@ -66,7 +69,7 @@ def drain(contender: Contender, environment: Environment, cpus: int, plan: Plan,
 
 
 def _fill(contender: Contender, place: Place, plan: Plan) -> float:
-    program = contender.front(place)  # for its interpreter and its variables: the peer's file is the same
+    program = contender.front(place)  # for the interpreter and variables; all peers' files are in one folder
     argv = [program.argv[0], str(PEERS / "enqueue.py"), contender.module, str(plan.jobs), str(plan.every)]
     variables = clean_environment() | program.environment
     try:
@@ -81,7 +84,7 @@ def _fill(contender: Contender, place: Place, plan: Plan) -> float:
 
 
 def _watch(path: Path, servers: Servers, plan: Plan) -> list[tuple[int, float]]:
-    """The marks, as soon as the last one is there, or `limit_s` after the first."""
+    """Return the marks as soon as the last one exists, or `limit_s` after the first."""
     last_index = (plan.jobs - 1) // plan.every * plan.every
     deadline_s = time.monotonic() + FIRST_MARK_LIMIT_S
     started = False

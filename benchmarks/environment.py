@@ -1,7 +1,6 @@
-"""Install the peers, once, into environments of their own under build/bench.
+"""Installation of the peers, once, into environments of their own under build/bench.
 
-Knows: uv, pip, npm and the peers' pinned versions. Does not know: how a peer is started.
-Nothing of a peer ever enters Sandlot's own environment: their pins must not move ours.
+No peer enters Sandlot's own environment: its pins must not affect Sandlot's.
 """
 
 from __future__ import annotations
@@ -22,22 +21,25 @@ INSTALL_LIMIT_S: Final = 600
 
 
 class InstallFailed(Exception):
-    """A peer could not be installed; the message ends with what the installer said."""
+    """A peer could not be installed; the message ends with the installer's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where the peers' interpreters are. `node` is None on a machine without Node and npm: the peer that needs them is left out."""
+    """The peers' interpreters.
+
+    `node` is None on a machine without Node and npm, and the peer that needs them is left out.
+    """
 
     python: Path
     arq_python: Path
-    """arq wants an older redis-py than the others take."""
+    """arq requires an older redis-py than the other peers."""
     node: Path | None
     node_folder: Path
 
 
 def prepare() -> Environment:
-    """Install what is missing or no longer the pinned version.
+    """Install peers that are missing or differ from the pinned version.
 
     Raises:
         InstallFailed: an installer failed.
@@ -77,7 +79,7 @@ def _node(folder: Path) -> Path | None:
             shutil.copy(lock, folder)
         _run([npm, "ci", "--no-audit", "--no-fund", "--prefix", str(folder)])
         _stamp(folder, locks)
-    # An ES module finds its packages beside itself and nowhere else.
+    # An ES module finds its packages only in folders beside or above itself.
     shutil.copy(PEERS / "koa_safeify.mjs", folder)
     return Path(node)
 

@@ -1,7 +1,4 @@
-"""Bring one contender up, make sure that it answers rightly, and see to its end.
-
-Knows: ports, readiness, replies. Does not know: load, figures.
-"""
+"""The life of one contender in a run: start it, check its answers, and end it."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ REPLY_LIMIT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """A contender that runs. Its processes end with the `with` block it came from."""
+    """A running contender. Its processes end with the `with` block that started them."""
 
     contender: Contender
     place: Place
@@ -38,10 +35,10 @@ class Hosted:
         return f"http://127.0.0.1:{self.place.port}{self.contender.path.format(function=function)}"
 
     def check(self, workload: Workload) -> None:
-        """Ask once and compare the whole answer.
+        """Call the function once and compare the whole answer.
 
         Raises:
-            ServerFailed: another status than 200, another body, or no reply.
+            ServerFailed: the status is not 200, the body differs, or no reply came.
         """
         status, body = ask(
             self.place.port,
@@ -56,10 +53,10 @@ class Hosted:
 
 
 def ask(port: int, path: str, body: str, headers: dict[str, str]) -> tuple[int, bytes]:
-    """One POST on a connection of its own.
+    """Send one POST on a new connection.
 
     Raises:
-        OSError, http.client.HTTPException: no reply.
+        OSError, http.client.HTTPException: there was no reply.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REPLY_LIMIT_S)
     try:
@@ -72,9 +69,9 @@ def ask(port: int, path: str, body: str, headers: dict[str, str]) -> tuple[int, 
 
 @contextmanager
 def place_for(contender: Contender, environment: Environment, cpus: int) -> Iterator[tuple[Place, Servers]]:
-    """A free port, an empty folder on a real disk, and the contender's own Valkey if it needs one."""
+    """Provide a free port, an empty folder on a real disk and, if needed, a Valkey."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    # The socket cannot live in the run's folder: its path must fit in 108 bytes (unix(7)).
+    # The socket cannot be in the run's folder: its path must fit into 108 bytes (unix(7)).
     with (
         tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as run,
         tempfile.TemporaryDirectory(prefix="bench-") as sockets,
@@ -91,7 +88,7 @@ def place_for(contender: Contender, environment: Environment, cpus: int) -> Iter
 
 @contextmanager
 def hosted(contender: Contender, environment: Environment, cpus: int) -> Iterator[Hosted]:
-    """The contender, ready: it has answered HELLO rightly.
+    """Start the contender and wait until it answers HELLO correctly.
 
     Raises:
         ServerFailed: it did not within START_LIMIT_S, or ended; the message ends with its log.

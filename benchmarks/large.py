@@ -1,9 +1,10 @@
-"""What a call with an event and a result of 6 MiB does to everybody else: how long the loops of API and worker are held up, and what it takes in memory.
+"""Measure how a call with an event and a result of 6 MiB affects other calls.
 
     python -m benchmarks.large [--calls 20] [--mib 6]
 
-Knows: `sandlot up`, the watch of `benchmarks/lag`, /proc. Does not know: how Sandlot moves the bytes. Lateness contains what the machine itself is late by:
-calls of `hello` alone, in turns with the large ones, show it, and what the loop's thread waited for a CPU is told apart.
+It reports how late the event loops of API and worker are, and their memory. The machine itself adds
+lateness. Calls of `hello` alone, alternating with the large ones, show how much, and the time that
+the loop's thread waited for a CPU is reported separately.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A `sandlot up` whose loops are watched. `pids` by role."""
+    """A running `sandlot up` whose event loops are watched; `pids` is by role."""
 
     port: int
     lag_dir: Path
@@ -49,7 +50,7 @@ class Platform:
         return body
 
     def latest_ms(self, role: str, began_s: float, ended_s: float) -> tuple[float, float]:
-        """By how much the role's loop was late at most in this time; and the same without what it waited for a CPU."""
+        """Return the loop's greatest lateness in this time, with and without its wait for a CPU."""
         path = self.lag_dir / str(self.pids[role])
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         moments = [tuple(map(float, line.split())) for line in lines]
@@ -115,14 +116,14 @@ def _pids(root: int) -> dict[str, int]:
 
 
 def document(size_bytes: int) -> str:
-    """JSON of many small values, the dearest kind to check, of about this size."""
+    """Return JSON of about this size with many small values, the most expensive kind to check."""
     records = [{"id": number, "name": f"n{number}", "value": number / 7, "ok": True} for number in range(100_000)]
     text = json.dumps(records)
     return json.dumps(records[: int(len(records) * size_bytes / len(text))])
 
 
 def _memory_bytes(pid: int, field: str) -> int:
-    """VmRSS or VmHWM of proc_pid_status(5)."""
+    """Return VmRSS or VmHWM from proc_pid_status(5)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
@@ -168,13 +169,13 @@ def _spread(some_ms: Iterable[float]) -> str:
 
 def _note(here: Platform, into: dict[str, list[tuple[float, float]]], began_s: float) -> None:
     ended_s = time.monotonic()
-    time.sleep(0.02)  # the watch writes when its timer has fired
+    time.sleep(0.02)  # the watch writes once its timer has fired
     for role in ROLES:
         into[role].append(here.latest_ms(role, began_s, ended_s))
 
 
 def _reset_peak(pid: int) -> None:
-    """Make VmHWM start anew (proc_pid_clear_refs(5))."""
+    """Reset VmHWM (proc_pid_clear_refs(5))."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 

@@ -1,7 +1,4 @@
-"""Put load on one URL with wrk and read its figures.
-
-Knows: wrk's arguments and its report. Does not know: contenders, rounds.
-"""
+"""Load on one URL, made with wrk, and wrk's report."""
 
 from __future__ import annotations
 
@@ -15,19 +12,22 @@ from typing import Final
 
 SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 REPLY_LIMIT_S: Final = 20
-"""wrk counts a request that takes longer as a timeout. RQ's fork worker needs about one second at 64 clients."""
+"""wrk counts slower requests as timeouts. RQ's fork worker takes about 1 s at 64 clients."""
 
 
 INSTALL_LIMIT_S: Final = 300
 
 
 class LoadFailed(Exception):
-    """wrk is missing, did not run, or said something unknown."""
+    """wrk is missing, did not run, or printed an unknown report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of wrk saw. `errors` counts replies of status 400 and above, broken connections and timeouts."""
+    """The figures of one run of wrk.
+
+    `errors` counts replies of status 400 and above, broken connections and timeouts.
+    """
 
     requests: int
     duration_s: float
@@ -41,10 +41,10 @@ class Load:
 
 
 def find_wrk() -> str:
-    """The path of wrk; root on a Debian machine gets it installed.
+    """Return the path of wrk, which root on a Debian machine gets installed.
 
     Raises:
-        LoadFailed: it is not there; the message says what to install.
+        LoadFailed: wrk is missing; the message says what to install.
     """
     apt_get = shutil.which("apt-get")
     if shutil.which("wrk") is None and os.geteuid() == 0 and apt_get is not None:
@@ -58,10 +58,10 @@ def find_wrk() -> str:
 
 
 def parse_report(output: str) -> Load:
-    """The line of JSON that wrk.lua prints, wherever it stands between wrk's own lines.
+    """Return the line of JSON that wrk.lua prints between wrk's own lines.
 
     Raises:
-        LoadFailed: there is none.
+        LoadFailed: the output has no such line.
     """
     for line in output.splitlines():
         if line.startswith('{"requests"'):

@@ -1,7 +1,4 @@
-"""What the figures were measured on: kernel, processor and versions. No host name, no path, no user.
-
-Knows: /proc and the versions of what takes part. Does not know: figures.
-"""
+"""The machine of a run: kernel, processor and versions, without host names, paths and users."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _OURS: Final = ("sandlot", "fastapi", "uvicorn", "rq", "redis", "hiredis")
 
 
 def describe(environment: Environment, wrk: str) -> dict[str, str]:
-    """A table of facts, name to value."""
+    """Return a table of facts, name to value."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     facts = {
         "cores": str(len(os.sched_getaffinity(0))),
@@ -61,7 +58,7 @@ def _processor() -> str:
 
 
 def _version(argv: list[str]) -> str:
-    """The first thing that looks like a version in what the program says about itself (wrk says it and exits with 1)."""
+    """Return the first version in the program's own output (wrk prints one and exits with 1)."""
     ran = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
     found = re.search(r"\d+\.\d+(\.\d+)?", ran.stdout + ran.stderr)
     return found[0] if found else "unknown"

@@ -1,12 +1,15 @@
-"""More work than there are slots for: how much is still done, and whether those who are turned away are told the truth.
+"""Measure throughput under overload, and whether `Retry-After` is accurate.
 
     python -m benchmarks.overload [--rounds 3] [--seconds 8] [--run-ms 20 100 1000]
 
-Knows: `sandlot up`, HTTP/1.1 as a caller writes it, open and closed loops. Does not know: how Sandlot decides.
-The function waits instead of computing, since whoever makes the load runs on the same cores. *Peak* is a closed loop of as many callers as keep all slots busy.
-*Five-fold* sends five times the peak's rate whatever is answered; good is a 200 no later than a full queue takes and one second more, counted from the moment it was to be sent. *Retry-After*: five
-times as many callers come at once as there are places in slots and queue, and each waits for as long as he is told and asks again; how long it really took until he was let in, divided by what he was told
-at first.
+The function waits instead of computing, since the load runs on the same cores.
+
+*Peak* is a closed loop of as many callers as keep all slots busy. *Five-fold* sends five times the
+peak's rate, whatever the answers are. A good answer is a 200 at most one second later than a full
+queue takes, counted from the moment at which the request was due. *Retry-After*: five times as many
+callers arrive at once as slots and queue have places. Each waits as long as its `Retry-After` says
+and asks again. The figure is the time until a caller was admitted, divided by its first
+`Retry-After`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ SLOTS: Final = 8
 QUEUE_LIMIT: Final = 64
 OVERLOAD: Final = 5
 SPARE_S: Final = 1.0
-"""What good answers may take longer than a full queue and their own run do."""
+"""Extra time that a good answer may take beyond a full queue and its own run."""
 CONNECTIONS: Final = 400
 TICK_S: Final = 0.005
 START_LIMIT_S: Final = 60.0
@@ -46,7 +49,7 @@ def _wait(run_s: float) -> bytes:
 
 
 async def peak(port: int, run_s: float, seconds: float) -> float:
-    """Answers a second with every slot busy and a few callers waiting."""
+    """Return answers per second with every slot busy and a few callers waiting."""
     done, event = 0, _wait(run_s)
     ends_s = time.monotonic() + seconds
 
@@ -62,7 +65,7 @@ async def peak(port: int, run_s: float, seconds: float) -> float:
 
 
 async def flood(port: int, run_s: float, rate: float, seconds: float) -> tuple[float, float, float]:
-    """-> good answers a second, requests a second that were sent, share of them that was refused."""
+    """Return good answers per second, requests sent per second, and the share refused."""
     good = refused = sent = 0
     event = _wait(run_s)
     deadline_s = run_s * (QUEUE_LIMIT / SLOTS + 1) + SPARE_S
@@ -93,22 +96,22 @@ async def flood(port: int, run_s: float, rate: float, seconds: float) -> tuple[f
 
 
 async def turned_away(port: int, run_s: float, seconds: float) -> tuple[list[float], float]:
-    """-> for each who was refused at first, how long it took over how long he was told; answers a second."""
+    """Return each refused caller's ratio of real to promised wait, and answers per second."""
     ratios: list[float] = []
     done, event = 0, _wait(run_s)
 
     async def come(caller: Caller) -> None:
         nonlocal done
-        began_s, told_s, let_in_s = time.monotonic(), 0.0, 0.0
+        began_s, promised_s, let_in_s = time.monotonic(), 0.0, 0.0
         while (answer := await caller.call(event)).status != 200:
             wait_s = float(str(answer.document()["retry_after_s"]))
-            told_s = told_s or wait_s
-            caller.close()  # an idle connection is closed by the other side some time
+            promised_s = promised_s or wait_s
+            caller.close()  # the server closes idle connections after some time
             await asyncio.sleep(wait_s)
             let_in_s = time.monotonic() - began_s
         done += 1
-        if told_s:
-            ratios.append(let_in_s / told_s)
+        if promised_s:
+            ratios.append(let_in_s / promised_s)
 
     began_s = time.monotonic()
     while time.monotonic() < began_s + seconds:
@@ -129,7 +132,7 @@ async def platform() -> AsyncIterator[int]:
         )  # fmt: skip
         try:
             async with asyncio.timeout(START_LIMIT_S):
-                while not await _answers(port):  # noqa: ASYNC110 - another process has no event of ours
+                while not await _answers(port):  # noqa: ASYNC110 - another process has no event that this one could wait for
                     await asyncio.sleep(0.2)
             yield port
         finally:
@@ -153,7 +156,7 @@ async def measure(rounds: int, seconds: float, runs_ms: Sequence[float]) -> None
             f"{SLOTS} slots, {QUEUE_LIMIT} places in the queue; medians of {rounds} rounds of {seconds:g} s, in turns"
         )
         print(
-            "| function takes | peak, calls/s | five-fold: sent/s | refused | good/s | of the peak | Retry-After: took / told, median | p90 | calls/s of those who obey it |"
+            "| function takes | peak, calls/s | five-fold: sent/s | refused | good/s | of the peak | Retry-After: took / promised, median | p90 | calls/s of callers that obey it |"
         )
         print("|---|---|---|---|---|---|---|---|---|")
         for run_s in (run_ms / 1000 for run_ms in runs_ms):

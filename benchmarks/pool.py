@@ -1,9 +1,10 @@
-"""What one invocation costs inside a worker: from the pool through the walls to a handler and back, without Redis and HTTP.
+"""Measure the cost of one invocation inside a worker, without Redis and HTTP.
 
     python -m benchmarks.pool [--level strict] [--calls 3000]
 
-The one benchmark that does not speak HTTP: its subject is the part of the way that every invocation takes and no caller can see alone.
-Prints one line per figure: medians and the 90th percentile in microseconds, then throughput and the worker's own CPU time per invocation.
+This benchmark does not speak HTTP: it covers the part from the pool through the sandbox to a
+handler and back, which every invocation takes and no caller can see alone. It prints medians and
+90th percentiles in µs, then throughput and the worker's own CPU time per invocation.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from worker.sandbox.spec import find_node_runtime, find_python_runtime
 SLOTS = 16
 EVENT_100_B = b'{"text": "' + b"x" * 88 + b'"}'
 GAP_S = 0.05
-"""Between calls that are meant to find everything at rest: longer than anything the call before leaves to be done."""
+"""Pause before calls that should find everything idle: the work left by a call takes less."""
 SOURCES = {
     Runtime.PYTHON: ("main.py", "def handler(event, context):\n    return event\n"),
     Runtime.NODE: ("index.js", "(event, context) => event\n"),
@@ -41,7 +42,7 @@ SOURCES = {
 
 @dataclass
 class Bench:
-    """A pool and the versions it can run."""
+    """A pool and the versions that it can run."""
 
     pool: Pool
     folder: Path
@@ -98,12 +99,12 @@ async def open_bench(level: str) -> AsyncIterator[Bench]:
 
 
 def _open_to_others(folder: Path) -> None:
-    """Functions run under another uid where they can."""
+    """Make the files readable, since functions may run under another uid."""
     folder.chmod(0o755)
 
 
 async def one_by_one(bench: Bench, name: str, event: bytes, calls: int, gap_s: float) -> list[float]:
-    """Microseconds of each call."""
+    """Return the duration of each call in µs."""
     await bench.start(name, event)
     took: list[float] = []
     for _ in range(calls):
@@ -115,7 +116,7 @@ async def one_by_one(bench: Bench, name: str, event: bytes, calls: int, gap_s: f
 
 
 async def all_slots(bench: Bench, name: str, calls: int) -> tuple[float, float, list[float]]:
-    """Invocations a second, worker CPU microseconds and latencies with every slot always busy."""
+    """Return invocations per second, worker CPU in µs, and latencies, with all slots busy."""
     await asyncio.gather(*(bench.start(name, EVENT_100_B) for _ in range(SLOTS)))
     took: list[float] = []
 

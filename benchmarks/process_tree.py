@@ -1,7 +1,4 @@
-"""What a tree of processes costs: CPU seconds and memory, as the kernel counts them.
-
-Knows: /proc (proc(5)). Does not know: which servers, what they serve.
-"""
+"""CPU seconds and memory of a process tree, as the kernel counts them in proc(5)."""
 
 from __future__ import annotations
 
@@ -19,7 +16,11 @@ PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One line of /proc/PID/stat. `cpu_ticks` includes the children it has reaped, so a tree's sum does not shrink when one of them ends."""
+    """One line of /proc/PID/stat.
+
+    `cpu_ticks` includes reaped children, so the sum of a tree does not shrink when one of them
+    ends.
+    """
 
     pid: int
     parent: int
@@ -30,14 +31,20 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`exact` is false if a process refused its PSS (another user's, not dumpable): its resident size, which is larger, stands in."""
+    """The memory of some processes.
+
+    `exact` is false if a process refused its PSS (another user's, not dumpable). Its resident size,
+    which is larger, then stands in.
+    """
 
     bytes: int
     exact: bool
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, so that none can leave the tree (prctl(2), PR_SET_CHILD_SUBREAPER).
+    """Become the parent of every descendant whose own parent ends, so that none leaves the tree.
+
+    See PR_SET_CHILD_SUBREAPER in prctl(2).
 
     Raises:
         OSError: the kernel refused.
@@ -48,7 +55,11 @@ def adopt_orphans() -> None:
 
 
 def parse_stat(text: str) -> Process:
-    """One /proc/PID/stat. The command name may hold spaces and parentheses, hence the split at the last one (proc_pid_stat(5))."""
+    """Parse one /proc/PID/stat.
+
+    The command name may contain spaces and parentheses, hence the split at the last one
+    (proc_pid_stat(5)).
+    """
     head, _, tail = text.rpartition(")")
     fields = tail.split()
     return Process(
@@ -61,7 +72,7 @@ def parse_stat(text: str) -> Process:
 
 
 def snapshot() -> dict[int, Process]:
-    """Every process of the machine, by pid; those that end while we read are left out."""
+    """Return every process of the machine by pid, without those that end meanwhile."""
     found: dict[int, Process] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -74,7 +85,7 @@ def snapshot() -> dict[int, Process]:
 
 
 def descendants(processes: Mapping[int, Process], root: int) -> list[int]:
-    """The pids below `root`, without it, parents before children."""
+    """Return the pids below `root`, without it, parents before children."""
     children: dict[int, list[int]] = {}
     for process in processes.values():
         children.setdefault(process.parent, []).append(process.pid)
@@ -87,18 +98,18 @@ def descendants(processes: Mapping[int, Process], root: int) -> list[int]:
 
 
 def cpu_s(processes: Mapping[int, Process], pids: Iterable[int]) -> float:
-    """CPU seconds these processes and all children they have reaped have used, user and system."""
+    """Return the CPU seconds, user and system, of these processes and of children they reaped."""
     return sum(processes[pid].cpu_ticks for pid in pids) / TICKS_PER_S
 
 
 def memory(pids: Iterable[int]) -> Memory:
-    """Proportional set size of these processes: pages shared by two count half in each (proc_pid_smaps(5))."""
+    """Return the proportional set size, which halves a page that two share (proc_pid_smaps(5))."""
     total_bytes, exact = 0, True
     for pid in pids:
         try:
             total_bytes += _pss_bytes(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"))
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended between the listing and now
+            continue  # it ended after the listing
         except PermissionError:
             exact = False
             total_bytes += _resident_bytes(pid)
@@ -109,7 +120,7 @@ def _pss_bytes(rollup: str) -> int:
     for line in rollup.splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
-    return 0  # a zombie or a kernel thread has no memory and no such line
+    return 0  # a zombie or kernel thread has no memory and no such line
 
 
 def _resident_bytes(pid: int) -> int:

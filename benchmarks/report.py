@@ -1,7 +1,4 @@
-"""Write a run down: JSON for machines, Markdown for the README, SVG for the eye.
-
-Knows: files and tables. Does not know: how figures were measured, or by which goal they are judged.
-"""
+"""Reports of a run: JSON for machines, Markdown for the README, SVG for people."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ QUEUE_COLUMNS = ("", "submitted/s", "drained/s", "Sandlot ×")
 
 
 def write(run: Run, folder: Path, stem: str) -> list[Path]:
-    """`stem`.json, .md and .svg in `folder`; returns their paths."""
+    """Write `stem`.json, .md and .svg to `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"json": _json(run), "md": markdown(run, f"{stem}.svg"), "svg": picture(run)}
     for suffix, text in texts.items():
@@ -58,12 +55,12 @@ def write(run: Run, folder: Path, stem: str) -> list[Path]:
 
 
 def rows(run: Run) -> list[list[str]]:
-    """The synchronous table, one list of texts per contender, in the order of COLUMNS."""
+    """Return the synchronous table, a list of texts per contender, in the order of COLUMNS."""
     return [_row(run, contender) for contender in run.contenders]
 
 
 def queue_rows(run: Run) -> list[list[str]]:
-    """The queue table, in the order of QUEUE_COLUMNS; only contenders with a queue."""
+    """Return the queue table of contenders with a queue, in the order of QUEUE_COLUMNS."""
     ours = run.results.drain("sandlot", "noop")
     table = []
     for contender in run.contenders:
@@ -78,7 +75,7 @@ def queue_rows(run: Run) -> list[list[str]]:
 
 
 def failures(run: Run) -> list[str]:
-    """Why cells have no figure, once per reason."""
+    """Return the reasons why cells have no figure, each once."""
     reasons = [
         f"{row.contender} {row.cell}, round {row.round}: {row.failed}" for row in run.results.served if row.failed
     ]
@@ -146,7 +143,7 @@ def _json(run: Run) -> str:
 
 
 def markdown(run: Run, picture_name: str) -> str:
-    """The tables, with what they were measured on; a page of its own."""
+    """Return a Markdown page with the tables and the machine's description."""
     parts = [
         "# Benchmark\n",
         f"`{run.command}` on {run.date}. {' '.join(f'{value}.' for value in run.settings.values())}\n",
@@ -181,7 +178,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def picture(run: Run) -> str:
-    """Throughput, latency and drain, one panel each."""
+    """Return the chart's panels: throughput, latency and drain."""
 
     def bars(value: Callable[[Contender], float | None], skip_missing: bool = False) -> list[Bar]:
         made = []
@@ -220,7 +217,7 @@ def picture(run: Run) -> str:
 
 
 def _gives(contender: Contender) -> str:
-    """What a caller gets besides an answer, in a few words."""
+    """Describe in a few words what a contender guarantees besides an answer."""
     if not (contender.queue or contender.durable or contender.sandbox != "no"):
         return "no queue, not durable, no sandbox"
     sandbox = "no sandbox" if contender.sandbox == "no" else contender.sandbox

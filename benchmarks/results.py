@@ -1,7 +1,4 @@
-"""What was measured, and its medians over the rounds.
-
-Knows: figures and their units. Does not know: how they came about, how they are shown.
-"""
+"""The figures of a run, and their medians over its rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +9,10 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One cell in one round. `failed` says why its figures do not count: a wrong answer, or any reply that was not a success."""
+    """One cell in one round.
+
+    `failed` says why its figures do not count: a wrong answer, or any reply that was not a success.
+    """
 
     contender: str
     cell: str
@@ -30,7 +30,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """One queue filled and emptied in one round. `workload` is `noop`, or `cpu/N` with N workers of one slot each."""
+    """One queue filled and emptied in one round.
+
+    `workload` is `noop`, or `cpu/N` with N workers of one slot each.
+    """
 
     contender: str
     workload: str
@@ -43,13 +46,16 @@ class Drained:
 
 @dataclass(slots=True)
 class Results:
-    """Everything one run measured."""
+    """Everything that one run measured."""
 
     served: list[Served] = field(default_factory=list)
     drained: list[Drained] = field(default_factory=list)
 
     def cell(self, contender: str, cell: str) -> Served | None:
-        """The medians of one cell over the rounds; a cell that failed in any round is returned failed. None: not measured."""
+        """Return the medians of one cell over the rounds, or None if it was not measured.
+
+        A cell that failed in any round is returned as failed.
+        """
         rounds = [row for row in self.served if (row.contender, row.cell) == (contender, cell)]
         if not rounds:
             return None
@@ -70,7 +76,7 @@ class Results:
         )
 
     def drain(self, contender: str, workload: str) -> Drained | None:
-        """The medians of one drain over the rounds, like `cell`."""
+        """Return the medians of one drain over the rounds, like `cell`."""
         rounds = [row for row in self.drained if (row.contender, row.workload) == (contender, workload)]
         if not rounds:
             return None
@@ -88,5 +94,5 @@ class Results:
 
 
 def best(values: Iterable[tuple[float, str]]) -> tuple[float, str] | None:
-    """The largest figure and whose it is; None if nobody has one."""
+    """Return the largest figure and its contender, or None without any figure."""
     return max(values, default=None)

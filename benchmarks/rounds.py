@@ -1,7 +1,7 @@
-"""Measure everyone, round by round, one contender at a time, in another order each round.
+"""The schedule of a run: all contenders, one at a time, in a different order each round.
 
-Knows: the order of things and what a failed cell means. Does not know: how figures are judged or shown.
-Interleaving means that a machine that is slower for a minute is slower for everyone; medians drop what is left of that.
+Because rounds interleave, a machine that is slower for a minute is slower for every contender, and
+medians remove most of the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.workloads import Cell, Workload
 MIB: Final = 1024 * 1024
 WARM_UP_S: Final = 1.0
 SLOW_CELL_S: Final = 4.0
-"""Untuned pollers take up to a second for one call: a shorter cell would hold one or two."""
+"""Untuned pollers take up to a second per call: a shorter cell would contain only one or two."""
 _FAILURES: Final = (
     ServerFailed,
     LoadFailed,
@@ -38,19 +38,19 @@ _FAILURES: Final = (
     ValueError,
     KeyError,
 )
-"""What a contender's misbehaviour looks like from here; it fails that cell, not the run."""
+"""Exceptions that a misbehaving contender causes; they fail its cell, not the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How often and how long."""
+    """The number of rounds and the duration of their parts."""
 
     rounds: int
     cell_s: float
     noops: Plan
     burns: Plan
     limit_s: float
-    """No contender is started after this; what is missing is shown as missing."""
+    """No contender is started after this time; missing figures are shown as missing."""
 
 
 FULL: Final = Schedule(
@@ -68,7 +68,10 @@ def measure(
     schedule: Schedule,
     tell: Callable[[str], None],
 ) -> Results:
-    """Everything of the schedule, for these contenders. `tell` hears one line per figure as it comes."""
+    """Run the whole schedule for these contenders.
+
+    `tell` is called with one line per figure as it is measured.
+    """
     results, deadline_s = Results(), time.monotonic() + schedule.limit_s
     for number in range(1, schedule.rounds + 1):
         shift = (number - 1) * len(contenders) // schedule.rounds
@@ -117,7 +120,7 @@ def _serve(
 
 
 def _warm_up(host: Hosted, workload: Workload) -> None:
-    """The first calls of a function fill pools and caches everywhere; cells show what comes after."""
+    """Send a function's first calls, which fill pools and caches, before any measurement."""
     url, headers = host.url(workload.function), dict(host.contender.headers)
     clients = max(cell.clients for cell in host.contender.cells if cell.workload == workload)
     load.run(url, workload.event, headers, clients=clients, duration_s=WARM_UP_S)
@@ -175,7 +178,10 @@ def _drain_sandlot(host: Hosted, plan: Plan, number: int) -> Drained:
 
 
 def _drain_burns(environment: Environment, cpus: int, schedule: Schedule, number: int, workers: int) -> Drained:
-    """A CPU-bound queue with workers of one slot each: what a second worker adds, not a second slot."""
+    """Measure a CPU-bound queue with workers of one slot each.
+
+    This shows what a second worker adds, not a second slot.
+    """
     workload = f"cpu/{workers}"
     contender = replace(SANDLOT, front=sandlot_up("--workers", str(workers), SANDLOT_SLOTS="1"))
     try:

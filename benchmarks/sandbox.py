@@ -1,8 +1,9 @@
-"""What the walls cost: cold start, start from a blank, kill, and the memory of idle sandboxes.
+"""Measure the cost of isolation: cold start, prewarmed start, kill, and memory of idle sandboxes.
 
     python -m benchmarks.sandbox [--level strict|restricted] [--count 50] [--idle 100]
 
-Needs no queue and no API; prints one table, medians of `--count` runs. Warm calls are the pool's: `benchmarks/pool.py`.
+This needs no queue and no API. It prints one table with medians of `--count` runs. Warm calls are
+measured by `benchmarks/pool.py`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ async def measure(level: Literal["auto", "strict", "restricted"], count: int, id
     from sandlot.settings import load_settings
 
     with tempfile.TemporaryDirectory(prefix="sandlot-bench-") as folder:
-        os.chmod(folder, 0o755)  # noqa: S103 - the sandbox's user is another one
+        os.chmod(folder, 0o755)  # noqa: S103 - the sandbox runs as another user
         bundle = Path(folder) / "bundle"
         bundle.mkdir(mode=0o755)
         for name, source in SOURCES.items():
@@ -87,14 +88,14 @@ async def measure(level: Literal["auto", "strict", "restricted"], count: int, id
 
 
 async def cold(host: SandboxHost, runtime: str, bundle: Path) -> float:
-    """Nothing prepared: from the request for a sandbox to the first result."""
+    """Measure from the request for a sandbox to the first result, with nothing prepared."""
     began_s = time.perf_counter()
     async with called(host, runtime, bundle):
         return since_ms(began_s)
 
 
 async def prewarmed(host: SandboxHost, runtime: str, bundle: Path) -> float:
-    """From a blank that has been waiting: hand over the bundle, import, first result."""
+    """Measure from a prewarmed sandbox to the first result: mount the bundle, import, call."""
     sandbox = await host.prewarm(runtime, SandboxSpec())
     await at_rest(sandbox)
     began_s = time.perf_counter()
@@ -116,7 +117,7 @@ async def warm(host: SandboxHost, runtime: str, bundle: Path, count: int) -> lis
 
 
 async def kill(host: SandboxHost, bundle: Path, event: str) -> float:
-    """From the decision to everything dead, reaped and accounted for."""
+    """Measure from the decision to kill until every process is dead, reaped and accounted for."""
     sandbox = await host.prewarm("python", SandboxSpec())
     channel = await call_first(sandbox, bundle, event)
     channel.close()
@@ -129,7 +130,10 @@ async def kill(host: SandboxHost, bundle: Path, event: str) -> float:
 
 
 async def idle_memory_mib(host: SandboxHost, count: int) -> float:
-    """What their processes hold, shared pages counted once between them, and their page tables; the kernel's own objects are not in it."""
+    """Return the memory of the sandboxes' processes with their page tables.
+
+    Shared pages count once. The kernel's own objects are not included.
+    """
     sandboxes = [await host.prewarm("python", SandboxSpec()) for _ in range(count)]
     for sandbox in sandboxes[-4:]:
         await at_rest(sandbox)
@@ -145,7 +149,7 @@ def family(pid: int) -> list[int]:
 
 
 def memory_kib(pid: int) -> int:
-    """Needs root: a sandbox's processes are not ours to look into otherwise."""
+    """Check for root, which is needed to read the memory of a sandbox's processes."""
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         pss_kib = next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
@@ -153,7 +157,7 @@ def memory_kib(pid: int) -> int:
 
 
 async def at_rest(sandbox: Sandbox) -> None:
-    """Until it has stopped using the CPU: a blank that still starts is not prewarmed."""
+    """Wait until a sandbox stops using the CPU: one that still starts is not prewarmed."""
     seen_ms = -1.0
     while sandbox.cpu_ms() != seen_ms:
         seen_ms = sandbox.cpu_ms()

@@ -1,7 +1,7 @@
-"""Fill Sandlot's queue over HTTP while its slots are held, then time how fast it is emptied.
+"""Drain rates of Sandlot's queue, over HTTP.
 
-Knows: Sandlot's routes, the `hold` function. Does not know: Redis, workers' insides.
-A submitted job goes straight to an idle slot, so a queue only forms while none is idle: `hold` keeps all of them until one moment.
+A submitted job goes straight to an idle slot, so a queue only forms while none is idle: `hold`
+keeps all slots busy until one moment.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from benchmarks.servers import ServerFailed
 from benchmarks.submitter import submit
 
 HOLDS: Final = 64
-"""More than the slots `sandlot up` gives itself on small machines; checked, since a job must not start early."""
+"""More slots than `sandlot up` has on small machines; checked, since no job may start early."""
 CONNECTIONS: Final = 16
 WAIT_S: Final = 30
 
 
 def drain(host: Hosted, function: str, workload: str, plan: Plan, round_number: int) -> Drained:
-    """Submit and drain rates of Sandlot, for `plan.jobs` calls of `function`.
+    """Measure submit and drain rate of Sandlot for `plan.jobs` calls of `function`.
 
     Raises:
         ServerFailed: a job did not succeed, or started before the queue was full.
         SubmitFailed: a submit was refused.
     """
-    hold_s = 1.0 + plan.jobs / 1500  # seconds; a slower submit than that is found out below
+    hold_s = 1.0 + plan.jobs / 1500  # seconds; a slower submit is detected below
     until_s = time.time() + hold_s
     submit(host.url("hold"), json.dumps({"until_s": until_s}), HOLDS, CONNECTIONS)
     submitted = submit(host.url(function), "{}", plan.jobs, CONNECTIONS)
@@ -46,16 +46,14 @@ def drain(host: Hosted, function: str, workload: str, plan: Plan, round_number: 
 
 
 def _ends(host: Hosted, locations: Sequence[str], until_s: float, limit_s: float) -> list[float]:
-    """When these jobs ended, by Redis's clock."""
+    """Return the times at which these jobs ended, by Redis's clock."""
     deadline_s = until_s + limit_s + WAIT_S
     connection = http.client.HTTPConnection("127.0.0.1", host.place.port, timeout=WAIT_S + 10)
     key = (host.place.run_dir / "sandlot" / "key").read_text(encoding="ascii").strip()
     headers = {"Authorization": f"Bearer {key}", "Prefer": f"wait={WAIT_S}"}
     try:
         ends = []
-        for location in reversed(
-            locations
-        ):  # the last one first: while it is waited for, nothing else is asked of the API
+        for location in reversed(locations):  # the last one first: nothing else is asked of the API while it is awaited
             job = _job(connection, location, headers)
             if job["status"] != "succeeded":
                 raise ServerFailed(

@@ -1,10 +1,11 @@
-"""How soon what is saved is served: from the write of a file under `sandlot dev` to the first answer of the new code.
+"""Measure the time from saving a file under `sandlot dev` to the first answer of the new code.
 
     python -m benchmarks.saves [--saves 30]
 
-Knows: `sandlot up`, `sandlot dev`, what a person's editor and browser do. Does not know: how a save is noticed or deployed.
-A platform with its defaults runs beside a `sandlot dev` of a folder of its own. Each save is a new text in the same file; one caller asks every 5 ms, on one connection, until the answer is
-the new one. The kinds of functions take turns. What is told includes noticing, checking, sending, recording, and the new version's cold start.
+A platform with its defaults runs beside a `sandlot dev` that watches a folder. Each save writes a
+new text to the same file. One caller asks every 5 ms on one connection until it gets the new
+answer. The kinds of functions take turns. The time includes noticing, checking, sending and
+recording the save, and the new version's cold start.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ from benchmarks import hosting, process_tree
 from benchmarks.servers import clean_environment
 
 START_LIMIT_S: Final = 120.0
-"""Dependencies are resolved and installed once in it."""
+"""Time limit that includes resolving and installing dependencies once."""
 SERVED_LIMIT_S: Final = 60.0
 ASKED_EVERY_S: Final = 0.005
 
 
 class Kind(NamedTuple):
-    """One function. `text` is its source, with `NUMBER` for what it answers; `file` is where it is in the folder."""
+    """One kind of function.
+
+    `text` is its source, with `NUMBER` in place of its answer; `file` is its path in the folder.
+    """
 
     label: str
     file: str
@@ -79,7 +83,7 @@ class Place:
 
 @contextmanager
 def place(kinds: list[Kind]) -> Iterator[Place]:
-    """A platform, and a `sandlot dev` that has deployed each kind once."""
+    """Start a platform, and a `sandlot dev` that has deployed each kind once."""
     with tempfile.TemporaryDirectory(prefix="saves-") as folder, open(f"{folder}/log", "ab") as log:
         here = Place(Path(folder, "mine"), hosting.free_port())
         (here.folder / "saved_folder").mkdir(parents=True)
@@ -107,7 +111,7 @@ def place(kinds: list[Kind]) -> Iterator[Place]:
 
 
 def _certificates() -> dict[str, str]:
-    """Where the index is behind a proxy with an authority of its own, OpenSSL has been told of it."""
+    """Return the certificates, as set for OpenSSL, for an index behind a proxy with its own."""
     return {name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ}
 
 
@@ -131,7 +135,7 @@ def _wait_until(condition: Callable[[], bool], folder: str) -> None:
 
 
 def served_ms(here: Place, kind: Kind, number: int) -> float:
-    """From just before the write to the end of the first answer that is the new one."""
+    """Measure from just before the write to the end of the first answer with the new code."""
     connection = http.client.HTTPConnection("127.0.0.1", here.port, timeout=30)
     try:
         connection.connect()

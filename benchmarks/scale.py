@@ -1,9 +1,10 @@
-"""What a job costs the server as queues and functions grow, what it takes in memory, and what an idle platform burns.
+"""Measure the server's cost per job as queues and functions grow, its memory, and an idle platform.
 
     python -m benchmarks.scale [--jobs 1 1000 100000] [--functions 1 100 10000] [--idle-s 10]
 
-Knows: the queue's two sides (`sandlot.jobs`), the server's CPU time and memory. Does not know: HTTP, sandboxes; except that the idle
-platform is a whole `sandlot up`. Prints one line per figure. CPU time, not rates: it hardly depends on what else the machine does.
+It uses both sides of the queue (`sandlot.jobs`) without HTTP and sandboxes; only the idle platform
+is a whole `sandlot up`. It prints one line per figure. Figures are CPU time and not rates, because
+CPU time hardly depends on other load on the machine.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from benchmarks.contenders import SANDLOT, cpu_count
 
 KEY: Final = b"k" * 32
 TOGETHER: Final = 16
-"""Submits of one tick, and claims of one step."""
+"""Submits per event-loop iteration, and claims per round trip."""
 MEASURED: Final = 4000
 TIMES: Final = 5
-"""Each figure is the median of so many measurements of `MEASURED` jobs: one alone is as much as 15 % off."""
+"""Each figure is the median of this many measurements: a single one is off by up to 15 %."""
 EVENT: Final = b'{"name":"x"}'
 OPTIONS: Final = {
     "appendonly": "yes",
@@ -47,12 +48,12 @@ OPTIONS: Final = {
     "auto-aof-rewrite-min-size": "256mb",
     "rdbcompression": "no",
 }
-"""As `sandlot up` starts its server, which has mimalloc preloaded as well."""
+"""The server's options as in `sandlot up`, which preloads mimalloc as well."""
 
 
 @dataclass
 class Rig:
-    """A server of its own, a caller and a worker without sandboxes."""
+    """A server of its own, a caller, and a worker without sandboxes."""
 
     server: redis.Redis
     pid: int
@@ -85,7 +86,7 @@ class Rig:
             await self.worker.beat(Heartbeat("busy", 0, 0, 0.0, 600, 0, ()))
 
     async def cost_us(self, functions: int) -> float:
-        """Server CPU per job that is submitted, claimed and settled, at the depth the queues have now."""
+        """Return server CPU per job submitted, claimed and settled, at the current queue depth."""
         began_s = self._cpu_s()
         held: list[Claim] = []
         for start in range(0, MEASURED, TOGETHER):
@@ -125,7 +126,7 @@ async def open_rig() -> AsyncIterator[Rig]:
 
 @contextmanager
 def _preloaded() -> Iterator[None]:
-    """What is started here, and only here, has the allocator of `sandlot up`'s Valkey."""
+    """Start processes with the allocator of `sandlot up`'s Valkey; affects only this block."""
     before = dict(os.environ)
     os.environ.update(preload(os.environ))
     try:
@@ -157,7 +158,7 @@ async def measure(jobs: Sequence[int], functions: Sequence[int]) -> None:
 
 
 def measure_idle(duration_s: float) -> None:
-    """CPU of everything that `sandlot up` starts, from ten seconds after its start."""
+    """Return the CPU time of all processes of `sandlot up`, from ten seconds after its start."""
     process_tree.adopt_orphans()
     with hosting.hosted(SANDLOT, environment.prepare(), cpu_count()):
         time.sleep(10)

@@ -1,7 +1,6 @@
-"""Start the programs of one contender and end every process that came of them.
+"""The server processes of one contender: start them, and end every process that descends from them.
 
-Knows: argv, environments, logs, signals. Does not know: what is measured, HTTP.
-At most one contender lives at a time, so whatever descends from this process is its tree.
+At most one contender runs at a time, so all descendants of this process belong to it.
 """
 
 from __future__ import annotations
@@ -19,19 +18,23 @@ from benchmarks import process_tree
 from benchmarks.process_tree import Memory
 
 POLITE_S: Final = 6.0
-"""How long a server may take to end by itself: Sandlot and Celery finish what they run."""
+"""Time for a server to end by itself: Sandlot and Celery finish their running jobs."""
 FORCED_S: Final = 10.0
 
 
 class ServerFailed(Exception):
-    """A contender did not start, stopped by itself, or could not be ended. The message ends with its log."""
+    """A contender did not start, stopped by itself, or could not be ended.
+
+    The message ends with its log.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One process to start. `environment` comes on top of the few variables of `clean_environment`.
+    """One process to start; `environment` adds to the few variables of `clean_environment`.
 
-    `forwards_signals` is false for a parent that waits for its children without telling them to end: its whole group is told.
+    `forwards_signals` is false for a parent that waits for its children without ending them:
+    signals then go to its whole process group.
     """
 
     argv: tuple[str, ...]
@@ -41,13 +44,16 @@ class Program:
 
 
 def clean_environment() -> dict[str, str]:
-    """What every contender gets, and nothing else of ours: a setting in this shell must not change a figure."""
+    """Return the variables for every contender; settings of this shell must not change a figure."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Servers:
-    """The programs started so far. Leaving the `with` block ends all of them and all their descendants, whatever happened inside."""
+    """The programs started so far, as a context manager.
+
+    Leaving it ends all of them and all their descendants, even after an exception.
+    """
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -75,17 +81,21 @@ class Servers:
         self._started.append((program, process))
 
     def check_alive(self) -> None:
-        """Raises ServerFailed if a program has ended by itself."""
+        """Check that every program still runs.
+
+        Raises:
+            ServerFailed: a program has ended by itself.
+        """
         for program, process in self._started:
             if process.poll() is not None:
                 raise ServerFailed(f"{Path(program.argv[0]).name} ended with {process.returncode}: {self.log_tail()}")
 
     def log_tail(self, size_bytes: int = 1500) -> str:
-        """The end of what the programs have printed."""
+        """Return the end of the programs' output."""
         return self._log.read_bytes()[-size_bytes:].decode(errors="replace").strip() if self._log.exists() else ""
 
     def cpu_s(self) -> float:
-        """CPU seconds of the whole tree so far; the difference of two calls is what happened in between."""
+        """Return the CPU seconds of the whole tree so far, for differences of two calls."""
         processes = process_tree.snapshot()
         return process_tree.cpu_s(processes, process_tree.descendants(processes, os.getpid()))
 
@@ -93,7 +103,7 @@ class Servers:
         return process_tree.memory(process_tree.descendants(process_tree.snapshot(), os.getpid()))
 
     def end(self) -> None:
-        """End the programs, last started first, then whatever is left of the tree.
+        """End the programs, last started first, then everything left of the tree.
 
         Raises:
             ServerFailed: a process survived SIGKILL for FORCED_S.
@@ -132,4 +142,4 @@ def _kill_and_reap(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, os.WNOHANG)
     except (ProcessLookupError, ChildProcessError):
-        pass  # it has ended already, or it is a grandchild, which becomes ours as soon as its parent is dead
+        pass  # it has ended, or is a grandchild that is reparented to this process once its parent is dead

@@ -1,6 +1,7 @@
-"""Where the microseconds of a call go: CPU by process, time by stage as Sandlot itself says, and the busiest Python functions.
+"""A profile of one call: CPU by process, time by stage as Sandlot reports it, and the busiest
+functions.
 
-Knows: which process of Sandlot is which, Server-Timing, py-spy's raw format. Does not know: peers, goals.
+It uses Server-Timing, Valkey's command statistics and py-spy's raw format.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ ROLES: Final = ("API", "worker", "sandboxes", "Valkey", "sandlot up")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One profile of `hello`, by number of clients. `cpu_us` is per call and by role; `commands` is what Valkey executed per call and the µs
-    each took; `stages_ms` are the medians of Server-Timing with one client; `busiest` is by role."""
+    """One profile of `hello`, by number of clients.
+
+    `cpu_us` is per call and role. `commands` lists the commands that Valkey executed per call, and
+    the µs that each took. `stages_ms` are medians of Server-Timing with one client. `busiest` is by
+    role.
+    """
 
     loads: Mapping[int, Load]
     cpu_us: Mapping[int, Mapping[str, float]]
@@ -50,7 +55,7 @@ class Profile:
 
 
 def role_of(argv: list[str]) -> str:
-    """Which part of Sandlot a process is, from its command line; what the worker has started is `sandboxes`."""
+    """Return a process's role from its command line; the worker's children are `sandboxes`."""
     if any("valkey-server" in word for word in argv[:1]):
         return "Valkey"
     if argv[-2:] == ["-m", "api"]:
@@ -61,7 +66,7 @@ def role_of(argv: list[str]) -> str:
 
 
 def cpu_by_role(processes: Mapping[int, Process], roles: Mapping[int, str]) -> dict[str, float]:
-    """CPU seconds so far, by role."""
+    """Return the CPU seconds so far, by role."""
     return {
         role: process_tree.cpu_s(processes, [pid for pid, of in roles.items() if of == role and pid in processes])
         for role in ROLES
@@ -69,22 +74,26 @@ def cpu_by_role(processes: Mapping[int, Process], roles: Mapping[int, str]) -> d
 
 
 def parse_server_timing(header: str) -> dict[str, float]:
-    """`name;dur=1.25, …` as milliseconds by name (the W3C's Server-Timing)."""
+    """Parse `name;dur=1.25, …` (the W3C's Server-Timing) into milliseconds by name."""
     return {name: float(ms) for name, ms in re.findall(r"([\w-]+)\s*;\s*dur=([\d.]+)", header)}
 
 
 def parse_command_stats(text: str, calls: int) -> list[tuple[str, float, float]]:
-    """(command, executions per call, µs per execution) of Valkey's INFO commandstats, the most time first; a script's time is in its EVALSHA."""
+    """Parse INFO commandstats into (command, executions per call, µs per execution).
+
+    The command with the most time comes first; the time of a script is in its EVALSHA.
+    """
     found = re.findall(r"^cmdstat_(\S+?):calls=(\d+),usec=(\d+)", text, re.MULTILINE)
     stats = sorted(((int(us), name, int(count)) for name, count, us in found), reverse=True)
     return [(name, count / calls, us / count) for us, name, count in stats]
 
 
 def own_time(lines: Iterable[str], root: str) -> list[tuple[str, float]]:
-    """The innermost function of each sample and its share, the largest first; `root` is cut from paths.
+    """Return the innermost function of each sample and its share, the largest first.
 
-    A line of py-spy's raw format is "outer (file:line);inner (file:line) COUNT". Lines of one function are added up; threads of a pool that
-    wait for work are left out, since py-spy takes them for busy where it cannot see their state.
+    A line of py-spy's raw format is "outer (file:line);inner (file:line) COUNT". Lines of one
+    function are added up, and `root` is cut from paths. Threads of a pool that wait for work are
+    left out: py-spy takes them for busy where it cannot see their state.
     """
     counts: Counter[str] = Counter()
     for line in lines:
@@ -124,7 +133,7 @@ def _argv(pid: int) -> list[str]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").rstrip("\0").split("\0")
     except (FileNotFoundError, ProcessLookupError):
-        return []  # it ended between the listing and now
+        return []  # it ended after the listing
 
 
 def _cpu(host: Hosted, clients: int) -> tuple[Load, dict[str, float]]:
@@ -136,7 +145,10 @@ def _cpu(host: Hosted, clients: int) -> tuple[Load, dict[str, float]]:
 
 
 def _ask_valkey(command: str) -> str:
-    """One inline command to the embedded Valkey, found by the socket in its process title; its reply as text."""
+    """Send one inline command to the embedded Valkey and return its reply as text.
+
+    The socket's path comes from Valkey's process title.
+    """
     titles = [_argv(pid) for pid, role in _roles().items() if role == "Valkey"]
     path = re.search(r"unixsocket:(\S+)", " ".join(word for title in titles for word in title))
     if path is None:
@@ -169,7 +181,10 @@ def _stages(host: Hosted) -> dict[str, float]:
 
 
 def _busiest(host: Hosted, environment: Environment) -> dict[str, list[tuple[str, float]]]:
-    """Sample the API and the worker with py-spy while 64 clients call; sampling slows both, so only shares are kept."""
+    """Sample the API and the worker with py-spy while 64 clients call.
+
+    Sampling slows both, so only shares are kept.
+    """
     watched = {role: pid for pid, role in _roles().items() if role in ("API", "worker")}
     found: dict[str, list[tuple[str, float]]] = {}
     for role, pid in watched.items():
@@ -204,7 +219,7 @@ def _record(environment: Environment, pid: int, raw: Path) -> None:
 
 
 def markdown(found: Profile) -> str:
-    """The profile as tables."""
+    """Return the profile as tables."""
     clients = sorted(found.loads)
     parts = [
         "| CPU µs per call | " + " | ".join(f"{count} client(s)" for count in clients) + " |",

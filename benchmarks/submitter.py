@@ -1,7 +1,7 @@
-"""Submit many events to one URL, one at a time on each of a few connections, and keep what each reply said.
+"""A client that submits many events to one URL and keeps the replies.
 
-Knows: as much HTTP/1.1 as one fixed request needs. Does not know: jobs, Sandlot.
-A client library would cost more CPU than the server it asks, on the same cores; wrk cannot stop after a given number of requests.
+It sends one request at a time on each of a few connections. A client library would use more CPU
+than the server, on the same cores, and wrk cannot stop after a given number of requests.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _LOCATION: Final = re.compile(rb"\r\nlocation: *([^\r\n]+)", re.IGNORECASE)
 
 
 class SubmitFailed(Exception):
-    """A reply was not a 202 with a Location, or the server went away."""
+    """A reply was not a 202 with a Location, or the server closed the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The Location of each event's job, in the order submitted, and how long all of it took."""
+    """The Location of each event's job, in the order submitted, and the duration of all submits."""
 
     locations: list[str]
     duration_s: float
 
 
 def request_bytes(url: str, body: str) -> bytes:
-    """An asynchronous invocation, as RFC 7240 asks for one."""
+    """Return an asynchronous invocation, as RFC 7240 asks for one."""
     parts = urlsplit(url)
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nPrefer: respond-async\r\nContent-Length: {len(body)}\r\n\r\n"
     return (head + body).encode()
 
 
 def parse_reply(data: bytes) -> tuple[str, int] | None:
-    """(Location, size of the whole reply), or None while it is incomplete.
+    """Return (Location, size of the whole reply), or None while the reply is incomplete.
 
     Raises:
-        SubmitFailed: it is no 202, or has no Location.
+        SubmitFailed: the reply is not a 202, or has no Location.
     """
     end = data.find(b"\r\n\r\n")
     if end < 0:
@@ -62,7 +62,10 @@ def parse_reply(data: bytes) -> tuple[str, int] | None:
 
 
 class _Connection(asyncio.Protocol):
-    """Sends the next request as soon as the last one is answered; `done` is resolved when there is no next one."""
+    """A connection that sends its next request as soon as the last one is answered.
+
+    `done` is resolved when no request is left.
+    """
 
     def __init__(self, request: bytes, indexes: Iterator[int], locations: list[str]) -> None:
         self._request = request
@@ -74,7 +77,7 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from it
         self._send()
 
     def _send(self) -> None:

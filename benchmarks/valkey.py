@@ -1,7 +1,4 @@
-"""A Valkey of their own for the peers: the binary Sandlot brings, with the durability Sandlot runs with.
-
-Knows: the server's options. Does not know: who queues what in it.
-"""
+"""A Valkey for the peers: Sandlot's own binary, with Sandlot's durability."""
 
 from __future__ import annotations
 
@@ -18,7 +15,10 @@ REPLY_LIMIT_S: Final = 2.0
 
 
 def program(socket_path: Path, data: Path, sync: Sync) -> Program:
-    """The server on a Unix socket alone, its append-only file in `data`, which must be on a real disk for `sync` to mean anything."""
+    """Return the program of a Valkey that listens on a Unix socket only.
+
+    Its append-only file is in `data`, which must be on a real disk for `sync` to have an effect.
+    """
     data.mkdir(parents=True, exist_ok=True)
     options = {
         "port": "0",
@@ -38,7 +38,7 @@ def program(socket_path: Path, data: Path, sync: Sync) -> Program:
 
 
 def answers(socket_path: Path) -> bool:
-    """Whether the server takes commands now."""
+    """Return whether the server accepts commands."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(REPLY_LIMIT_S)

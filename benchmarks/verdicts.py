@@ -1,7 +1,4 @@
-"""The goals Sandlot set itself, each held against what was measured.
-
-Knows: the goals, in words and numbers. Does not know: how a figure was measured or is shown.
-"""
+"""Sandlot's performance goals, compared with the figures of a run."""
 
 from __future__ import annotations
 
@@ -11,13 +8,19 @@ from typing import Final
 from benchmarks.results import Results, best
 
 PYTHON_QUEUES: Final = ("rq-simple", "dramatiq", "arq", "saq", "taskiq")
-"""What "the fastest other Python queue" is chosen from; RQ's fork worker and Celery have goals of their own."""
+"""Candidates for "the fastest other Python queue".
+
+RQ's fork worker and Celery have goals of their own.
+"""
 ALL_QUEUES: Final = ("rq-fork", "celery", *PYTHON_QUEUES)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One goal for one way of running Sandlot. `reached` is None if a figure it needs is missing or failed."""
+    """One goal for one way of running Sandlot.
+
+    `reached` is None if a figure is missing or failed.
+    """
 
     goal: str
     contender: str
@@ -33,7 +36,7 @@ class Verdict:
 def at_least(
     goal: str, contender: str, figure: float | None, base: float | None, factor: float, unit: str, of: str
 ) -> Verdict:
-    """`figure` ≥ `factor` × `base`; the measured text gives both numbers and their ratio."""
+    """Check `figure` ≥ `factor` × `base`; the measured text has both numbers and their ratio."""
     if figure is None or not base:
         return Verdict(goal, contender, "–", f"≥ {factor:g} × {of}", None)
     measured = f"{figure:,.0f} {unit}, {figure / base:.2f} × {base:,.0f}"
@@ -41,14 +44,14 @@ def at_least(
 
 
 def at_most(goal: str, contender: str, figure: float | None, limit: float | None, target: str) -> Verdict:
-    """`figure` ≤ `limit`, both in milliseconds."""
+    """Check `figure` ≤ `limit`, both in milliseconds."""
     if figure is None or limit is None:
         return Verdict(goal, contender, "–", target, None)
     return Verdict(goal, contender, f"{figure:.2f} ms (limit {limit:.2f})", target, figure <= limit)
 
 
 def judge(results: Results, contender: str) -> list[Verdict]:
-    """Every goal for `contender`, which is one of Sandlot's rows."""
+    """Return every goal for `contender`, which is one of Sandlot's rows."""
     return [*_throughput(results, contender), *_latency(results, contender), *_draining(results, contender)]
 
 

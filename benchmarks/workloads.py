@@ -1,7 +1,4 @@
-"""The functions every contender serves, and the sizes they are asked at.
-
-Knows: events, expected answers, client counts. Does not know: who answers.
-"""
+"""The functions that every contender serves: events, expected answers and client counts."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One function with one event. `answer` is what a right reply parses to, key order aside."""
+    """One function with one event; `answer` is the parsed reply, compared without key order."""
 
     function: str
     event: str
@@ -20,7 +17,10 @@ class Workload:
 
 
 def _record(size_bytes: int) -> str:
-    """A JSON object of exactly this many bytes, shaped like a record: short fields, and one long text that takes up the rest."""
+    """Return a JSON object of exactly this many bytes.
+
+    It is shaped like a record: short fields, and one long text that takes up the rest.
+    """
     record = {
         "id": 1234567,
         "name": "Ada Lovelace",
@@ -52,4 +52,4 @@ class Cell:
 
 FULL: Final = (Cell(HELLO, 1), Cell(HELLO, 16), Cell(HELLO, 64), Cell(ECHO, 64), Cell(CPU, 16))
 BRIEF: Final = (Cell(HELLO, 1), Cell(HELLO, 64))
-"""For a peer's untuned variant: enough to see what its defaults cost."""
+"""Cells of a peer's untuned variant: enough to show the cost of its defaults."""

@@ -1,6 +1,7 @@
--- One fixed request, and the figures as one line of JSON (wrk rounds what it prints for people).
+-- Send one fixed request, and print the figures as one line of JSON (wrk rounds its own report).
 -- wrk … -s wrk.lua URL -- BODY [HEADER VALUE]…
--- No `request` or `response` function on purpose: with either, wrk runs Lua for every request and takes CPU from the server.
+-- It has no `request` or `response` function on purpose: with either, wrk runs Lua for every
+-- request and takes CPU from the server.
 function init(args)
   wrk.method = "POST"
   wrk.body = args[1]

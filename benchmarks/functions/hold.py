@@ -3,7 +3,10 @@
 # visibility = "public"
 # timeout = "30s"
 # ///
-"""Occupy a slot until a moment that all calls share (seconds since the epoch), so that a queue can be filled while nobody works."""
+"""Occupy a slot until a time that all calls share, in seconds since the epoch.
+
+A queue can be filled meanwhile.
+"""
 
 import time
 

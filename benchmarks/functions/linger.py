@@ -3,7 +3,10 @@
 # visibility = "public"
 # timeout = "60s"
 # ///
-"""Take the name that the event says, where `ps` of the machine shows it (prctl(2), PR_SET_NAME), and stay, in two processes."""
+"""Run on in two processes named like the event.
+
+`ps` on the machine shows the name (prctl(2), PR_SET_NAME).
+"""
 
 import ctypes
 import os

@@ -3,7 +3,7 @@
 # visibility = "public"
 # timeout = "30s"
 # ///
-"""Take as long as the event says (seconds), and no CPU: whoever makes the load needs that."""
+"""Wait for as many seconds as the event says, and leave the CPU to the load generator."""
 
 import time
 

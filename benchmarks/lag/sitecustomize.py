@@ -1,8 +1,9 @@
-"""Imported by every Python of a platform that is started with this folder on its PYTHONPATH: says how late the event loop is.
+"""A module that every Python process started with this folder on its PYTHONPATH imports.
 
-Knows: uvloop.run, timers. Does not know: what the loop does. A process that runs no loop, or for which no file is named, is left alone.
-Each line of `$SANDLOT_BENCH_LAG/<pid>` is a moment (CLOCK_MONOTONIC, s), by how many ms a timer was late then, if more than `NOTED_MS`, and by how many
-of these because the machine had no CPU for the loop's thread (run_delay of proc_pid_schedstat(5): others were running).
+It records how late the process's uvloop is. Processes without a loop, or without a named file, are
+left alone. Each line of `$SANDLOT_BENCH_LAG/<pid>` has a time (CLOCK_MONOTONIC, s), the lateness of
+a timer in ms if it is above `NOTED_MS`, and the part of it during which the machine had no CPU for
+the loop's thread (run_delay of proc_pid_schedstat(5)).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The line to pass: FastAPI returning the JSON itself. No queue, nothing durable, no sandbox."""
+"""The baseline: FastAPI returning the JSON itself. No queue, nothing durable, no sandbox."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Queue no-ops through a peer's own API and print how long that took: python enqueue.py MODULE COUNT EVERY.
+"""Queue no-ops through a peer's own API and print the duration: enqueue.py MODULE COUNT EVERY.
 
-Every EVERYth job is a mark (see work.mark), by which the drain is timed.
+Every EVERYth job is a mark (see work.mark), from which the drain is timed.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""FastAPI in front of arq. arq polls on both sides; BENCH_POLL_S tunes both away from their default of 0.5 s."""
+"""FastAPI in front of arq. arq polls on both sides; BENCH_POLL_S replaces its default of 0.5 s."""
 
 import os
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ import work
 settings = RedisSettings.from_dsn(os.environ["BENCH_REDIS"])
 POLL_S = float(os.environ.get("BENCH_POLL_S", "0.5"))
 QUIET = {"version": 1, "disable_existing_loggers": False}
-"""By default arq logs two lines for every job; the other peers run at level warning."""
+"""By default arq logs two lines for every job; the other peers log at level warning."""
 
 
 async def hello_job(ctx: dict[str, Any]) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""FastAPI in front of stock RQ. The reply waits with a blocking read of the result stream, the faster of RQ's two ways to wait."""
+"""FastAPI in front of stock RQ.
+
+The reply waits with a blocking read of the result stream, the faster of RQ's two ways to wait.
+"""
 
 import os
 from collections.abc import Callable

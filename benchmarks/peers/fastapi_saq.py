@@ -1,4 +1,7 @@
-"""FastAPI in front of SAQ. The reply polls for its job; BENCH_POLL_S tunes that away from its default of 0.5 s."""
+"""FastAPI in front of SAQ.
+
+The reply polls for its job; BENCH_POLL_S replaces the default of 0.5 s.
+"""
 
 import os
 from collections.abc import AsyncIterator

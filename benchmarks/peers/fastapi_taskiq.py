@@ -1,4 +1,7 @@
-"""FastAPI in front of taskiq (list broker). The reply polls for its result; BENCH_POLL_S tunes that away from its default of 0.2 s."""
+"""FastAPI in front of taskiq (list broker).
+
+The reply polls for its result; BENCH_POLL_S replaces the default of 0.2 s.
+"""
 
 import os
 from collections.abc import AsyncIterator

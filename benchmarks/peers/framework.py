@@ -1,4 +1,7 @@
-"""functions-framework (Python): one target that serves the three functions by path. No queue, nothing durable, no sandbox."""
+"""functions-framework (Python): one target that serves the three functions by path.
+
+No queue, nothing durable, no sandbox.
+"""
 
 from typing import Any
 

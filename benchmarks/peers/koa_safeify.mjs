@@ -1,11 +1,13 @@
-// The exercise's own design: Koa in front of a safeify pool (child processes, vm2). No queue, nothing durable; vm2 is a fence inside the language, with a long record of escapes.
+// The design of the original exercise: Koa in front of a safeify pool (child processes, vm2).
+//
+// No queue, nothing durable. vm2 isolates inside the language and has a long record of escapes.
 import Koa from "koa";
 import safeify from "safeify";
 
 const functions = {
   "/hello": `(event, context) => ({ message: "it works!", status: "ok " })`,
   "/echo": `(event, context) => event`,
-  // vm2 gives no CPU clock: 5 ms of wall time, which flatters this peer when cores are scarce.
+  // vm2 has no CPU clock, so this takes 5 ms of wall time, which flatters this peer on busy cores.
   "/cpu": `(event, context) => { const until = Date.now() + 5; while (Date.now() < until) {} return { done: true }; }`,
 };
 const pool = new safeify.Safeify({

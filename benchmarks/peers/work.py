@@ -1,7 +1,4 @@
-"""The functions every Python peer serves, and the two that a queue is drained with.
-
-Knows: what is computed. Does not know: which peer calls it.
-"""
+"""The functions that every Python peer serves, and two more for draining queues."""
 
 import os
 import time
@@ -19,7 +16,7 @@ def echo(event: Any) -> Any:
 
 
 def cpu() -> dict[str, bool]:
-    """Burn 5 ms on this thread's own clock, so that waiting for a core does not count as work."""
+    """Burn 5 ms of this thread's CPU clock, so that waiting for a core does not count."""
     until_s = time.thread_time() + CPU_S
     while time.thread_time() < until_s:
         pass
@@ -31,6 +28,9 @@ def noop() -> None:
 
 
 def mark(index: int) -> None:
-    """Append "index, monotonic seconds" to the file BENCH_MARKS names; CLOCK_MONOTONIC is one clock for the whole machine (clock_gettime(2))."""
+    """Append "index, monotonic seconds" to the file that BENCH_MARKS names.
+
+    CLOCK_MONOTONIC is one clock for the whole machine (clock_gettime(2)).
+    """
     with open(os.environ["BENCH_MARKS"], "a", encoding="ascii") as marks:
         marks.write(f"{index} {time.monotonic():.6f}\n")
