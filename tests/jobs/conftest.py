@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import redis
@@ -119,14 +119,26 @@ def invocation(event: bytes = b'{"n":1}', attempts: int = 3, **fields: Any) -> I
     return Invocation(event=event, **given)
 
 
+class MakeInvocation(Protocol):
+    """Makes an invocation of `hello`; `fields` are those of `Invocation`."""
+
+    def __call__(self, event: bytes = ..., attempts: int = ..., **fields: Any) -> Invocation: ...
+
+
+class OpenWorker(Protocol):
+    """Opens one more worker that a test moves by hand."""
+
+    async def __call__(self, *placements: str, listen: bool = ..., name: str = ...) -> HandWorker: ...
+
+
 @pytest.fixture
-def make() -> Any:
+def make() -> MakeInvocation:
     """Makes invocations, each with its own id."""
     return invocation
 
 
 @pytest.fixture
-def open_worker(url: str) -> Any:
+def open_worker(url: str) -> OpenWorker:
     """Opens more workers, by hand; the test closes them."""
 
     async def opener(*placements: str, **options: Any) -> HandWorker:
@@ -160,8 +172,14 @@ class RunningEngine:
         self.engine.connection.close()
 
 
+class StartEngine(Protocol):
+    """Starts an engine over a pool; `options` are those of `Engine`."""
+
+    async def __call__(self, pool: InlinePool, **options: Any) -> RunningEngine: ...
+
+
 @pytest.fixture
-async def start_engine(url: str, raw: redis.Redis) -> AsyncIterator[Any]:
+async def start_engine(url: str, raw: redis.Redis) -> AsyncIterator[StartEngine]:
     """Starts engines that are stopped at the end of the test; waits until each is registered and has parked its slots."""
     started: list[RunningEngine] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from worker.execution import Execution
 
 
 @pytest.fixture
-async def small(url: str, worker: HandWorker) -> Any:
+async def small(url: str, worker: HandWorker) -> AsyncIterator[Queue]:
     opened = await Queue.open(url, KEY, queue_limit=60, queue_limit_per_function=50)
     yield opened
     await opened.close()
