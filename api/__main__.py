@@ -1,6 +1,6 @@
-"""`python -m api`: the API, from the environment to the socket.
+"""`python -m api`: read the settings, open the socket, serve the API.
 
-Exits with 0 after a stop by signal, with 2 and one line when it cannot start.
+Exits with 0 after a stop by signal, and with 2 and a one-line message if it cannot start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import uvloop
 from api.app import open_api
 from api.metrics import SiblingMetrics
 from api.server.server import Server, listen, url_of
-from api.server.supervisor import CANNOT_START, Processes
+from api.server.supervisor import CANNOT_START, Supervisor
 from sandlot.errors import InvalidSettings, OperatorError, QueueUnavailable
 from sandlot.gc_tuning import tune_gc
 from sandlot.log_format import configure_logging
@@ -31,22 +31,23 @@ _log = logging.getLogger("sandlot.api")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = _parse(arguments)
+    """Run the API until it is stopped, and return the exit status."""
+    options = _parse(arguments)
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
         shorten_switch_interval()
         require_safe_listener(settings)
-        if given.listen_fd is not None:
-            with socket.socket(fileno=given.listen_fd) as listening:
+        if options.listen_fd is not None:
+            with socket.socket(fileno=options.listen_fd) as listening:
                 uvloop.run(
                     serve(
                         settings,
                         listening,
-                        given.alive_fd,
-                        ready_fd=given.ready_fd,
-                        peers=given.peers,
-                        number=given.number,
+                        options.alive_fd,
+                        ready_fd=options.ready_fd,
+                        siblings=options.siblings,
+                        number=options.number,
                     )
                 )
             return 0
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if settings.api_processes == 1:
                 uvloop.run(serve(settings, listening, None))
             else:
-                uvloop.run(serve_all(settings, listening, given.installed))
+                uvloop.run(serve_all(settings, listening, options.installed))
     except (OperatorError, QueueUnavailable) as error:
         print(f"sandlot api: {error.message}", file=sys.stderr)
         return CANNOT_START
@@ -67,28 +68,30 @@ async def serve(
     alive_fd: int | None,
     *,
     ready_fd: int | None = None,
-    peers: Path | None = None,
+    siblings: Path | None = None,
     number: str = "",
 ) -> None:
-    """Serve until a signal says stop, or the end of the pipe `alive_fd`: whoever started this process is gone.
+    """Serve until a signal, or until the pipe `alive_fd` ends because the parent process has ended.
 
     Args:
-        ready_fd: a pipe on which to say that we serve.
-        peers: where processes that share the socket find each other, this one under its `number`.
+        ready_fd: a pipe on which to write a byte when this process serves.
+        siblings: the folder in which processes that share the socket find each other.
+        number: this process's name in that folder.
 
     Raises:
-        OperatorError, QueueUnavailable: it cannot start.
+        OperatorError, QueueUnavailable: the API cannot start.
     """
     async with open_api(settings) as api:
         if not is_loopback(settings.host) and not await api.keys.list():
             raise InvalidSettings(
-                f"listening on {settings.host} without a single API key would open this to the network; set SANDLOT_KEY, or listen on 127.0.0.1"
+                f"listening on {settings.host} without any API key would open the API to the network; "
+                "set SANDLOT_KEY, or listen on 127.0.0.1"
             )
         tune_gc()
         url = url_of(listening, tls=settings.tls_cert is not None)
         _log.info("listening", extra={"url": url, "version": version("sandlot")})
-        api.metrics.peers = SiblingMetrics(peers, number, api.metrics.own)
-        async with api.metrics.peers.open():
+        api.metrics.siblings = SiblingMetrics(siblings, number, api.metrics.own_families)
+        async with api.metrics.siblings.open():
             if ready_fd is not None:
                 os.write(ready_fd, b"1")
                 os.close(ready_fd)
@@ -97,18 +100,20 @@ async def serve(
 
 
 async def serve_all(settings: Settings, listening: socket.socket, installed: Path | None) -> None:
-    await Processes(settings, listening, installed).run()
+    """Supervise several processes that serve the same socket."""
+    await Supervisor(settings, listening, installed).run()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m api", description="Serve the Sandlot API; SANDLOT_… variables say how."
+        prog="python -m api", description="Serve the Sandlot API, as configured by SANDLOT_… variables."
     )
-    parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # given by Processes to each of its own
+    parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # passed by Supervisor to its children
     parser.add_argument("--alive-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--peers", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--installed", type=Path, help=argparse.SUPPRESS)  # given by `sandlot api`: itself
+    # Named --peers because a supervisor of an older version passes it at a renewal.
+    parser.add_argument("--peers", dest="siblings", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--installed", type=Path, help=argparse.SUPPRESS)  # passed by `sandlot api`: its own path
     parser.add_argument("--number", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

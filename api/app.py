@@ -1,7 +1,4 @@
-"""The composition root of the API's application: which parts there are and how they are put together.
-
-Knows: every part by name. Does not know: settings' origin, sockets, processes (see `api.__main__`).
-"""
+"""The composition root of the application: makes its parts and puts them together."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from fastapi import Depends, FastAPI, Request
@@ -18,19 +15,20 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api import metrics
-from api.auth import Authorizer, admitted, check_table
+from api.auth import Authorizer
+from api.dependencies import Services, authorize, check_query
 from api.http.problems import problem_of
 from api.invocations import Invocations
-from api.metrics import ApiCounts
-from api.middleware.audit import Audit
+from api.metrics import Metrics, RequestMetrics
+from api.middleware.audit import RequestAudit
 from api.middleware.request import RequestMiddleware
-from api.middleware.tracing import RequestTraces
+from api.middleware.tracing import RequestTracing
+from api.operations.calls import CALL_URL, CALL_URL_BELOW, INVOKE, INVOKE_BATCH
 from api.responses import response_of
-from api.routes import dead_letters, docs, functions, jobs, system, versions
+from api.routes import dead_letters, docs, functions, jobs, secrets, system, versions
 from api.routes.gateway import Gateway
 from api.routes.invoke import Batch, Invoke
-from api.routes.secrets import add_routes as add_secret_routes
+from api.routing import add_asgi_route, check_routes
 from sandlot.api_keys import KeyStore
 from sandlot.audit_log import AuditLog
 from sandlot.errors import CallerError, InvalidSettings, MethodNotAllowed, RouteNotFound, SandlotError
@@ -43,15 +41,18 @@ from sandlot.settings import Settings
 from sandlot.tracing import open_tracing
 from sandlot.transport_security import require_safe_redis
 
+_MODULES: Final = (jobs, dead_letters, functions, versions, secrets, system, docs)
+"""The modules with FastAPI handlers."""
+
 
 class Api(msgspec.Struct, frozen=True):
-    """The application, and what whoever serves it has to call when it stops."""
+    """The application, and the parts that its server uses."""
 
     asgi: RequestMiddleware
     app: FastAPI
-    calls: Invocations
+    invocations: Invocations
     keys: KeyStore
-    metrics: metrics.Metrics
+    metrics: Metrics
 
 
 def create_app(
@@ -59,69 +60,78 @@ def create_app(
     queue: Queue,
     registry: Registry,
     keys: KeyStore,
-    secrets: SecretStore,
+    secret_store: SecretStore,
     watch: DurabilityWatch,
-    traces: RequestTraces | None = None,
+    tracing: RequestTracing | None = None,
     audit: AuditLog | None = None,
 ) -> Api:
-    """Put the parts together; they are open, and whoever opened them closes them."""
-    door = Authorizer(keys, registry, queue.was_issued, settings.read_metrics_token())
-    calls = Invocations(queue, settings, watch)
-    counts = ApiCounts(settings.metrics_functions)
-    invoke = Invoke(door, calls, settings)
-    gateway = Gateway(door, calls, settings)
+    """Put the application together from open parts, which the caller closes.
+
+    Raises:
+        RuntimeError, TypeError: routes and operation table differ (see `check_routes`).
+    """
+    authorizer = Authorizer(keys, registry, queue.was_issued, settings.read_metrics_token())
+    invocations = Invocations(queue, settings, watch)
+    requests = RequestMetrics(settings.metrics_functions)
+    metrics = Metrics(queue, invocations, requests)
     app = FastAPI(
         title="Sandlot",
         version=version("sandlot"),
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,
+        openapi_url=None,  # docs.py writes the document (docs/decisions/0014)
         redirect_slashes=False,
-        dependencies=[Depends(admitted)],
-        # Nobody asked for spans of ours, and nothing is to be sent anywhere because of an environment variable.
+        dependencies=[Depends(authorize), Depends(check_query)],
+        # FastAPI could export telemetry because of an environment variable; Sandlot has its own.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.state.door = door
-    app.router.routes.append(Route("/v1/functions/{name}/invoke", invoke, methods=["POST"], name="invoke"))
-    app.router.routes.append(
-        Route("/v1/functions/{name}/invoke-batch", Batch(door, calls, settings), methods=["POST"], name="invoke_batch")
-    )
-    jobs.add_routes(app.router, queue, calls, door, settings)
-    dead_letters.add_routes(app.router, queue, calls, door)
-    functions.add_routes(app.router, registry, queue, secrets, settings)
-    versions.add_routes(app.router, registry, queue)
-    add_secret_routes(app.router, secrets)
-    system.add_health_routes(app.router, queue)
-    measured = metrics.Metrics(queue, calls, counts)
-    system.add_status_routes(app.router, queue)
-    metrics.add_routes(app.router, measured)
-    docs.add_routes(app.router, app.version)
-    app.router.routes.append(Route("/fn/{name}", gateway, name="gateway"))
-    app.router.routes.append(Route("/fn/{name}/{path:path}", gateway, name="gateway_path"))
-    app.router.default = gateway.bare
-    check_table(app.router.routes)
+    app.state.services = Services(settings, authorizer, invocations, metrics, queue, registry, secret_store)
+    invoke = Invoke(authorizer, invocations, settings)
+    gateway = Gateway(authorizer, invocations, settings)
+    _add_routes(app, invoke, Batch(authorizer, invocations, settings), gateway)
     _answer_with_problems(app)
     return Api(
-        RequestMiddleware(app, invoke, gateway, counts, Audit(audit, settings), traces, access_log=settings.access_log),
+        RequestMiddleware(
+            app,
+            invoke,
+            gateway,
+            requests,
+            RequestAudit(audit, settings),
+            tracing,
+            access_log=settings.access_log,
+        ),
         app,
-        calls,
+        invocations,
         keys,
-        measured,
+        metrics,
     )
+
+
+def _add_routes(app: FastAPI, invoke: Invoke, batch: Batch, gateway: Gateway) -> None:
+    add_asgi_route(app.router, INVOKE, invoke)
+    add_asgi_route(app.router, INVOKE_BATCH, batch)
+    for module in _MODULES:
+        module.handlers.add_to(app.router)
+    add_asgi_route(app.router, CALL_URL, gateway)
+    add_asgi_route(app.router, CALL_URL_BELOW, gateway)
+    app.router.default = gateway.bare
+    check_routes(app.router, authorize, gateway.bare)
 
 
 @asynccontextmanager
 async def open_api(settings: Settings) -> AsyncIterator[Api]:
-    """Everything the application needs, open.
+    """Open everything that the application needs; close it at the end of the block.
 
     Raises:
         QueueUnavailable: Redis does not answer.
-        InvalidSettings: the signing key or the API key cannot be read, or Redis would be spoken to in the clear.
+        InvalidSettings: the signing key or the API key cannot be read, or the connection to Redis
+            would not be encrypted although it has to be.
     """
     url = require_safe_redis(settings)
     if not url:
         raise InvalidSettings(
-            "SANDLOT_REDIS_URL is not set: say where Redis or Valkey is (redis://host:6379/0), or use sandlot up, which brings one"
+            "SANDLOT_REDIS_URL is not set: set it to the address of Redis or Valkey (redis://host:6379/0), or use "
+            "sandlot up, which brings one"
         )
     signing_key = settings.read_signing_key()
     async with AsyncExitStack() as stack:
@@ -142,16 +152,18 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         tracing = open_tracing(settings, "api")
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
-        traces = None if tracing is None else RequestTraces(tracing)
+        request_tracing = None if tracing is None else RequestTracing(tracing)
         audit = None
         if settings.audit_file is not None:
             audit = AuditLog(settings.audit_file)
             stack.callback(audit.close)
-        yield create_app(settings, queue, registry, keys, SecretStore(redis, signing_key), watch, traces, audit)
+        yield create_app(
+            settings, queue, registry, keys, SecretStore(redis, signing_key), watch, request_tracing, audit
+        )
 
 
 async def _enrol_key(settings: Settings, keys: KeyStore) -> None:
-    """Make the key that this API was started with an admin key: whoever starts it may do everything anyway."""
+    """Make the key from the settings an admin key: its owner controls this process anyway."""
     token = settings.read_key()
     if not token:
         return
@@ -166,28 +178,30 @@ def _answer_with_problems(app: FastAPI) -> None:
         return response_of(problem_of(error, instance=request.url.path))
 
     @app.exception_handler(SandlotError)
-    async def ours(request: Request, error: SandlotError) -> Response:
+    async def sandlot_error(request: Request, error: SandlotError) -> Response:
         return answer(request, error)
 
     @app.exception_handler(HTTPException)
-    async def routing(request: Request, error: HTTPException) -> Response:
+    async def no_route(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            # Starlette names the methods of the first route at that path, and there may be several.
+            # Starlette names only the methods of the first of several routes at a path.
             routes = [route for route in app.router.routes if isinstance(route, Route)]
             partial = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
             allow = [method for route in partial for method in sorted(route.methods or ())]
-            takes = ", ".join(allow)
+            methods = ", ".join(allow)
             return answer(
                 request,
-                MethodNotAllowed(f"{request.method} is not for {request.url.path}; it takes {takes}", allow=allow),
+                MethodNotAllowed(
+                    f"{request.method} is not allowed for {request.url.path}; it accepts {methods}", allow=allow
+                ),
             )
         if error.status_code == 404:
-            return answer(request, RouteNotFound(f"nothing is at {request.url.path[:200]}; /docs lists what there is"))
+            return answer(request, RouteNotFound(f"nothing is at {request.url.path[:200]}; /docs lists the paths"))
         return answer(request, CallerError(str(error.detail)))
 
     @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        """Left to the edge, which answers every bug alike: Starlette's own answer to one is a line of plain text."""
+    async def unexpected(request: Request, error: Exception) -> Response:
+        """Leave the reply to RequestMiddleware: Starlette's own is a line of plain text."""
         raise error
 
     @app.exception_handler(RequestValidationError)

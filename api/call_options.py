@@ -1,19 +1,21 @@
-"""What a caller asks of a call beside its event: how long to wait, when to run, under which key.
+"""Per-call options: wait time, delay, expiry, idempotency key, callback, trace context.
 
-Knows: Prefer (RFC 7240), Idempotency-Key, traceparent and the X-Sandlot headers. Does not know: what is done about them.
+They come from Prefer (RFC 7240), Idempotency-Key, traceparent and the X-Sandlot headers, and from
+the query.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.types import Scope
 
+from api.operations.calls import CALL_HEADERS
 from sandlot.errors import CallerError, InvalidPreference
 from sandlot.units import parse_duration
 
@@ -24,53 +26,44 @@ _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[
 _KEY_LIMIT: Final = 255
 _DELAY_LIMIT_S: Final = 31 * 86_400
 
-HEADERS: Final = frozenset(
-    {
-        b"prefer",
-        b"idempotency-key",
-        b"traceparent",
-        b"x-callback-url",
-        b"x-sandlot-delay",
-        b"x-sandlot-expires",
-        b"x-sandlot-on-disconnect",
-    }
-)
+HEADERS: Final = frozenset(parameter.name.lower().encode() for parameter in CALL_HEADERS)
+"""The headers that hold call options; a request without them has the default options."""
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Durations in the unit of their names; `wait_s` is already within the server's cap."""
+    """The options of one call. `wait_s` is already limited to the server's cap."""
 
     respond_async: bool = False
     wait_s: float | None = None
     applied: bytes = b""
     """The value of Preference-Applied; empty for none."""
     cancel_on_disconnect: bool | None = None
-    """`None`: as the function's manifest says."""
+    """None: as the function's manifest says."""
     delay_ms: int = 0
     expires_ms: int = 0
     idempotency_key: str = ""
     traceparent: str = ""
     callback_url: str = ""
-    """As the caller wrote it; whether it may be called is judged where the invocation is made."""
+    """Unchecked; `Invocations.make_invocation` decides whether this URL may be called."""
 
 
 DEFAULTS: Final = CallOptions()
-"""What most callers ask: wait for the end, nothing else."""
+"""The options of most calls: wait for the end, nothing else."""
 
 
 def read_call_options(
     scope: Scope, headers: Mapping[bytes, bytes], query: Mapping[str, str], wait_cap_s: float
 ) -> CallOptions:
-    """What this request asks.
+    """Return the call options of a request.
 
     Raises:
-        InvalidPreference: `handling=strict` and something in Prefer cannot be honoured.
-        CallerError: a header or query parameter has a value that means nothing.
+        InvalidPreference: Prefer has `handling=strict` and something that cannot be honoured.
+        CallerError: a header or query parameter has an invalid value.
     """
     if not query and HEADERS.isdisjoint(headers):
         return DEFAULTS
-    prefer = [value.decode("latin-1") for name, value in scope["headers"] if name == b"prefer"]
-    respond_async, wait_s, applied = _read_prefer(",".join(prefer), wait_cap_s)
+    prefer = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"prefer")
+    respond_async, wait_s, applied = _read_prefer(prefer, wait_cap_s)
     if "async" in query:
         respond_async = _read_flag(query["async"])
     if "wait" in query:
@@ -89,10 +82,10 @@ def read_call_options(
 
 
 def read_query(scope: Scope, allowed: frozenset[str]) -> dict[str, str]:
-    """The query parameters, by name.
+    """Return the query parameters by name.
 
     Raises:
-        CallerError: one is unknown or there twice; a misspelt parameter would otherwise have no effect.
+        CallerError: a parameter is unknown, which would otherwise have no effect, or given twice.
     """
     if not scope["query_string"]:
         return {}
@@ -108,12 +101,16 @@ def read_query(scope: Scope, allowed: frozenset[str]) -> dict[str, str]:
     return query
 
 
-def read_wait(scope: Scope, query: Mapping[str, str], wait_cap_s: float) -> tuple[float | None, bytes]:
-    """For a long poll: seconds to wait, if asked for, and what Preference-Applied says."""
-    prefer = [value.decode("latin-1") for name, value in scope["headers"] if name == b"prefer"]
+def read_wait(prefer: Iterable[str], query_wait_s: float | None, wait_cap_s: float) -> tuple[float | None, bytes]:
+    """Return the seconds that a long poll waits and the value of Preference-Applied.
+
+    Args:
+        prefer: the values of the Prefer headers.
+        query_wait_s: the query parameter `wait`, which overrides Prefer; None without it.
+    """
     _, wait_s, applied = _read_prefer(",".join(prefer), wait_cap_s, knows_async=False)
-    if "wait" in query:
-        wait_s = min(_read_query_wait(query["wait"]), wait_cap_s)
+    if query_wait_s is not None:
+        wait_s = min(query_wait_s, wait_cap_s)
     return wait_s, applied
 
 
@@ -122,15 +119,14 @@ def _read_prefer(text: str, wait_cap_s: float, *, knows_async: bool = True) -> t
         return False, None, b""
     preferences: dict[str, str] = {}
     for found in _PREFERENCE.finditer(text):
-        preferences.setdefault(
-            found[1].lower(), (found[2] or "").strip('"')
-        )  # the first one counts (RFC 7240, section 2)
+        # The first of several counts (RFC 7240, section 2).
+        preferences.setdefault(found[1].lower(), (found[2] or "").strip('"'))
     strict = preferences.pop("handling", "lenient").lower() == "strict"
     respond_async = knows_async and preferences.pop("respond-async", None) is not None
     asked = preferences.pop("wait", None)
     wait_s = None if asked is None else _seconds(asked)
     if strict:
-        _refuse_what_cannot_be_honoured(preferences, asked, wait_s, wait_cap_s)
+        _check_preferences(preferences, asked, wait_s, wait_cap_s)
     if wait_s is not None:
         wait_s = min(wait_s, wait_cap_s)
     applied = ["respond-async"] if respond_async else []
@@ -141,18 +137,16 @@ def _read_prefer(text: str, wait_cap_s: float, *, knows_async: bool = True) -> t
     return respond_async, wait_s, ", ".join(applied).encode()
 
 
-def _refuse_what_cannot_be_honoured(
-    unknown: Mapping[str, str], asked: str | None, wait_s: float | None, wait_cap_s: float
-) -> None:
+def _check_preferences(unknown: Mapping[str, str], asked: str | None, wait_s: float | None, wait_cap_s: float) -> None:
     if unknown:
         raise InvalidPreference(
-            f"Prefer: {next(iter(unknown))[:80]} is not known here; there are respond-async, wait and handling"
+            f"Prefer: {next(iter(unknown))[:80]} is not a known preference; there are: respond-async, wait, handling"
         )
     if asked is not None and wait_s is None:
         raise InvalidPreference(f"Prefer: wait={asked[:80]} is not a number of seconds")
     if wait_s is not None and wait_s > wait_cap_s:
         raise InvalidPreference(
-            f"Prefer: wait={wait_s:g} is longer than this server waits; at most {wait_cap_s:g}", limit_s=wait_cap_s
+            f"Prefer: wait={wait_s:g} exceeds the longest wait of this server, {wait_cap_s:g}", limit_s=wait_cap_s
         )
 
 
@@ -202,7 +196,10 @@ def _read_duration_ms(name: str, value: bytes | None) -> int:
 
 
 def _read_idempotency_key(value: bytes | None) -> str:
-    """A structured-field string (RFC 8941, section 3.3.3) or the bare text that most clients send."""
+    """Return the key from a structured-field string (RFC 8941, section 3.3.3) or from bare text.
+
+    Most clients send bare text.
+    """
     if value is None:
         return ""
     text = value.decode("latin-1").strip()
@@ -214,5 +211,5 @@ def _read_idempotency_key(value: bytes | None) -> str:
 
 
 def _read_traceparent(value: bytes) -> str:
-    """An invalid one is ignored, as W3C Trace Context (section 3.2.2.3) demands."""
+    """Return the header, or nothing if it is invalid (W3C Trace Context, section 3.2.2.3)."""
     return value.decode() if _TRACEPARENT.fullmatch(value) else ""

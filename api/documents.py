@@ -1,7 +1,4 @@
-"""The JSON documents that callers read: a job, a function, a version.
-
-Knows: their fields and spelling. Does not know: where the values come from, statuses, headers.
-"""
+"""The JSON documents of the API: job, version, alias."""
 
 from __future__ import annotations
 
@@ -20,7 +17,11 @@ Document = dict[str, Any]
 
 
 def job_document(record: JobRecord, result: bytes | None) -> Document:
-    """A job as it was last recorded; `result` is the JSON text it returned, `None` if there is none (or it is too large to repeat here)."""
+    """Return a job as it was last recorded.
+
+    Args:
+        result: the JSON text that the function returned; None to leave it out.
+    """
     document: Document = {
         "id": record.id,
         "function": record.function,
@@ -57,7 +58,7 @@ def job_document(record: JobRecord, result: bytes | None) -> Document:
 
 
 def failure_document(failure: OutcomeRecord) -> Document:
-    """How an attempt ended that was followed by another."""
+    """Return the outcome of a failed attempt that another one followed."""
     document: Document = {"attempt": failure.attempt, "outcome": failure.kind}
     for name, value in (("error", failure.error), ("evidence", failure.evidence)):
         if value is not None:
@@ -66,7 +67,7 @@ def failure_document(failure: OutcomeRecord) -> Document:
 
 
 def callback_document(callback: CallbackState) -> Document:
-    """Who is to be told of the end, and how that stands; `next_at` while another try is due."""
+    """Return the state of a callback's delivery, with `next_at` while another try is due."""
     document: Document = {"url": callback.url, "state": callback.state, "tries": callback.tries}
     for name, value in (
         ("last_status", callback.last_status),
@@ -79,7 +80,10 @@ def callback_document(callback: CallbackState) -> Document:
 
 
 def pending_document(invocation: Invocation, pending: Pending) -> Document:
-    """A job that was accepted just now; its times are in the record, on Redis's clock, from which this was not read."""
+    """Return a job that was just accepted.
+
+    A new job has no times here: they are in its record, by Redis's clock, which was not read.
+    """
     if pending.record is not None:
         return job_document(pending.record, None)
     return {
@@ -93,22 +97,22 @@ def pending_document(invocation: Invocation, pending: Pending) -> Document:
     }
 
 
-def settled_document(settled: JobResult) -> Document:
-    """What a problem document says of the job whose end it reports."""
+def ended_document(ended: JobResult) -> Document:
+    """Return the member `job` of a problem document that reports how a job ended."""
     return {
-        "id": settled.job_id,
-        "function": settled.function,
-        "version": settled.version,
-        "status": status_of(settled.kind),
-        "attempt": settled.attempt,
-        "outcome": settled.kind,
-        "timings": settled.timings,
-        "links": _links(settled.job_id),
+        "id": ended.job_id,
+        "function": ended.function,
+        "version": ended.version,
+        "status": status_of(ended.kind),
+        "attempt": ended.attempt,
+        "outcome": ended.kind,
+        "timings": ended.timings,
+        "links": _links(ended.job_id),
     }
 
 
 def version_document(version: Version) -> Document:
-    """A version as `GET /v1/functions/{name}` shows it."""
+    """Return a version as `GET /v1/functions/{name}` shows it."""
     return {
         "name": version.function,
         "version": version.number,
@@ -119,8 +123,11 @@ def version_document(version: Version) -> Document:
     }
 
 
-def waiting_document(waiting: PendingVersion) -> Document:
-    """A version that cannot be called: it is `pending`, with how far its build is, or `failed`, with the resolver's reason."""
+def unready_document(waiting: PendingVersion) -> Document:
+    """Return a version that cannot be called yet.
+
+    It is `pending`, with the progress of its build, or `failed`, with the resolver's reason.
+    """
     document = version_document(waiting.version) | {"state": waiting.state}
     if waiting.state == "failed":
         return document | {"reason": waiting.reason}
@@ -128,13 +135,13 @@ def waiting_document(waiting: PendingVersion) -> Document:
 
 
 def alias_document(alias: Alias) -> Document:
-    """What an alias means; `weights` only where calls are shared."""
+    """Return the target of an alias, with `weights` only if it splits calls."""
     weights = {str(number): share for number, share in sorted(alias.weights.items())}
     return {"version": alias.version} | ({"weights": weights} if weights else {})
 
 
 def iso(epoch_ms: int | None) -> str | None:
-    """RFC 3339, UTC, with milliseconds."""
+    """Return a time in RFC 3339, in UTC, with milliseconds; None for no time."""
     if not epoch_ms:
         return None
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

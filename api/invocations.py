@@ -1,8 +1,8 @@
-"""Submit an invocation and wait for its end, as long as the caller wishes and the server allows.
+"""Submit invocations and wait for their ends, within the caller's options and the server's limits.
 
-Knows: what waiting may end in. Does not know: requests, replies, where an invocation came from.
-The wait never ends the job: whoever stops waiting is told where the job is. The one exception is a caller who asked that hanging up
-cancels it.
+The end of a wait does not end the job: the caller gets the job's address instead. The exception is
+a job with `cancel_on_disconnect`, which is cancelled when its waiting caller disconnects; for that,
+`call` takes the request's ASGI scope and receive channel.
 """
 
 from __future__ import annotations
@@ -37,30 +37,40 @@ class Pending(msgspec.Struct, frozen=True):
     status: JobStatus
     durability: Durability
     record: JobRecord | None
-    """Of a job that was there before, found by its idempotency key; a new one has nothing in its record that the caller does not know."""
+    """The record of a job that existed already, under its idempotency key; None for a new job."""
 
 
 class Invocations:
+    """Makes, submits and awaits the invocations of one API process."""
+
     def __init__(self, queue: Queue, settings: Settings, watch: DurabilityWatch) -> None:
         self._queue = queue
         self._watch = watch
-        self.results = queue.large_results
+        self.large_results = queue.large_results
         self._wait_cap_s = settings.wait_cap_s
         self._queue_budget_s = settings.queue_budget_s
         self._result_ttl_s = settings.result_ttl_s
         self._delivered_ttl_s = settings.delivered_ttl_s
         self._callback_hosts = callback_hosts(settings)
-        self._following: set[asyncio.Event] = set()
+        self._set_on_stop: set[asyncio.Event] = set()
 
     def new_job_id(self, owner: str) -> str:
         return self._queue.new_job_id(owner)
 
-    def invocation(
-        self, version: Version, event: bytes, owner: str, wish: CallOptions, *, job_id: str = "", request: bytes = b""
+    def make_invocation(
+        self,
+        version: Version,
+        event: bytes,
+        owner: str,
+        options: CallOptions,
+        *,
+        job_id: str = "",
+        request: bytes = b"",
     ) -> Invocation:
-        """
+        """Return an invocation of this version, with the limits of its manifest.
+
         Raises:
-            CallbackRefused: somebody is to be told of the end who is not told by this server, or whoever asks for it waits for the end himself.
+            CallbackRefused: the callback URL is not allowed, or the call waits for the end.
         """
         manifest = version.manifest
         return Invocation(
@@ -72,42 +82,47 @@ class Invocations:
             event=event,
             wall_limit_ms=round(manifest.timeout_s * 1000),
             result_ttl_s=round(manifest.result_ttl_s) if manifest.result_ttl_s else self._result_ttl_s,
-            # A function that says how long its results can be fetched means all of them.
+            # A manifest's result_ttl is for all results, delivered or not.
             delivered_ttl_s=0 if manifest.result_ttl_s else self._delivered_ttl_s,
             retry=manifest.retry.policy if manifest.retry is not None else DEFAULT_RETRY,
             concurrency=manifest.concurrency,
-            delay_ms=wish.delay_ms,
-            not_after_ms=self._queue.now_ms() + wish.expires_ms if wish.expires_ms else 0,
-            idempotency_key=wish.idempotency_key,
-            traceparent=wish.traceparent,
+            delay_ms=options.delay_ms,
+            not_after_ms=self._queue.now_ms() + options.expires_ms if options.expires_ms else 0,
+            idempotency_key=options.idempotency_key,
+            traceparent=options.traceparent,
             owner=owner,
             request=request,
-            callback_url=self._callback_url(wish) if wish.callback_url else "",
+            callback_url=self._callback_url(options) if options.callback_url else "",
             cancel_on_disconnect=(
-                manifest.on_disconnect == "cancel" if wish.cancel_on_disconnect is None else wish.cancel_on_disconnect
+                manifest.on_disconnect == "cancel"
+                if options.cancel_on_disconnect is None
+                else options.cancel_on_disconnect
             ),
         )
 
-    def _callback_url(self, wish: CallOptions) -> str:
-        if not wish.respond_async:
+    def _callback_url(self, options: CallOptions) -> str:
+        if not options.respond_async:
             raise CallbackRefused(
-                "X-Callback-Url is for calls that nobody waits for: send Prefer: respond-async with it, or leave it out"
+                "X-Callback-Url is only for calls that do not wait: send Prefer: respond-async with it, or leave it out"
             )
-        return check_callback_url(wish.callback_url, self._callback_hosts)
+        return check_callback_url(options.callback_url, self._callback_hosts)
 
     async def call(
-        self, invocation: Invocation, wish: CallOptions, scope: Scope, receive: Receive
+        self, invocation: Invocation, options: CallOptions, scope: Scope, receive: Receive
     ) -> JobResult | Pending:
-        """The end of the job, or the fact that it is not over and the caller wished not to wait (any longer).
+        """Submit an invocation and wait for its end.
+
+        With `respond_async` the wait may be zero or end early; then the job is returned as pending.
 
         Raises:
-            WaitTimeout: it is not over, and the caller wished for nothing but its end.
-            ShuttingDown: the same, because this process stops.
-            JobGone: the idempotency key's job is over and its result no longer kept.
-            ClientGone: the caller hung up, and this cancels the job, as he or the function's manifest had said.
+            WaitTimeout: the wait is over, the job is not, and the options lack `respond_async`.
+            ShuttingDown: the same, because this process is stopping.
+            JobGone: the idempotency key's job has ended and its result is no longer kept.
+            ClientGone: the caller disconnected, and the job was cancelled, as the options or the
+                manifest demand.
             QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: nothing was queued.
         """
-        wait_s = self._wait_s(invocation, wish)
+        wait_s = self._wait_s(invocation, options)
         if wait_s is None:
             return await self.submit(invocation)
         ended = await self._queue.call(
@@ -121,19 +136,22 @@ class Invocations:
         if ended.reason is WaitEnd.CALLER_GONE:
             raise ClientGone
         pending = await self._pending(ended.submitted)
-        if wish.respond_async:
+        if options.respond_async:
             return pending
         raise _unfinished(ended.reason, wait_s, pending.job_id, (pending.record or invocation).version)
 
-    async def pieces(self, stored: StoredResult, scope: Scope) -> AsyncIterator[bytes]:
-        """A large result while it is sent. If the caller does not stay, or the rest cannot be had, the job is kept as if nobody had waited.
+    async def read_stored(self, stored: StoredResult, scope: Scope) -> AsyncIterator[bytes]:
+        """Yield a large result in chunks while it is sent.
+
+        If the caller disconnects or a chunk cannot be read, the result was not delivered, and it is
+        kept for the full retention instead of the shorter one of delivered results.
 
         Raises:
-            JobGone, UnsafeRecord, QueueUnavailable: at any piece.
+            JobGone, UnsafeRecord, QueueUnavailable: at any chunk.
         """
         try:
-            async for piece in self.results.read(stored, 0, stored.size_bytes):
-                yield piece
+            async for chunk in self.large_results.read(stored, 0, stored.size_bytes):
+                yield chunk
                 if HUNG_UP in scope and scope[HUNG_UP]():
                     await self._queue.keep_result(stored.job_id)
                     return
@@ -142,43 +160,50 @@ class Invocations:
             raise
 
     async def submit(self, invocation: Invocation) -> Pending:
-        """Queue it, and wait for nothing.
+        """Queue an invocation without waiting for its end.
 
         Raises:
             QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: nothing was queued.
         """
         return await self._pending(await self._queue.submit(invocation, reply=False))
 
-    async def submit_batch(self, invocations: Sequence[Invocation], wish: CallOptions, fingerprint: str) -> list[str]:
-        """Queue all of them or none; their ids, in order, or those of the batch that this idempotency key had before.
+    async def submit_batch(
+        self, invocations: Sequence[Invocation], options: CallOptions, fingerprint: str
+    ) -> list[str]:
+        """Queue all invocations or none, and return the job ids in order.
+
+        If the idempotency key was used for the same batch before, those are the ids of that batch.
 
         Raises:
-            QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: none was queued.
+            QueueFull, NoWorker, IdempotencyConflict, QueueUnavailable: nothing was queued.
         """
-        return await self._queue.submit_batch(invocations, wish.idempotency_key, fingerprint)
+        return await self._queue.submit_batch(invocations, options.idempotency_key, fingerprint)
 
-    async def watch(self, job_id: str, wait_s: float) -> JobRecord | None:
-        """The job, as soon as it is over and after `wait_s` at the latest: a long poll."""
+    async def long_poll(self, job_id: str, wait_s: float) -> JobRecord | None:
+        """Return the job once it has ended, or after `wait_s` or the server's cap."""
         return await self._queue.long_poll(job_id, min(wait_s, self._wait_cap_s))
 
     def release(self) -> None:
-        """Answer everybody who waits, and whoever still comes, with the place of their job: this process stops."""
+        """Answer all waiting callers, and those that still arrive, with their jobs' addresses.
+
+        Called when this process stops.
+        """
         self._queue.waiters.release()
-        for wake in self._following:
-            wake.set()
+        for event in self._set_on_stop:
+            event.set()
 
     @contextlib.contextmanager
-    def following(self, wake: asyncio.Event) -> Iterator[None]:
-        """Whoever follows a job waits for this event, which is also set when this process begins to stop."""
-        self._following.add(wake)
+    def wake_on_stop(self, event: asyncio.Event) -> Iterator[None]:
+        """Set the event when this process begins to stop, for as long as the block runs."""
+        self._set_on_stop.add(event)
         try:
             yield
         finally:
-            self._following.discard(wake)
+            self._set_on_stop.discard(event)
 
     @property
     def durability(self) -> Durability:
-        """What holds of a job that is acknowledged now."""
+        """The durability of a job that is acknowledged now."""
         return self._watch.held
 
     @property
@@ -189,10 +214,10 @@ class Invocations:
     def waiting(self) -> int:
         return self._queue.waiters.waiting
 
-    def _wait_s(self, invocation: Invocation, wish: CallOptions) -> float | None:
-        if wish.wait_s is not None:
-            return wish.wait_s
-        if wish.respond_async:
+    def _wait_s(self, invocation: Invocation, options: CallOptions) -> float | None:
+        if options.wait_s is not None:
+            return options.wait_s
+        if options.respond_async:
             return None
         return min(self._wait_cap_s, (invocation.wall_limit_ms + invocation.delay_ms) / 1000 + self._queue_budget_s)
 
@@ -209,7 +234,7 @@ def _unfinished(reason: WaitEnd, wait_s: float, job_id: str, version: int) -> Wa
     )
     location = JOBS_PATH + job_id
     return kind(
-        f"{text}; the job goes on, ask for it at {location}",
+        f"{text}; the job goes on; ask for it at {location}",
         location=location,
         job={"id": job_id, "version": version, "links": {"self": location}},
     )

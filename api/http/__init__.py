@@ -1,1 +1,1 @@
-"""HTTP mechanics that no route owns: bodies, conditional requests, problem documents, the request cycle."""
+"""HTTP mechanics that all routes share: bodies, conditional requests, problems, the cycle."""

@@ -1,7 +1,4 @@
-"""multipart/form-data (RFC 7578): the parts of a body that has arrived whole.
-
-Knows: boundaries, part headers, how clients write file names. Does not know: what the parts are for.
-"""
+"""Request bodies (whole, within a limit and a deadline; multipart) and streamed reply bodies."""
 
 from __future__ import annotations
 
@@ -17,75 +14,34 @@ from starlette.types import Receive, Scope, Send
 from api.http.cycle import ABORT, BODY
 from sandlot.errors import CallerError, PayloadTooLarge, SandlotError
 
+_log = logging.getLogger("sandlot.api")
+
+Body = bytes | AsyncIterator[bytes]
+"""The body of a reply: whole, or chunks that are read while they are sent."""
+
+DEADLINE_S: Final = 30.0
+"""For the whole body: a client that trickles bytes holds a connection no longer than this."""
+_DRAINED_BYTES: Final = 16 * 1024 * 1024
+"""
+How much of a refused body is read and dropped: a client whose connection closes while it sends
+never sees the reply.
+"""
 _BOUNDARY: Final = re.compile(r";\s*boundary=(?:\"([^\"]{1,70})\"|([^\s;\"]{1,70}))", re.IGNORECASE)
 _PARAMETER: Final = re.compile(r';\s*(name|filename)="((?:[^"\\]|\\.)*)"')
 _HEADERS_LIMIT_BYTES: Final = 4096
 
 
-class Part(msgspec.Struct, frozen=True):
-    """`filename` is empty for a plain field; it is what the client wrote, a path or worse."""
-
-    name: str
-    filename: str
-    content: bytes
-
-
-def read_multipart(content_type: str, body: bytes, parts_limit: int) -> list[Part]:
-    """
-    Raises:
-        CallerError: the body is not what its Content-Type says, or has too many parts.
-    """
-    found = _BOUNDARY.search(content_type)
-    if found is None:
-        raise CallerError("multipart/form-data without a boundary in its Content-Type")
-    delimiter = b"\r\n--" + (found[1] or found[2]).encode("latin-1", "replace")
-    pieces = (b"\r\n" + body).split(delimiter, parts_limit + 2)
-    if len(pieces) > parts_limit + 2:
-        raise CallerError(f"the body has more than {parts_limit} parts")
-    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
-        raise CallerError(
-            "the multipart body does not end with its boundary: it was cut short, or the boundary is wrong"
-        )
-    return [_part(number, piece) for number, piece in enumerate(pieces[1:-1], 1)]
-
-
-def _part(number: int, piece: bytes) -> Part:
-    head, separator, content = piece.partition(b"\r\n\r\n")
-    if not separator or len(head) > _HEADERS_LIMIT_BYTES:
-        raise CallerError(f"part {number} of the body has no end to its headers")
-    try:
-        lines = head.decode("utf-8").split("\r\n")
-    except UnicodeDecodeError:
-        raise CallerError(f"the headers of part {number} of the body are not UTF-8") from None
-    disposition = next((line for line in lines if line.lower().startswith("content-disposition:")), "")
-    parameters = {key: _unquoted(value) for key, value in _PARAMETER.findall(disposition)}
-    if "name" not in parameters:
-        raise CallerError(f"part {number} of the body has no name in its Content-Disposition")
-    return Part(parameters["name"], parameters.get("filename", ""), content)
-
-
-def _unquoted(text: str) -> str:
-    """Browsers write a quote as %22, curl as \\"."""
-    return re.sub(r"\\(.)", r"\1", text).replace("%22", '"')
-
-
-DEADLINE_S: Final = 30.0
-"""For the whole body: a client that trickles bytes holds a connection, and costs nothing else, no longer than this."""
-_DRAINED_BYTES: Final = 16 * 1024 * 1024
-"""How much of a body that is refused anyway is still read (and dropped): a client that is cut off while sending never sees the answer."""
-
-
 class ClientGone(Exception):
-    """The caller hung up; there is nobody to answer."""
+    """The caller has disconnected; no reply can be sent."""
 
 
 async def read_body(scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> bytes:
-    """The whole body; without a wait, and a timer for it, if it is there.
+    """Return the whole body; at once, without a timer, if it has arrived already.
 
     Raises:
-        PayloadTooLarge: it is longer than the limit, whatever Content-Length says.
-        CallerError: it did not arrive in time.
-        ClientGone: the caller hung up.
+        PayloadTooLarge: the body is longer than the limit, whatever Content-Length says.
+        CallerError: the body did not arrive within 30 s.
+        ClientGone: the caller disconnected.
     """
     arrived: bytes | None = scope.get(BODY)
     if arrived is not None and len(arrived) <= limit_bytes:
@@ -94,15 +50,15 @@ async def read_body(scope: Scope, receive: Receive, headers: Mapping[bytes, byte
         async with asyncio.timeout(DEADLINE_S):
             declared = headers.get(b"content-length", b"0")
             if declared.isdigit() and int(declared[:20]) > limit_bytes:
-                if b"expect" not in headers:  # else the client waits for our word before it sends anything
+                if b"expect" not in headers:  # else the client sends nothing before it gets a 100
                     await _drain(receive)
                 raise _too_large(limit_bytes)
-            return await _read(receive, limit_bytes)
+            return await _receive_body(receive, limit_bytes)
     except TimeoutError:
         raise CallerError(f"the body did not arrive within {DEADLINE_S:g} s") from None
 
 
-async def _read(receive: Receive, limit_bytes: int) -> bytes:
+async def _receive_body(receive: Receive, limit_bytes: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
     if message["type"] == "http.request" and not message.get("more_body", False) and len(body) <= limit_bytes:
@@ -140,35 +96,82 @@ def _too_large(limit_bytes: int) -> PayloadTooLarge:
     )
 
 
-log = logging.getLogger("sandlot.api")
+class Part(msgspec.Struct, frozen=True):
+    """One part of a multipart body.
+
+    `filename` is empty for a plain field. It is what the client sent, possibly a hostile path.
+    """
+
+    name: str
+    filename: str
+    content: bytes
 
 
-Body = bytes | AsyncIterator[bytes]
-
-
-async def begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same pieces, the first of which is here already: whatever is wrong with all of them is still answered.
+def read_multipart(content_type: str, body: bytes, parts_limit: int) -> list[Part]:
+    """Return the parts of a multipart/form-data body (RFC 7578).
 
     Raises:
-        SandlotError: as the first piece does.
+        CallerError: the body is not what its Content-Type says, or has too many parts.
     """
-    first = await anext(pieces, b"")
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise CallerError("multipart/form-data without a boundary in its Content-Type")
+    delimiter = b"\r\n--" + (found[1] or found[2]).encode("latin-1", "replace")
+    pieces = (b"\r\n" + body).split(delimiter, parts_limit + 2)
+    if len(pieces) > parts_limit + 2:
+        raise CallerError(f"the body has more than {parts_limit} parts")
+    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
+        raise CallerError(
+            "the multipart body does not end with its boundary: it was cut short, or the boundary is wrong"
+        )
+    return [_part(number, piece) for number, piece in enumerate(pieces[1:-1], 1)]
 
-    async def all_of_them() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in pieces:
-            yield piece
 
-    return all_of_them()
-
-
-async def send_pieces(send: Send, pieces: AsyncIterator[bytes]) -> None:
-    """After the head; the next piece is asked for when the server has taken the one before."""
+def _part(number: int, piece: bytes) -> Part:
+    head, separator, content = piece.partition(b"\r\n\r\n")
+    if not separator or len(head) > _HEADERS_LIMIT_BYTES:
+        raise CallerError(f"part {number} of the body has no end to its headers")
     try:
-        async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        lines = head.decode("utf-8").split("\r\n")
+    except UnicodeDecodeError:
+        raise CallerError(f"the headers of part {number} of the body are not UTF-8") from None
+    disposition = next((line for line in lines if line.lower().startswith("content-disposition:")), "")
+    parameters = {key: _unquoted(value) for key, value in _PARAMETER.findall(disposition)}
+    if "name" not in parameters:
+        raise CallerError(f"part {number} of the body has no name in its Content-Disposition")
+    return Part(parameters["name"], parameters.get("filename", ""), content)
+
+
+def _unquoted(text: str) -> str:
+    """Return a quoted parameter as text. Browsers write a quote as %22, curl as \\"."""
+    return re.sub(r"\\(.)", r"\1", text).replace("%22", '"')
+
+
+async def start_stream(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Read the first chunk, and return all of them.
+
+    An error that concerns the whole stream is thus raised before the head of the reply is sent.
+
+    Raises:
+        SandlotError: the first chunk cannot be read.
+    """
+    first = await anext(chunks, b"")
+
+    async def all_chunks() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return all_chunks()
+
+
+async def send_stream(send: Send, chunks: AsyncIterator[bytes]) -> None:
+    """Send the chunks after the head. A chunk is read once the server has accepted the last one."""
+    try:
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except SandlotError as error:
-        log.warning("reply was cut short", extra={"code": error.code, "error": error.message})
+        _log.warning("reply was cut short", extra={"code": error.code, "error": error.message})
         await send({"type": ABORT})
         return
     await send({"type": "http.response.body", "body": b""})

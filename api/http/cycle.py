@@ -1,8 +1,8 @@
-"""One request and its reply, as uvicorn drives them: the reply leaves in one piece, and a body that is here need not be waited for.
+"""A faster version of uvicorn's request cycle: one request and its reply.
 
-Knows: uvicorn's cycle, HTTP/1.1 framing. Does not know: routes, what a reply says.
-uvicorn sends head and body apart and looks at every header with two regular expressions; one send and one look at the whole head take 12 µs
-less of a call's CPU. Whatever is out of the ordinary (a stream, HEAD, a connection header) still goes uvicorn's way.
+uvicorn writes head and body separately and checks each header with two regular expressions. One
+write, and one check of the whole head, save 12 µs of CPU per call. Everything unusual (a stream,
+HEAD, a connection header) still takes uvicorn's way.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseStartEvent
 
 BODY: Final = "sandlot.body"
-"""In the scope: the whole body, if it had arrived when the request's turn came."""
+"""Key in the scope: the whole body, if it had arrived when the application was called."""
 REPLY: Final = "sandlot.reply"
-"""In the scope: a function that sends a whole reply at once, see `FastCycle.reply`."""
+"""Key in the scope: `FastCycle.reply`, which sends a whole reply at once."""
 HUNG_UP: Final = "sandlot.hung_up"
-"""In the scope: a function that says whether the caller has closed the connection by now."""
-ABORT: Final = "sandlot.cut"
-"""A message of ours to the server: the rest of this reply will not come. It closes the connection, by which the caller, who was told the
-length, sees that what he has is not all."""
+"""Key in the scope: a function that returns whether the caller has disconnected."""
+ABORT: Final = "sandlot.abort"
+"""
+Type of a message to the server beyond ASGI: the rest of this reply cannot be sent. The connection
+closes before Content-Length is reached, so the caller notices that the body is incomplete.
+"""
 _JOINED_BYTES: Final = 65_536
-"""Above, copying the body behind the head costs more than a second system call."""
+"""A larger body is written separately: copying it costs more than a second system call."""
 _CONTROLS: Final = bytes({*range(32), 127} - {*b"\t\r\n"})
 
 
 class FastCycle(RequestResponseCycle):
+    """A cycle that sends a usual reply in one write and hands over a body that has arrived."""
+
     _start: HTTPResponseStartEvent | None = None
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # which is a dict, if a typed one
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # a TypedDict, and so a dict
         if not self.more_body and len(self.body) <= _JOINED_BYTES:
             scope[BODY] = bytes(self.body)
         scope[HUNG_UP] = self.hung_up
@@ -48,7 +52,7 @@ class FastCycle(RequestResponseCycle):
             self.response_started = True
             self._start = message
             return
-        if message["type"] == ABORT:  # type: ignore[comparison-overlap]  # our own
+        if message["type"] == ABORT:  # type: ignore[comparison-overlap]  # not an ASGI message
             self.disconnected = True
             self.transport.close()
             return
@@ -62,14 +66,17 @@ class FastCycle(RequestResponseCycle):
         await super().send(message)
 
     def reply(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
-        """A whole reply without the two messages of ASGI; false if it has to be sent in these, and nothing was sent."""
+        """Send a whole reply without ASGI's two messages.
+
+        Return false if nothing was sent because the reply needs those messages.
+        """
         if self.response_started or not self._send_whole(status, headers, body):
             return False
         self.response_started = True
         return True
 
     def _send_whole(self, status: int, given: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Head and body at once; false if this reply is not of the ordinary kind, and nothing was sent."""
+        """Send head and body at once; return false if nothing was sent, for an unusual reply."""
         if self.flow.write_paused or self.disconnected or self.scope["method"] == "HEAD":
             return False
         headers = [*self.default_headers, *given]
@@ -80,7 +87,7 @@ class FastCycle(RequestResponseCycle):
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        if b"\r\ncontent-length: %d\r\n" % len(body) not in head or not self._is_ordinary(head, len(headers)):
+        if b"\r\ncontent-length: %d\r\n" % len(body) not in head or not self._is_usual(head, len(headers)):
             return False
         if len(body) <= _JOINED_BYTES:
             self.transport.write(head + body)
@@ -95,8 +102,11 @@ class FastCycle(RequestResponseCycle):
         self.on_response()
         return True
 
-    def _is_ordinary(self, head: bytes, headers: int) -> bool:
-        """No line break or control character within a header, and no header of the application's that changes the framing."""
+    def _is_usual(self, head: bytes, headers: int) -> bool:
+        """Return whether the head is safe to send as it is.
+
+        No header contains a line break or a control character, and none changes the framing.
+        """
         return (
             head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == headers + 2
             and len(head.translate(None, _CONTROLS)) == len(head)

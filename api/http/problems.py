@@ -1,7 +1,4 @@
-"""The one table from codes to HTTP statuses, and the one writer of problem documents (RFC 9457).
-
-Knows: which status a code has, whose fault a status says it is. Does not know: routes, Redis, how an error came about.
-"""
+"""Problem documents (RFC 9457), and the only table from error codes to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ from typing import Final
 import msgspec
 from starlette.types import Scope, Send
 
-from api.http.body import Body, send_pieces
+from api.http.body import Body, send_stream
 from sandlot.errors import SandlotError, TryAgain
 from sandlot.models import OutcomeKind
 
 Headers = list[tuple[bytes, bytes]]
 
 STATUS: Final[Mapping[str, int]] = {
-    # The caller can fix it.
+    # The caller can fix these.
     "bad_request": 400,
     "invalid_json": 400,
     "invalid_preference": 400,
@@ -56,7 +53,7 @@ STATUS: Final[Mapping[str, int]] = {
     "shutting_down": 503,
     "too_many_connections": 503,
     "wait_timeout": 504,
-    # How a function ended. The platform did what it promised, so none of these is a 500.
+    # Outcomes of a function. The platform worked as promised, so none of these is a 500.
     "function_error": 502,
     "function_killed": 502,
     "function_timeout": 504,
@@ -65,7 +62,7 @@ STATUS: Final[Mapping[str, int]] = {
     "worker_lost": 502,
     "job_cancelled": 409,
     "job_expired": 503,
-    # Ours: a bug, or an installation that an operator has to mend.
+    # A bug, or an installation that its operator has to repair.
     "sandlot_error": 500,
     "internal_error": 500,
     "operator_error": 500,
@@ -79,43 +76,43 @@ STATUS: Final[Mapping[str, int]] = {
 }
 
 TITLE: Final[Mapping[str, str]] = {
-    "bad_request": "The request cannot be honoured as it is",
+    "bad_request": "The request is not valid",
     "invalid_json": "The body is not acceptable JSON",
     "invalid_preference": "A preference cannot be honoured",
-    "callback_refused": "That URL is not called back",
-    "unauthenticated": "A valid API key is needed",
+    "callback_refused": "The callback URL is not allowed",
+    "unauthenticated": "A valid API key is required",
     "forbidden": "The API key does not cover this",
     "not_found": "Nothing is at that path",
     "function_not_found": "No such function",
     "version_not_found": "No such version",
-    "version_failed": "The version's dependencies cannot be had",
+    "version_failed": "The version's dependencies cannot be installed",
     "secret_not_found": "No such secret",
     "job_not_found": "No such job",
-    "method_not_allowed": "That path does not take this method",
+    "method_not_allowed": "The method is not allowed for that path",
     "head_timeout": "The headers did not arrive in time",
     "head_too_large": "The headers are too large",
     "job_final": "The job has ended",
     "job_unfinished": "The job has not ended",
-    "range_not_satisfiable": "The range is behind the end",
+    "range_not_satisfiable": "The range starts after the end",
     "no_result": "The job ended without a result",
-    "version_conflict": "The function has changed in between",
+    "version_conflict": "The function has changed in the meantime",
     "job_gone": "The job's retention is over",
     "payload_too_large": "The body is too large",
-    "unsupported_media_type": "The body is of a type that is not read here",
-    "invalid_manifest": "That cannot be a function",
-    "isolation_missing": "A wall that the function requires is missing",
+    "unsupported_media_type": "The media type of the body is not supported",
+    "invalid_manifest": "The code or manifest is not valid",
+    "isolation_missing": "An isolation feature that the function requires is missing",
     "idempotency_conflict": "The idempotency key was used with another payload",
     "queue_full": "The queue is full",
     "queue_unavailable": "The queue does not answer",
     "no_worker": "No worker can run this function",
     "function_crash_loop": "The function crashes too often",
-    "version_pending": "The version's dependencies are not there yet",
+    "version_pending": "The version's dependencies are not installed yet",
     "shutting_down": "This server is stopping",
     "too_many_connections": "There are too many connections",
-    "wait_timeout": "The wait is over, the function is not",
+    "wait_timeout": "The wait is over, but the function is still running",
     "function_error": "The function failed",
     "function_killed": "The function was killed at a limit",
-    "function_timeout": "The function passed its time limit",
+    "function_timeout": "The function exceeded its time limit",
     "bad_result": "The function's answer is not JSON",
     "bad_function_response": "The function's answer is not an HTTP response",
     "worker_lost": "The workers that ran the function were lost",
@@ -141,7 +138,7 @@ CODE_OF_OUTCOME: Final[Mapping[OutcomeKind, str]] = {
 }
 
 CLIENT_GONE: Final = 499
-"""Never sent: what a span says when nobody was left to be answered, as nginx writes it in its log."""
+"""Never sent: the status of a span whose caller disconnected, as nginx logs it."""
 
 PROBLEM_TYPE: Final = (b"content-type", b"application/problem+json")
 
@@ -154,7 +151,10 @@ def problem(
     members: Mapping[str, object] | None = None,
     headers: Headers | None = None,
 ) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of a problem document; `members` are added to it and never replace the standard ones."""
+    """Return status, headers and body of a problem document.
+
+    `members` are added to it and never replace the standard members.
+    """
     status = STATUS[code]
     document: dict[str, object] = {
         "type": f"urn:sandlot:problem:{code}",
@@ -170,11 +170,11 @@ def problem(
 
 
 def problem_of(error: SandlotError, *, instance: str) -> tuple[int, Headers, bytes]:
-    """The problem document of one of our exceptions, with the headers its status calls for."""
+    """Return the problem document of an exception, with the headers that its status requires."""
     headers: Headers = []
     members = dict(error.fields)
     if isinstance(error, TryAgain):
-        # The header knows whole seconds only (RFC 9110, section 10.2.3).
+        # The header has whole seconds only (RFC 9110, section 10.2.3).
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         members["retry_after_s"] = round(error.retry_after_s, 3)
     if STATUS[error.code] == 401:
@@ -189,14 +189,15 @@ def problem_of(error: SandlotError, *, instance: str) -> tuple[int, Headers, byt
 
 
 async def send_problem(scope: Scope, send: Send, error: SandlotError, extra: Headers | None = None) -> None:
+    """Send an exception as a problem document."""
     status, headers, body = problem_of(error, instance=scope["path"])
     await send_reply(send, status, headers + (extra or []), body)
 
 
 async def send_reply(send: Send, status: int, headers: Headers, body: Body) -> None:
-    """One whole answer; `headers` already say how long it is."""
+    """Send one whole reply, whose headers already give its length."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body})
     else:
-        await send_pieces(send, body)
+        await send_stream(send, body)

@@ -1,1 +1,1 @@
-"""Code that wraps every request: request id, audit log, tracing."""
+"""Middleware that wraps every request: request id, audit log, tracing."""

@@ -1,7 +1,7 @@
-"""Which requests are audited, and what is recorded of them.
+"""Write requests that change something, and requests that were refused, to the audit log.
 
-Knows: routes, keys, statuses, where a caller is behind a proxy. Does not know: how a record is kept (`sandlot.audit_log`).
-Calls of functions are not audited unless a setting asks for it: that is what job records are for. A call that is refused is.
+An operation names its action in the operation table. Calls of functions are not audited unless a
+setting asks for it, since job records cover them; refused calls are.
 """
 
 from __future__ import annotations
@@ -10,48 +10,40 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote
 
 from starlette.types import Scope
 
 from api.auth import key_of
+from api.operations import OPERATION_AT
 from sandlot.audit_log import AuditLog, Entry
 from sandlot.settings import Settings
 from sandlot.transport_security import is_in, read_proxies
 
 _log = logging.getLogger("sandlot.api")
 
-ACTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
-    {
-        ("PUT", "/v1/functions/{name}"): "deploy",
-        ("DELETE", "/v1/functions/{name}"): "delete",
-        ("PUT", "/v1/functions/{name}/aliases/{alias}"): "alias",
-        ("DELETE", "/v1/functions/{name}/aliases/{alias}"): "alias-delete",
-        ("PUT", "/v1/secrets/{secret}"): "secret",
-        ("DELETE", "/v1/secrets/{secret}"): "secret-delete",
-        ("DELETE", "/v1/jobs/{job_id}"): "cancel",
-        ("POST", "/v1/jobs/{job_id}/retry"): "retry",
-        ("POST", "/v1/dead-letters/{job_id}/redrive"): "redrive",
-        ("DELETE", "/v1/dead-letters/{job_id}"): "purge",
-    }
-)
-"""What changes something, by its route. A route that changes something and is not here fails a test."""
 INVOKE: Final = "invoke"
 REFUSED: Final = "refused"
 REFUSALS: Final = frozenset({401, 403})
 REFUSALS_PER_S: Final = 50
-"""Of one process: whoever knocks faster must not fill the disk. How many were left out is recorded with the next."""
+"""
+Per process, so that a flood of refused requests cannot fill the disk. The next record of another
+kind is followed by the number of refusals that were left out.
+"""
 DIGEST: Final = "sandlot.digest"
-"""In the scope: the digest of the version that the request made."""
+"""Key in the ASGI scope: the digest of the version that the request deployed."""
 _TARGETS: Final = ("alias", "secret", "job_id")
 
 
-class Audit:
-    """One per process; `log` is None if nothing is to be audited."""
+class RequestAudit:
+    """Decides which requests the audit log records."""
 
     def __init__(self, log: AuditLog | None, settings: Settings) -> None:
+        """
+        Args:
+            log: None to record nothing.
+        """
         self._log = log
         self._invocations = settings.audit_invoke
         self._proxies = read_proxies(settings)
@@ -60,17 +52,21 @@ class Audit:
         self._left_out = 0
 
     @property
-    def calls(self) -> bool:
-        """Whether calls of functions are recorded that were not refused."""
+    def records_calls(self) -> bool:
+        """True if calls of functions are recorded even if they are not refused."""
         return self._invocations and self._log is not None
 
-    def saw(self, scope: Scope, status: int, request_id: bytes, body: bytes = b"") -> None:
-        """A request has been answered; `body` is the problem document, if it was refused."""
+    def record(self, scope: Scope, status: int, request_id: bytes, body: bytes = b"") -> None:
+        """Record an answered request, if it has to be.
+
+        Args:
+            body: the reply's body, which is a problem document if the request failed.
+        """
         if self._log is None:
             return
         refused = status in REFUSALS
         action = self._action(scope, refused)
-        if not action or (refused and not self._may_record()):
+        if not action or (refused and not self._below_refusal_limit()):
             return
         entries = [self._entry(scope, action, status, request_id, body)]
         if self._left_out and not refused:
@@ -82,15 +78,15 @@ class Audit:
             _log.error("audit record lost", extra={"reason": str(error), "action": action})
 
     def _action(self, scope: Scope, refused: bool) -> str:
-        route = scope.get("route")
-        action = ACTIONS.get((scope["method"], route.path), "") if route is not None else ""
-        if action:
-            return action
+        route = scope.get("route")  # none for a hot route, which has no action
+        operation = OPERATION_AT.get((scope["method"], route.path)) if route is not None else None
+        if operation is not None and operation.audit:
+            return operation.audit
         if refused:
             return REFUSED
         return INVOKE if self._invocations and _is_call(scope) else ""
 
-    def _may_record(self) -> bool:
+    def _below_refusal_limit(self) -> bool:
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._refusals = second, 0
@@ -117,7 +113,11 @@ class Audit:
         )
 
     def _source(self, scope: Scope) -> str:
-        """Who connected; behind a declared proxy, the one that it says it speaks for (the last: what is before that, anybody can write)."""
+        """Return the caller's address.
+
+        Behind a declared proxy it is the last one in X-Forwarded-For: the proxy wrote that, while
+        the caller could have written those before it.
+        """
         client = scope.get("client")
         address = str(client[0]) if client else ""
         if not self._proxies or not is_in(address, self._proxies):
@@ -134,6 +134,7 @@ def _is_call(scope: Scope) -> bool:
 
 
 def _code(body: bytes) -> str:
+    """Return the code of a problem document; empty for any other body."""
     try:
         code = json.loads(body).get("code", "")
     except (ValueError, AttributeError):

@@ -1,6 +1,6 @@
-"""The span of a request, from its head to its reply.
+"""A span for each request, from its head to its reply.
 
-Knows: OpenTelemetry's words for HTTP (semantic conventions). Does not know: exporters, what a route does.
+Names and attributes follow OpenTelemetry's semantic conventions for HTTP.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Final
 from starlette.types import Scope
 
 from api.metrics import FUNCTION
+from api.operations.system import HEALTHZ, METRICS, READYZ
 from sandlot.tracing import Tracing, mark_failed, traceparent_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_UNTRACED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked by machines every few seconds."""
+_UNTRACED: Final = frozenset({HEALTHZ.path, READYZ.path, METRICS.path})
+"""Probes and scrapers request these every few seconds."""
 _SPAN: Final = "sandlot.span"
 _TRACEPARENT: Final = b"traceparent"
 
 
-class RequestTraces:
-    """The caller's traceparent is replaced by that of our span, so that whatever is made of the request continues it."""
+class RequestTracing:
+    """Begins and ends the spans of requests.
+
+    It replaces the caller's traceparent with that of the span, so that the job continues the span.
+    """
 
     def __init__(self, tracing: Tracing) -> None:
         from opentelemetry.trace import SpanKind
@@ -31,6 +35,7 @@ class RequestTraces:
         self._kind = SpanKind.SERVER
 
     def begin(self, scope: Scope) -> None:
+        """Begin the span of a request and put it in the scope."""
         if scope["path"] in _UNTRACED:
             return
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _TRACEPARENT), "")
@@ -41,6 +46,7 @@ class RequestTraces:
         scope["headers"] = [*others, (_TRACEPARENT, traceparent_of(span).encode())]
 
     def end(self, scope: Scope, route: str, status: int, job_id: str) -> None:
+        """End the span of a request with the route, status and job of its reply."""
         span: Span | None = scope.pop(_SPAN, None)
         if span is None:
             return

@@ -1,14 +1,11 @@
-"""The values that the documentation shows: one function, one job.
-
-Knows: what they look like over HTTP. Does not know: which operation shows them.
-"""
+"""Examples, parameters, headers and problems that several operations share."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from api.operations import schemas
-from api.operations.form import Header, Parameter
+from api.operations.operation import Header, Parameter, problem_doc
 from api.operations.schemas import FUNCTION_NAME, QUALIFIER, SECONDS
 from sandlot.redis.durability import Durability
 
@@ -59,26 +56,35 @@ SUCCEEDED: Final = {
     "timings": TIMINGS,
     "links": LINKS,
 }
+CURL_KEY: Final = '-H "Authorization: Bearer $(cat .sandlot/key)"'
 
-NAME: Final = Parameter("name", "path", "a function's name", "hello", FUNCTION_NAME)
-JOB: Final = Parameter("job_id", "path", "a job's id, from X-Job-Id or Location", JOB_ID, schemas.JOB_ID)
-VERSION: Final = Parameter("version", "query", "a version's number, or an alias; the latest without it", "3", QUALIFIER)
-WAIT: Final = Parameter("wait", "query", "seconds to wait, as Prefer: wait=N says it", 5, SECONDS)
+NAME: Final = Parameter("name", "path", "the function's name", "hello", FUNCTION_NAME)
+JOB: Final = Parameter("job_id", "path", "the job's id, from X-Job-Id or Location", JOB_ID, schemas.JOB_ID)
+VERSION: Final = Parameter("version", "query", "a version number or an alias; default: the latest", "3", QUALIFIER)
+WAIT: Final = Parameter("wait", "query", "seconds to wait; the same as Prefer: wait=N", 5, SECONDS)
 PREFER: Final = Parameter(
     "Prefer", "header", "respond-async, wait=N, handling=strict (RFC 7240)", "respond-async, wait=5"
 )
+IF_MATCH: Final = Parameter(
+    "If-Match",
+    "header",
+    "the function's ETag: change nothing unless the function still has it",
+    '"1795406400000000"',
+    {"type": "string", "pattern": '^("[^"]+"|[*])$'},
+)
 
-X_JOB_ID: Final = Header("X-Job-Id", "the job", JOB_ID)
+X_JOB_ID: Final = Header("X-Job-Id", "the job's id", JOB_ID)
 X_FUNCTION_VERSION: Final = Header("X-Function-Version", "the version that was called", "3")
 X_DURABILITY: Final = Header(
     "X-Durability",
-    "what holds at least of what Redis has acknowledged: on disk (`always`), on disk within a second (`everysec`), only in memory (`none`)",
+    "how far a write is durable, at least, once Redis acknowledges it: on disk (`always`), on disk "
+    "within a second (`everysec`), only in memory (`none`)",
     "everysec",
     tuple(Durability),
 )
 ACCEPTED: Final = (
-    Header("Location", "where to ask for the job", LINKS["self"]),
-    Header("Retry-After", "when to ask for it, in seconds", "1"),
+    Header("Location", "the job's URL", LINKS["self"]),
+    Header("Retry-After", "seconds until the job is worth asking for", "1"),
     X_JOB_ID,
     X_FUNCTION_VERSION,
     X_DURABILITY,
@@ -86,7 +92,37 @@ ACCEPTED: Final = (
 ENDED: Final = (
     X_JOB_ID,
     X_FUNCTION_VERSION,
-    Header("X-Sandlot-Outcome", "how it ended", "ok"),
+    Header("X-Sandlot-Outcome", "how the attempt ended", "ok"),
     X_DURABILITY,
     Header("Server-Timing", "queued, boot, import, run, settle, total, in ms", "run;dur=1.200, total;dur=1.900"),
+)
+
+BAD_REQUEST: Final = problem_doc(
+    "a parameter or header is invalid",
+    "bad_request",
+    "unknown query parameter 'stats'; there are: function, status",
+)
+UNAUTHENTICATED: Final = problem_doc("no valid API key", "unauthenticated", "this needs an API key")
+FORBIDDEN: Final = problem_doc("the key does not cover this", "forbidden", "this needs the scope deploy")
+NO_FUNCTION: Final = problem_doc("no such function", "function_not_found", "no function 'helo' is deployed")
+NO_JOB: Final = problem_doc(
+    "no such job, or it belongs to another owner",
+    "job_not_found",
+    "no job '5b0c…': it never existed, or it belongs to another owner",
+)
+JOB_GONE: Final = problem_doc(
+    "the job existed and is no longer kept", "job_gone", "job 0192… has ended, and its retention is over"
+)
+NO_EVENT: Final = problem_doc("the job's event is no longer kept", "job_gone", "the event is no longer kept")
+NO_VERSION: Final = problem_doc("no such function, version or alias", "version_not_found", "'hello' has no version 9")
+CONFLICT: Final = problem_doc(
+    "the function has another ETag than If-Match",
+    "version_conflict",
+    "'hello' has changed since you read it (If-Match does not match); nothing was changed. Read it again, then decide",
+)
+TRY_AGAIN: Final = problem_doc(
+    "Redis or a worker is unavailable for now: try again",
+    "no_worker",
+    "no live worker can run python",
+    retry_after_s=1,
 )

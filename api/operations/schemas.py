@@ -1,7 +1,8 @@
-"""The shapes of what callers send and read, as JSON Schema (2020-12, which OpenAPI 3.1 has).
+"""JSON Schemas (2020-12, as OpenAPI 3.1 uses them) of what callers send and read.
 
-Knows: fields and their types. Does not know: which operation uses which. Replies may get further fields; callers ignore those they do not
-know. A test asks the running API for replies that are not of these shapes, or have a field more (tests/hostile/contract.py).
+Replies may gain fields; callers ignore fields that they do not know. A test sends requests to a
+running API and reports replies that do not fit these schemas or have an extra field
+(tests/hostile/contract.py).
 """
 
 from __future__ import annotations
@@ -33,17 +34,22 @@ def array(items: Schema) -> Schema:
 
 
 def table(values: Schema) -> Schema:
-    """An object whose names are data."""
+    """Return the schema of an object whose property names are data."""
     return {"type": "object", "additionalProperties": values}
 
 
 def record(required: str = "", **properties: Schema) -> Schema:
-    """An object; `required` are names of its properties, "*" for all of them."""
+    """Return the schema of an object.
+
+    Args:
+        required: names of its properties, separated by spaces; "*" for all of them.
+    """
     names = list(properties) if required == "*" else required.split()
     return {"type": "object", "properties": properties} | ({"required": names} if names else {})
 
 
 def page(name: str, items: Schema, cursor: str = "string") -> Schema:
+    """Return the schema of one page of a list; `next` is null on the last page."""
     return record("*", **{name: array(items)}, next={"type": [cursor, "null"]})
 
 
@@ -57,7 +63,7 @@ _VERSION: Final = {
     "progress": TEXT,
     "reason": TEXT,
 }
-_VERSION_HAS: Final = "name version digest state manifest created_at"
+_VERSION_REQUIRED: Final = "name version digest state manifest created_at"
 _JOB: Final = {
     "id": TEXT,
     "function": TEXT,
@@ -80,7 +86,7 @@ _JOB: Final = {
     "timings": ref("Timings"),
     "links": ref("Links"),
 }
-_JOB_HAS: Final = "id function version digest status attempt links"
+_JOB_REQUIRED: Final = "id function version digest status attempt links"
 
 SCHEMAS: Final[dict[str, Schema]] = {
     "Problem": {
@@ -91,13 +97,13 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "type": {"type": "string"},
             "title": {"type": "string"},
             "status": {"type": "integer"},
-            "detail": {"type": "string", "description": "what happened, with which value, and what to do"},
+            "detail": {"type": "string", "description": "what happened, with which value, and what to do about it"},
             "instance": {"type": "string"},
-            "code": {"type": "string", "description": "fixed, for machines"},
+            "code": {"type": "string", "description": "stable, for programs"},
         },
     },
-    "Job": record(_JOB_HAS, **_JOB),
-    "DeadLetter": record(_JOB_HAS, **_JOB, event=ANYTHING),
+    "Job": record(_JOB_REQUIRED, **_JOB),
+    "DeadLetter": record(_JOB_REQUIRED, **_JOB, event=ANYTHING),
     "Links": record("*", self=TEXT, result=TEXT, logs=TEXT, events=TEXT),
     "Timings": record("*", **dict.fromkeys(("queued", "boot", "import", "run", "settle", "total"), NUMBER)),
     "FunctionError": record("*", errorType=TEXT, errorMessage=TEXT, stackTrace=array(TEXT)),
@@ -114,9 +120,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Failure": record(
         "attempt outcome", attempt=COUNT, outcome=_OUTCOME, error=ref("FunctionError"), evidence=ref("Evidence")
     ),
-    "Version": record(_VERSION_HAS, **_VERSION),
+    "Version": record(_VERSION_REQUIRED, **_VERSION),
     "Function": record(
-        f"{_VERSION_HAS} latest revision versions waiting aliases",
+        f"{_VERSION_REQUIRED} latest revision versions waiting aliases",
         **_VERSION,
         latest={"type": ["integer", "null"]},
         revision=TEXT,
@@ -125,7 +131,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         aliases=table(ref("Target")),
         next_run_at=_LATER,
     ),
-    "Deployed": record(f"{_VERSION_HAS} changed", **_VERSION, changed=FLAG, warnings=array(TEXT)),
+    "Deployed": record(f"{_VERSION_REQUIRED} changed", **_VERSION, changed=FLAG, warnings=array(TEXT)),
     "Target": record("version", version=COUNT, weights=table(NUMBER)),
     "Alias": record("alias version", alias=TEXT, version=COUNT, weights=table(NUMBER)),
     "Secret": record("*", name=TEXT, prefix=TEXT, updated_at=_LATER),
@@ -161,13 +167,13 @@ JOB_ID: Final[Schema] = {"type": "string", "maxLength": 64}
 QUALIFIER: Final[Schema] = {"type": "string", "pattern": r"^([0-9]{1,9}|[a-z][a-z0-9-]{0,62}|\$LATEST)$"}
 JOB_STATUS: Final = _STATUS
 SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
-PLACE: Final[Schema] = {"type": "string", "pattern": r"^[a-z_]*\.[0-9]{1,9}\.[0-9]{1,9}$"}
+POSITION: Final[Schema] = {"type": "string", "pattern": r"^[a-z_]*\.[0-9]{1,9}\.[0-9]{1,9}$"}
 DURATION: Final[Schema] = {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d)$"}
 
 
-def limit(most: int) -> Schema:
-    return {"type": "integer", "minimum": 1, "maximum": most}
+def limit(maximum: int) -> Schema:
+    return {"type": "integer", "minimum": 1, "maximum": maximum}
 
 
-def cursor(characters: int) -> Schema:
-    return {"type": "string", "maxLength": characters}
+def cursor(max_length: int) -> Schema:
+    return {"type": "string", "maxLength": max_length}

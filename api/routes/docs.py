@@ -1,50 +1,61 @@
-"""/openapi.json and /docs, both written from the one table of operations.
+"""/openapi.json and /docs, both written from the operation table.
 
-Knows: OpenAPI 3.1's form, HTML. Does not know: what an operation says about itself.
+FastAPI does not write the OpenAPI document: see docs/decisions/0014.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from html import escape
 from typing import Any, Final
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 
-from api.operations import OPERATIONS, Header, Operation, Parameter, ResponseDoc
+from api.operations import ANY_METHOD, OPERATIONS, Header, Operation, Parameter, ResponseDoc
 from api.operations.schemas import SCHEMAS
-from api.responses import json_reply, response_of
+from api.operations.system import DOCS, OPENAPI_JSON
+from api.responses import JSON, response_of
+from api.routing import Handlers
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
-"""What `ANY` is written as; OpenAPI has no word for it."""
+"""The methods that an operation for any method is documented with."""
 
 _INTRODUCTION: Final = (
-    "Run functions on machines you own. Every error is a problem document (RFC 9457) with a fixed `code`; every reply has X-Request-Id. "
-    "Functions that are not public, and everything that is not a call, need `Authorization: Bearer <key>`."
+    "Run functions on machines you own. Every error is a problem document (RFC 9457) with a stable `code`; every reply "
+    "has X-Request-Id. Calls of functions that are not public, and everything that is not a call, need "
+    "`Authorization: Bearer <key>`."
 )
 
 
-def add_routes(routes: APIRouter, version: str) -> None:
-    document = openapi_document(version)
-    page = docs_page(version)
+handlers = Handlers()
 
-    @routes.get("/openapi.json")
-    async def openapi_json() -> Response:
-        return response_of(json_reply(200, document))
 
-    @routes.get("/docs")
-    async def docs() -> Response:
-        # Nothing is loaded from elsewhere: this works on a machine without a way out, and no other site learns who reads it.
-        return HTMLResponse(page, headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
+@handlers.serves(OPENAPI_JSON)
+async def openapi_json(request: Request) -> Response:
+    return response_of((200, [JSON], _openapi_text(request.app.version)))
+
+
+@handlers.serves(DOCS)
+async def docs(request: Request) -> Response:
+    # The page loads nothing: it works on a machine without Internet access, and no other site
+    # learns who reads it.
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return HTMLResponse(docs_page(request.app.version), headers={"content-security-policy": policy})
+
+
+@cache
+def _openapi_text(version: str) -> bytes:
+    return msgspec.json.encode(openapi_document(version))
 
 
 def openapi_document(version: str) -> dict[str, Any]:
-    """An OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document of all operations."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        for method in METHODS if operation.method == "ANY" else (operation.method.lower(),):
-            paths.setdefault(operation.path, {})[method] = _operation(operation, method)
+        for method in METHODS if operation.method == ANY_METHOD else (operation.method.lower(),):
+            paths.setdefault(operation.documented_path, {})[method] = _operation(operation, method)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Sandlot", "version": version, "description": _INTRODUCTION},
@@ -59,7 +70,7 @@ def openapi_document(version: str) -> dict[str, Any]:
 
 def _operation(operation: Operation, method: str) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": f"{method}{operation.path.replace('/', '_').replace('{', '').replace('}', '')}",
+        "operationId": f"{method}{operation.documented_path.replace('/', '_').replace('{', '').replace('}', '')}",
         "tags": [operation.tag],
         "summary": operation.summary,
         "description": operation.description or operation.summary,
@@ -109,11 +120,12 @@ _STYLE: Final = (
 )
 
 
+@cache
 def docs_page(version: str) -> str:
-    """One page of HTML without scripts."""
+    """Return one page of HTML without scripts."""
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Sandlot API</title><style>{_STYLE}</style>',
-        f"<h1>Sandlot {escape(version)}</h1><p>{_inline(_INTRODUCTION)} For machines: <a href=/openapi.json>/openapi.json</a>.</p>",
+        f"<h1>Sandlot {escape(version)}</h1><p>{_inline(_INTRODUCTION)} For programs: <a href=/openapi.json>/openapi.json</a>.</p>",
     ]
     for tag in dict.fromkeys(operation.tag for operation in OPERATIONS):
         parts.append(f"<h2>{tag}</h2>")
@@ -131,7 +143,7 @@ def _section(operation: Operation) -> str:
         for answer in operation.answers
     )
     return (
-        f'<details><summary><b class="m">{operation.method}</b> <code>{escape(operation.path)}</code> {escape(operation.summary)}</summary>'
+        f'<details><summary><b class="m">{operation.method}</b> <code>{escape(operation.documented_path)}</code> {escape(operation.summary)}</summary>'
         f"<p>{_inline(operation.description)}</p><pre>{escape(operation.curl)}</pre><table>{rows}</table>{answers}</details>"
     )
 
@@ -152,6 +164,6 @@ def _example(example: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def _inline(text: str) -> str:
-    """Backquotes as code."""
+    """Escape text and turn `code` in backquotes into elements."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))

@@ -1,9 +1,9 @@
-"""Follow a job as it happens: server-sent events of its status, of what it prints, and of its end.
+"""Server-sent events of a job: its status, its log output and its end.
 
-Knows: the events, their ids, when a stream is over. Does not know: who may follow a job, how a worker says what is printed.
-Nothing is kept of a stream: an id says how far its reader is (the status it knows, the attempt, the bytes read of that attempt's output), and all the
-rest is read from Redis. So any API process goes on where another stopped, a reader that is slow keeps nothing waiting, and one of whose job nothing
-is new asks Redis nothing: how its job stands it is told (sandlot/jobs/notifications.py).
+No state is kept for a stream. An event's id is the reader's position (the status it knows, the
+attempt, the bytes of that attempt's output that it has read); everything else is read from Redis.
+So any API process can continue a stream, a slow reader blocks nothing, and a reader of an unchanged
+job sends Redis nothing: changes arrive by Pub/Sub (sandlot/jobs/notifications.py).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from sandlot.jobs import Follower, JobRecord, Queue
 from sandlot.models import JobStatus
 
 PING_S: Final = 15.0
-"""Proxies cut a connection on which nothing comes."""
-AGAIN_S: Final = 1.0
-"""Before what could not be read is read again."""
+"""Well below the time after which proxies close a silent connection (nginx: 60 s)."""
+RETRY_S: Final = 1.0
+"""Pause before a failed read is repeated."""
 PING: Final = b": ping\n\n"
 OVER: Final = "over"
 HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -34,17 +34,16 @@ HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _KNOWN: Final = frozenset({"", OVER, *(str(status) for status in JobStatus)})
 
 _NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
-"""An attempt, or a byte of a log, of which there are 4 MiB at most."""
+"""An attempt, or an offset into a log, which has at most 4 MiB."""
 
 Kind = Literal["events", "logs"]
-"""All of it, or only what is printed."""
+"""All events, or only the log output."""
 
-
-ResultOf = Callable[[JobRecord], Awaitable[bytes | None]]
+ReadResult = Callable[[Queue, JobRecord], Awaitable[bytes | None]]
 
 
 class StreamPosition(msgspec.Struct):
-    """How far a reader is. Its text, `running.2.512`, is the id of each event."""
+    """The position of a reader. Its text, such as `running.2.512`, is the id of each event."""
 
     status: str = ""
     attempt: int = 0
@@ -54,11 +53,11 @@ class StreamPosition(msgspec.Struct):
         return f"{self.status}.{self.attempt}.{self.read_bytes}"
 
 
-def read_place(last_event_id: str) -> StreamPosition | None:
-    """Where to go on; nothing if all was said.
+def read_position(last_event_id: str) -> StreamPosition | None:
+    """Return the position to continue from; None if the stream had ended there.
 
     Raises:
-        CallerError: it is no id of ours.
+        CallerError: the id is not one of this stream's.
     """
     if not last_event_id:
         return StreamPosition()
@@ -67,115 +66,123 @@ def read_place(last_event_id: str) -> StreamPosition | None:
     known = status in _KNOWN
     if not (known and _NUMBER.fullmatch(attempt) and _NUMBER.fullmatch(read_bytes)):
         raise CallerError(
-            f"Last-Event-ID {last_event_id[:64]!r} is none of this stream's; leave it out to begin at the beginning"
+            f"Last-Event-ID {last_event_id[:64]!r} is not an id of this stream; leave it out to start at the beginning"
         )
     return None if status == OVER else StreamPosition(status, int(attempt), int(read_bytes))
 
 
-def follow(
-    queue: Queue, calls: Invocations, record: JobRecord, kind: Kind, last_event_id: str, result_of: ResultOf
+def stream_events(
+    queue: Queue, invocations: Invocations, record: JobRecord, kind: Kind, last_event_id: str, read_result: ReadResult
 ) -> Response:
-    """A stream of what happens to a job; `result_of` gives the result that its last event repeats, if any.
+    """Return a stream of a job's events.
+
+    Args:
+        read_result: returns the result that the last event repeats; None for none.
 
     Raises:
-        CallerError: the id is none of ours.
+        CallerError: the id is not one of this stream's.
     """
-    place = read_place(last_event_id)
-    if place is None:
-        return Response(status_code=204)  # an EventSource that is answered so does not ask again
+    position = read_position(last_event_id)
+    if position is None:
+        return Response(status_code=204)  # makes an EventSource stop reconnecting
     return StreamingResponse(
-        _events(queue, calls, record.id, kind, place, result_of), media_type="text/event-stream", headers=HEADERS
+        _events(queue, invocations, record.id, kind, position, read_result),
+        media_type="text/event-stream",
+        headers=HEADERS,
     )
 
 
 async def _events(
-    queue: Queue, calls: Invocations, job_id: str, kind: Kind, place: StreamPosition, result_of: ResultOf
+    queue: Queue, invocations: Invocations, job_id: str, kind: Kind, position: StreamPosition, read_result: ReadResult
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    said_s = loop.time()
+    sent_s = loop.time()
     yield b"retry: 1000\n\n"
-    with queue.follow(job_id) as follower, calls.following(follower.changed):
-        while not calls.stopping:
+    with queue.follow(job_id) as follower, invocations.wake_on_stop(follower.changed):
+        while not invocations.stopping:
             follower.changed.clear()
             try:
-                async for event in _news(queue, job_id, follower, kind, place, result_of):
-                    said_s = loop.time()
+                async for event in _new_events(queue, job_id, follower, kind, position, read_result):
+                    sent_s = loop.time()
                     yield event
             except UnsafeRecord:
-                return  # asked for by itself, the job says what is wrong with it
+                return  # GET /v1/jobs/{job_id} reports what is wrong with the record
             except QueueUnavailable:
-                loop.call_later(AGAIN_S, follower.changed.set)  # from the same place
-            if place.status == OVER:
+                loop.call_later(RETRY_S, follower.changed.set)  # from the same position
+            if position.status == OVER:
                 return
-            while not await _set(follower.changed, said_s + PING_S):
-                said_s = loop.time()
+            while not await _wait_until(follower.changed, sent_s + PING_S):
+                sent_s = loop.time()
                 yield PING
 
 
-async def _set(event: asyncio.Event, until_s: float) -> bool:
-    """Whether it is set, by that time of the loop at the latest."""
+async def _wait_until(event: asyncio.Event, until_s: float) -> bool:
+    """Wait for the event, at most until this time of the loop's clock; return whether it is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(until_s):
             await event.wait()
     return event.is_set()
 
 
-async def _news(
-    queue: Queue, job_id: str, follower: Follower, kind: Kind, place: StreamPosition, result_of: ResultOf
+async def _new_events(
+    queue: Queue, job_id: str, follower: Follower, kind: Kind, position: StreamPosition, read_result: ReadResult
 ) -> AsyncIterator[bytes]:
-    """What there is beyond `place`, which is moved along.
+    """Yield the events after `position` and advance it.
 
     Raises:
-        QueueUnavailable, UnsafeRecord
+        QueueUnavailable, UnsafeRecord: the job cannot be read.
     """
     if not follower.polled:
         return
-    glance = follower.snapshot
-    if glance is None:
-        place.status = OVER
-        yield _event("gone", place, b"{}")
+    snapshot = follower.snapshot
+    if snapshot is None:
+        position.status = OVER
+        yield _event("gone", position, b"{}")
         return
-    if glance.attempt != place.attempt:
-        place.attempt, place.read_bytes = glance.attempt, 0
-    if glance.status.final:
-        async for event in _last_words(queue, job_id, kind, place, result_of):
+    if snapshot.attempt != position.attempt:
+        position.attempt, position.read_bytes = snapshot.attempt, 0
+    if snapshot.status.final:
+        async for event in _last_events(queue, job_id, kind, position, read_result):
             yield event
         return
-    if kind == "events" and place.status != glance.status and (record := await queue.job(job_id)) is not None:
-        place.status = glance.status
-        yield _event("status", place, msgspec.json.encode(job_document(record, None)))
-    if glance.attempt:
-        text = await queue.read_logs(job_id, glance.attempt, place.read_bytes)
+    if kind == "events" and position.status != snapshot.status and (record := await queue.job(job_id)) is not None:
+        position.status = snapshot.status
+        yield _event("status", position, msgspec.json.encode(job_document(record, None)))
+    if snapshot.attempt:
+        text = await queue.read_logs(job_id, snapshot.attempt, position.read_bytes)
         if text:
-            place.read_bytes += len(text)
-            yield _event("log", place, _log(text))
+            position.read_bytes += len(text)
+            yield _event("log", position, _log(text))
 
 
-async def _last_words(
-    queue: Queue, job_id: str, kind: Kind, place: StreamPosition, result_of: ResultOf
+async def _last_events(
+    queue: Queue, job_id: str, kind: Kind, position: StreamPosition, read_result: ReadResult
 ) -> AsyncIterator[bytes]:
-    text = await queue.read_logs(job_id, None, place.read_bytes)
+    text = await queue.read_logs(job_id, None, position.read_bytes)
     if text:
-        place.read_bytes += len(text)
-        yield _event("log", place, _log(text))
+        position.read_bytes += len(text)
+        yield _event("log", position, _log(text))
     record = await queue.job(job_id)
     if record is None or kind == "logs":
-        place.status = OVER
-        yield _event("end", place, b"{}")
+        position.status = OVER
+        yield _event("end", position, b"{}")
         return
-    result = await result_of(record)
-    if place.status != record.status:
-        place.status = record.status
-        yield _event("status", place, msgspec.json.encode(job_document(record, None)))
-    place.status = OVER
-    yield _event("result", place, msgspec.json.encode(job_document(record, result)))
+    result = await read_result(queue, record)
+    if position.status != record.status:
+        position.status = record.status
+        yield _event("status", position, msgspec.json.encode(job_document(record, None)))
+    position.status = OVER
+    yield _event("result", position, msgspec.json.encode(job_document(record, result)))
 
 
 def _log(text: bytes) -> bytes:
     return msgspec.json.encode({"text": text.decode("utf-8", "replace")})
 
 
-def _event(name: str, place: StreamPosition, data: bytes) -> bytes:
-    """`data` is JSON; the line breaks that a function wrote between its tokens begin new lines of data."""
+def _event(name: str, position: StreamPosition, data: bytes) -> bytes:
+    """Return one event in the text/event-stream format.
+
+    `data` is JSON. Line breaks that a function wrote between its tokens start new `data` lines.
+    """
     lines = data.replace(b"\r", b" ").replace(b"\n", b"\ndata: ")
-    return b"event: %b\nid: %b\ndata: %b\n\n" % (name.encode(), str(place).encode(), lines)
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (name.encode(), str(position).encode(), lines)

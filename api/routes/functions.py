@@ -1,7 +1,7 @@
-"""The forms that a deploy may have over HTTP: JSON with one file's text, a zip, multipart files.
+"""/v1/functions: deploy, list, show and delete functions.
 
-Knows: media types, fields. Does not know: what makes a function valid, routes.
-Everything here may take seconds and runs in a thread.
+A deploy is JSON with the text of one file, a zip, or multipart files. Reading one may take seconds,
+so it runs in a thread.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.auth import key_of
-from api.call_options import read_query
-from api.documents import Document, alias_document, iso, version_document, waiting_document
+from api.dependencies import KeyDep, QueueDep, RegistryDep, RevisionDep, ServicesDep
+from api.documents import Document, alias_document, iso, unready_document, version_document
 from api.http.body import Part, read_body, read_multipart
-from api.http.conditional import etag, read_if_match
+from api.http.conditional import etag
 from api.middleware.audit import DIGEST
+from api.operations.functions import DELETE_FUNCTION, DEPLOY, GET_FUNCTION, LIST_FUNCTIONS
 from api.responses import json_reply, response_of
+from api.routing import Handlers
 from sandlot.errors import CallerError, InvalidJson, UnsupportedMediaType
 from sandlot.functions import (
     Bundle,
@@ -42,47 +43,53 @@ from sandlot.jobs import Queue
 from sandlot.models import LATEST
 from sandlot.placement import start_command
 from sandlot.secret_store import SecretStore
-from sandlot.settings import Settings
 from sandlot.strict_json import check_json
 
 DEPLOY_LIMIT_BYTES: Final = 50 * 1024 * 1024
-"""Of a body, in whichever form; `sandlot.functions.bundle` limits what comes out of an archive."""
+"""
+The largest body of a deploy, whatever its form. `sandlot.functions.bundle` limits the size of an
+unpacked archive.
+"""
+
+handlers = Handlers()
 
 
-class Deploy(BaseModel):
-    """One source file. Keys in `manifest` win over those in the source."""
+class DeployBody(BaseModel):
+    """A deploy of one source file. Keys in `manifest` override those in the source."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(description="the text of the file")
     filename: str | None = Field(
-        None, description="its name, which says the runtime (main.py, index.mjs); Python without it"
+        None, description="its name, which selects the runtime (main.py, index.mjs); default: Python"
     )
     manifest: dict[str, Any] | None = Field(None, description='as in the source: {"timeout": "5s", "memory": "256MiB"}')
 
 
-def reader_of(content_type: str, node: Path | None) -> Callable[[str, bytes], tuple[Bundle, Manifest]]:
-    """What reads a body of this type, given the function's name.
+def deploy_reader(content_type: str, node: Path | None) -> Callable[[str, bytes], tuple[Bundle, Manifest]]:
+    """Return the function that reads a body of this type, given the function's name.
 
     Raises:
-        UnsupportedMediaType: nothing does.
+        UnsupportedMediaType: a deploy cannot have this type.
     """
     media_type = content_type.split(";")[0].strip().lower()
     if media_type == "application/json":
-        return lambda name, body: _read_json(name, body, node)
+        return lambda name, body: _read_json_deploy(name, body, node)
     if media_type == "application/zip":
         return lambda _, body: read_archive(body, node=node)
     if media_type == "multipart/form-data":
-        return lambda name, body: _read_parts(name, read_multipart(content_type, body, FILES_LIMIT + 1), node)
+        return lambda name, body: _read_multipart_deploy(
+            name, read_multipart(content_type, body, FILES_LIMIT + 1), node
+        )
     raise UnsupportedMediaType(
         f"a deploy is application/json, application/zip or multipart/form-data, not {media_type[:80]}"
     )
 
 
-def _read_json(name: str, body: bytes, node: Path | None) -> tuple[Bundle, Manifest]:
+def _read_json_deploy(name: str, body: bytes, node: Path | None) -> tuple[Bundle, Manifest]:
     try:
         check_json(body)
-        deploy = Deploy.model_validate_json(body)
+        deploy = DeployBody.model_validate_json(body)
     except InvalidJson as error:
         raise InvalidJson(f"the body, which describes the function, is {error.message}") from None
     except ValidationError as error:
@@ -94,15 +101,18 @@ def _read_json(name: str, body: bytes, node: Path | None) -> tuple[Bundle, Manif
     return read_source(name, deploy.filename, deploy.source, deploy.manifest, node=node)
 
 
-def _read_parts(name: str, parts: list[Part], node: Path | None) -> tuple[Bundle, Manifest]:
-    """Files by their names (paths in the function's folder), and a field `manifest`; a lone zip is that zip."""
+def _read_multipart_deploy(name: str, parts: list[Part], node: Path | None) -> tuple[Bundle, Manifest]:
+    """Read files, whose names are paths in the function's folder, and a field `manifest`.
+
+    A single file that is a zip is read as an archive.
+    """
     manifest: dict[str, Any] = {}
     for field in parts:
         if field.filename:
             continue
         if field.name != "manifest":
             raise CallerError(
-                f"{field.name[:80]!r} is no field of a deploy; send files, and a field manifest if you like"
+                f"{field.name[:80]!r} is not a field of a deploy; send files and, optionally, a field manifest"
             )
         try:
             check_json(field.content)
@@ -118,84 +128,78 @@ def _read_parts(name: str, parts: list[Part], node: Path | None) -> tuple[Bundle
     return read_files({part.filename: part.content for part in files}, manifest, node=node)
 
 
-_NOTHING: Final[frozenset[str]] = frozenset()
-_DEPLOYS_AT_ONCE: Final = 2
-"""One may hold some 600 MiB while it is unpacked, packed and stored; the others wait with their bodies."""
+@handlers.serves(LIST_FUNCTIONS)
+async def list_functions(
+    registry: RegistryDep,
+    key: KeyDep,
+    limit: Annotated[int, LIST_FUNCTIONS.field("limit")] = 100,
+    cursor: Annotated[str, LIST_FUNCTIONS.field("cursor")] = "",
+) -> Response:
+    page = await registry.list(limit, cursor)
+    listed = [_listed_document(function) for function in page.functions]
+    shown = [document for document in listed if key is None or document["name"].startswith(key.prefix)]
+    return response_of(json_reply(200, {"functions": shown, "next": page.next}))
 
 
-def add_routes(routes: APIRouter, registry: Registry, queue: Queue, secrets: SecretStore, settings: Settings) -> None:
-    room = asyncio.Semaphore(_DEPLOYS_AT_ONCE)
-
-    @routes.get("/v1/functions")
-    async def list_functions(
-        request: Request,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[str, Query(max_length=64)] = "",
-    ) -> Response:
-        """Functions in the order of their names; `next` is the cursor of the next page, or null."""
-        read_query(request.scope, frozenset({"limit", "cursor"}))
-        page = await registry.list(limit, cursor)
-        key = key_of(request.scope)
-        listed = [_listed_document(function) for function in page.functions]
-        shown = [document for document in listed if key is None or document["name"].startswith(key.prefix)]
-        return response_of(json_reply(200, {"functions": shown, "next": page.next}))
-
-    @routes.get("/v1/functions/{name}")
-    async def describe_function(request: Request, name: str) -> Response:
-        """One version (the latest, or `?version=`), the numbers of all that are kept, and the aliases."""
-        query = read_query(request.scope, frozenset({"version"}))
-        described = await registry.describe(name)
-        shown = await _shown(registry, described, name, query.get("version"))
-        versions = [{"version": kept.number, "digest": kept.digest} for kept in described.versions]
-        aliases = {alias: alias_document(target) for alias, target in described.aliases.items()}
-        document = shown | {
-            "latest": None if described.latest is None else described.latest.number,
-            "revision": described.revision,
-            "versions": versions,
-            "waiting": [await _progress(registry, waiting) for waiting in described.pending],
-            "aliases": aliases,
-        }
-        when = None if described.latest is None else described.latest.manifest.cron_schedule()
-        if when is not None:
-            document["next_run_at"] = iso(when.next_tick_ms(queue.now_ms()))
-        return response_of(json_reply(200, document, etag(described.revision)))
-
-    @routes.put("/v1/functions/{name}")
-    async def deploy_function(request: Request, name: str) -> Response:
-        """Deploy a new version; a source and manifest that were deployed before are the same version again."""
-        read_query(request.scope, _NOTHING)
-        headers = dict(request.scope["headers"])
-        revision = read_if_match(headers)
-        content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
-        read = reader_of(content_type, find_node(settings.node))
-        body = await read_body(request.scope, request.receive, headers, DEPLOY_LIMIT_BYTES)
-        async with room:
-            # In a thread: Node files are checked by a node process, archives are unpacked.
-            bundle, manifest = await asyncio.to_thread(read, name, body)
-            deployed = await registry.deploy(name, bundle, manifest, revision=revision)
-        await queue.close_breaker(name)
-        request.scope[DIGEST] = deployed.version.digest
-        document = version_document(deployed.version) | {"changed": deployed.changed}
-        if not deployed.active:
-            document["state"] = "pending"
-        warnings = await _warnings(deployed.version, queue, secrets)
-        if warnings:
-            document["warnings"] = warnings
-        location = (b"location", f"/v1/functions/{name}".encode())
-        return response_of(json_reply(201 if deployed.created else 200, document, [location, *etag(deployed.revision)]))
-
-    @routes.delete("/v1/functions/{name}")
-    async def delete_function(request: Request, name: str) -> Response:
-        """Remove a function with all its versions; what is queued ends as cancelled, what runs goes on."""
-        read_query(request.scope, _NOTHING)
-        await registry.delete(name, revision=read_if_match(dict(request.scope["headers"])))
-        await queue.cancel_queued(name)
-        await queue.close_breaker(name)
-        return response_of((204, [], b""))
+@handlers.serves(GET_FUNCTION)
+async def get_function(
+    name: str,
+    registry: RegistryDep,
+    queue: QueueDep,
+    version: Annotated[str | None, GET_FUNCTION.field("version")] = None,
+) -> Response:
+    described = await registry.describe(name)
+    shown = await _shown_version(registry, described, name, version)
+    versions = [{"version": kept.number, "digest": kept.digest} for kept in described.versions]
+    aliases = {alias: alias_document(target) for alias, target in described.aliases.items()}
+    document = shown | {
+        "latest": None if described.latest is None else described.latest.number,
+        "revision": described.revision,
+        "versions": versions,
+        "waiting": [await _progress(registry, waiting) for waiting in described.pending],
+        "aliases": aliases,
+    }
+    schedule = None if described.latest is None else described.latest.manifest.cron_schedule()
+    if schedule is not None:
+        document["next_run_at"] = iso(schedule.next_tick_ms(queue.now_ms()))
+    return response_of(json_reply(200, document, etag(described.revision)))
 
 
-async def _shown(registry: Registry, described: FunctionDetails, name: str, qualifier: str | None) -> Document:
-    """The version that was asked for; without one the latest, or the newest that waits where none is complete yet."""
+@handlers.serves(DEPLOY)
+async def deploy(request: Request, name: str, revision: RevisionDep, services: ServicesDep) -> Response:
+    headers = dict(request.scope["headers"])
+    content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
+    read = deploy_reader(content_type, find_node(services.settings.node))
+    body = await read_body(request.scope, request.receive, headers, DEPLOY_LIMIT_BYTES)
+    async with services.deploy_slots:
+        # In a thread: a node process checks Node files, and archives are unpacked.
+        bundle, manifest = await asyncio.to_thread(read, name, body)
+        deployed = await services.registry.deploy(name, bundle, manifest, revision=revision)
+    await services.queue.close_breaker(name)
+    request.scope[DIGEST] = deployed.version.digest
+    document = version_document(deployed.version) | {"changed": deployed.changed}
+    if not deployed.active:
+        document["state"] = "pending"
+    warnings = await _warnings(deployed.version, services.queue, services.secrets)
+    if warnings:
+        document["warnings"] = warnings
+    location = (b"location", f"/v1/functions/{name}".encode())
+    return response_of(json_reply(201 if deployed.created else 200, document, [location, *etag(deployed.revision)]))
+
+
+@handlers.serves(DELETE_FUNCTION)
+async def delete_function(name: str, revision: RevisionDep, registry: RegistryDep, queue: QueueDep) -> Response:
+    await registry.delete(name, revision=revision)
+    await queue.cancel_queued(name)
+    await queue.close_breaker(name)
+    return response_of((204, [], b""))
+
+
+async def _shown_version(registry: Registry, described: FunctionDetails, name: str, qualifier: str | None) -> Document:
+    """Return the requested version as a document.
+
+    Without a qualifier that is the latest version, or the newest unready one if none is ready yet.
+    """
     if qualifier is None and described.latest is not None:
         return version_document(described.latest)
     for waiting in described.pending:
@@ -206,21 +210,21 @@ async def _shown(registry: Registry, described: FunctionDetails, name: str, qual
 
 async def _progress(registry: Registry, waiting: PendingVersion) -> Document:
     now = await registry.pending(waiting.version.function, waiting.version.number)
-    return waiting_document(now or waiting)
+    return unready_document(now or waiting)
 
 
 def _listed_document(function: Version | PendingVersion) -> Document:
-    return version_document(function) if isinstance(function, Version) else waiting_document(function)
+    return version_document(function) if isinstance(function, Version) else unready_document(function)
 
 
 async def _warnings(version: Version, queue: Queue, secrets: SecretStore) -> list[str]:
-    """What is not wrong with a deploy, but will be with the first call."""
+    """List what the first call of a valid version will lack."""
     missing = await secrets.missing(version.function, version.manifest.secrets)
-    unset = [f"the secret {name} is not there for it. Set it with: sandlot secret set {name}" for name in missing]
-    return unset + await _without_worker(version, queue)
+    unset = [f"the secret {name} is not set for it. Set it with: sandlot secret set {name}" for name in missing]
+    return unset + await _worker_warnings(version, queue)
 
 
-async def _without_worker(version: Version, queue: Queue) -> list[str]:
+async def _worker_warnings(version: Version, queue: Queue) -> list[str]:
     status = await queue.status()
     if not status.reachable or status.workers.get(version.placement):
         return []

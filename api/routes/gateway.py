@@ -1,6 +1,7 @@
-"""An HTTP request as the event that a function behind a URL gets (Lambda's function URL, payload format 2.0).
+"""The gateway: functions behind URLs, with the events and answers of Lambda function URLs.
 
-Knows: the fields and how they are spelled. Does not know: which function gets it, what it answers.
+A request becomes an event of payload format 2.0, and the function's value becomes a response:
+https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -16,27 +16,28 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from api.auth import Authorizer, is_ours
-from api.call_options import read_call_options
-from api.http.body import ClientGone, read_body
-from api.http.problems import Headers, problem, problem_of, send_problem, send_reply
-from api.invocations import Invocations, Pending
-from api.metrics import FUNCTION
-from api.responses import JSON, TEXT, Reply, Whole, call_headers, failure_reply, pending_reply
-from sandlot.errors import RouteNotFound, SandlotError
+from api.auth import is_sandlot_key
+from api.call_options import CallOptions
+from api.http.problems import Headers, problem, send_problem
+from api.invocations import Pending
+from api.operations.calls import CALL_URL
+from api.responses import JSON, TEXT, CompleteReply, Reply, call_headers, failure_reply, pending_reply
+from api.routes.invoke import CallRoute
+from sandlot.errors import RouteNotFound
+from sandlot.functions import Version
 from sandlot.jobs import JobResult
-from sandlot.models import FUNCTION_NAME, LATEST, OutcomeKind
+from sandlot.models import FUNCTION_NAME, OutcomeKind
 from sandlot.offload import offload
 from sandlot.redis.durability import Durability
-from sandlot.settings import Settings
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def url_event(scope: Scope, body: bytes, *, name: str, path: str, job_id: str) -> bytes:
-    """The event as JSON text.
+    """Return the request as an event in JSON.
 
-    A body that is UTF-8 is passed as text, any other as base64. Our own API key is not passed on; other credentials are the function's.
+    A body in UTF-8 is passed as text, any other as base64. A Sandlot API key is left out; other
+    credentials are for the function.
     """
     headers, cookies = _event_headers(scope["headers"])
     query = scope["query_string"].decode("latin-1")
@@ -64,7 +65,7 @@ def url_event(scope: Scope, body: bytes, *, name: str, path: str, job_id: str) -
             "requestId": job_id,
             "routeKey": "$default",
             "stage": "$default",
-            # English months whatever the locale, as in a common log line.
+            # As in the common log format: English months in every locale.
             "time": f"{now.day:02}/{_MONTHS[now.month - 1]}/{now:%Y:%H:%M:%S} +0000",
             "timeEpoch": round(now.timestamp() * 1000),
         },
@@ -73,7 +74,7 @@ def url_event(scope: Scope, body: bytes, *, name: str, path: str, job_id: str) -
     if cookies:
         event["cookies"] = cookies
     if query:
-        event["queryStringParameters"] = _joined(parse_qsl(query, keep_blank_values=True))
+        event["queryStringParameters"] = _join_repeated(parse_qsl(query, keep_blank_values=True))
     if body:
         event["body"] = text
     return msgspec.json.encode(event)
@@ -85,13 +86,13 @@ def _event_headers(raw: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], list
     for name, value in raw:
         if name == b"cookie":
             cookies += [cookie.strip() for cookie in value.decode("latin-1").split(";")]
-        elif not (name == b"authorization" and is_ours(value)):
+        elif not (name == b"authorization" and is_sandlot_key(value)):
             pairs.append((name.decode("latin-1"), value.decode("latin-1")))
-    return _joined(pairs), cookies
+    return _join_repeated(pairs), cookies
 
 
-def _joined(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """What is there several times is joined with commas."""
+def _join_repeated(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Join the values of a repeated name with commas."""
     joined: dict[str, str] = {}
     for name, value in pairs:
         joined[name] = f"{joined[name]},{value}" if name in joined else value
@@ -109,8 +110,8 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _HEADERS_LIMIT_BYTES: Final = 32 * 1024
 
-DROPPED: Final = frozenset(
-    # Hop by hop (RFC 9110, section 7.6.1), what only the server can know, and what only Sandlot says.
+DROPPED_HEADERS: Final = frozenset(
+    # Hop-by-hop headers (RFC 9110, section 7.6.1) and those that the server or Sandlot sets.
     {
         "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade",
         "content-length", "date", "server", "x-request-id", "x-job-id", "x-function-version", "x-sandlot-outcome", "x-durability", "server-timing",
@@ -119,14 +120,16 @@ DROPPED: Final = frozenset(
 
 
 class BadFunctionResponse(Exception):
-    """The function's answer claims to be an HTTP response and cannot be one; the message says why."""
+    """The function's answer has a `statusCode` but is not a valid response, as the message says."""
 
 
-def response_of_result(result: bytes) -> Whole:
-    """An object with `statusCode` is a response; any other JSON is the body of a 200.
+def response_from_result(result: bytes) -> CompleteReply:
+    """Return the response that a result describes.
+
+    An object with `statusCode` is a response; any other JSON value is the body of a 200.
 
     Raises:
-        BadFunctionResponse: the object cannot be sent.
+        BadFunctionResponse: the object cannot be sent as a response.
     """
     answer = msgspec.json.decode(result) if b'"statusCode"' in result and result.lstrip()[:1] == b"{" else None
     if not isinstance(answer, dict) or "statusCode" not in answer:
@@ -134,7 +137,9 @@ def response_of_result(result: bytes) -> Whole:
     status = _status(answer["statusCode"])
     body = _reply_body(answer.get("body"), answer.get("isBase64Encoded", False))
     if body and status in (204, 205, 304):
-        raise BadFunctionResponse(f"statusCode {status} has no body, but the function gave one of {len(body)} bytes")
+        raise BadFunctionResponse(
+            f"statusCode {status} allows no body, but the function returned one of {len(body)} bytes"
+        )
     headers = _reply_headers(answer.get("headers")) + _cookies(answer.get("cookies"))
     if body and not any(name == b"content-type" for name, _ in headers):
         headers.append(JSON if isinstance(answer.get("body"), (dict, list)) else TEXT)
@@ -182,96 +187,72 @@ def _cookies(value: Any) -> Headers:  # noqa: ANN401 - any JSON value
     if value is None:
         return []
     if not isinstance(value, list):
-        raise BadFunctionResponse("cookies is not an array of texts")
+        raise BadFunctionResponse("cookies is not an array of strings")
     return [header for cookie in value if (header := _header("set-cookie", cookie)) is not None]
 
 
 def _header(name: str, value: Any) -> tuple[bytes, bytes] | None:  # noqa: ANN401 - any JSON value
-    """The header as it is sent, `None` for one that is not the function's to send."""
+    """Return the header as it is sent; None for one that a function may not set."""
     if isinstance(value, bool):
         value = "true" if value else "false"
     if isinstance(value, int | float):
         value = str(value)
     if not isinstance(value, str):
-        raise BadFunctionResponse(f"the header {name!r:.80} has a value that is neither a text nor a number")
+        raise BadFunctionResponse(f"the header {name!r:.80} has a value that is neither a string nor a number")
     if not _TOKEN.fullmatch(name):
-        raise BadFunctionResponse(f"{name!r:.80} is not the name of a header")
+        raise BadFunctionResponse(f"{name!r:.80} is not a valid header name")
     if not _VALUE.fullmatch(value):
         raise BadFunctionResponse(
             f"the header {name!r:.80} has a value that cannot be sent (a line break, a control or a non-Latin-1 character)"
         )
     lowered = name.lower()
-    return None if lowered in DROPPED else (lowered.encode(), value.strip().encode("latin-1"))
+    return None if lowered in DROPPED_HEADERS else (lowered.encode(), value.strip().encode("latin-1"))
 
 
-_NO_QUERY: Final[Mapping[str, str]] = {}
-"""The query of a gateway's request is the function's: what a call asks of us is in headers alone."""
+class Gateway(CallRoute):
+    """Serves the paths under /fn and, through `bare`, paths that no route matches."""
 
-
-class Gateway:
-    """An ASGI application for the routes under /fn, and for whatever no other route takes."""
-
-    def __init__(self, door: Authorizer, calls: Invocations, settings: Settings) -> None:
-        self._door = door
-        self._calls = calls
-        self._limit_bytes = settings.payload_limit_bytes
-        self._wait_cap_s = settings.wait_cap_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = await self.answer(scope, receive)
-        if reply is not None:
-            await send_reply(send, *reply)
+    operation = CALL_URL
+    """All three operations of the gateway read the same parameters."""
 
     async def bare(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What no other route takes: one segment that could be a function's name is one."""
+        """Call the function that a path of one segment names; answer 404 to any other path."""
         name = scope["path"][1:]
         if FUNCTION_NAME.match(name):
             scope["path_params"] = {"name": name}
             await self(scope, receive, send)
         else:
             await send_problem(
-                scope, send, RouteNotFound(f"nothing is at {scope['path'][:200]}; /docs lists what there is")
+                scope, send, RouteNotFound(f"nothing is at {scope['path'][:200]}; /docs lists the paths")
             )
 
-    async def answer(self, scope: Scope, receive: Receive) -> Reply | None:
-        """The reply; `None` if there is nobody left to read it."""
-        parameters = scope["path_params"]
-        try:
-            return await self._reply(parameters["name"], "/" + parameters.get("path", ""), scope, receive)
-        except SandlotError as error:
-            return problem_of(error, instance=scope["path"])
-        except ClientGone:
-            return None
-
-    async def _reply(self, name: str, path: str, scope: Scope, receive: Receive) -> Reply:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        owner, version = await self._door.admit_call(headers, name, LATEST)
-        scope[FUNCTION] = version.function
-        wish = read_call_options(scope, headers, _NO_QUERY, self._wait_cap_s)
-        body = await read_body(scope, receive, headers, self._limit_bytes)
-        job_id = self._calls.new_job_id(owner)
+    async def _run(
+        self, scope: Scope, receive: Receive, owner: str, version: Version, options: CallOptions, body: bytes
+    ) -> Reply:
+        name, path = scope["path_params"]["name"], "/" + scope["path_params"].get("path", "")
+        job_id = self._invocations.new_job_id(owner)
         event = await offload(len(body), url_event, scope, body, name=name, path=path, job_id=job_id)
-        invocation = self._calls.invocation(version, event, owner, wish, job_id=job_id)
-        end = await self._calls.call(invocation, wish, scope, receive)
-        if isinstance(end, Pending):
-            return pending_reply(invocation, end, wish)
-        if end.kind is not OutcomeKind.OK:
-            return failure_reply(end, scope["path"], wish, self._calls.durability)
-        result = end.result if end.stored is None else await self._calls.results.whole(end.stored)
-        return await offload(len(result), _response, end, result, scope["path"], self._calls.durability)
+        invocation = self._invocations.make_invocation(version, event, owner, options, job_id=job_id)
+        ended = await self._invocations.call(invocation, options, scope, receive)
+        if isinstance(ended, Pending):
+            return pending_reply(invocation, ended, options)
+        if ended.kind is not OutcomeKind.OK:
+            return failure_reply(ended, scope["path"], options, self._invocations.durability)
+        result = ended.result if ended.stored is None else await self._invocations.large_results.whole(ended.stored)
+        return await offload(len(result), _function_reply, ended, result, scope["path"], self._invocations.durability)
 
 
-def _response(settled: JobResult, result: bytes, instance: str, durability: Durability) -> Whole:
+def _function_reply(ended: JobResult, result: bytes, instance: str, durability: Durability) -> CompleteReply:
     try:
-        status, headers, body = response_of_result(result)
+        status, headers, body = response_from_result(result)
     except BadFunctionResponse as error:
         detail = f"the function's answer cannot be sent: {error}"
         return problem(
             "bad_function_response",
             detail,
             instance=instance,
-            members={"job": {"id": settled.job_id}},
-            headers=call_headers(settled, durability),
+            members={"job": {"id": ended.job_id}},
+            headers=call_headers(ended, durability),
         )
     length = [] if status in (204, 304) else [(b"content-length", b"%d" % len(body))]
-    return status, [*headers, *length, *call_headers(settled, durability)], body
+    return status, [*headers, *length, *call_headers(ended, durability)], body

@@ -1,54 +1,73 @@
-"""/healthz and /readyz: is this process alive, and can it do its work?
-
-Knows: what ready means. Does not know: what a worker or a queue is made of.
-"""
+"""Health, status and metrics of the API."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.auth import key_of
+from api.dependencies import KeyDep, QueueDep, ServicesDep
+from api.operations.system import HEALTHZ, METRICS, READYZ, STATUS
 from api.responses import json_reply, response_of
+from api.routing import Handlers
+from sandlot.api_keys import ApiKey
 from sandlot.errors import Forbidden, NoWorker, QueueUnavailable
-from sandlot.jobs import Queue
 from sandlot.jobs.stats import QueueLoads
-from sandlot.metrics import BOUNDS_S
+from sandlot.metrics import BOUNDS_S, CONTENT_TYPE
+
+handlers = Handlers()
 
 
-def add_health_routes(routes: APIRouter, queue: Queue) -> None:
-    @routes.get("/healthz")
-    async def healthz() -> Response:
-        """This process answers. It says nothing about Redis or workers: restarting it would not bring them back."""
-        return response_of(json_reply(200, {"status": "alive"}))
+@handlers.serves(HEALTHZ)
+async def healthz() -> Response:
+    """Answer whenever this process is alive.
 
-    @routes.get("/readyz")
-    async def readyz(request: Request) -> Response:
-        """An invocation submitted now would be accepted and run: Redis answers and a worker lives."""
-        status = await queue.status()
-        if not status.reachable:
-            raise QueueUnavailable("Redis does not answer")
-        if not any(status.workers.values()):
-            raise NoWorker("no live worker; start one with: sandlot worker")
-        return response_of(
-            json_reply(
-                200, {"status": "ready", "workers": status.workers, "queued": status.queued, "running": status.running}
-            )
+    Redis and workers do not matter here: restarting this process would not bring them back.
+    """
+    return response_of(json_reply(200, {"status": "alive"}))
+
+
+@handlers.serves(READYZ)
+async def readyz(queue: QueueDep) -> Response:
+    """Answer 200 if an invocation submitted now would run: Redis answers and a worker is alive."""
+    status = await queue.status()
+    if not status.reachable:
+        raise QueueUnavailable("Redis does not answer")
+    if not any(status.workers.values()):
+        raise NoWorker("no live worker; start one with: sandlot worker")
+    return response_of(
+        json_reply(
+            200, {"status": "ready", "workers": status.workers, "queued": status.queued, "running": status.running}
         )
+    )
 
 
-def add_status_routes(routes: APIRouter, queue: Queue) -> None:
-    @routes.get("/v1/status")
-    async def status(request: Request) -> Response:
-        """Raises Forbidden for a key that is for some functions alone."""
-        key = key_of(request.scope)
-        if key is not None and key.prefix:
-            raise Forbidden(f"this speaks of every function, and key {key.id} is for those named {key.prefix}… alone")
-        return response_of(json_reply(200, status_document(await queue.load())))
+@handlers.serves(STATUS)
+async def status(queue: QueueDep, key: KeyDep) -> Response:
+    _require_all_functions(key, "the status covers")
+    return response_of(json_reply(200, status_document(await queue.load())))
+
+
+@handlers.serves(METRICS)
+async def metrics(services: ServicesDep, key: KeyDep) -> Response:
+    _require_all_functions(key, "metrics cover")
+    text = await services.metrics.text()
+    return Response(text, media_type=CONTENT_TYPE)
+
+
+def _require_all_functions(key: ApiKey | None, subject: str) -> None:
+    """
+    Raises:
+        Forbidden: the key is limited to some functions.
+    """
+    if key is not None and key.prefix:
+        raise Forbidden(f"{subject} every function, and key {key.id} is only for those named {key.prefix}…")
 
 
 def status_document(load: QueueLoads) -> dict[str, object]:
-    """Counts are since each worker started; two documents give rates. `buckets`: how many took up to each of `bounds_s`, the last more."""
+    """Return the status as a JSON document.
+
+    Counters start with each worker, so two documents give rates. `buckets` counts the calls that
+    took up to each of `bounds_s`; its last entry counts those that took longer.
+    """
     return {
         "queued": load.queued,
         "running": load.running,
@@ -92,6 +111,6 @@ def _function(load: QueueLoads, name: str) -> dict[str, object]:
         "oldest_wait_s": max((queue.oldest_wait_s for queue in queues), default=0.0),
         "ok": sum(counted.ok for counted in stats),
         "failed": sum(counted.failed for counted in stats),
-        # A worker of another release may have other buckets; then the shorter decides.
+        # A worker of another release may have other buckets; the shorter list decides.
         "buckets": [sum(column) for column in zip(*(counted.buckets for counted in stats), strict=False)],
     }

@@ -1,6 +1,6 @@
-"""How many connections there may be: in all, and from one address.
+"""HTTP/1.1 on one connection: uvicorn's protocol with limits on connections and heads.
 
-Knows: who holds how many. Does not know: what is said on them (`api.server.protocol`).
+It refuses too many connections, heads that are too large or too slow, and ambiguous requests.
 """
 
 from __future__ import annotations
@@ -18,9 +18,22 @@ from api.http.problems import Headers, problem
 from sandlot.settings import Settings, is_loopback
 from sandlot.transport_security import Network, is_in, read_proxies
 
+HEAD_LIMIT_BYTES: Final = 64 * 1024
+HEADERS_LIMIT: Final = 200
+HEAD_DEADLINE_S: Final = 10.0
+"""
+From the first byte of a request, or the start of the connection, to the last byte of its head. An
+idle kept-alive connection has a deadline of its own.
+"""
+LAST_REQUEST_S: Final = 0.5
+"""How long a stopping server waits on an idle connection for a request that may be in transit."""
 
-class Connections:
-    """The connections of this process. Proxies and this machine itself may have as many as there are: behind them are many callers."""
+
+class ConnectionLimits:
+    """Counts the connections of this process, in total and by address.
+
+    Proxies and this machine have no limit by address, since many callers connect through them.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.connections_limit
@@ -30,16 +43,20 @@ class Connections:
         self._of: Counter[str] = Counter()
 
     def enter(self, address: str) -> str:
-        """Why this connection is refused; empty if it is not. Whoever entered, refused or not, leaves."""
+        """Count a connection, and return why it is refused; empty if it is accepted.
+
+        Every connection that entered, refused or not, has to `leave`.
+        """
         self._count += 1
         self._of[address] += 1
         if self._count > self._limit:
-            return f"there are {self._limit} connections to this process already"
+            return f"this process already has {self._limit} connections, its limit"
         if self._of[address] > self._limit_per_address and not self._may_have_many(address):
-            return f"there are {self._limit_per_address} connections from your address already"
+            return f"your address already has {self._limit_per_address} connections, its limit"
         return ""
 
     def leave(self, address: str) -> None:
+        """Uncount a connection that has closed."""
         self._count -= 1
         self._of[address] -= 1
         if not self._of[address]:
@@ -49,28 +66,18 @@ class Connections:
         return not address or is_loopback(address) or is_in(address, self._exempt)
 
 
-HEAD_LIMIT_BYTES: Final = 64 * 1024
-HEADERS_LIMIT: Final = 200
-HEAD_DEADLINE_S: Final = 10.0
-"""From the first byte of a request (or the start of the connection) to the last of its head; an idle kept-alive connection has its own."""
-
-
-LAST_REQUEST_S: Final = 0.5
-"""How long a stopping server still waits on an idle connection for a request that may be on its way."""
-
-
 class HeadTooLargeError(Exception):
-    """Ends the parsing; the parser turns it into a call of `send_400_response`."""
+    """The head is too large. uvicorn's parser answers this by calling `send_400_response`."""
 
 
 class AmbiguousHeadError(Exception):
-    """The same, for a head that is not too large but says two things."""
+    """The head can be read in two ways. Handled like HeadTooLargeError."""
 
 
 class FastProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection to a caller."""
 
-    def __init__(self, connections: Connections, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
+    def __init__(self, connections: ConnectionLimits, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - passed on to uvicorn
         super().__init__(*arguments, **options)
         self._connections = connections
         self._address = ""
@@ -82,7 +89,7 @@ class FastProtocol(HttpToolsProtocol):
         self._refusal = "bad_request"
         self._stopping = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         refusal = self._connections.enter(self._address)
@@ -116,10 +123,14 @@ class FastProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """uvicorn's own, with our exchange instead of its cycle, and without the WebSockets and the limits that are not used here."""
+        """Start the cycle of a request.
+
+        This is uvicorn's method with FastCycle, the checks of the head, and without WebSockets and
+        uvicorn's own limits, which are not used here.
+        """
         self._in_head = False
         self._clear_deadline()
-        # What came with the head counts as well, so the exact sum is taken only when it could matter.
+        # _head_bytes includes bytes that arrived after the head, so the exact sum decides.
         if len(self.headers) > HEADERS_LIMIT or (
             self._head_bytes > HEAD_LIMIT_BYTES and self._size_of_head() > HEAD_LIMIT_BYTES
         ):
@@ -148,12 +159,16 @@ class FastProtocol(HttpToolsProtocol):
         )
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
-        else:  # pipelined: its turn comes when the reply before it is sent
+        else:  # pipelined: it starts when the reply before it is sent
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _is_ambiguous(self, http_version: str) -> bool:
-        """What the parser lets pass, and another one could read differently: none or two hosts, two lengths of a body (RFC 9112, sections 3.2, 6.1 and 6.3)."""
+        """Return whether another parser could read this head differently.
+
+        httptools accepts no or two Host headers, and two lengths of a body (RFC 9112, sections 3.2,
+        6.1 and 6.3); a proxy that reads them differently would allow request smuggling.
+        """
         names = [name for name, _ in self.headers]
         hosts = names.count(b"host")
         if hosts > 1 or (not hosts and http_version == "1.1"):
@@ -173,7 +188,10 @@ class FastProtocol(HttpToolsProtocol):
         self.scope["query_string"] = target.query or b""
 
     def on_response_complete(self) -> None:
-        """What uvicorn does, but for its timer per reply: one timer per connection looks, when it is due, since when nothing has come."""
+        """Do what uvicorn does, with one keep-alive timer per connection instead of one per reply.
+
+        When the timer fires, it checks since when the connection has been idle.
+        """
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -186,7 +204,10 @@ class FastProtocol(HttpToolsProtocol):
             self._idle_check = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def shutdown(self) -> None:
-        """uvicorn's closes what is idle at once, and a request that is on its way just then finds a reset instead of an answer. Here it is answered."""
+        """Close the connection when it is idle, but still answer a request that is in transit.
+
+        uvicorn closes idle connections at once, and such a request would get a reset.
+        """
         self._stopping = True
         if self._idle:
             self.loop.call_later(LAST_REQUEST_S, self._close_if_still_idle)
@@ -207,7 +228,7 @@ class FastProtocol(HttpToolsProtocol):
     def _close_if_idle(self) -> None:
         self._idle_check = None
         if self._idle_since_s is None:
-            return  # the next reply arms it again
+            return  # a request is being served; its reply starts the timer again
         left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
         if left_s <= 0:
             self.timeout_keep_alive_handler()
@@ -215,7 +236,7 @@ class FastProtocol(HttpToolsProtocol):
             self._idle_check = self.loop.call_later(left_s, self._close_if_idle)
 
     def send_400_response(self, msg: str) -> None:
-        """A problem document like any other, and the end of the connection: after this, nobody knows where a request begins."""
+        """Send a problem document and close: where the next request begins is unknown."""
         self._refuse(self._refusal, _DETAILS.get(self._refusal, msg), [])
 
     def _refuse(self, code: str, detail: str, extra: Headers) -> None:
@@ -246,7 +267,7 @@ class FastProtocol(HttpToolsProtocol):
 
 
 _DETAILS: Final = {
-    "bad_request": "the request is not HTTP as RFC 9112 has it, or two readers could take it for two different ones",
+    "bad_request": "the request is not valid HTTP/1.1 (RFC 9112), or it could be read in two ways",
     "head_too_large": f"the request line and headers have more than {HEAD_LIMIT_BYTES} bytes or {HEADERS_LIMIT} headers",
     "head_timeout": f"the headers did not arrive within {HEAD_DEADLINE_S:g} s",
 }

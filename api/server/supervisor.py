@@ -1,7 +1,8 @@
-"""Several API processes behind one listening socket.
+"""A supervisor of several API processes that share one listening socket.
 
-Knows: how they are started, replaced when one dies, renewed one after the other (SIGHUP), and stopped together. Does not know: what they serve.
-They share one socket that is bound once, not one each with SO_REUSEPORT: with that, a port that somebody else listens on looks free.
+It starts them, replaces one that dies, renews them one after another (SIGHUP) and stops them
+together. The socket is bound once; with SO_REUSEPORT, a port on which another program listens would
+look free.
 """
 
 from __future__ import annotations
@@ -24,19 +25,24 @@ from sandlot.settings import Settings
 _log = logging.getLogger("sandlot.api")
 
 _PAUSE_S: Final = 1.0
-"""Before a process that died is replaced, so that one that cannot live does not take the machine with it."""
+"""Before a process that died is replaced, so that a crash loop does not load the machine."""
 _KILL_AFTER_S: Final = 5.0
-"""Beyond the grace that a process gives its callers."""
+"""After the grace period that a process gives its callers."""
 _START_DEADLINE_S: Final = 60.0
-"""A process that does not serve by then is not going to; the one it was to replace stays."""
+"""For a successor to serve; after that it is stopped and the process it should replace stays."""
 CANNOT_START: Final = 2
+"""Exit status of a process that cannot start and has printed why."""
 
 
-class Processes:
-    """Runs `count` processes until a signal says stop, or until one of them says that it cannot start."""
+class Supervisor:
+    """Runs API processes until a signal, or until one of them exits because it cannot start."""
 
     def __init__(self, settings: Settings, listening: socket.socket, installed: Path | None = None) -> None:
-        """`installed`: the `sandlot` that was started, by the path it was called by. A link there may mean another version at a renewal."""
+        """
+        Args:
+            installed: the path by which `sandlot` was started; a link there may lead to another
+                version at a renewal. None to renew with the running code.
+        """
         self._count = settings.api_processes
         self._stop_deadline_s = settings.shutdown_grace_s + _KILL_AFTER_S
         self._listening = listening
@@ -44,30 +50,36 @@ class Processes:
         self._renewals = [asyncio.Event() for _ in range(self._count)]
         self._renewing = asyncio.Lock()
         self._cannot_start = False
-        self._peers = ""
-        flags = ["-P"] if sys.flags.safe_path else []  # the folder we were started in is not to be imported from
-        self._ours = (sys.executable, *flags, "-m", "api")
-        self._installed = (str(installed), "api", "--") if installed is not None else self._ours
-        self._commands = [self._ours] * self._count
-        """What each number was last started by: one that dies is replaced by its like, not by what was installed meanwhile."""
+        self._siblings_folder = ""
+        flags = (
+            ["-P"] if sys.flags.safe_path else []
+        )  # keep the current folder off the import path, as for this process
+        self._own_command = (sys.executable, *flags, "-m", "api")
+        self._installed = (str(installed), "api", "--") if installed is not None else self._own_command
+        self._commands = [self._own_command] * self._count
+        """
+        The command that last started each number. A process that dies is replaced by the same
+        version, not by one that was installed in the meantime.
+        """
 
     async def run(self) -> None:
-        """
+        """Run the processes until they have all stopped.
+
         Raises:
-            OperatorError: a process could not start; it has said why.
+            OperatorError: a process could not start; it has printed why.
         """
         loop = asyncio.get_running_loop()
         for stop in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._renew_all)
-        # Whoever reads from the pipe sees its end when we are gone, however we went: no process outlives us.
+        # The pipe ends however this process ends, and its readers stop: no child outlives it.
         read_end, write_end = os.pipe()
         try:
-            # Where they find each other for a scrape; nobody else may look in.
-            with tempfile.TemporaryDirectory(prefix="sandlot-api-") as self._peers:
+            # The siblings find each other here for a scrape. Only this user may enter (mode 0700).
+            with tempfile.TemporaryDirectory(prefix="sandlot-api-") as self._siblings_folder:
                 async with asyncio.TaskGroup() as group:
                     for number in range(self._count):
-                        group.create_task(self._keep(read_end, number))
+                        group.create_task(self._keep_running(read_end, number))
         finally:
             os.close(read_end)
             os.close(write_end)
@@ -79,11 +91,11 @@ class Processes:
         for renewal in self._renewals:
             renewal.set()
 
-    async def _keep(self, alive_fd: int, number: int) -> None:
-        """One process after another, under the same number."""
+    async def _keep_running(self, alive_fd: int, number: int) -> None:
+        """Run one process after another under the same number."""
         process = await self._start(self._commands[number], alive_fd, number)
         while True:
-            await self._happens(process, self._renewals[number])
+            await self._wait_for_event(process, self._renewals[number])
             if process.returncode is None:
                 if self._stopping.is_set():
                     await self._stop(process)
@@ -102,26 +114,30 @@ class Processes:
                 return
             process = await self._start(self._commands[number], alive_fd, number)
 
-    async def _happens(self, process: asyncio.subprocess.Process, renewal: asyncio.Event) -> None:
-        """Until it has ended, is to be renewed, or everything is to stop."""
+    async def _wait_for_event(self, process: asyncio.subprocess.Process, renewal: asyncio.Event) -> None:
+        """Wait until the process has ended, has to be renewed, or everything has to stop."""
         waits = [asyncio.ensure_future(wait) for wait in (process.wait(), renewal.wait(), self._stopping.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        # Which of them it was can be read off; a process that ends while it is asked has no status yet.
+        # The caller reads off which it was. Await the cancelled waits, so that a process that has
+        # just ended has its status.
         await asyncio.gather(*waits, return_exceptions=True)
 
     async def _renew(
         self, process: asyncio.subprocess.Process, alive_fd: int, number: int
     ) -> asyncio.subprocess.Process:
-        """Its successor, which serves before this one stops; this one, if there can be none. One process at a time."""
+        """Return a successor that serves before `process` is stopped; `process` if none starts.
+
+        Only one process at a time is renewed.
+        """
         async with self._renewing:
             ready_end, write_end = os.pipe()
             try:
                 successor = await self._start(self._installed, alive_fd, number, write_end)
             finally:
                 os.close(write_end)
-            if not await _says_ready(ready_end):
+            if not await _becomes_ready(ready_end):
                 _log.error("process not renewed", extra={"pid": process.pid, "successor": successor.pid})
                 await self._stop(successor)
                 return process
@@ -132,18 +148,22 @@ class Processes:
     async def _start(
         self, command: Sequence[str], alive_fd: int, number: int, ready_fd: int | None = None
     ) -> asyncio.subprocess.Process:
-        """`ready_fd`: the write end of a pipe on which it says that it serves."""
+        """Start a process.
+
+        Args:
+            ready_fd: the write end of a pipe to which it writes a byte when it serves.
+        """
         listen_fd = self._listening.fileno()
         ready = [] if ready_fd is None else ["--ready-fd", str(ready_fd)]
         return await asyncio.create_subprocess_exec(
             *command, "--listen-fd", str(listen_fd), "--alive-fd", str(alive_fd),
-            "--peers", self._peers, "--number", str(number), *ready,
+            "--peers", self._siblings_folder, "--number", str(number), *ready,
             pass_fds=[fd for fd in (listen_fd, alive_fd, ready_fd) if fd is not None],
-            start_new_session=True,  # Ctrl+C is for us; they are told by us, once
+            start_new_session=True,  # Ctrl+C reaches only the supervisor, which signals each once
         )  # fmt: skip
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             process.terminate()
         try:
             await asyncio.wait_for(process.wait(), self._stop_deadline_s)
@@ -152,8 +172,11 @@ class Processes:
             await process.wait()
 
 
-async def _says_ready(ready_fd: int) -> bool:
-    """False if whoever has the other end closes it without a word, which it does at the latest when it ends. `ready_fd` is closed."""
+async def _becomes_ready(ready_fd: int) -> bool:
+    """Return whether a byte arrives before the other end closes or the deadline passes.
+
+    The other end closes at the latest when its process ends. Closes `ready_fd`.
+    """
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(

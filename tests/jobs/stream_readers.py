@@ -56,7 +56,7 @@ class Readers:
     async def read(self, job_id: str) -> Reader:
         record = await self._queue.job(job_id)
         assert record is not None
-        reader = Reader(events.follow(self._queue, self.calls, record, "events", "", _nothing))
+        reader = Reader(events.stream_events(self._queue, self.calls, record, "events", "", _nothing))
         self._readers.append(reader)
         return reader
 
@@ -66,5 +66,5 @@ class Readers:
         await self._watch.close()
 
 
-async def _nothing(_record: JobRecord) -> None:
+async def _nothing(_queue: Queue, _record: JobRecord) -> None:
     return None

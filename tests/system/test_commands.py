@@ -44,7 +44,7 @@ def test_a_batch_prints_the_ids_of_its_jobs_and_they_are_listed(sandlot: Sandlot
     assert {job["id"] for job in json.loads(sandlot("jobs", "--limit", "3", "--json").stdout)} == set(ids)
 
 
-@pytest.mark.parametrize(("events", "said"), [("[]", "a batch of 0 events"), ("{}", "the body is no array")])
+@pytest.mark.parametrize(("events", "said"), [("[]", "a batch of 0 events"), ("{}", "the body is not an array")])
 def test_a_batch_that_is_none_is_status_2(sandlot: Sandlot, events: str, said: str) -> None:
     shown = sandlot("batch", "hello", events)
     assert (shown.returncode, shown.stdout) == (2, "")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from api.auth import ACCESS
+from api.operations import OPERATION_AT
 from api.routes.system import status_document
 from sandlot.jobs.stats import QueueLoad, QueueLoads
 from sandlot.models import Runtime
@@ -125,7 +125,7 @@ def test_the_scaler_reads_a_number_that_the_api_tells(runtime: Runtime) -> None:
     read = []
     for trigger in DOCUMENTS["keda.yaml"][1]["spec"]["triggers"]:
         url, path = trigger["metadata"]["url"], trigger["metadata"]["valueLocation"]
-        assert ("GET", "/" + url.split("/", 3)[3]) in ACCESS
+        assert ("GET", "/" + url.split("/", 3)[3]) in OPERATION_AT
         found = re.fullmatch(r'(\w+)\.#\((\w+)=="([\w,]+)"\)\.(\w+)', path)
         assert found is not None
         many, key, value, field = found.groups()

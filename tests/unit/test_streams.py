@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.routes.events import StreamPosition, read_place
+from api.routes.events import StreamPosition, read_position
 from sandlot.client.transport import StreamEvent, read_events
 from sandlot.errors import CallerError
 
@@ -43,12 +43,12 @@ def test_an_event_that_was_broken_off_is_none() -> None:
     ],
 )
 def test_an_id_says_how_far_its_reader_is(place: StreamPosition) -> None:
-    assert read_place(str(place)) == place
+    assert read_position(str(place)) == place
 
 
 def test_behind_the_last_event_there_is_nothing() -> None:
-    assert read_place("over.1.7") is None
-    assert read_place("") == StreamPosition()
+    assert read_position("over.1.7") is None
+    assert read_position("") == StreamPosition()
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_behind_the_last_event_there_is_nothing() -> None:
     ],
 )
 def test_an_id_that_is_none_is_refused(made_up: str) -> None:
-    with pytest.raises(CallerError, match="none of this stream's"):
-        read_place(made_up)
+    with pytest.raises(CallerError, match="not an id of this stream"):
+        read_position(made_up)

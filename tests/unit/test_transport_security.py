@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.server.protocol import Connections
+from api.server.protocol import ConnectionLimits
 from api.server.server import Tls
 from sandlot.errors import InvalidSettings
 from sandlot.settings import Settings
@@ -58,7 +58,7 @@ def test_a_proxy_is_an_address_or_a_network_however_it_is_written() -> None:
 
 
 def test_one_address_has_its_share_of_connections_and_all_have_theirs() -> None:
-    connections = Connections(settings(connections_limit=5, connections_limit_per_address=2, proxies="10.0.0.7"))
+    connections = ConnectionLimits(settings(connections_limit=5, connections_limit_per_address=2, proxies="10.0.0.7"))
     assert [bool(connections.enter("10.0.0.1")) for _ in range(3)] == [False, False, True]
     connections.leave("10.0.0.1")  # the refused one
     connections.leave("10.0.0.1")
@@ -67,7 +67,7 @@ def test_one_address_has_its_share_of_connections_and_all_have_theirs() -> None:
 
 
 def test_this_machine_may_have_all_there_are() -> None:
-    connections = Connections(settings(connections_limit_per_address=1))
+    connections = ConnectionLimits(settings(connections_limit_per_address=1))
     assert not any(connections.enter("127.0.0.1") for _ in range(10))
 
 

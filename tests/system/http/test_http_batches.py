@@ -39,7 +39,7 @@ def test_an_event_arrives_as_it_was_written(anyone: httpx.Client) -> None:
     [
         (b"[]", "bad_request", "a batch of 0 events"),
         (b"[" + b"1," * 1000 + b"1]", "bad_request", "a batch of 1001 events"),
-        (b'{"a": 1}', "invalid_json", "the body is no array"),
+        (b'{"a": 1}', "invalid_json", "the body is not an array"),
         (b"", "invalid_json", "the text is empty"),
         (b"[1, 2", "invalid_json", "ends too early"),
         (b"[1, NaN]", "invalid_json", "NaN"),

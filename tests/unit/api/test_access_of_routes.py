@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from starlette.routing import Route
+from fastapi import Query
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from starlette.routing import Mount, Route
 
 from api.app import Api
-from api.auth import ACCESS, Access, check_table
-from api.operations import OPERATIONS
+from api.dependencies import authorize
+from api.operations import OPERATION_AT, OPERATIONS, Access
+from api.routing import Handlers, check_routes
 from sandlot.api_keys import KeyStore, Scope, new_token
 from sandlot.jobs import new_job_id
 from sandlot.models import Invocation
 from sandlot.secret_store import SecretStore
 from tests.unit.api.conftest import FakeQueue, FakeRegistry
 
+ACCESS = {key: operation.access for key, operation in OPERATION_AT.items()}
+JOB = (Access.JOB, Access.CHANGE_JOB)
 BARE = ("ANY", "/{name}")
 """What no route takes is a function's name: the router's default, and no route itself."""
-DOCUMENTED = {
-    (shown.method, shown.path.replace("{path}", "{path:path}")): {answer.status for answer in shown.answers}
-    for shown in OPERATIONS
-}
+DOCUMENTED = {(shown.method, shown.path): {answer.status for answer in shown.answers} for shown in OPERATIONS}
 HIDDEN = "hidden"
 """A function, a job of it and a secret for it: what nobody here may know of."""
 WRONG = {
     Access.CALL: {Scope.READ, Scope.DEPLOY},
     Access.JOB: {Scope.DEPLOY},
+    Access.CHANGE_JOB: {Scope.DEPLOY, Scope.READ},
     Access.JOBS: {Scope.DEPLOY},
     Access.READ: {Scope.INVOKE, Scope.DEPLOY},
     Access.DEPLOY: {Scope.INVOKE, Scope.READ},
@@ -82,22 +87,130 @@ async def ask(client: httpx.AsyncClient, method: str, path: str, token: str, job
     return reply
 
 
-def test_a_route_without_a_policy_keeps_the_api_from_starting(api: Api) -> None:
-    check_table(api.app.router.routes)
-    api.app.router.routes.append(Route("/v1/new", lambda request: None, methods=["POST"]))
-    with pytest.raises(RuntimeError, match=r"POST /v1/new"):
-        check_table(api.app.router.routes)
+def check(api: Api) -> None:
+    check_routes(api.app.router, authorize, api.app.router.default)
 
 
-def test_a_policy_without_a_route_is_a_route_that_was_renamed(api: Api) -> None:
+def replace_handler(api: Api, method: str, path: str, handler: Any) -> None:
+    """Bind another handler to the operation at this method and path."""
+    routes = api.app.router.routes
+    routes[:] = [
+        route
+        for route in routes
+        if not (isinstance(route, Route) and route.path == path and method in (route.methods or ()))
+    ]
+    handlers = Handlers()
+    handlers.serves(OPERATION_AT[method, path])(handler)
+    handlers.add_to(api.app.router)
+
+
+async def answer() -> Response:
+    return Response()
+
+
+def test_routes_and_operations_are_the_same_at_the_start(api: Api) -> None:
+    check(api)
     assert {(method, path) for method, path, _ in walk(api)} == set(ACCESS)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_route_without_an_operation_keeps_the_api_from_starting(api: Api, method: str) -> None:
+    api.app.router.routes.append(Route("/v1/new", lambda request: None, methods=[method]))
+    with pytest.raises(RuntimeError, match=rf"{method} /v1/new has no operation"):
+        check(api)
+
+
+def test_a_fastapi_route_without_an_operation_keeps_the_api_from_starting(api: Api) -> None:
+    api.app.get("/v1/new")(answer)
+    with pytest.raises(RuntimeError, match=r"GET /v1/new has no operation"):
+        check(api)
+
+
+def test_a_route_that_the_table_cannot_name_keeps_the_api_from_starting(api: Api) -> None:
+    api.app.router.routes.append(Mount("/v1/new", answer))
+    with pytest.raises(TypeError, match="Mount"):
+        check(api)
+
+
+@pytest.mark.parametrize("key", [key for key in OPERATION_AT if key != BARE], ids="_".join)
+def test_an_operation_without_a_route_keeps_the_api_from_starting(api: Api, key: tuple[str, str]) -> None:
+    method, path = key
+    api.app.router.routes[:] = [
+        route
+        for route in api.app.router.routes
+        if not (isinstance(route, Route) and route.path == path and method in (route.methods or {"ANY"}))
+    ]
+    with pytest.raises(RuntimeError, match=rf"{method} {re.escape(path)} has no route"):
+        check(api)
+
+
+def test_a_fallback_that_is_not_served_keeps_the_api_from_starting(api: Api) -> None:
+    served, api.app.router.default = api.app.router.default, answer  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match=r"ANY /\{name\} is not served"):
+        check_routes(api.app.router, authorize, served)
+
+
+async def no_cursor(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
+    return Response()
+
+
+async def another_parameter(
+    sort: str = "", cursor: Annotated[str, Query(max_length=64)] = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> Response:
+    return Response()
+
+
+async def another_limit(
+    cursor: Annotated[str, Query(max_length=64)] = "", limit: Annotated[int, Query(ge=1, le=5000)] = 100
+) -> Response:
+    return Response()
+
+
+async def a_body(body: dict[str, str]) -> Response:
+    return Response()
+
+
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (no_cursor, "differ in .*cursor"),
+        (another_parameter, "differ in .*sort"),
+        (another_limit, "limit.*5000.*1000"),
+        (a_body, "declares a body"),
+    ],
+)
+def test_a_handler_with_other_parameters_than_its_operation_keeps_the_api_from_starting(
+    api: Api, handler: Any, message: str
+) -> None:
+    replace_handler(api, "GET", "/v1/functions", handler)
+    with pytest.raises(RuntimeError, match=f"GET /v1/functions.*{message}"):
+        check(api)
+
+
+def test_a_route_that_is_not_authorized_keeps_the_api_from_starting(api: Api) -> None:
+    routes = api.app.router.routes
+    routes[:] = [route for route in routes if not (isinstance(route, Route) and route.path == "/v1/secrets")]
+    routes.append(Route("/v1/secrets", lambda request: None, methods=["GET"]))
+    with pytest.raises(RuntimeError, match=r"GET /v1/secrets is not authorized"):
+        check(api)
+    routes[-1] = APIRoute("/v1/secrets", answer, methods=["GET"])
+    with pytest.raises(RuntimeError, match=r"GET /v1/secrets is not authorized"):
+        check(api)
+
+
+def test_a_route_that_is_there_twice_keeps_the_api_from_starting(api: Api) -> None:
+    handlers = Handlers()
+    handlers.serves(OPERATION_AT["GET", "/healthz"])(answer)
+    handlers.add_to(api.app.router)
+    with pytest.raises(RuntimeError, match=r"GET /healthz has two routes"):
+        check(api)
 
 
 async def test_without_a_key_only_what_is_open_answers(api: Api, anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     job_id = await queued_job(queue, "somebody")
     for method, path, access in walk(api):
         reply = await ask(anyone, method, path, "", job_id)
-        expected = {Access.OPEN: 200, Access.JOB: 404}.get(access, 401)
+        expected = {Access.OPEN: 200, Access.JOB: 404, Access.CHANGE_JOB: 404}.get(access, 401)
         assert reply.status_code == expected, (method, path, reply.text)
         assert expected != 401 or reply.headers["www-authenticate"].startswith("Bearer")
 
@@ -135,7 +248,8 @@ async def test_the_scope_that_a_route_names_opens_it(
 ) -> None:
     needed = {
         Access.CALL: Scope.INVOKE,
-        Access.JOB: Scope.INVOKE,
+        Access.JOB: Scope.READ,
+        Access.CHANGE_JOB: Scope.INVOKE,
         Access.JOBS: Scope.READ,
         Access.READ: Scope.READ,
         Access.DEPLOY: Scope.DEPLOY,
@@ -176,7 +290,7 @@ async def test_a_job_of_another_owner_is_a_job_that_never_was(
 ) -> None:
     token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, owner="else")
     for method, path, access in walk(api):
-        if access is Access.JOB:
+        if access in JOB:
             ids = (await queued_job(queue, "us"), new_job_id())
             replies = [await ask(anyone, method, path, token, job_id) for job_id in ids]
             assert [reply.status_code for reply in replies] == [404, 404], (method, path)
@@ -192,7 +306,7 @@ async def test_jobs_are_open_to_an_admin_and_those_without_an_owner_to_who_knows
     # Admitted, and then told what is in the way; without a key a private function cannot be called, by no route.
     met = ("job_unfinished", "version_not_found", *(() if admin else ("unauthenticated",)))
     for method, path, access in walk(api):
-        if access is Access.JOB:
+        if access in JOB:
             reply = await ask(anyone, method, path, token, await queued_job(queue, owner))
             assert reply.status_code in (200, 202, 204) or reply.json()["code"] in met, (method, path)
 

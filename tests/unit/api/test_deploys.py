@@ -47,7 +47,7 @@ async def test_a_zip_may_be_the_only_part_of_a_form(admin: httpx.AsyncClient) ->
             "invalid_manifest",
             "not every file system distinguishes",
         ),
-        ([("file", ("main.py", SOURCE)), ("colour", (None, b"red"))], "bad_request", "'colour' is no field"),
+        ([("file", ("main.py", SOURCE)), ("colour", (None, b"red"))], "bad_request", "'colour' is not a field"),
         ([("file", ("main.py", SOURCE)), ("manifest", (None, b"[1]"))], "invalid_json", "manifest"),
         ([("manifest", (None, b"{}"))], "bad_request", "no file"),
     ],

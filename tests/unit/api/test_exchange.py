@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from api.http.body import BODY
 from api.http.cycle import REPLY
-from api.server.protocol import Connections, FastProtocol
+from api.server.protocol import ConnectionLimits, FastProtocol
 from sandlot.settings import Settings
 
 REQUEST = b"%b / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n%b"
@@ -55,7 +55,7 @@ class Application:
 async def exchange(
     application: Application, *, method: bytes = b"POST", body: bytes = b"event", more: bytes = b"", times: int = 1
 ) -> FakeTransport:
-    make: Any = functools.partial(FastProtocol, Connections(Settings(_env_file=None)))  # type: ignore[call-arg]
+    make: Any = functools.partial(FastProtocol, ConnectionLimits(Settings(_env_file=None)))  # type: ignore[call-arg]
     config = uvicorn.Config(application, http=make, ws="none", lifespan="off", log_config=None)
     config.load()
     state, transport = ServerState(), FakeTransport()

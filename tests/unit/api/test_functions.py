@@ -130,11 +130,11 @@ async def test_health_and_readiness(anyone: httpx.AsyncClient, queue: FakeQueue)
 
 
 async def test_the_documentation_shows_every_route_with_an_example(anyone: httpx.AsyncClient) -> None:
-    from api.auth import ACCESS
+    from api.operations import OPERATION_AT
 
     document = (await anyone.get("/openapi.json")).json()
     shown = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
-    for method, path in ACCESS:
+    for method, path in OPERATION_AT:
         # HEAD is described where GET is.
         assert ("GET" if method in ("ANY", "HEAD") else method, path.replace("{path:path}", "{path}")) in shown
     for operations in document["paths"].values():

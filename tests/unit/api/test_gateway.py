@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.routes.gateway import DROPPED, BadFunctionResponse, response_of_result
+from api.routes.gateway import DROPPED_HEADERS, BadFunctionResponse, response_from_result
 from sandlot.jobs import JobResult
 from sandlot.models import OutcomeKind
 from tests.unit.api.conftest import Ending, FakeQueue
@@ -144,7 +144,7 @@ async def test_a_response_that_cannot_be_sent_is_the_functions_fault(
 
 @pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Connection", "Upgrade", "X-Job-Id", "Server"])
 def test_headers_that_are_not_the_functions_to_send_are_dropped(name: str) -> None:
-    _, headers, body = response_of_result(
+    _, headers, body = response_from_result(
         json.dumps({"statusCode": 200, "headers": {name: "1"}, "body": "all of it"}).encode()
     )
     assert name.lower().encode() not in dict(headers)
@@ -172,12 +172,12 @@ json_values = st.recursive(
 )
 def test_whatever_a_function_answers_is_sendable_or_refused(answer: object) -> None:
     try:
-        status, headers, _ = response_of_result(json.dumps(answer).encode())
+        status, headers, _ = response_from_result(json.dumps(answer).encode())
     except BadFunctionResponse:
         return
     assert 200 <= status <= 599
     for name, value in headers:
-        assert name.decode() not in DROPPED
+        assert name.decode() not in DROPPED_HEADERS
         assert name
         assert not set(name) & set(b"\r\n\0 :")
         assert not set(value) & set(b"\r\n\0")

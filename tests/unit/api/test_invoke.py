@@ -202,7 +202,7 @@ async def test_a_repeated_call_waits_for_the_job_that_runs(
     headers = {"idempotency-key": "k"}
     submitted = await anyone.post(HELLO + "?async=true", headers=headers)
     waiting = asyncio.ensure_future(anyone.post(HELLO, headers=headers))
-    await eventually(lambda: bool(api.calls.waiting))
+    await eventually(lambda: bool(api.invocations.waiting))
     job_id = submitted.headers["x-job-id"]
     queue.finish(end_of(queue.invocations[job_id], result=b"7"))
     reply = await waiting
@@ -245,7 +245,7 @@ async def test_who_is_to_be_told_of_the_end_is_looked_at_before_anything_is_queu
 ) -> None:
     asynchronous = {"prefer": "respond-async"}
     for headers, reason in (
-        ({"x-callback-url": "https://hooks.example.com/"}, "nobody waits for"),
+        ({"x-callback-url": "https://hooks.example.com/"}, "only for calls that do not wait"),
         (asynchronous | {"x-callback-url": "https://evil.example.com/"}, "operator allows: hooks.example.com"),
         (asynchronous | {"x-callback-url": "https://hooks.example.com/#x"}, "fragment"),
     ):
@@ -263,8 +263,8 @@ async def test_a_stopping_server_answers_those_who_wait_with_the_place_of_their_
 ) -> None:
     queue.ending = hold
     waiting = asyncio.ensure_future(anyone.post(HELLO))
-    await eventually(lambda: bool(api.calls.waiting))
-    api.calls.release()
+    await eventually(lambda: bool(api.invocations.waiting))
+    api.invocations.release()
     reply = await waiting
     assert (reply.status_code, reply.json()["code"]) == (503, "shutting_down")
     assert reply.headers["location"] == reply.json()["job"]["links"]["self"]
@@ -295,7 +295,7 @@ async def test_what_hanging_up_does_is_the_function_s_to_say_unless_the_call_doe
     registry.add("hello", visibility="public", on_disconnect=on_disconnect)
     queue.ending = hold
     calling = asyncio.ensure_future(hang_up(api, queue, headers))
-    await eventually(lambda: bool(api.calls.waiting))
+    await eventually(lambda: bool(api.invocations.waiting))
     (invocation,) = queue.invocations.values()
     assert invocation.cancel_on_disconnect is bool(cancelled)
     if not cancelled:
@@ -322,7 +322,7 @@ async def hang_up(api: Api, queue: FakeQueue, headers: list[tuple[bytes, bytes]]
         "http_version": "1.1",
     }
     call = asyncio.ensure_future(api.asgi(scope, messages.get, send))
-    await eventually(lambda: bool(api.calls.waiting))
+    await eventually(lambda: bool(api.invocations.waiting))
     await messages.put({"type": "http.disconnect"})
     await call
     return sent

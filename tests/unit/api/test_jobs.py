@@ -65,7 +65,7 @@ async def test_a_long_poll_answers_when_the_job_ends(
     job_id = await submitted(anyone)
     polling = asyncio.ensure_future(anyone.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=5"}))
     async with asyncio.timeout(5):
-        while not api.calls.waiting:  # noqa: ASYNC110 - nothing announces this condition
+        while not api.invocations.waiting:  # noqa: ASYNC110 - nothing announces this condition
             await asyncio.sleep(0)
     queue.finish(end_of(queue.invocations[job_id], result=b"1"))
     reply = await polling

@@ -143,7 +143,7 @@ async def test_processes_that_share_a_port_tell_each_other_and_one_that_is_gone_
 async def test_a_process_that_hangs_does_not_hold_up_the_scrape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.metrics._PATIENCE_S", 0.01)
+    monkeypatch.setattr("api.metrics._SIBLING_DEADLINE_S", 0.01)
     with socket.socket(socket.AF_UNIX) as mute:  # takes the connection, and nobody reads it
         mute.bind(str(tmp_path / "2"))
         mute.listen()
