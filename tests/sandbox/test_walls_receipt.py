@@ -16,7 +16,7 @@ import pytest
 from sandlot.errors import SandboxUnavailable
 from tests.sandbox.walls_rig import open_level, runtime_commands
 from worker.sandbox.selftest.trial import Trial
-from worker.sandbox.selftest.verify import attack, missing_features, probe
+from worker.sandbox.selftest.verify import attack, describe_failures, probe
 from worker.sandbox.spec import Level
 from worker.sandbox.zygote_client import ZygoteClient
 
@@ -124,4 +124,4 @@ async def test_an_attack_that_fails_counts_as_a_wall_that_fell(monkeypatch: pyte
         monkeypatch.setattr("worker.sandbox.selftest.verify.try_in", erring)
         results = await attack(link)
         await asyncio.sleep(0)
-    assert missing_features(results).startswith("start does not hold")
+    assert describe_failures(results).startswith("start does not hold")

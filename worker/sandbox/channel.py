@@ -1,9 +1,9 @@
-"""The worker's side of `runtimes/PROTOCOL.md`: frames to and from a process that is not believed.
+"""The worker's end of the control socket of `runtimes/PROTOCOL.md`: frames to and from a runtime.
 
-Knows: one control socket, frames, their limits, one deadline per exchange. Does not know: invocations, functions, what to do about a fault.
-
-Callbacks, not tasks: an exchange costs two system calls and one wake-up. Whatever is readable when nothing was asked, or is longer, of
-another type, or more than the one answer, makes the channel failure for good; it is for its owner to end the process.
+The process at the other end runs a user's code and is not trusted. A channel is broken for good by
+anything readable before a request, by a frame that is too long, of another type or a second one,
+and by the deadline; its owner then has to end the process. Callbacks, not tasks: an exchange costs
+two system calls and one wake-up.
 """
 
 from __future__ import annotations
@@ -42,53 +42,61 @@ _HEADER_BYTES: Final = 5
 _ANSWERS_TO: Final = {INIT: READY, REQUEST: RESULT + ERROR}
 
 _SCRATCH_BYTES: Final = 64 * 1024
-# One buffer for all channels of the process: it is filled and emptied within one callback of one thread.
+# One buffer for all channels of the process: one callback of one thread fills and empties it.
 _scratch: Final = bytearray(_SCRATCH_BYTES)
 _scratch_view: Final = memoryview(_scratch)
 
 TIMER_TICK_S: Final = 0.002
-"""uvloop's timers tick in milliseconds and may fire one early; a deadline may be late by that, never early."""
+"""uvloop's timers tick in milliseconds and may fire one early. A deadline may be late, never
+early."""
 
 _SEND_BUFFER_BYTES: Final = 1024 * 1024
-"""Asked for; the kernel gives at most net.core.wmem_max. Larger means fewer wake-ups for a large event."""
+"""A request to the kernel, which gives at most net.core.wmem_max (socket(7)). A larger buffer means
+fewer wake-ups for a large event."""
 
 
 next_ticket: Final = RandomPool(TICKET_BYTES).next
-"""Random bytes that the answer has to repeat."""
+"""Returns random bytes that the answer has to repeat."""
 
 
 class ProtocolError(StrEnum):
-    """Why a channel is of no further use."""
+    """The reason why a channel is broken."""
 
     CLOSED = "closed"
     DEADLINE = "deadline"
     LATE = "late"
     GARBLED = "garbled"
     UNREAD = "unread"
-    """The request was not read to its end, and now nobody will: its function has not run."""
+    """The request was not read to its end, and will not be: the function has not run."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelFailure:
+    """The end of a channel: its reason, and a sentence for people."""
+
     error: ProtocolError
     detail: str
 
 
 OnAnswer = Callable[[bytes, bytes], None]
-"""Gets the frame's type and body. At most once per exchange, and never after `OnFailure`."""
+"""Takes the frame's type and body. Called at most once per exchange, and never after
+`OnFailure`."""
 OnFailure = Callable[[ChannelFailure], None]
 
 
 class Channel:
-    """One process's control socket. The owner of `control` closes it, after `close`.
+    """The exchanges over one process's control socket, one at a time.
 
-    `on_failure` is called at most once in the channel's life, also while nothing is in flight.
+    The caller owns `control` and closes it, after `close`. `on_failure` is called at most once in
+    the channel's life, also while no request is in flight.
     """
 
     def __init__(
         self, control: socket.socket, on_failure: OnFailure, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
-        control.setblocking(False)  # A socket with a timeout would ignore MSG_DONTWAIT and wait for its timeout.
+        # Not settimeout: Python polls a socket with a timeout before each call, even with
+        # MSG_DONTWAIT.
+        control.setblocking(False)
         control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._control = control
         self._fd = control.fileno()
@@ -116,10 +124,15 @@ class Channel:
     def exchange(
         self, kind: bytes, head: bytes, tail: bytes | memoryview, timeout_s: float, on_answer: OnAnswer
     ) -> bool:
-        """Send one frame, `head` and `tail` together its body (after the ticket), and have `on_answer` called with the answer.
+        """Send one frame, and call `on_answer` with the frame that answers it.
 
-        The deadline covers sending, waiting and receiving. False if something unasked for was waiting in the socket, or the
-        process is gone: nothing was sent, `on_answer` will not be called, and `on_failure` has been.
+        Args:
+            head, tail: the body together, after the ticket of a request.
+            timeout_s: one deadline for sending, waiting and receiving.
+
+        Returns:
+            False if the channel broke: something was readable before it was asked for, or the
+            process is gone. Then `on_failure` has been called, and `on_answer` will not be.
         """
         if not self._is_silent():
             return False
@@ -135,17 +148,21 @@ class Channel:
         return self._open
 
     def send_order(self, kind: bytes, descriptors: Sequence[int] = ()) -> bool:
-        """Send a frame that has no body and no answer, with copies of these descriptors. False: it was not taken, and `on_failure` has been called."""
+        """Send a frame without body and answer, with copies of these descriptors.
+
+        Returns:
+            False if it could not be sent. Then `on_failure` has been called.
+        """
         if not self._open:
             return False
         try:
             socket.send_fds(self._control, [_HEADER.pack(0, kind)], descriptors)
-        except OSError as error:  # also when its buffer is full of orders that it did not read
+        except OSError as error:  # also EAGAIN, when the buffer is full of orders that were not read
             self._fail(ProtocolError.CLOSED, f"the process took no order: {error.strerror}")
         return self._open
 
     def close(self) -> None:
-        """Stop watching; nothing is called any more."""
+        """Stop; no callback is called from now on."""
         if not self._open:
             return
         self._open = False
@@ -159,7 +176,11 @@ class Channel:
     # Sending.
 
     def _is_silent(self) -> bool:
-        """Section "who believes whom": what can be read before the request is sent was not asked for."""
+        """Return whether nothing can be read; break the channel otherwise.
+
+        A frame that is readable before the request is sent answers nothing
+        (`runtimes/PROTOCOL.md`).
+        """
         if not self._open:
             return False
         try:
@@ -211,7 +232,8 @@ class Channel:
 
     def _on_readable(self) -> None:
         try:
-            # Plain recv: descriptors that were sent along are closed by the kernel.
+            # recv(2) has no control buffer, so the kernel closes descriptors that were sent along
+            # (unix(7), SCM_RIGHTS).
             if self._body is not None:
                 self._on_body(self._control.recv_into(self._body[self._filled :]))
             else:
@@ -222,12 +244,12 @@ class Channel:
             self._fail(ProtocolError.CLOSED, f"the control socket failed: {error.strerror}")
 
     def _on_start(self, got: int) -> None:
-        """The beginning of a frame, mostly all of it, is in the scratch buffer."""
+        """Take the beginning of a frame, usually all of it, from the scratch buffer."""
         if got == 0:
             self._fail(ProtocolError.CLOSED, "the process closed its control descriptor")
             return
         if self._on_answer is None:
-            self._fail(ProtocolError.LATE, f"the process wrote {got} bytes that nobody asked for")
+            self._fail(ProtocolError.LATE, f"the process wrote {got} bytes that were not asked for")
             return
         received: bytes | bytearray = _scratch
         if self._header or got < _HEADER_BYTES:
@@ -278,7 +300,11 @@ class Channel:
             on_answer(kind, bytes(body[len(ticket) :]))
 
     def _arm(self, timeout_s: float) -> None:
-        """A timer that is there and not due later is left alone, and when it is due sets itself anew: one for each exchange is 2 µs."""
+        """Set the deadline, and a timer that fires no later.
+
+        A timer that is already set and due earlier is kept, and sets the next one when it fires: a
+        new timer for each exchange costs 2 µs.
+        """
         self._deadline_s = monotonic() + timeout_s
         if self._timer is not None:
             if self._due_s <= self._deadline_s:

@@ -1,9 +1,10 @@
-"""The one way out for a function that asked for hosts: an HTTP proxy in the worker, with a proxy_fd in the sandbox's own network.
+"""The egress proxy: the only way out for a function that asked for hosts (RFC 9110, RFC 9112).
 
-Knows: CONNECT and absolute-form requests (RFC 9110, 9112), the function's allow list. Does not know: jobs, what is said in a tunnel.
-The sandbox's network has a loopback device and nothing else. PID 1 listens there and hands the listening socket out: whoever connects
-to it inside is accepted here, outside. Names are resolved here, the addresses judged, and the judged address is the one connected to, so
-that a name cannot mean one thing when it is checked and another when it is used.
+The sandbox's network has a loopback device and nothing else. Init listens there and passes the
+listening socket out, so a connection made inside is accepted here, in the worker. The proxy
+resolves the name, judges the addresses and connects to an address it has judged, so that a name
+cannot mean one thing when it is checked and another when it is used. It takes CONNECT and
+absolute-form requests and does not look into a tunnel.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ log: Final = logging.getLogger(__name__)
 
 
 class RefusedRequest(Exception):
-    """The function asked for what it may not have; `status` and the text go back to it."""
+    """A request that the function may not make; `status` and the text are its response."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -37,7 +38,7 @@ class RefusedRequest(Exception):
 
 
 class EgressProxy:
-    """The proxy of one sandbox. Owns the proxy_fd from `open` to `close`."""
+    """The proxy of one sandbox. It owns the listening socket from `open` to `close`."""
 
     def __init__(
         self,
@@ -52,10 +53,10 @@ class EgressProxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.refusals: list[str] = []
-        """What was refused, in order, at most 32; for the log and for people who wonder."""
+        """The first 32 refusals, in order, for people who look for a reason."""
 
     async def open(self, proxy_fd: int) -> None:
-        """Accept at the listening socket `proxy_fd`."""
+        """Accept connections on the listening socket `proxy_fd`, which it takes over."""
         listener = socket.socket(fileno=proxy_fd)
         listener.setblocking(False)
         self._server = await asyncio.start_server(self._accept, sock=listener, limit=HEAD_LIMIT_BYTES)
@@ -76,7 +77,8 @@ class EgressProxy:
         try:
             await self._serve_or_refuse(reader, writer)
         except* (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            # Either side went away, or was too slow or too long: the connection ends, which is all it can be told.
+            # Either side went away, or was too slow, or sent too much: the connection ends, without
+            # a message.
             log.debug("egress_ended", exc_info=True)
         finally:
             self._tasks.discard(task)
@@ -109,7 +111,11 @@ class EgressProxy:
             upstream_writer.close()
 
     async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to an address that was judged; never to a name."""
+        """Connect to one of the host's addresses that was judged reachable.
+
+        Raises:
+            RefusedRequest: the host is not allowed, or has no reachable address that answers.
+        """
         if not self._allowed.permits(host, port):
             raise RefusedRequest(
                 "403 Forbidden",
@@ -153,7 +159,10 @@ def _parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
 
 
 def _rewrite_request(method: str, target: str, headers: bytes) -> tuple[str, int, bytes]:
-    """A plain request in absolute form, rewritten for its origin; one request per connection, so that nothing can be smuggled behind it."""
+    """Rewrite a request in absolute form for its origin; return host, port and the new head.
+
+    A connection carries one request, so that no second one can be smuggled behind it.
+    """
     if not target.startswith("http://"):
         raise RefusedRequest("400 Bad Request", "this is a proxy: give it CONNECT or an http:// URL")
     authority, slash, path = target.removeprefix("http://").partition("/")
@@ -177,7 +186,7 @@ async def _copy_both_ways(
     upstream_reader: asyncio.StreamReader,
     upstream_writer: asyncio.StreamWriter,
 ) -> None:
-    """Copy both ways until both sides have said all, or either is silent for too long."""
+    """Copy both ways until both sides have sent everything, or either is silent for too long."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_copy(reader, upstream_writer))
         group.create_task(_copy(upstream_reader, writer))
@@ -199,5 +208,5 @@ async def _send_refusal(writer: asyncio.StreamWriter, refused: RefusedRequest) -
     body = f"{refused}\n".encode()
     head = f"HTTP/1.1 {refused.status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
-    with contextlib.suppress(OSError):  # it did not wait for the answer
+    with contextlib.suppress(OSError):  # the client did not wait for the response
         await writer.drain()

@@ -1,9 +1,9 @@
-"""The worker's side of "fork" in `runtimes/PROTOCOL.md`: a socket pair for each child of a template, beside the template's control socket.
+"""The worker's side of "fork" in `runtimes/PROTOCOL.md`: one socket pair for each child of a
+template.
 
-Knows: when a child gets its pair, what ends a call. Does not know: what a frame holds, processes.
-
-Offers what `Channel` offers. A call takes no detour: request and answer go straight to and from the child. The template hears only that a
-child has served, or that it is gone; in the latter case it ends as the child did, and the end of its control socket is the end of the call.
+It offers the interface of `Channel`. Request and answer go straight to and from the child. On its
+control socket the template learns only that a child has served, or that it is gone. In the latter
+case the template ends as the child did, and the end of its control socket is the end of the call.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from worker.sandbox.channel import (
 )
 
 READ_CHECK_AFTER_S: Final = 0.1
-"""After so long it is looked whether a request has been read: a child that waits for it reads it within a millisecond."""
+"""Time after which a request should have been read. A waiting child reads it within a
+millisecond."""
 
 
 class ForkChannel:
-    """A template's control socket, whose owner closes it after `close`, and the pairs to its children, which are made and closed here.
+    """The exchanges with the children of one template.
 
-    `on_failure` is called at most once, as with `Channel`.
+    The caller owns the template's control socket and closes it, after `close`. The pairs to the
+    children are made and closed here. `on_failure` is called at most once, as with `Channel`.
     """
 
     def __init__(
@@ -48,7 +50,8 @@ class ForkChannel:
     ) -> None:
         """
         Args:
-            is_stopped: whether the template is stopped. A call may have done that to it: they have one uid.
+            is_stopped: tells whether the template is stopped. A call can have stopped it, as child
+                and template have one uid.
         """
         self._loop = loop or asyncio.get_running_loop()
         self._control = Channel(control, self._fail, self._loop)
@@ -58,7 +61,7 @@ class ForkChannel:
         self._pair: socket.socket | None = None
         self._on_answer: OnAnswer | None = None
         self._served = False
-        """The child has answered, and is left as soon as there is time."""
+        """The child has answered, and is dropped as soon as there is time."""
         self._until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_stopped = is_stopped
@@ -75,7 +78,8 @@ class ForkChannel:
     def exchange(
         self, kind: bytes, head: bytes, tail: bytes | memoryview, timeout_s: float, on_answer: OnAnswer
     ) -> bool:
-        """As `Channel.exchange`: `I` goes to the template, a request to the child that waits for it."""
+        """Send one frame as `Channel.exchange` does: `I` to the template, a request to its
+        child."""
         if kind == INIT:
             return self._control.exchange(
                 kind, head, tail, timeout_s, lambda *answer: self._on_ready(on_answer, *answer)
@@ -86,14 +90,14 @@ class ForkChannel:
             return False
         self._on_answer = on_answer
         self._until_s = monotonic() + timeout_s + TIMER_TICK_S
-        # The request is in the pair before the pair is on its way: the template need not be woken a second time.
+        # The request is in the pair before the pair is sent, so the child finds it at once.
         self._hand_over(template_end)
         if self._open:
             self._read_check = self._loop.call_later(READ_CHECK_AFTER_S, self._check_read)
         return self._open
 
     def close(self) -> None:
-        """Stop watching; nothing is called any more."""
+        """Stop; no callback is called from now on."""
         self._open = False
         self._on_answer = None
         self._control.close()
@@ -108,13 +112,16 @@ class ForkChannel:
         self._request_child()
 
     def _request_child(self) -> None:
-        """Have the next child made, if there is none ahead."""
+        """Ask the template for the next child, unless there is one ahead."""
         self._hand_over(self._make_pair())
 
     def _make_pair(self) -> socket.socket | None:
-        """The template's end of the next child's pair; None if there is a child ahead, or after a fault.
+        """Make the next child's pair, and return the template's end of it.
 
-        The child need not exist yet when it is asked: the request waits for it in its pair.
+        The child need not exist when a request is sent to it: the request waits in the pair.
+
+        Returns:
+            None if there is a child ahead, or if the channel is broken.
         """
         if self._served:
             self._drop_child()
@@ -153,18 +160,21 @@ class ForkChannel:
         if on_answer is not None:
             on_answer(kind, body)
         if self._served:
-            self._loop.call_soon(self._request_child)  # after what the answer has set off: nobody waits for this
+            self._loop.call_soon(
+                self._request_child
+            )  # after everything that the answer sets off, as no call waits for it
 
     def _on_child_failure(self, failure: ChannelFailure) -> None:
         if self._served:
-            return  # it has answered; whatever it does now is its end
+            return  # it has answered, and may do what it likes until it is killed
         if failure.error is ProtocolError.DEADLINE and self._is_unread():
             self._fail(ChannelFailure(ProtocolError.UNREAD, "the request was not read in time"))
             return
         if failure.error is not ProtocolError.CLOSED or self._on_answer is None:
             self._fail(failure)
             return
-        # Dead, or merely without its socket: its parent waits for its end, and the call's limit for both.
+        # The child is dead, or has only closed its socket. The template waits for its end, and the
+        # call's limit ends both.
         self._timer = self._loop.call_later(max(0.0, self._until_s - monotonic()), self._on_deadline)
         self._control.send_order(JUDGE)
 
@@ -176,7 +186,10 @@ class ForkChannel:
             )
 
     def _is_unread(self) -> bool:
-        """Whether some of the request has not been read by the other end (SIOCOUTQ, unix(7)): a function runs when all of it has been."""
+        """Return whether the child has not read all of the request; a function runs when it has.
+
+        SIOCOUTQ of unix(7), which is TIOCOUTQ: the bytes that the other end has not read.
+        """
         if self._pair is None:
             return False
         return fcntl.ioctl(self._pair, termios.TIOCOUTQ, bytes(4)) != bytes(4)

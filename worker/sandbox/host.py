@@ -1,7 +1,4 @@
-"""The machine's sandboxes: which level holds here, one zygote per runtime, and blanks on request.
-
-Knows: levels, zygotes, what to do when one dies. Does not know: functions, jobs, how a wall is built.
-"""
+"""The machine's sandboxes: the level that holds, and one zygote per runtime."""
 
 from __future__ import annotations
 
@@ -29,7 +26,11 @@ log: Final = logging.getLogger(__name__)
 
 
 class SandboxHost:
-    """Open with `open`, which fails closed; close with `close`, which leaves nothing."""
+    """The zygotes of this machine, one per runtime, at one level.
+
+    `open` fails closed: it starts nothing that did not withstand an attack. `close` leaves no
+    process and no file behind.
+    """
 
     def __init__(
         self, level: Level, runtimes: Sequence[RuntimeCommand], folder: Path, missing: tuple[str, ...] = ()
@@ -37,9 +38,9 @@ class SandboxHost:
         self.level = level
         self.runtimes = frozenset(runtime.name for runtime in runtimes)
         self.why_not_strict = "" if level == "strict" else "SANDLOT_SANDBOX=restricted asks for such sandboxes"
-        """What has to change here for a better level."""
+        """The reason why the level is not strict, with the remedy; empty if it is."""
         self.probes: dict[str, list[ProbeResult]] = {}
-        """What the last attack on each runtime's sandboxes found."""
+        """The results of the last attack on a sandbox, by runtime."""
         self._commands = {runtime.name: runtime for runtime in runtimes}
         self._folder = folder
         self._missing = missing
@@ -58,15 +59,17 @@ class SandboxHost:
         state_dir: Path,
         missing: tuple[str, ...] = (),
     ) -> SandboxHost:
-        """Start the zygotes at the best level that holds, proved by attacking a sandbox of each.
+        """Start the zygotes at the best level that holds, which an attack on a sandbox of each
+        proves.
 
         Args:
-            level: `auto` is strict, else restricted with a warning, else nothing.
-            state_dir: a folder of ours; mount points are made in it and removed again.
-            missing: features to leave out, for tests that check that the attack notices.
+            level: `auto` is strict, or else restricted with a warning.
+            state_dir: a folder of the worker's own; mount points are made in it and removed again.
+            missing: isolation features to leave out, for tests that check that the attack notices.
 
         Raises:
-            SandboxUnavailable: no permitted level holds here; the message names the missing wall and the remedy.
+            SandboxUnavailable: no permitted level holds here; the message names the missing feature
+                and the remedy.
         """
         if level != "auto":
             return await cls._open_at(level, runtimes, state_dir, missing)
@@ -94,9 +97,8 @@ class SandboxHost:
         except BaseException:
             for task in opening:
                 task.cancel()
-            await asyncio.gather(
-                *opening, return_exceptions=True
-            )  # the first failure is told; the others close their zygotes
+            # The first failure is reported; the other tasks close their zygotes.
+            await asyncio.gather(*opening, return_exceptions=True)
             await host.close()
             raise
         return host
@@ -108,7 +110,8 @@ class SandboxHost:
         await self.close()
 
     async def _open_client(self, name: str) -> None:
-        """Start one zygote, and let nothing be asked of it before an attack on it has failed."""
+        """Start one zygote, and accept it only after an attack on one of its sandboxes has
+        failed."""
         folder = self._folder / name
         folder.mkdir(mode=0o755, exist_ok=True)
         client = ZygoteClient(
@@ -123,7 +126,7 @@ class SandboxHost:
         self._clients[name] = client
 
     def _uid_base(self, name: str) -> int:
-        """The first uid of this runtime's sandboxes; 0 for an ordinary user, who has no other uid to give."""
+        """Return the first uid of this runtime's sandboxes; 0 if the worker is not root."""
         if os.geteuid() != 0:
             return 0
         if name not in self._locks:
@@ -131,7 +134,7 @@ class SandboxHost:
         return self._uids[name]
 
     def _replace_zygote(self, client: ZygoteClient) -> None:
-        """A zygote died: its sandboxes with it, nobody else's. Another takes its place."""
+        """Start another zygote in the place of one that died, and its sandboxes with it."""
         name = client.runtime.name
         if self._closing or self._clients.get(name) is not client:
             return
@@ -141,38 +144,39 @@ class SandboxHost:
 
     def _restart(self, name: str) -> asyncio.Task[None]:
         task = self._restarts[name] = asyncio.get_running_loop().create_task(self._open_client(name))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asks for a blank is told
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # `prewarm` raises it
         return task
 
     async def prewarm(self, runtime: str, spec: SandboxSpec | None = None) -> Sandbox:
-        """A started, empty sandbox: its function is not known yet.
+        """Start an empty sandbox, whose function need not be known yet.
 
         Raises:
-            RuntimeUnavailable: no such runtime here.
+            RuntimeUnavailable: this worker does not have that runtime.
             IsolationMissing: the spec has hosts to reach, and this level has no network namespace.
-            SandboxUnavailable: a wall could not be put up; nothing was started.
+            SandboxUnavailable: an isolation layer could not be applied; nothing was started.
         """
         if runtime not in self._commands:
             raise RuntimeUnavailable(
                 f"this worker has no runtime {runtime!r}; it has: {', '.join(sorted(self.runtimes)) or 'none'}"
             )
         if spec is not None and spec.network and self.level != "strict":
-            # Without a network namespace the proxy would be a matter of good will: the function shares the worker's network.
+            # Without a network namespace the function shares the worker's network, so it could pass
+            # the proxy by.
             raise IsolationMissing(
                 "functions with network need strict sandboxes, and this worker has restricted ones: see `strict` in docs/sandbox.md"
             )
         if runtime not in self._clients:
             restart = self._restarts[runtime]
-            # A restart that failed is tried again, by whoever needs it next.
+            # A restart that failed is tried again by the next call.
             await asyncio.shield(self._restart(runtime) if restart.done() else restart)
         return await self._clients[runtime].spawn(spec or SandboxSpec())
 
     def zygote_client(self, runtime: str) -> ZygoteClient:
-        """The runtime's zygote, for probes."""
+        """Return the client of the runtime's zygote, for self-tests."""
         return self._clients[runtime]
 
     def zygote_pids(self) -> dict[str, int]:
-        """By runtime, for people who look at processes."""
+        """Return the zygotes' pids by runtime."""
         return {name: client.pid for name, client in self._clients.items()}
 
     async def close(self) -> None:
@@ -203,9 +207,10 @@ def _make_folder(state_dir: Path) -> Path:
 
 
 async def _open_client_or_explain(client: ZygoteClient) -> None:
-    """
+    """Start a zygote.
+
     Raises:
-        SandboxUnavailable: this level does not even start here; with the remedy.
+        SandboxUnavailable: this level cannot be built here; with the remedy.
     """
     try:
         await client.open()

@@ -1,8 +1,7 @@
-"""Drain what a sandbox prints, keep a bounded part, notice a flood.
+"""Drain the output of a sandbox, keep a bounded part of it, and notice a flood.
 
-Knows: one pipe's read end, bytes, lines. Does not know: what an invocation is; whoever calls `take_output` decides where one ends.
-
-The pipe is drained even when nothing more is kept: a function that prints must never be blocked by us, or it would time out for printing.
+The pipe is drained even when nothing more is kept: a function that prints must never block on a
+full pipe, or it would time out for printing.
 """
 
 from __future__ import annotations
@@ -13,22 +12,28 @@ from collections.abc import Callable
 from typing import Final
 
 LINES_LIMIT: Final = 10_000
-"""Lines kept of one invocation's output; a line may be one byte long and still costs a reader a line."""
+"""Lines kept of one invocation's output. A line of one byte costs a reader as much as a long
+one."""
 
 FLOOD_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""Bytes printed by one invocation beyond which it is stopped: a full pipe is read in about 12 ms per 64 MiB, a shared core."""
+"""Bytes printed by one invocation beyond which it is stopped. Reading 64 MiB from a full pipe takes
+about 12 ms of a core that is shared."""
 
 _READ_BYTES: Final = 64 * 1024
 _READS_PER_WAKE: Final = 8
-"""Then the event loop is let go first: one sandbox that floods must not hold up the answers of others."""
+"""Reads before the event loop gets its turn: a flood from one sandbox must not delay the others."""
 
-# One buffer for all pipes of the process: it is filled and emptied within one callback of one thread.
+# One buffer for all pipes of the process: one callback of one thread fills and empties it.
 _scratch: Final = memoryview(bytearray(_READ_BYTES))
 _scratch_list: Final = [_scratch]
 
 
 class LogPipe:
-    """One sandbox's output. The owner of `fd` closes it, after `close`."""
+    """The output of one sandbox, from the read end `fd` of its pipe.
+
+    The caller owns `fd` and closes it, after `close`. It decides with `take_output` where the
+    output of one invocation ends.
+    """
 
     def __init__(
         self, fd: int, limit_bytes: int, on_flood: Callable[[], None], loop: asyncio.AbstractEventLoop | None = None
@@ -42,9 +47,9 @@ class LogPipe:
         self._loop.add_reader(fd, self._on_readable)
 
     def take_output(self) -> bytes:
-        """What was printed since the last `take_output`, as far as it is kept, with a marker line if it is not all.
+        """Return the kept output since the last call, with a marker line if some was dropped.
 
-        Reads what is in the pipe now. A process that keeps printing meanwhile is read a bounded number of times.
+        Reads the pipe first, a bounded number of times, as the process may keep printing.
         """
         if self._open:
             self._drain()
@@ -57,11 +62,11 @@ class LogPipe:
         return kept
 
     def peek_output(self) -> bytes:
-        """What `take_output` would give now, without its marker, and without taking it."""
+        """Return the output kept so far, without a marker, and keep it."""
         return b"".join(self._kept)
 
     def close(self) -> None:
-        """Stop watching; what was kept can still be taken."""
+        """Stop reading; the output kept so far can still be taken."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._fd)

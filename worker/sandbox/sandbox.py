@@ -1,7 +1,8 @@
-"""One sandbox, in the worker's hands.
+"""One sandbox in the hands of the worker: its descriptors, its processes seen from outside, its
+end.
 
-Knows: its descriptors, its processes as seen from outside, its end. Does not know: frames, functions, time limits.
-Nothing here opens a path inside the sandbox; what a function may say arrives on `control`, the log and the trace, and is never believed.
+Nothing here opens a path inside the sandbox. A function speaks on `control`, the log and the trace,
+and is trusted on none of them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ATTACH_LIMIT_S: Final = 10.0
 
 
 class ZygoteHandle(Protocol):
-    """The part of a zygote's zygote that a sandbox calls."""
+    """The part of a zygote's client that a sandbox calls."""
 
     runtime: RuntimeCommand
 
@@ -41,10 +42,12 @@ class ZygoteHandle(Protocol):
         """Return whether the zygote adopted processes of the process group `leader`."""
 
 
+# Process: worker, all of this module.
 class Sandbox:
-    """A started process tree behind the features, empty until `attach`.
+    """A started process tree behind the isolation layers, without a function until `attach`.
 
-    Owns `control`, `log_fd` and `trace_fd` until `close`; whoever calls `kill` awaits `ended` and then calls `close`.
+    Owns `control`, `log_fd` and `trace_fd` until `close`. After `kill`, the caller awaits `ended`
+    and then calls `close`.
     """
 
     def __init__(
@@ -63,24 +66,26 @@ class Sandbox:
         os.set_blocking(self.trace_fd, False)
         self.level: Level = facts["level"]
         self.alone = self.level == "strict"
-        """Its processes are in a PID namespace of their own."""
+        """The sandbox's processes are in a PID namespace of their own."""
         self.waits_inside = self.alone and not zygote.runtime.command
-        """Its runtime waits for the bundle by itself: after `start_attach` it may be told to import at once, before `attached`."""
+        """The runtime waits for the bundle by itself, so `I` may be sent before `attached`
+        returns."""
         self.bundle_path = BUNDLE_PATH if self.alone else ""
-        """Where the bundle is, as seen inside, once it is attached."""
+        """The bundle's path as seen inside, once it is attached."""
         self.packages_path = ""
-        """Where its packages are, as seen inside; empty without any."""
+        """The packages' path as seen inside; empty without any."""
         self.attached_s = 0.0
-        """By `time.monotonic`, since when the bundle is there; 0 as long as that is not known."""
+        """The time of the attachment by `time.monotonic`; 0 until it is known."""
         self.spec = spec
         self.number = number
         self._zygote = zygote
         self.pid = pid
-        """Its first process, as numbered outside: PID 1 inside, or the only one where there is no PID namespace."""
+        """The first process's pid outside: of init, or of the only process at the restricted
+        level."""
         self._facts = facts
         self._proxy_fd = descriptors[4] if len(descriptors) > 4 else -1
         self.egress_proxy: EgressProxy | None = None
-        """The proxy of a function with network, from `attach` on."""
+        """The proxy of a function with a network, from `attach` on."""
         self._attached: asyncio.Future[None] | None = None
         self._exit: asyncio.Future[SandboxExit] = asyncio.get_running_loop().create_future()
         self._children_fd = -1
@@ -93,18 +98,21 @@ class Sandbox:
 
     @property
     def receipt(self) -> bytes:
-        """JSON text: the features that hold around this sandbox, as the kernel reported them before any function ran."""
+        """The isolation features in force, as JSON text.
+
+        The kernel reported them from inside, before any function ran.
+        """
         return json.dumps(self._facts, separators=(",", ":")).encode()
 
     def lacks(self, features: Iterable[str]) -> list[str]:
-        """Those of these features that the receipt does not vouch for."""
+        """Return those of these features that the receipt does not list as in force."""
         return missing_features(features, self._facts)
 
     async def attach(self, bundle_dir: Path, spec: SandboxSpec | None = None, packages_dir: Path | None = None) -> None:
-        """`start_attach`, and wait until it is done.
+        """Attach a function, and wait until it is attached: `start_attach` and `attached`.
 
         Raises:
-            SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
+            SandboxUnavailable: it failed, or the sandbox is dead; the caller has to kill it.
         """
         await self.start_attach(bundle_dir, spec, packages_dir)
         await self.attached()
@@ -112,11 +120,13 @@ class Sandbox:
     async def start_attach(
         self, bundle_dir: Path, spec: SandboxSpec | None = None, packages_dir: Path | None = None
     ) -> None:
-        """Have the bundle put, read-only, where `bundle_path` says, the spec's limits applied, and every remaining privilege inside given up.
+        """Ask for the bundle to be mounted read-only and for the spec's limits to be applied.
+
+        With that, the sandbox gives up its last privilege. `attached` waits for it.
 
         Args:
-            packages_dir: what its dependencies are installed in, if it has any: read-only as well, at `packages_path`.
-            spec: at most what the blank was started with in `network`; other limits may be anything.
+            spec: any limits; a network only if the sandbox was started with one.
+            packages_dir: the folder of the installed dependencies, mounted read-only as well.
 
         Raises:
             SandboxUnavailable: it was started without a network and the spec asks for one.
@@ -131,16 +141,20 @@ class Sandbox:
         self._zygote.send_attach(self.number, folders, self.spec)
 
     async def attached(self) -> None:
-        """Wait until what `start_attach` began is done.
+        """Wait until the bundle is mounted and the limits hold.
 
         Raises:
-            SandboxUnavailable: it could not be done, or the sandbox is dead; kill it.
+            SandboxUnavailable: it failed, or the sandbox is dead; the caller has to kill it.
+            TimeoutError: it takes longer than `ATTACH_LIMIT_S`.
         """
         if self._attached is None:
             raise RuntimeError("start_attach comes first")
         async with asyncio.timeout(ATTACH_LIMIT_S):
             await self._attached
 
+    # A listening socket stays in the network namespace it was made in (network_namespaces(7)):
+    # accept here takes connections from inside, and the proxy's own connections leave from the
+    # worker's.
     async def _open_egress_proxy(self) -> None:
         if self._proxy_fd < 0:
             raise SandboxUnavailable("this sandbox was started without a network, and cannot be given one")
@@ -152,21 +166,29 @@ class Sandbox:
         proxy_fd, self._proxy_fd = self._proxy_fd, -1
         await self.egress_proxy.open(proxy_fd)
 
+    # Strict: pidfd_send_signal(2) to init; the kernel kills every process of its PID namespace with
+    # it (pid_namespaces(7)). Restricted: kill(2) to the process group, which no process can leave.
     def kill(self) -> None:
-        """Kill everything in the sandbox; idempotent, does not wait. The runtime's status is lost, unless it had ended before."""
+        """Kill everything in the sandbox; idempotent, does not wait. The runtime's status is lost,
+        unless it had ended before."""
         if self._exit.done():
             return
         self._record_usage()
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself, and `ended` is about to say so
+        with contextlib.suppress(ProcessLookupError):  # it has ended, which `ended` is about to report
             if self.alone:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             else:
-                # The pidfd proves that the leader's number is still the leader's.
+                # Signal 0 through the pidfd fails once the leader is reaped, so the group's number
+                # is still the leader's.
                 signal.pidfd_send_signal(self._pidfd, 0)
                 os.killpg(self.pid, signal.SIGKILL)
 
+    # proc(5), VmHWM: the peak resident set size, in KiB.
     def _record_usage(self) -> None:
-        """Note what the runtime's process used: a PID namespace that is killed discards the accounts of its processes."""
+        """Record what the runtime's process has used, before the kill discards it.
+
+        In a killed PID namespace the kernel reaps the processes, and their figures reach no parent.
+        """
         self._seen_cpu_ms = max(self._seen_cpu_ms, self.cpu_ms())
         with (
             contextlib.suppress(FileNotFoundError, ProcessLookupError),
@@ -177,11 +199,11 @@ class Sandbox:
                     self._seen_peak_bytes = int(line.split()[1]) * 1024
 
     async def ended(self) -> SandboxExit:
-        """How it ended; resolves when everything in it is dead and reaped."""
+        """Wait until everything in the sandbox is dead and reaped, and return how it ended."""
         return await asyncio.shield(self._exit)
 
     async def kill_and_wait(self) -> SandboxExit:
-        """Kill, wait, and give the descriptors back."""
+        """Kill, wait for the end, and close."""
         self.kill()
         try:
             return await self.ended()
@@ -193,7 +215,7 @@ class Sandbox:
         return self._exit.done()
 
     def close(self) -> None:
-        """Close the worker's descriptors; idempotent. Kills what still lives."""
+        """Kill the sandbox if it lives, and close the worker's descriptors; idempotent."""
         if self._closed:
             return
         self.kill()
@@ -206,56 +228,73 @@ class Sandbox:
             self.egress_proxy.close()
 
     def mark_idle(self) -> None:
-        """Note that the function has nothing to do from now on; `leftovers` measures CPU time from here."""
-        # The number of a moment ago will do: if it has ended since, `leftovers`, which looks again, finds it gone.
+        """Record that the function should be idle from now on: `leftovers` counts CPU time from
+        here."""
+        # The last known pid will do: if the process has ended since, `leftovers`, which reads the
+        # pid again, finds it gone.
         self._cpu_at_idle_ms = _cpu_ms_of(self._last_pid or self._runtime_pid())
 
     def leftovers(self, *, cpu_allowance_ms: float = 20.0, thorough: bool = True) -> bool:
-        """Whether the function left processes behind, or burnt more CPU since `mark_idle` than a runtime at mark_idle does.
+        """Return whether the function left processes behind or used more CPU than an idle runtime.
 
-        For a runtime that answers in its own process; a forking template has a child by design, so ask `cpu_ms` there.
+        Only for a runtime that answers in its own process: a forking template always has a child.
 
         Args:
-            thorough: look for children of every thread (5 µs each; Node has eleven), not just of the main one and of PID 1 (2 µs).
+            cpu_allowance_ms: CPU time since `mark_idle` that an idle runtime may have used.
+            thorough: look for children of every thread (5 µs each; Node has eleven), not only of
+                the main thread and of init (2 µs).
         """
         has_leftovers = self._has_other_processes() if thorough else self._has_children_of_main()
         return has_leftovers or _cpu_ms_of(self._last_pid) - self._cpu_at_idle_ms > cpu_allowance_ms
 
     def cpu_ms(self) -> float:
-        """CPU time of the runtime's process so far (its children's when they are reaped are not in it); 0 when it is gone."""
+        """Return the runtime's CPU time so far, without its children's; 0 when it is gone."""
         return _cpu_ms_of(self._runtime_pid())
 
+    # proc(5), /proc/pid/statm: the second field is the resident set in pages.
     def resident_bytes(self) -> int:
-        """Memory the runtime's process holds now; 0 when it is gone. 10 µs."""
+        """Return the resident memory of the runtime's process; 0 when it is gone. Takes 10 µs."""
         try:
             with open(f"/proc/{self._runtime_pid()}/statm", "rb") as file:
                 return int(file.read().split()[1]) * _PAGE_BYTES
         except (FileNotFoundError, ProcessLookupError):
             return 0
 
+    # proc(5), /proc/pid/stat: the state follows the name, which stands in parentheses; T is
+    # stopped.
     def is_stopped(self) -> bool:
-        """Whether the runtime's process is stopped, as by SIGSTOP."""
+        """Return whether the runtime's process is stopped, as by SIGSTOP."""
         try:
             with open(f"/proc/{self._runtime_pid()}/stat", "rb") as file:
                 return file.read().rpartition(b") ")[2][:1] == b"T"
         except (FileNotFoundError, ProcessLookupError):
             return False
 
+    # kill(2) by the number that was read just before; ESRCH if the runtime has been reaped since.
     def request_stack(self) -> None:
-        """Ask the runtime to write where it is to `trace_fd` (see `runtimes/PROTOCOL.md`), which is then readable within milliseconds, or never."""
+        """Ask the runtime to write its stack to `trace_fd` (see `runtimes/PROTOCOL.md`).
+
+        The stack is readable within milliseconds, or never.
+        """
         pid = self._runtime_pid()
         if pid > 0 and not self._exit.done():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
 
     def _runtime_pid(self) -> int:
-        """PID 2 as numbered outside; PID 1 reaps it, so while PID 1 lists it the number is its own. 0 when it is gone."""
+        """Return the runtime's pid outside; 0 when it is gone.
+
+        Init reaps the runtime, so as long as init lists it the number has not been reused.
+        """
         if not self.alone:
             return self.pid
         children = self._children_of_init()
         self._last_pid = children[0] if children else 0
         return self._last_pid
 
+    # proc(5), /proc/pid/task/tid/children: the pids as numbered in the reader's PID namespace. The
+    # file is kept open: reading it again costs 2 µs, and once the task is gone it lists nothing,
+    # even if the number was given to another task.
     def _children_of_init(self) -> list[int]:
         try:
             if self._children_fd < 0:
@@ -265,6 +304,8 @@ class Sandbox:
             return []
 
     def _has_other_processes(self) -> bool:
+        """Return whether anything but the runtime's process lives, by the children of every
+        thread."""
         children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True
@@ -278,10 +319,11 @@ class Sandbox:
                     if file.read(1):
                         return True
         except (FileNotFoundError, ProcessLookupError):
-            return True  # a thread or the process ended while we looked: not at mark_idle
+            return True  # a thread or the process ended meanwhile: the runtime is not idle
         return False
 
     def _has_children_of_main(self) -> bool:
+        """Return whether the runtime's main thread has children, or init has others."""
         children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True
@@ -291,9 +333,9 @@ class Sandbox:
                 self._grandchildren_fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
             return os.pread(self._grandchildren_fd, 1, 0) != b""
         except (FileNotFoundError, ProcessLookupError):
-            return True  # it ended while we looked
+            return True  # the process ended meanwhile
 
-    # Called by the zygote, which alone hears the zygote.
+    # Called by the zygote's client, with the zygote's messages.
 
     def on_attached(self, facts: dict[str, Any], paths: list[str], at_s: float) -> None:
         self._facts |= facts
@@ -305,7 +347,7 @@ class Sandbox:
     def on_attach_refused(self, failure: str) -> None:
         if self._attached is not None and not self._attached.done():
             self._attached.set_exception(
-                SandboxUnavailable(f"the bundle could not be handed to its sandbox: {failure}")
+                SandboxUnavailable(f"the bundle could not be attached to its sandbox: {failure}")
             )
 
     def on_exit(self, end: SandboxExit) -> None:
@@ -320,9 +362,10 @@ class Sandbox:
 
 
 def _cpu_ms_of(pid: int) -> float:
-    """0 when it is gone."""
+    """Return the CPU time of a process; 0 when it is gone."""
     try:
-        # clock_getcpuclockid(3): the CPU clock of any process, 0.3 us, no file.
+        # clock_getcpuclockid(3): the id of a process's CPU clock, computed as the C library does.
+        # It takes 0.3 µs and no file.
         return time.clock_gettime((~pid << 3) | 2) * 1000 if pid > 0 else 0.0
     except OSError:
         return 0.0

@@ -1,7 +1,4 @@
-"""What a sandbox may use, how it is started, and how it ended: the values between a pool and the walls.
-
-Knows: units. Does not know: how a limit is enforced.
-"""
+"""The values between the pool and the isolation layers: a sandbox's limits, runtime and exit."""
 
 from __future__ import annotations
 
@@ -20,70 +17,86 @@ PRELOADED: Final = (
     "selectors shutil signal socket ssl statistics string struct subprocess tempfile textwrap threading time traceback types typing unicodedata "
     "urllib.parse urllib.request uuid warnings weakref xml.etree.ElementTree zlib zoneinfo"
 )
-"""What functions import anyway: once per zygote instead of once per sandbox (30 ms becomes 6 ms for json, re and asyncio)."""
-
+"""The modules that functions import anyway, imported once per zygote instead of once per sandbox:
+30 ms become 6 ms for json, re and asyncio."""
 
 NODE_RESERVED_MIB: Final = 640
-"""V8 of Node 24 reserves 512 MiB writable for code at once (Node 20: 128 not writable); 600 is the least that starts."""
+"""V8 of Node 24 reserves 512 MiB for code, writable, at its start (Node 20: 128 MiB, not writable);
+with less than 600 MiB it does not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeCommand:
-    """A language runtime on this machine."""
+    """A language runtime on this machine, and how to start it."""
 
     name: str
     folder: Path
-    """`runtimes/python`, `runtimes/node`: all of ours that is visible inside."""
+    """`runtimes/python` or `runtimes/node`: the only files of Sandlot that are visible inside."""
     command: tuple[str, ...] = ()
-    """What to execute, `{runtime}` standing for the folder as seen inside; empty for Python, which is forked, not executed."""
+    """The command to execute; `{runtime}` stands for the folder as seen inside. Empty for Python,
+    which is forked and not executed."""
     reserved_mib: int = 48
-    """Address space it reserves before a function allocates anything: counted by RLIMIT_DATA, hardly ever touched."""
+    """Address space that it reserves before a function allocates any: counted by RLIMIT_DATA,
+    hardly ever touched."""
     interpreter: Path = Path(getattr(sys, "_base_executable", sys.executable))
-    """The Python that the zygote runs on: the base one, whose site-packages hold nothing of ours."""
+    """The Python that the zygote runs on: the base one of a virtual environment, whose
+    site-packages hold nothing of Sandlot's."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """The limits of one sandbox. The default is what prewarmed blanks are started with; `attach` can lower it to a function's own."""
+    """The limits of one sandbox.
+
+    Prewarmed sandboxes start with the defaults; `Sandbox.attach` replaces them by a function's own.
+    """
 
     memory_limit_mib: int = 256
     processes: int = 64
-    """Processes and threads together, with the sandbox's own first process."""
+    """Processes and threads together, init among them."""
     cpu_limit_s: float | None = None
-    """CPU seconds of one process over its whole life; None: the wall limit is the limit."""
+    """CPU seconds of one process over its whole life; with None only the wall limit ends it."""
     open_files: int = 256
     tmp_mib: int = 64
     network: tuple[str, ...] = ()
-    """Hosts (`example.com`, `example.com:8443`, `*.example.com`) reachable through the proxy; none: no network at all."""
+    """Hosts (`example.com`, `example.com:8443`, `*.example.com`) reachable through the proxy;
+    without any, none is reachable."""
     operator_hosts: bool = False
-    """The hosts in `network` were named by the operator, not by a function: they may have any address, a private one too."""
+    """The operator named the hosts in `network`, not a function: they may have any address, private
+    ones included."""
     cpus: float = 1.0
-    """CPU time per second of wall time, where a cgroup can enforce it."""
+    """CPU seconds per second of wall time, where a cgroup can enforce it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxExit:
-    """How a sandbox ended, by the kernel's account; everything in it is dead and reaped."""
+    """The end of a sandbox as the kernel reports it; everything in it is dead and reaped."""
 
     exit_code: int | None
-    """Of the runtime's process; None if a signal, or the kill of the whole sandbox, ended it."""
+    """Exit code of the runtime's process; None if a signal, or the kill of the sandbox, ended
+    it."""
     signal: int | None
     peak_memory_bytes: int
-    """Of the whole sandbox where a memory cgroup counts, else of its largest process."""
+    """Peak of the whole sandbox where a memory cgroup counts it, else of its largest process."""
     cpu_ms: float
-    """Of all its processes together."""
+    """CPU time of all its processes together."""
     oom_killed: bool
-    """The memory cgroup's limit was hit and the kernel killed for it."""
+    """The kernel killed a process because the memory cgroup was full."""
     process_limit_hits: int = 0
-    """How often a process or thread was refused by the pids cgroup; 0 where there is none."""
+    """Processes and threads that the pids cgroup refused; 0 without such a cgroup."""
     failure: str = ""
-    """Why the runtime could not take over, if it could not: the platform's fault, not the function's."""
+    """The reason why the runtime could not take over, if it could not: the platform's fault, not
+    the function's."""
 
 
 def find_python_runtime(folder: Path) -> RuntimeCommand:
+    """Return the command of the Python runtime in `folder`."""
     return RuntimeCommand("python", folder)
 
 
 def find_node_runtime(folder: Path, node: Path, flags: tuple[str, ...] = ()) -> RuntimeCommand:
-    """`node` is resolved: a sandbox shows the file itself, in strict mode as `/usr/bin/node` wherever the host has it."""
+    """Return the command of the Node runtime in `folder`.
+
+    Links in `node` are resolved, as a sandbox shows the file itself; at the strict level it lies in
+    /usr/bin inside, wherever the host has it.
+    """
     return RuntimeCommand("node", folder, (os.path.realpath(node), *flags, "{runtime}/runner.cjs"), NODE_RESERVED_MIB)

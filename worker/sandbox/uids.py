@@ -1,7 +1,7 @@
 """Host uids that no other worker on this machine uses at the same time.
 
-Knows: one block of uids per zygote. Does not know: who runs under them.
-The lock is an abstract socket: the kernel releases it when the owner dies, and no file is left.
+Each zygote gets a block of them. The lock on a block is an abstract socket (unix(7)): the kernel
+releases the name when its owner dies, and no file is left behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCKS: Final = 64
 
 
 def reserve_block() -> tuple[int, socket.socket]:
-    """The first uid of a free block, and the lock: whoever closes it gives the block back.
+    """Return the first uid of a free block, and the lock, which is released by closing it.
 
     Raises:
         SandboxUnavailable: all blocks are taken.

@@ -1,7 +1,6 @@
-"""The worker's end of one zygote: starts it, asks it for sandboxes, hears how they end, and notices when it dies.
+"""The worker's client of one zygote: starts it, asks it for sandboxes, and notices when it dies.
 
-Knows: the zygote's messages. Does not know: which sandbox is for whom.
-Everything is driven by the event loop; nothing here waits for a process.
+The event loop drives everything; nothing here waits for a process.
 """
 
 from __future__ import annotations
@@ -25,13 +24,15 @@ OPEN_LIMIT_S: Final = 30.0
 SPAWN_LIMIT_S: Final = 30.0
 CLOSE_LIMIT_S: Final = 5.0
 
-# The zygote's whole environment. Two malloc arenas: each further one reserves 64 MiB, which RLIMIT_DATA would count in every sandbox.
+# The zygote's whole environment. Two malloc arenas: each further one reserves 64 MiB, which
+# RLIMIT_DATA would count in every sandbox.
 ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
 PROGRAM: Final = "import sys; sys.path.insert(0, sys.argv[1]); from zygote.main import main; main()"
 
 
+# Process: worker, all of this module; _start is where the zygote begins.
 class ZygoteClient:
-    """One zygote process and the sandboxes it carries."""
+    """One zygote process and its sandboxes."""
 
     def __init__(
         self,
@@ -63,14 +64,14 @@ class ZygoteClient:
 
     @property
     def pid(self) -> int:
-        """The zygote's process; 0 before it was started."""
+        """The zygote's pid; 0 before it was started."""
         return self._process.pid if self._process is not None else 0
 
     async def open(self) -> None:
-        """Start the zygote and wait until it can spawn.
+        """Start the zygote, and wait until it can spawn sandboxes.
 
         Raises:
-            SandboxUnavailable: it cannot build what this level needs; the message is the kernel's.
+            SandboxUnavailable: it cannot build this level; the message is the kernel's.
         """
         with self._zygote_sock:
             self._process = await asyncio.to_thread(_start, self.runtime, self._zygote_sock)
@@ -92,8 +93,11 @@ class ZygoteClient:
         async with asyncio.timeout(OPEN_LIMIT_S):
             self.facts = await self._opened
 
+    # A half-closed socket is the zygote's order to end (recv(2) returns 0): it kills and reaps its
+    # sandboxes and removes their cgroups. A SIGKILL after the limit leaves the cgroups behind; the
+    # sandboxes die by their parent-death signal.
     async def close(self) -> None:
-        """End the zygote and with it every sandbox it carries; returns when all are reaped."""
+        """End the zygote and with it every sandbox; return when the zygote has been reaped."""
         if self._process is None:
             self._sock.close()
             return
@@ -108,10 +112,10 @@ class ZygoteClient:
             await self._dead
 
     async def spawn(self, spec: SandboxSpec) -> Sandbox:
-        """A ready, empty sandbox.
+        """Start an empty sandbox and wait until it is ready.
 
         Raises:
-            SandboxUnavailable: a wall could not be put up, or the zygote died.
+            SandboxUnavailable: an isolation layer could not be applied, or the zygote died.
         """
         if not self._alive:
             raise SandboxUnavailable(f"the {self.runtime.name} zygote is not running")
@@ -123,8 +127,11 @@ class ZygoteClient:
             return await started
 
     def send_attach(self, number: int, folders: Sequence[Path], spec: SandboxSpec) -> None:
+        """Ask the zygote to mount these folders in a sandbox and to apply the spec's limits."""
         self._send({"do": "attach", "id": number, "paths": [*map(str, folders)], "limits": _limits(spec)})
 
+    # unix(7): a SOCK_SEQPACKET packet is sent as a whole or not at all (EAGAIN), and packets keep
+    # their order, so later messages queue behind an unsent one.
     def _send(self, message: protocol.Message) -> None:
         if self._unsent:
             self._unsent.append(protocol.encode(message))
@@ -135,7 +142,7 @@ class ZygoteClient:
             self._unsent.append(protocol.encode(message))
             asyncio.get_running_loop().add_writer(self._sock, self._send_rest)
         except (BrokenPipeError, ConnectionResetError):
-            return  # it died: `_on_readable` reads the end of the stream and fails what waits
+            return  # the zygote died: `_on_readable` reads the end and fails the waiting calls
 
     def _send_rest(self) -> None:
         try:
@@ -188,14 +195,18 @@ class ZygoteClient:
     def _on_attached(self, message: protocol.Message) -> None:
         sandbox = self._sandboxes.get(message["id"])
         if sandbox is None:
-            return  # it ended meanwhile
+            return  # the sandbox has ended
         if "refused" in message:
             sandbox.on_attach_refused(message["refused"])
         else:
             sandbox.on_attached(message["attached"], message["paths"], message["at_s"])
 
+    # proc(5), /proc/pid/task/tid/children: the children of a subreaper include adopted orphans.
     def has_orphans_of(self, leader: int) -> bool:
-        """Whether the zygote has adopted processes of that sandbox's group (restricted level only)."""
+        """Return whether the zygote has adopted processes of that process group.
+
+        Only at the restricted level, where a sandbox has no init to adopt them.
+        """
         if self._process is None:
             return False
         pid = self._process.pid
@@ -207,13 +218,16 @@ class ZygoteClient:
         spec, started = self._starting.pop(message["id"])
         sandbox = Sandbox(self, message["id"], spec, message["pid"], descriptors, message["ready"])
         self._sandboxes[message["id"]] = sandbox
-        if started.done():  # whoever asked has gone; nobody else knows this sandbox
+        if started.done():  # the caller has gone, and no other code knows this sandbox
             sandbox.close()
         else:
             started.set_result(sandbox)
 
     def _on_zygote_death(self) -> None:
-        """The zygote is gone. Its sandboxes die with it (PDEATHSIG); each ends without an account."""
+        """Fail every waiting call, and end every sandbox without the kernel's figures.
+
+        The sandboxes die with the zygote, by their parent-death signal.
+        """
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._sock)
         if self._unsent:
@@ -243,8 +257,12 @@ class ZygoteClient:
         self._on_death(self)
 
 
+# Process: worker; a thread, because Popen waits for the execve(2). `-I` is isolated mode: neither
+# the environment nor the user's site-packages change it. A session of its own (setsid(2)) keeps a
+# terminal's Ctrl-C away. A fork of the worker instead would give every function a copy of its
+# memory, the Redis password included.
 def _start(runtime: RuntimeCommand, sock: socket.socket) -> subprocess.Popen[bytes]:
-    """Execute the zygote: nothing of the worker's environment, no descriptor but the socket, a session of its own."""
+    """Execute the zygote with a literal environment and one descriptor, in a session of its own."""
     folder = str(Path(__file__).parent)
     return subprocess.Popen(
         [str(runtime.interpreter), "-I", "-c", PROGRAM, folder, str(sock.fileno())],
@@ -271,10 +289,10 @@ def _limits(spec: SandboxSpec) -> dict[str, object]:
 
 
 def _exit_of(message: protocol.Message) -> SandboxExit:
-    told = message["ended"]
+    status = message["ended"]
     return SandboxExit(
-        exit_code=told if told is not None and told >= 0 else None,
-        signal=-told if told is not None and told < 0 else (signal.SIGKILL if told is None else None),
+        exit_code=status if status is not None and status >= 0 else None,
+        signal=-status if status is not None and status < 0 else (signal.SIGKILL if status is None else None),
         peak_memory_bytes=message["peak_bytes"],
         cpu_ms=message["cpu_ms"],
         oom_killed=message.get("oom_killed", False),

@@ -1,1 +1,1 @@
-"""Attack a real sandbox to find out which isolation features hold."""
+"""Attacks on a real sandbox, which show which isolation features hold."""

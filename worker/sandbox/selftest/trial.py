@@ -1,7 +1,5 @@
-"""Run one function once in a fresh sandbox and say everything that was seen: for probes, and for the tests of the checks.
-
-Knows: a sandbox's life from blank to end. Does not know: what the function was trying to do.
-"""
+"""Run a function once in a fresh sandbox and report everything seen, for self-tests and for
+tests."""
 
 from __future__ import annotations
 
@@ -27,11 +25,12 @@ CLOSING_LIMIT_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one call came to. `answer` is the decoded result or error; None if there was none."""
+    """The result of one call, and the end of its sandbox."""
 
     kind: str
-    """`result`, `error`, `not_loaded`, or the channel's fault: `deadline`, `closed`, `garbled`, `late`."""
+    """`result`, `error`, `not_loaded`, or a value of `ProtocolError` such as `deadline`."""
     answer: Any
+    """The decoded result or error; for a `ProtocolError`, its detail."""
     log: str
     exit: SandboxExit
     receipt: dict[str, Any]
@@ -61,11 +60,12 @@ async def try_once(
 
 
 async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s: float = 10.0) -> Trial:
-    """Call the function in an attached sandbox once, kill the sandbox, and wait until it is gone."""
+    """Call the function in an attached sandbox once, kill the sandbox, and wait until it is
+    gone."""
     log = bytearray()
     try:
-        kind, answer = await _call(sandbox, event, handler, limit_s, log)
-        if kind == ProtocolError.CLOSED:  # it is ending by itself: a kill now would lose how
+        kind, answer = await _call_function(sandbox, event, handler, limit_s, log)
+        if kind == ProtocolError.CLOSED:  # it is ending by itself, and a kill would hide how
             async with asyncio.timeout(CLOSING_LIMIT_S):
                 await sandbox.ended()
     except TimeoutError:
@@ -81,7 +81,9 @@ async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s:
     return Trial(kind, answer, log.decode("utf-8", "replace"), end, receipt)
 
 
-async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, log: bytearray) -> tuple[str, Any]:
+async def _call_function(
+    sandbox: Sandbox, event: object, handler: str, limit_s: float, log: bytearray
+) -> tuple[str, Any]:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
     broken: asyncio.Future[ChannelFailure] = loop.create_future()
@@ -115,6 +117,7 @@ async def _call(sandbox: Sandbox, event: object, handler: str, limit_s: float, l
 
 
 def init_body(sandbox: Sandbox, handler: str) -> bytes:
+    """Return the body of an `I` frame."""
     return json.dumps(
         {
             "protocol": 1,
@@ -132,6 +135,7 @@ def init_body(sandbox: Sandbox, handler: str) -> bytes:
 
 
 def request_bodies(event: object, limit_s: float) -> tuple[bytes, bytes]:
+    """Return the two parts of an `R` frame's body after the ticket: the context, and the event."""
     context = json.dumps(
         {"job_id": "trial", "attempt": 1, "remaining_ms": int(limit_s * 1000), "traceparent": ""}
     ).encode()
@@ -139,7 +143,10 @@ def request_bodies(event: object, limit_s: float) -> tuple[bytes, bytes]:
 
 
 def _read_log(fd: int, kept: bytearray) -> bool:
-    """Read what is there, keep the beginning; False when nothing was. A function that prints a lot must not wait for us."""
+    """Read once from the log, and keep its beginning; return False if it was empty.
+
+    It is read even when nothing more is kept, because a function that prints must not block.
+    """
     try:
         chunk = os.read(fd, LOG_KEPT_BYTES)
     except BlockingIOError:

@@ -1,6 +1,8 @@
-"""The checks of this machine, feature by feature: a small escape suite for `sandlot doctor`.
+"""Attack a real sandbox to find out which isolation features hold.
 
-Knows: levels in their order. Does not know: how a feature is attacked (`verify`), how a result is shown.
+A worker does so for each zygote it starts, and refuses a level that does not hold; `sandlot doctor`
+prints the results feature by feature. An attack that succeeds, that fails with an error of its own,
+or that gives no answer means that the feature does not hold.
 """
 
 from __future__ import annotations
@@ -25,62 +27,11 @@ from worker.sandbox.uids import reserve_block
 from worker.sandbox.zygote.isolation.capabilities import SECUREBITS
 from worker.sandbox.zygote_client import ZygoteClient
 
-
-async def probe(
-    *,
-    level: Literal["auto", "strict", "restricted"],
-    runtimes: Sequence[RuntimeCommand],
-    state_dir: Path,
-    missing: tuple[str, ...] = (),
-) -> list[ProbeResult]:
-    """Every feature of the level a worker would use here, named `strict python: files` and so on.
-
-    With `auto`, the checks of `restricted` follow if one of `strict` does not hold. Never raises for a feature that cannot be had:
-    that is a result, with its remedy.
-    """
-    levels: tuple[Level, ...] = ("strict", "restricted") if level == "auto" else (level,)
-    results: list[ProbeResult] = []
-    for candidate in levels:
-        found = [await _probe_runtime(candidate, runtime, state_dir, missing) for runtime in runtimes]
-        results += [result for group in found for result in group]
-        if all(result.held for group in found for result in group):
-            break
-    return results
-
-
-async def _probe_runtime(
-    level: Level, runtime: RuntimeCommand, state_dir: Path, missing: tuple[str, ...]
-) -> list[ProbeResult]:
-    folder = _make_folder(state_dir)
-    uid_base, lock = reserve_block() if os.geteuid() == 0 else (0, None)
-    client = ZygoteClient(runtime, level, folder, uid_base, lambda _link: None, missing)
-    try:
-        await client.open()
-        found = await attack(client)
-    except SandboxUnavailable as error:
-        found = [ProbeResult("start", False, error.message, remedy_for(level, error.message))]
-    finally:
-        await client.close()
-        if lock is not None:
-            lock.close()
-        shutil.rmtree(folder)
-    return [
-        ProbeResult(f"{level} {runtime.name}: {result.feature}", result.held, result.detail, result.remedy)
-        for result in found
-    ]
-
-
-def _make_folder(state_dir: Path) -> Path:
-    state_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="probe-", dir=state_dir.resolve()))
-    folder.chmod(0o755)
-    return folder
-
-
 BUNDLE: Final = Path(__file__).parent / "bundle"
 LIMIT_S: Final = 20.0
 NUMBERS_INSIDE: Final = 128
-"""More than the numbers that a new sandbox's processes and threads have: its PID namespace counts from 1, and `SandboxSpec.processes` is 64."""
+"""More than the pids of a new sandbox's processes and threads: its PID namespace counts from 1, and
+`SandboxSpec.processes` is 64."""
 
 _PYTHON_CHECKS: Final = (
     "files", "bundle", "descriptors", "processes", "worker memory", "tracing", "tcp", "abstract sockets", "new namespaces",
@@ -110,7 +61,7 @@ REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One feature of one runtime's sandboxes, as found by attacking it."""
+    """The result of an attack on one isolation feature of one runtime's sandboxes."""
 
     feature: str
     held: bool
@@ -118,8 +69,46 @@ class ProbeResult:
     remedy: str = ""
 
 
+async def probe(
+    *,
+    level: Literal["auto", "strict", "restricted"],
+    runtimes: Sequence[RuntimeCommand],
+    state_dir: Path,
+    missing: tuple[str, ...] = (),
+) -> list[ProbeResult]:
+    """Attack every feature of the level that a worker would use here.
+
+    With `auto`, the restricted level follows if a feature of the strict one does not hold.
+
+    Returns:
+        One result per feature, named `strict python: files` and so on. A level that does not even
+        start is a result with its remedy, not an exception.
+    """
+    levels: tuple[Level, ...] = ("strict", "restricted") if level == "auto" else (level,)
+    results: list[ProbeResult] = []
+    for candidate in levels:
+        found = [await _probe_runtime(candidate, runtime, state_dir, missing) for runtime in runtimes]
+        results += [result for group in found for result in group]
+        if all(result.held for group in found for result in group):
+            break
+    return results
+
+
+async def require_isolation(client: ZygoteClient) -> list[ProbeResult]:
+    """Attack, and refuse the level unless every feature holds.
+
+    Raises:
+        SandboxUnavailable: the message names every feature that does not hold, and the remedy.
+    """
+    async with asyncio.timeout(LIMIT_S * 2):
+        results = await attack(client)
+    if broken := describe_failures(results):
+        raise SandboxUnavailable(f"the {client.level} sandbox for {client.runtime.name} does not hold here: {broken}")
+    return results
+
+
 async def attack(client: ZygoteClient) -> list[ProbeResult]:
-    """Every feature that this client's level promises, attacked once in one sandbox."""
+    """Attack every feature of the client's level once, all in one sandbox."""
     secret = secrets.token_hex(16)
     with _canaries(secret) as (targets, contacted), _neighbour(secret) as neighbour_pid:
         targets["neighbour_pid"] = neighbour_pid
@@ -135,6 +124,57 @@ async def attack(client: ZygoteClient) -> list[ProbeResult]:
     return found
 
 
+def remedy_for(level: Level, failure: str) -> str:
+    """Return the remedy for a level that does not even start here."""
+    if level == "restricted":
+        return _LANDLOCK_REMEDY
+    if _read_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1 and os.geteuid() != 0:
+        return "AppArmor forbids user namespaces: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or run the worker as root"
+    if (
+        _read_number("/proc/sys/user/max_user_namespaces") == 0
+        or _read_number("/proc/sys/kernel/unprivileged_userns_clone") == 0
+    ):
+        return "user namespaces are switched off: sysctl -w user.max_user_namespaces=15000 (and kernel.unprivileged_userns_clone=1 on Debian)"
+    if _in_container():
+        return "the container forbids namespaces or mounts: start it with deploy/worker-seccomp.json as its seccomp profile, and apparmor=unconfined where AppArmor is (docs/containers.md)"
+    return "the kernel refused: see `strict` in docs/sandbox.md for what it needs"
+
+
+def describe_failures(results: list[ProbeResult]) -> str:
+    """Return one line with the features that do not hold and their remedies; empty if all hold."""
+    broken = [result for result in results if not result.held]
+    return "; ".join(f"{result.feature} does not hold ({result.detail}): {result.remedy}" for result in broken)
+
+
+async def _probe_runtime(
+    level: Level, runtime: RuntimeCommand, state_dir: Path, missing: tuple[str, ...]
+) -> list[ProbeResult]:
+    folder = _make_folder(state_dir)
+    uid_base, lock = reserve_block() if os.geteuid() == 0 else (0, None)
+    client = ZygoteClient(runtime, level, folder, uid_base, lambda _client: None, missing)
+    try:
+        await client.open()
+        found = await attack(client)
+    except SandboxUnavailable as error:
+        found = [ProbeResult("start", False, error.message, remedy_for(level, error.message))]
+    finally:
+        await client.close()
+        if lock is not None:
+            lock.close()
+        shutil.rmtree(folder)
+    return [
+        ProbeResult(f"{level} {runtime.name}: {result.feature}", result.held, result.detail, result.remedy)
+        for result in found
+    ]
+
+
+def _make_folder(state_dir: Path) -> Path:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="probe-", dir=state_dir.resolve()))
+    folder.chmod(0o755)
+    return folder
+
+
 async def _try(client: ZygoteClient, targets: dict[str, Any]) -> Trial:
     sandbox = await client.spawn(SandboxSpec())
     try:
@@ -146,7 +186,11 @@ async def _try(client: ZygoteClient, targets: dict[str, Any]) -> Trial:
 
 @contextmanager
 def _canaries(secret: str) -> Iterator[tuple[dict[str, Any], Any]]:
-    """A file, a TCP port and an abstract socket that no function may reach; and a question whether somebody did."""
+    """Offer a file, a TCP port and an abstract socket that no function may reach.
+
+    Yields:
+        Their names for the attack, and a function that tells whether a socket was contacted.
+    """
     folder = tempfile.mkdtemp(prefix="sandlot-canary-")
     name = f"sandlot-canary-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_INET) as tcp, socket.socket(socket.AF_UNIX) as abstract:
@@ -173,9 +217,10 @@ def _canaries(secret: str) -> Iterator[tuple[dict[str, Any], Any]]:
 
 @contextmanager
 def _neighbour(secret: str) -> Iterator[int]:
-    """A process of the worker's own user to aim at, with a number that means nobody inside a sandbox.
+    """Run a process of the worker's own user as a target, and yield its pid.
 
-    The worker's own number will not do: in a container it is 1 or 2, and so are the init and the runtime of every sandbox.
+    The pid must not exist inside a sandbox. So the worker itself cannot be the target: in a
+    container its pid may be 1 or 2, and so are those of init and runtime in every sandbox.
     """
     while True:
         process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"CANARY": secret})
@@ -214,7 +259,7 @@ def _results_of(client: ZygoteClient, trial: Trial) -> Iterator[ProbeResult]:
 
 
 def _receipt_results(level: Level, receipt: dict[str, Any]) -> Iterator[ProbeResult]:
-    """What the trusted side read back from the kernel, before the function ran."""
+    """Judge the receipt, which trusted code read from the kernel before the function ran."""
     yield _result(
         "seccomp", receipt.get("seccomp") is True, "a filter is loaded" if receipt.get("seccomp") else "no filter"
     )
@@ -244,24 +289,8 @@ def _result(feature: str, held: bool, detail: str) -> ProbeResult:
     return ProbeResult(feature, held, detail, "" if held else REMEDIES.get(feature, "see docs/sandbox.md"))
 
 
-def remedy_for(level: Level, failure: str) -> str:
-    """What to do about a level that does not even start here."""
-    if level == "restricted":
-        return _LANDLOCK_REMEDY
-    if _read_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1 and os.geteuid() != 0:
-        return "AppArmor forbids user namespaces: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or run the worker as root"
-    if (
-        _read_number("/proc/sys/user/max_user_namespaces") == 0
-        or _read_number("/proc/sys/kernel/unprivileged_userns_clone") == 0
-    ):
-        return "user namespaces are switched off: sysctl -w user.max_user_namespaces=15000 (and kernel.unprivileged_userns_clone=1 on Debian)"
-    if _in_container():
-        return "the container forbids namespaces or mounts: start it with deploy/worker-seccomp.json as its seccomp profile, and apparmor=unconfined where AppArmor is (docs/containers.md)"
-    return "the kernel refused: see `strict` in docs/sandbox.md for what it needs"
-
-
 def _in_container() -> bool:
-    """By the marks that Docker, Podman and Kubernetes leave."""
+    """Return whether this is a container, by the marks that Docker, Podman and Kubernetes leave."""
     marks = any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv"))
     return marks or "container" in os.environ or "KUBERNETES_SERVICE_HOST" in os.environ
 
@@ -271,22 +300,3 @@ def _read_number(path: str) -> int | None:
         return int(Path(path).read_text())
     except (OSError, ValueError):
         return None
-
-
-def missing_features(results: list[ProbeResult]) -> str:
-    """One line that names what does not hold and what to do; empty if all holds."""
-    broken = [result for result in results if not result.held]
-    return "; ".join(f"{result.feature} does not hold ({result.detail}): {result.remedy}" for result in broken)
-
-
-async def require_isolation(client: ZygoteClient) -> list[ProbeResult]:
-    """Attack, and insist.
-
-    Raises:
-        SandboxUnavailable: names every feature that does not hold, and the remedy.
-    """
-    async with asyncio.timeout(LIMIT_S * 2):
-        results = await attack(client)
-    if broken := missing_features(results):
-        raise SandboxUnavailable(f"the {client.level} sandbox for {client.runtime.name} does not hold here: {broken}")
-    return results

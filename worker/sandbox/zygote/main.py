@@ -338,11 +338,11 @@ def main() -> None:
         return
     zygote = Zygote(worker, read_config(packet[0]))
     try:
-        told = zygote.open()
+        facts = zygote.open()
     except (OSError, ImportError) as error:
         _send(worker, {"unavailable": f"{type(error).__name__}: {error}"})
         return
-    _send(worker, {"open": told})
+    _send(worker, {"open": facts})
     with contextlib.suppress(ForkServerGone):  # the worker sees the end, and starts another zygote
         zygote.serve()
     zygote.close()

@@ -1,4 +1,5 @@
-// What the probe runs inside a Node sandbox: it attacks the walls that JavaScript can reach; see main.py beside it for the form of an answer.
+// The attack that runs inside a Node sandbox, on the isolation features that JavaScript can reach.
+// The file main.py beside it describes the form of an answer.
 import fs from "node:fs";
 import net from "node:net";
 import path from "node:path";

@@ -1,6 +1,7 @@
-"""What the probe runs inside a sandbox: it attacks each wall, and says for each what happened. Nothing here is trusted to defend anything.
+"""The attack that runs inside a sandbox: it tries each isolation feature and answers what happened.
 
-An answer is `[reached, detail]`: `reached` true means that the wall does not hold. An attack that cannot be made is no answer.
+An answer is `[reached, detail]`; `reached` true means that the feature does not hold. An attack
+that cannot be made gives no answer. Nothing here is trusted to defend anything.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, list[Any]]:
 
 
 def attack(reach: Callable[[], object]) -> list[Any]:
+    """Make an attack whose failure is an OSError; any other exception ends the whole test."""
     try:
         return [True, f"reached: {reach()!r}"]
     except OSError as error:
@@ -79,7 +81,7 @@ def connect(family: int, address: str | tuple[str, int]) -> object:
 
 
 def descriptors() -> list[Any]:
-    """0 to 4 as the protocol says, and nothing else."""
+    """Check that descriptors 0 to 4 are open, as the protocol says, and no others below 1024."""
     found = []
     for fd in range(1024):
         try:
@@ -91,10 +93,8 @@ def descriptors() -> list[Any]:
 
 
 def privileges() -> list[Any]:
-    locked, filtered = (
-        libc.prctl(39, 0, 0, 0, 0) == 1,
-        libc.prctl(21, 0, 0, 0, 0) == 2,
-    )  # PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP
+    locked = libc.prctl(39, 0, 0, 0, 0) == 1  # PR_GET_NO_NEW_PRIVS
+    filtered = libc.prctl(21, 0, 0, 0, 0) == 2  # PR_GET_SECCOMP, SECCOMP_MODE_FILTER
     data = ctypes.create_string_buffer(24)
     check(
         libc.syscall(
