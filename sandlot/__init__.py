@@ -1,5 +1,5 @@
-"""Package that the API, worker, CLI and client share: invocations, outcomes, functions, jobs and
-their records in Redis.
+"""Package that the API, worker, CLI and client share.
 
-It imports neither `api` nor `worker`.
+It holds invocations, outcomes, functions, jobs and their records in Redis, and imports neither
+`api` nor `worker`.
 """

@@ -86,8 +86,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyStore:
-    """Store of API keys in Redis. Every method raises QueueUnavailable when Redis does
-    not answer."""
+    """Store of API keys in Redis.
+
+    Every method raises QueueUnavailable when Redis does not answer.
+    """
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
@@ -103,8 +105,9 @@ class KeyStore:
         lifetime_s: int = 0,
         note: str = "",
     ) -> tuple[str, ApiKey]:
-        """Create a key; return its token and its record. The token is shown only here and stored
-        nowhere.
+        """Create a key; return its token and its record.
+
+        The token is shown only here and stored nowhere.
 
         Args:
             lifetime_s: 0 for a key that does not expire.
@@ -121,8 +124,7 @@ class KeyStore:
             )
         if prefix and not FUNCTION_NAME.match(prefix):
             raise CallerError(f"{prefix[:80]!r} is not a valid prefix: no function name can start with it")
-        token = new_token()
-        now_ms = _now_ms()
+        token, now_ms = new_token(), _now_ms()
         key = ApiKey(
             id=_parse(token)[0],
             digest=_digest(token),
@@ -137,8 +139,9 @@ class KeyStore:
         return token, key
 
     async def enrol(self, token: str, *, note: str = "") -> None:
-        """Record a token that was made elsewhere (at the first start, by an operator) as an admin
-        key, unless its id is already known.
+        """Record a token that was made elsewhere as an admin key, unless its id is known.
+
+        Such a token comes from the first start or from an operator.
 
         Raises:
             CallerError: the text is not a token.

@@ -84,8 +84,9 @@ class AuditLog:
         os.close(self._chain)
 
     def write(self, *entries: Entry) -> None:
-        """Append the entries, in order. If the log was renamed (rotated), a new file under the old
-        name continues the chain.
+        """Append the entries, in order.
+
+        If the log was renamed (rotated), a new file under the old name continues the chain.
 
         Raises:
             OSError: nothing was recorded, for example because the disk is full.

@@ -42,8 +42,10 @@ class CallerError(SandlotError):
 
 
 class InvalidJson(CallerError):
-    """The body is not JSON that Sandlot accepts: RFC 8259, no NaN, no lone surrogates, at most 200
-    levels of nesting."""
+    """The body is not JSON text that Sandlot accepts.
+
+    That is RFC 8259 without NaN and lone surrogates, and with at most 200 levels of nesting.
+    """
 
     code = "invalid_json"
 
@@ -79,8 +81,7 @@ class InvalidManifest(CallerError):
 
 
 class IsolationMissing(CallerError):
-    """The manifest requires isolation features that the claiming worker lacks; the message names
-    them."""
+    """The worker lacks isolation features that the manifest requires; the message names them."""
 
     code = "isolation_missing"
 
@@ -98,8 +99,7 @@ class VersionNotFound(CallerError):
 
 
 class VersionFailed(CallerError):
-    """The version's dependencies could not be resolved or installed; the message quotes the
-    resolver."""
+    """The version's dependencies cannot be installed; the message quotes the resolver."""
 
     code = "version_failed"
 
@@ -199,8 +199,10 @@ class QueueFull(TryAgain):
 
 
 class QueueUnavailable(TryAgain):
-    """Redis did not answer in time or refused; the message says whether the submit is known to have
-    failed."""
+    """Redis did not answer in time, or refused.
+
+    The message says whether the submit is known to have failed.
+    """
 
     code = "queue_unavailable"
 
@@ -212,8 +214,10 @@ class NoWorker(TryAgain):
 
 
 class FunctionCrashLoop(TryAgain):
-    """The function crashed too often and is paused, so that it does not use up sandboxes that other
-    functions need."""
+    """The function crashed too often and is paused.
+
+    The pause keeps it from using up sandboxes that other functions need.
+    """
 
     code = "function_crash_loop"
 
@@ -240,8 +244,10 @@ class WaitTimeout(TryAgain):
 
 
 class OperatorError(SandlotError):
-    """The installation is wrong; the process reports it in one line and exits with a non-zero
-    status."""
+    """The installation is wrong.
+
+    The process reports it in one line and exits with a non-zero status.
+    """
 
     code = "operator_error"
 
@@ -259,8 +265,10 @@ class RuntimeUnavailable(OperatorError):
 
 
 class SandboxUnavailable(OperatorError):
-    """This machine cannot provide the requested isolation; the message says what is missing and how
-    to provide it."""
+    """This machine cannot provide the requested isolation.
+
+    The message says what is missing and how to provide it.
+    """
 
     code = "sandbox_unavailable"
 
@@ -284,7 +292,9 @@ class SchemaMismatch(OperatorError):
 
 
 class UnsafeRecord(OperatorError):
-    """A record in Redis is not signed with our key, belongs elsewhere or cannot be read; it is not
-    obeyed."""
+    """A record in Redis is not obeyed, because its signature or its content is wrong.
+
+    It is not signed with our key, belongs to something else, or cannot be read.
+    """
 
     code = "unsafe_record"

@@ -47,8 +47,11 @@ been read. The rest are pairs of before and after each script, whatever it carri
 """
 
 ACTIONS: Final = ("kill", "stop", "note")
-"""`kill`: send SIGKILL to this process, as from outside. `stop`: send SIGSTOP, which lasts until
-another process sends SIGCONT. `note`: write a log line."""
+"""Effects of a failpoint.
+
+`kill` sends SIGKILL to this process, as from outside. `stop` sends SIGSTOP, which lasts until
+another process sends SIGCONT. `note` writes a log line.
+"""
 
 _PATTERN: Final = re.compile(r"^(?P<point>[a-z]+):(?P<action>[a-z]+)(?:@(?P<turn>[1-9][0-9]{0,8}))?$")
 
@@ -73,8 +76,9 @@ class Failpoints:
 
     @classmethod
     def parse(cls, text: str) -> Failpoints | None:
-        """Parse text such as `claimed:kill` or `claimed:note,settling:kill@3`; return None for
-        empty text.
+        """Parse text such as `claimed:kill` or `claimed:note,settling:kill@3`.
+
+        Empty text gives None.
 
         Raises:
             InvalidSettings: a part cannot be parsed; the message names it and what is allowed.

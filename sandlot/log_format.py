@@ -1,5 +1,7 @@
-"""Log format: one line per fact, the event first, then its fields. Only composition roots call
-this."""
+"""Log format: one line per fact, the event first, then its fields.
+
+Only composition roots configure logging.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 def configure_logging(log_format: Literal["auto", "json", "pretty"], level: str) -> None:
-    """Send every log record to stderr: with `auto`, pretty on a terminal and JSON lines
-    elsewhere."""
+    """Send every log record to stderr.
+
+    `auto` is pretty on a terminal and JSON lines elsewhere.
+    """
     pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrettyLines() if pretty else JsonLines())
@@ -24,8 +28,10 @@ def configure_logging(log_format: Literal["auto", "json", "pretty"], level: str)
 
 
 class JsonLines(logging.Formatter):
-    """Formatter that writes one JSON object per line: `time`, `level`, `logger`, `event`, then the
-    fields passed as `extra`."""
+    """Formatter that writes one JSON object per line.
+
+    Its members are `time`, `level`, `logger`, `event`, then the fields passed as `extra`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -54,8 +60,10 @@ class PrettyLines(logging.Formatter):
 
 
 def _one_line(text: str) -> str:
-    """Escape line ends and control characters, so that untrusted text cannot forge a line or move
-    the cursor."""
+    """Escape line ends and control characters.
+
+    Untrusted text could forge a line or move the cursor.
+    """
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 

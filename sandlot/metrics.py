@@ -167,7 +167,9 @@ def _add_histogram(metric: Metric, sample: Sample, labels: Mapping[str, str]) ->
 
 
 def is_metrics_token(authorization: str, token: str) -> bool:
-    """Return whether an `Authorization` header carries the token; an empty token
-    matches nothing."""
+    """Return whether an `Authorization` header carries the token.
+
+    An empty token matches nothing.
+    """
     scheme, _, given = authorization.partition(" ")
     return bool(token) and scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())

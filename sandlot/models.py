@@ -31,8 +31,10 @@ class Isolation(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """How an invocation ended. Every kind but `OK` names the limit that was exceeded or the party
-    at fault."""
+    """How an invocation ended.
+
+    Every kind but `OK` names the limit that was exceeded or the party at fault.
+    """
 
     OK = "ok"
     ERROR = "error"
@@ -102,8 +104,11 @@ def status_of(outcome: OutcomeKind) -> JobStatus:
 
 
 class FunctionError(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Exception that a function raised, in AWS Lambda's words: `errorType`, `errorMessage`,
-    `stackTrace` (the user's frames, outermost first)."""
+    """Exception that a function raised.
+
+    The fields have AWS Lambda's names: `errorType`, `errorMessage`, `stackTrace` (the user's
+    frames, outermost first).
+    """
 
     error_type: str
     error_message: str
@@ -129,8 +134,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, rename={"import_": "import"}):
-    """Milliseconds spent in each stage. `queued` and `settle` come from Redis's clock, the rest
-    from monotonic clocks."""
+    """Milliseconds spent in each stage.
+
+    `queued` and `settle` come from Redis's clock, the rest from monotonic clocks.
+    """
 
     queued: float = 0.0
     boot: float = 0.0
@@ -231,8 +238,10 @@ _SENTENCES: Final = {
 
 
 def describe(kind: OutcomeKind, error: FunctionError | None, evidence: Evidence | None) -> str:
-    """Return one sentence about an outcome: the function's exception if there is one, else the
-    cause and the limit."""
+    """Return one sentence about an outcome.
+
+    It is the function's exception if there is one, else the cause and the limit.
+    """
     if error is not None:
         return f"{error.error_type}: {error.error_message}"
     limits = evidence.limit if evidence is not None else {}

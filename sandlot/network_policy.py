@@ -1,5 +1,4 @@
-"""Network policy: the hosts that a manifest may name, and the check of addresses when a connection
-is made.
+"""Network policy: the hosts and addresses that functions and callbacks may reach.
 
 The text of a host is checked at deploy. The addresses that a name resolves to are checked by the
 worker's proxy, for every connection.
@@ -35,8 +34,9 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 def check_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
-    """Return the hosts in lower case, sorted and without duplicates: `example.com`,
-    `example.com:8443`, `*.example.com`.
+    """Return the hosts in lower case, sorted and without duplicates.
+
+    A host is `example.com`, `example.com:8443` or `*.example.com`.
 
     Raises:
         ValueError: a host is malformed or can only be internal, or there are too many.
@@ -85,8 +85,11 @@ def _check_name(text: str, name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """Hosts as a manifest names them: `example.com` (ports 80 and 443), `example.com:8443`,
-    `*.example.com` (names below it), `*` (any name)."""
+    """Hosts as a manifest names them.
+
+    An entry is `example.com` (ports 80 and 443), `example.com:8443`, `*.example.com` (names below
+    it) or `*` (any name).
+    """
 
     entries: tuple[str, ...]
 

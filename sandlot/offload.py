@@ -43,16 +43,20 @@ def shorten_switch_interval() -> None:
 
 
 async def offload(size_bytes: int, call: Callable[Given, Result], *given: Given.args, **more: Given.kwargs) -> Result:
-    """Return the result of `call`, run in a thread if it works on more than `OFFLOAD_BYTES`, else
-    at once."""
+    """Return the result of `call`.
+
+    It runs in a thread if it works on more than `OFFLOAD_BYTES`, else at once.
+    """
     if size_bytes <= OFFLOAD_BYTES:
         return call(*given, **more)
     return await asyncio.to_thread(call, *given, **more)
 
 
 def iter_chunks(data: bytes, overlap_bytes: int = 0) -> Iterator[memoryview]:
-    """Yield `data` in chunks, without copying; each but the last extends `overlap_bytes` into the
-    next."""
+    """Yield `data` in chunks, without copying.
+
+    Each chunk but the last extends `overlap_bytes` into the next.
+    """
     view = memoryview(data)
     for start in range(0, len(data), CHUNK_BYTES):
         yield view[start : start + CHUNK_BYTES + overlap_bytes]

@@ -44,8 +44,10 @@ def runtime_of(placement: str) -> str:
 
 
 def placements(runtimes: Iterable[str], tags: Iterable[str]) -> list[str]:
-    """Return every placement that a worker with these runtimes and tags serves, including those
-    without tags."""
+    """Return every placement that a worker with these runtimes and tags serves.
+
+    Placements without tags are among them.
+    """
     ordered = check_tags(tags)
     chosen = [some for count in range(len(ordered) + 1) for some in combinations(ordered, count)]
     return [placement(runtime, some) for runtime in sorted(runtimes) for some in chosen]

@@ -1,5 +1,7 @@
-"""Pool of random bytes, drawn from the kernel in batches, because each call of `os.urandom` costs 1
-to 2 µs."""
+"""Pool of random bytes, drawn from the kernel in batches.
+
+Each call of `os.urandom` costs 1 to 2 µs.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,10 @@ _BATCH_SIZE: Final = 512
 
 
 class RandomPool:
-    """Source of values of `size_bytes` random bytes. `next` never returns a value twice, not even
-    in a forked child."""
+    """Source of values of `size_bytes` random bytes.
+
+    `next` never returns a value twice, not even in a forked child.
+    """
 
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes

@@ -1,8 +1,7 @@
-"""Secrets: set by people who deploy, opened by workers for the functions that name them, never
-readable in Redis.
+"""Secrets: set at deploy time, opened by workers for the functions that name them.
 
-Values are sealed with AES-256-GCM under a key derived from the signing key (HKDF, RFC 5869), which
-the API and the workers have and Redis does not.
+Redis never holds them in readable form. Values are sealed with AES-256-GCM under a key derived from
+the signing key (HKDF, RFC 5869), which the API and the workers have and Redis does not.
 """
 
 from __future__ import annotations
@@ -34,8 +33,10 @@ _NONCE_BYTES: Final = 12
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
-    """Public data of a secret: everything but its value. Only functions whose names start with
-    `prefix` receive it."""
+    """Public data of a secret: everything but its value.
+
+    Only functions whose names start with `prefix` receive it.
+    """
 
     name: str
     prefix: str = ""
@@ -48,14 +49,18 @@ class _Sealed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     box: str
 
     def label(self, name: str) -> bytes:
-        """Return the data authenticated along with the value, so that a record cannot be renamed or
-        given to other functions."""
+        """Return the data that is authenticated along with the value.
+
+        It keeps a record from being renamed or given to other functions.
+        """
         return msgspec.json.encode([name, self.prefix, self.updated_ms])
 
 
 class SecretStore:
-    """Store of secrets in Redis. Every method raises QueueUnavailable when Redis does
-    not answer."""
+    """Store of secrets in Redis.
+
+    Every method raises QueueUnavailable when Redis does not answer.
+    """
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis

@@ -283,8 +283,10 @@ def _read_text(path: Path, noun: str, remedy: str) -> str:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Return the settings from the environment; options of the command line override them (`None`:
-    not given).
+    """Return the settings from the environment, overridden by options of the command line.
+
+    Args:
+        overrides: values by field; `None` means that the option was not given.
 
     Raises:
         InvalidSettings: a value is not allowed or a file cannot be read. The message is one line
@@ -304,8 +306,10 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine's loopback; `localhost` is the only name that counts as
-    such."""
+    """Return whether a host is this machine's loopback.
+
+    `localhost` is the only name that counts as such.
+    """
     if host == "localhost":
         return True
     try:
@@ -315,6 +319,8 @@ def is_loopback(host: str) -> bool:
 
 
 def cpu_count() -> int:
-    """Return the number of CPUs that this process may use: its affinity mask, not the machine's
-    count (sched_getaffinity(2))."""
+    """Return the number of CPUs that this process may use.
+
+    That is its affinity mask, not the machine's count (sched_getaffinity(2)).
+    """
     return len(os.sched_getaffinity(0))

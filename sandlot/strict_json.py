@@ -77,8 +77,10 @@ def check_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> None:
 
 
 def _scan(data: bytes) -> tuple[bool, int]:
-    """Return whether a number may be too large, and an upper bound of the number of arrays and
-    objects (brackets in strings count as well)."""
+    """Return whether a number may be too large, and an upper bound of the nesting depth.
+
+    The bound is the number of opening brackets, including those in strings.
+    """
     folded = data.translate(_FOLD)
     return b"e000" in folded or b"e+000" in folded or _LONG_DIGITS in folded, folded.count(b"[")
 
@@ -140,8 +142,10 @@ def _outside_strings(data: bytes) -> bytes:
 
 
 def _unescape_quotes(data: bytes) -> bytes:
-    """Return valid JSON text without the escapes that matter here, so that every remaining quote
-    delimits a string."""
+    """Return valid JSON text without escaped quotes and backslashes.
+
+    Every remaining quote delimits a string.
+    """
     return data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
 
 

@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 _START_DEADLINE_S: Final = 120.0
 _STOP_DEADLINE_S: Final = 30.0
 _KEPT_SETTINGS: Final = ("SANDLOT_NODE", "SANDLOT_SANDBOX")
-"""Settings about this machine. All others are removed: they could lead the tests to a platform that
-is not theirs."""
+"""Settings about this machine.
+
+All others are removed: they could lead the tests to a platform that is not theirs.
+"""
 
 
 class FunctionFailed(AssertionError):
-    """Failure of a call. The message has the function's exception, or the limit that it exceeded,
-    and its logs; `result` has the rest."""
+    """Failure of a call.
+
+    The message has the function's exception, or the limit that it exceeded, and its logs; `result`
+    has the rest.
+    """
 
     def __init__(self, result: InvokeResult, logs: str) -> None:
         self.result = result
@@ -82,8 +87,10 @@ class Job:
         self._client = client
 
     def wait(self) -> dict[str, Any]:
-        """Wait until the job has ended and return its document: `status`, `outcome`, `result`,
-        `error`, …"""
+        """Wait until the job has ended and return its document.
+
+        It has `status`, `outcome`, `result`, `error`, …
+        """
         return self._client.wait(self.id)
 
     def logs(self) -> str:
@@ -94,8 +101,10 @@ class Job:
 
 
 class Platform:
-    """Valkey, an API and a worker with their own data, on free ports. `client` calls the API with
-    an admin key."""
+    """Valkey, an API and a worker with their own data, on free ports.
+
+    `client` calls the API with an admin key.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Use `folder`, which must be empty and belong to this platform alone."""
@@ -144,8 +153,9 @@ class Platform:
         self._stop()
 
     def deploy(self, path: str | Path, *, name: str | None = None) -> Function:
-        """Deploy a file, folder or zip with the checks of `sandlot deploy`, and wait for its
-        dependencies.
+        """Deploy a file, folder or zip and wait for its dependencies.
+
+        The checks are those of `sandlot deploy`.
 
         Raises:
             SandlotError: it is not a valid function; the message names file and line.

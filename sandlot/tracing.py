@@ -61,8 +61,10 @@ class Tracing:
 
 
 def traceparent_of(span: Span) -> str:
-    """Return the traceparent that makes this span the parent of the next
-    (https://www.w3.org/TR/trace-context/)."""
+    """Return the traceparent that makes this span a parent.
+
+    The format is https://www.w3.org/TR/trace-context/.
+    """
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 

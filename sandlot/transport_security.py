@@ -22,8 +22,10 @@ _NO_TLS: Final = (
 
 
 def is_local(redis_url: str) -> bool:
-    """Return whether this URL of Redis is a Unix socket or on the loopback device, so that nothing
-    leaves this machine."""
+    """Return whether no traffic to this URL of Redis leaves this machine.
+
+    That is the case for a Unix socket and the loopback device.
+    """
     parts = urlsplit(redis_url)
     return parts.scheme == "unix" or is_loopback(parts.hostname or "localhost")
 
@@ -75,8 +77,10 @@ def read_proxies(settings: Settings) -> tuple[Network, ...]:
 
 
 def is_in(address: str, networks: tuple[Network, ...]) -> bool:
-    """Return whether an address, given as text, is in one of the networks. An IPv4-mapped IPv6
-    address counts as IPv4."""
+    """Return whether an address, given as text, is in one of the networks.
+
+    An IPv4-mapped IPv6 address counts as IPv4.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

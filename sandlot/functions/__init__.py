@@ -1,5 +1,4 @@
-"""Functions: manifests, bundles, versions and aliases, their storage, and the version that a name
-means.
+"""Functions: manifests, bundles, versions, aliases, and their storage.
 
 Nothing here imports `sandlot.jobs`.
 """

@@ -53,8 +53,9 @@ def read_archive(
 
 
 def read_function(path: Path, *, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
-    """Read a function as `read_path` does, and also from a zip, whose file name gives the
-    function's name.
+    """Read a function as `read_path` does, or from a zip.
+
+    The file name of a zip gives the function's name.
 
     Raises:
         InvalidManifest: it is not a valid function; the message names the file.
@@ -81,8 +82,10 @@ def write_archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def write_version(bundle: Bundle, manifest: Manifest) -> bytes:
-    """Return a version as a zip: its files, and its settings in function.toml. Deployed again, it
-    is the same version."""
+    """Return a version as a zip: its files, and its settings in function.toml.
+
+    Deployed again, it is the same version.
+    """
     return write_archive({**bundle.files, MANIFEST_FILE: toml_text(manifest).encode()})
 
 
@@ -137,8 +140,10 @@ def _refuse_special(entries: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int, inflated_limit: int) -> bytes:
-    """Return an entry's bytes, counted as they are inflated: the sizes stated in an archive cannot
-    be trusted."""
+    """Return an entry's bytes, counted as they are inflated.
+
+    The sizes that an archive states cannot be trusted.
+    """
     content = bytearray()
     with archive.open(entry) as stream:
         while chunk := stream.read(_READ_BYTES):

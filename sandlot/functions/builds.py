@@ -1,5 +1,4 @@
-"""Builds of dependencies: a worker claims one, reports its progress and records its lock or its
-failure.
+"""Builds of dependencies: claimed by a worker, which records a lock or a failure.
 
 Redis only says *which* version to build. The version's record is signed and says what its
 dependencies are.
@@ -48,8 +47,9 @@ class BuildQueue:
         self._finish_script = redis.register_script(function_script("revision", "build_finish"))
 
     async def claim(self, placements: Sequence[str], patience_ms: Sequence[int]) -> Build | None:
-        """Claim a build that no other worker has, with a lease of `LEASE_MS`; return None if there
-        is none.
+        """Claim a build that no other worker has; return None if there is none.
+
+        The claim is a lease of `LEASE_MS`.
 
         Args:
             patience_ms: for each placement, how long a build must have waited before this worker
@@ -86,11 +86,11 @@ class BuildQueue:
     async def heartbeat(self, build: Build, progress: str) -> bool:
         """Renew the lease. Return False if it was lost: the result of this build will not count."""
         async with answering():
-            answer = await self._heartbeat_script(
+            reply = await self._heartbeat_script(
                 keys=[keys.BUILDS + build.placement, keys.BUILD + build.digest],
                 args=[build.digest, build.attempt, LEASE_MS, progress[:_PROGRESS_LIMIT]],
             )
-        return bool(answer)
+        return bool(reply)
 
     async def succeed(self, build: Build, lock: Lock) -> bool:
         """Activate every version that waits for this build; return False if the lease was lost."""
@@ -102,8 +102,8 @@ class BuildQueue:
 
     async def _finish(self, build: Build, sealed: bytes, reason: str) -> bool:
         async with answering():
-            answer = await self._finish_script(
+            reply = await self._finish_script(
                 keys=[keys.BUILDS + build.placement, keys.BUILD + build.digest, keys.LOCK + build.digest],
                 args=[build.digest, build.attempt, sealed, reason, keys.FUNCTION, keys.FUNCTIONS_CHANGED],
             )
-        return bool(answer)
+        return bool(reply)

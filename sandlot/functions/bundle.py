@@ -1,5 +1,4 @@
-"""Bundles: the files of a version, and the one serialisation in which they are stored
-and digested."""
+"""Bundles: the files of a version, and the form in which they are stored and digested."""
 
 from __future__ import annotations
 
@@ -29,14 +28,20 @@ _DIGITS: Final = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Relative POSIX paths and the contents of their files. Paths are checked on construction, so a
-    bundle is safe to write to disk."""
+    """Relative POSIX paths and the contents of their files.
+
+    Paths are checked on construction, so a bundle is safe to write to disk.
+    """
 
     files: Mapping[str, bytes]
 
     def __post_init__(self) -> None:
-        """Raise InvalidManifest, naming the entry, for a path that could leave the folder or a
-        limit that is exceeded."""
+        """Check all paths and limits.
+
+        Raises:
+            InvalidManifest: a path could leave the folder, or a limit is exceeded; the message
+                names the entry.
+        """
         if len(self.files) > FILES_LIMIT:
             raise InvalidManifest(f"the function has {len(self.files)} files; at most {FILES_LIMIT} are allowed")
         total = sum(map(len, self.files.values()))

@@ -98,8 +98,9 @@ def _python_name(text: str) -> str:
 
 
 def split_package(text: str) -> tuple[str, str]:
-    """Return name and range of `lodash@^4` or `@scope/name`; without a range, any version matches
-    (`*`).
+    """Return name and range of `lodash@^4` or `@scope/name`.
+
+    Without a range, any version matches (`*`).
 
     Raises:
         BadRequirement: the text has another form.
@@ -132,8 +133,9 @@ def read_requirements_file(label: str, content: bytes) -> list[str]:
 
 
 def read_package_file(label: str, content: bytes) -> list[str]:
-    """Return the dependencies in a `package.json` as `name@range`. Development dependencies are
-    left out.
+    """Return the dependencies in a `package.json` as `name@range`.
+
+    Development dependencies are left out.
 
     Raises:
         InvalidManifest: the file is malformed or asks for something that is not supported; the
@@ -169,8 +171,10 @@ def _check_lines(label: str, found: list[tuple[int, str]], runtime: Runtime) -> 
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each requirement with its first line number, without comments and with continued lines
-    (a backslash at the end) joined."""
+    """Yield each requirement with the number of its first line.
+
+    Comments are removed, and lines that end in a backslash are joined with the next.
+    """
     joined, first = "", 0
     for line, raw in enumerate([*text.splitlines(), ""], 1):
         first = first if joined else line
@@ -191,8 +195,10 @@ def _line_with(lines: Iterable[str], key: str) -> int:
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Packages with their exact versions and hashes, in the format of uv (a requirements file) or
-    npm (`package-lock.json`)."""
+    """Packages with their exact versions and hashes.
+
+    The text is in the format of uv (a requirements file) or npm (`package-lock.json`).
+    """
 
     runtime: Runtime
     text: str
@@ -200,14 +206,18 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def digest(self) -> str:
-        """SHA-256 in lowercase hex; versions with equal locks share the packages that are installed
-        from it."""
+        """SHA-256 in lowercase hex.
+
+        Versions with equal locks share the packages that are installed from it.
+        """
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
 
 def seal_lock(lock: Lock, version_digest: str, signing_key: bytes) -> bytes:
-    """Return the record of a lock: a signature in hex that is valid for this version only, then
-    JSON."""
+    """Return the record of a lock: a signature in hex, then JSON.
+
+    The signature is valid for this version only.
+    """
     text = msgspec.json.encode(lock)
     return _signature(text, version_digest, signing_key) + text
 

@@ -1,5 +1,4 @@
-"""Manifest of a function: its settings, their bounds, and the combinations that would have no
-effect.
+"""Manifest of a function: its settings, their bounds, and combinations without effect.
 
 `[tool.sandlot.retry]`, which says when a job runs again, is the table `Retry`. How a manifest is
 written in a file is in `manifest_text.py`.
@@ -46,8 +45,10 @@ _EXAMPLE: Final = {"runtime": 'runtime = "python" or "node"', "handler": 'handle
 
 
 class BadSetting(ValueError):
-    """Invalid setting of a manifest. `key` is the key at fault, as written, or "" for the whole
-    manifest."""
+    """Invalid setting of a manifest.
+
+    `key` is the key at fault, as written, or "" for the whole manifest.
+    """
 
     def __init__(self, key: str, message: str, near: str = "") -> None:
         super().__init__(message)
@@ -161,8 +162,10 @@ RETRY_KEYS: Final = tuple((field.alias or name) for name, field in Retry.model_f
 
 
 class Manifest(BaseModel):
-    """Complete manifest with every default filled in. People write the aliases (`timeout = "5s"`),
-    code reads the fields (`timeout_s`)."""
+    """Complete manifest with every default filled in.
+
+    People write the aliases (`timeout = "5s"`), code reads the fields (`timeout_s`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -329,8 +332,10 @@ class Manifest(BaseModel):
         }
 
     def canonical(self) -> bytes:
-        """Return the JSON text that is digested and stored: equal manifests give equal bytes,
-        wherever they were written."""
+        """Return the JSON text that is digested and stored.
+
+        Equal manifests give equal bytes, wherever they were written.
+        """
         return msgspec.json.encode(self.to_table(), order="deterministic")
 
 
@@ -338,8 +343,10 @@ KEYS: Final = tuple((field.alias or name) for name, field in Manifest.model_fiel
 
 
 def parse_manifest(table: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a table that a person wrote, over the defaults that the kind of file
-    implies (runtime, handler).
+    """Return the manifest of a table that a person wrote.
+
+    Args:
+        defaults: settings that the kind of file implies (runtime, handler).
 
     Raises:
         BadSetting: an unknown key, a value out of bounds, or a setting that would have no effect;
@@ -379,8 +386,10 @@ def _first_problem(error: ValidationError) -> BadSetting:
 
 
 def _check_schedule(cron: str | None, timezone: str | None) -> None:
-    """Check the expression before the time zone, so that each mistake is reported for the key that
-    has it."""
+    """Check the expression before the time zone.
+
+    Each mistake is then reported for the key that has it.
+    """
     for key, given, zone in (("schedule", cron, "UTC"), ("timezone", timezone, timezone or "UTC")):
         try:
             if given is not None:

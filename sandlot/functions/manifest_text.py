@@ -1,5 +1,4 @@
-"""Manifests as text: PEP 723 blocks in Python files, `// sandlot:` headers in Node files, and
-function.toml."""
+"""Manifests as text: in Python files (PEP 723), in Node files, and in function.toml."""
 
 from __future__ import annotations
 
@@ -52,10 +51,10 @@ def python_manifest(filename: str, text: str, defaults: Mapping[str, Any]) -> Ma
 
 
 def node_manifest(filename: str, text: str, defaults: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a Node file: the JSON object after `// sandlot:` in its leading
-    comments if there is one, else the defaults.
+    """Return the manifest of a Node file: its `// sandlot:` header, else the defaults.
 
-    The object may continue over the `//` lines that follow.
+    The header is a JSON object in the leading comments, which may continue over the `//` lines that
+    follow.
 
     Raises:
         InvalidManifest: the header is malformed or has an invalid setting; the message names file
@@ -203,6 +202,8 @@ def _toml_value(value: Any) -> str:  # noqa: ANN401 - any value of a manifest
 
 
 def _toml_string(text: str) -> str:
-    """Return a TOML string. JSON's escapes are also TOML's, which additionally requires DEL to be
-    escaped."""
+    """Return a TOML string.
+
+    JSON's escapes are also TOML's, which additionally requires DEL to be escaped.
+    """
     return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")

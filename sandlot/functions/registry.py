@@ -1,5 +1,4 @@
-"""Registry: the functions that are deployed, the version that a name means, and the code of each
-version.
+"""Registry: the deployed functions, the version that a name means, and its code.
 
 Records are signed when they are written, and verified when they are read.
 """
@@ -30,7 +29,7 @@ from sandlot.errors import (
 from sandlot.functions.bundle import Bundle, digest_of, is_digest, pack, unpack
 from sandlot.functions.dependencies import Lock, open_lock, seal_lock
 from sandlot.functions.manifest import Manifest
-from sandlot.functions.store import VERSIONS_KEPT, FunctionStore
+from sandlot.functions.store import VERSIONS_KEPT, DeployReply, FunctionStore
 from sandlot.functions.version import (
     ALIAS_NAME,
     Alias,
@@ -64,7 +63,7 @@ class Registry:
 
     An open registry (`async with`, or `open` and `close`) has its cache invalidated by push;
     without that connection it keeps an entry for one second. Every method raises QueueUnavailable
-    when Redis does not answer, and UnsafeRecord for a record that is not signed with our key.
+    when Redis does not reply, and UnsafeRecord for a record that is not signed with our key.
     """
 
     def __init__(self, redis: Redis, signing_key: bytes, *, versions_kept: int = VERSIONS_KEPT) -> None:
@@ -77,8 +76,10 @@ class Registry:
         self._invalidation = Invalidation(redis, keys.FUNCTIONS_CHANGED, self._invalidate)
 
     async def open(self) -> None:
-        """Start to listen for changes by other processes. This returns at once; Redis need not be
-        reachable yet."""
+        """Start to listen for changes by other processes.
+
+        This returns at once; Redis need not be reachable yet.
+        """
         self._invalidation.start()
 
     async def close(self) -> None:
@@ -115,49 +116,49 @@ class Registry:
         digest = await asyncio.to_thread(digest_of, packed)
         number = await self._store.last_number(name) + 1
         lock = await self._lock_for(digest, name, manifest)
+        build_at = placement_of(manifest) if manifest.dependencies else ""
         for _ in range(_DEPLOY_TRIES):
-            version = Version(
-                function=name,
-                number=number,
-                digest=digest,
-                manifest=manifest,
-                placement=placement_of(manifest),
-                created_ms=time.time_ns() // 1_000_000,
+            record = self._sign(name, number, digest, manifest)
+            reply = await self._store.deploy(
+                name, digest, number, record, len(packed), revision, build_at=build_at, lock=lock
             )
-            answer = await self._store.deploy(
-                name,
-                digest,
-                number,
-                sign_version(version, self._signing_key),
-                len(packed),
-                revision,
-                build_at=version.placement if manifest.dependencies else "",
-                lock=lock,
-            )
-            number = answer.number
-            if answer.status == b"missing":
+            number = reply.number
+            if reply.status == b"missing":
                 await self._store.upload(digest, packed)
-            elif answer.status == b"stale":
+            elif reply.status == b"stale":
                 raise _revision_conflict(name)
-            elif answer.status == b"ok":
-                if answer.changed:
-                    await self._store.prune(name, self._versions_kept)
-                self._invalidate(name)
-                recorded = verify_version(answer.record, name, self._signing_key)
-                return DeployResult(
-                    version=recorded,
-                    created=bool(answer.created),
-                    changed=bool(answer.changed),
-                    revision=answer.revision.decode(),
-                    active=bool(answer.active),
-                )
+            elif reply.status == b"ok":
+                return await self._deployed(name, reply)
         raise TryAgain(f"{name!r} is being deployed by others at the same time; nothing was changed. Try again")
 
+    def _sign(self, name: str, number: int, digest: str, manifest: Manifest) -> bytes:
+        version = Version(
+            function=name,
+            number=number,
+            digest=digest,
+            manifest=manifest,
+            placement=placement_of(manifest),
+            created_ms=time.time_ns() // 1_000_000,
+        )
+        return sign_version(version, self._signing_key)
+
+    async def _deployed(self, name: str, reply: DeployReply) -> DeployResult:
+        if reply.changed:
+            await self._store.prune(name, self._versions_kept)
+        self._invalidate(name)
+        return DeployResult(
+            version=verify_version(reply.record, name, self._signing_key),
+            created=bool(reply.created),
+            changed=bool(reply.changed),
+            revision=reply.revision.decode(),
+            active=bool(reply.active),
+        )
+
     async def resolve(self, name: str, qualifier: str = LATEST, key: str = "") -> Version:
-        """Return the version that a name and a qualifier (`$LATEST`, a number or an alias) mean
-        now.
+        """Return the version that a name and a qualifier mean now.
 
         Args:
+            qualifier: `$LATEST`, a number or an alias.
             key: where an alias splits calls between versions, equal keys get the same version;
                 without a key, chance decides.
 
@@ -265,11 +266,10 @@ class Registry:
         return open_lock(await self._store.lock(version.digest), version.digest, self._signing_key)
 
     async def _lock_for(self, digest: str, name: str, manifest: Manifest) -> bytes:
-        """Return the lock of the version that `$LATEST` means, signed for this digest, if its
-        dependencies are the same; else nothing.
+        """Return the lock of the latest version, signed for this digest, if it fits; else nothing.
 
-        A change of the code alone therefore waits for no index, and keeps the packages that it was
-        tested with.
+        It fits if both versions have the same dependencies. A change of the code alone therefore
+        waits for no index, and keeps the packages that it was tested with.
         """
         number = await self._store.latest_number(name) if manifest.dependencies else None
         record = None if number is None else await self._store.record(name, number)
@@ -307,15 +307,15 @@ class Registry:
         return await self._set_alias(name, alias, b"", revision, ())
 
     async def _set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> str:
-        answer = await self._store.set_alias(name, alias, text, revision, numbers)
+        reply = await self._store.set_alias(name, alias, text, revision, numbers)
         self._invalidate(name)
-        match answer[0]:
+        match reply[0]:
             case b"ok":
-                return answer[1].decode()
+                return reply[1].decode()
             case b"stale":
                 raise _revision_conflict(name)
             case b"no_version":
-                raise VersionNotFound(f"{name!r} has no version {answer[1].decode()}")
+                raise VersionNotFound(f"{name!r} has no version {reply[1].decode()}")
             case b"no_alias":
                 raise VersionNotFound(f"{name!r} has no alias {alias[:80]!r}")
             case _:
@@ -346,11 +346,11 @@ class Registry:
             FunctionNotFound: no function of that name exists.
             VersionConflict: it is at another revision than the one given.
         """
-        answer = await self._store.undeploy(name, revision)
+        reply = await self._store.undeploy(name, revision)
         self._invalidate(name)
-        if answer < 0:
+        if reply < 0:
             raise _revision_conflict(name)
-        if not answer:
+        if not reply:
             raise _no_function(name)
 
     async def _look_up(self, name: str, qualifier: str) -> Version | WeightedAlias:

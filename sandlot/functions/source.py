@@ -1,7 +1,7 @@
-"""Sources of functions: a file, a folder or text in a request, read into a name, a bundle and a
-manifest.
+"""Sources of functions, read into a name, a bundle and a manifest.
 
-All functions here read files and may start Node's parser, so an event loop calls them in a thread.
+A source is a file, a folder or text in a request. All functions here read files and may start
+Node's parser, so an event loop calls them in a thread.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _CACHE: Final = "__pycache__"
 
 
 def function_name(path: Path) -> str:
-    """Return the function name that a file or folder implies: its own, in lowercase, with hyphens
-    for underscores.
+    """Return the function name that a file or folder implies.
+
+    It is the path's own name, in lowercase, with hyphens for underscores.
 
     Raises:
         InvalidManifest: that is not a valid function name.
@@ -43,10 +44,10 @@ def function_name(path: Path) -> str:
 
 
 def function_paths(folder: Path) -> list[Path]:
-    """Return the paths in a folder that are functions: source files, and folders with a
-    `function.toml`.
+    """Return the paths in a folder that are functions.
 
-    Names that begin with `_` or `.` are left out.
+    These are source files, and folders with a `function.toml`. Names that begin with `_` or `.` are
+    left out.
     """
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(("_", "."))]
     return [
@@ -55,8 +56,10 @@ def function_paths(folder: Path) -> list[Path]:
 
 
 def read_path(path: Path, *, name: str | None = None, node: Path | None = None) -> tuple[str, Bundle, Manifest]:
-    """Return the function in this file or folder: its name (the one given, else the path's), bundle
-    and manifest.
+    """Return the function in this file or folder: its name, bundle and manifest.
+
+    Args:
+        name: name of the function; without it, the path implies the name.
 
     Raises:
         InvalidManifest: it is not a valid function; the message names file and line.
@@ -101,8 +104,9 @@ def read_source(
 def read_files(
     files: Mapping[str, bytes], manifest: Mapping[str, Any] | None = None, *, node: Path | None = None
 ) -> tuple[Bundle, Manifest]:
-    """Return the function in these files, laid out as in a folder; a single source file is a
-    function as it is.
+    """Return the function in these files, laid out as in a folder.
+
+    A single source file is a function as it is.
 
     Raises:
         InvalidManifest: they are not a valid function; the message names file and line.
@@ -251,8 +255,10 @@ def _require_one_list(label: str, listed: list[str], manifest: Manifest) -> None
 
 
 def is_left_out(relative: PurePath) -> bool:
-    """Return whether a file stays out of bundles: hidden files and the output of
-    Python's compiler."""
+    """Return whether a file stays out of bundles.
+
+    Hidden files and the output of Python's compiler do.
+    """
     return any(part.startswith(".") or part == _CACHE for part in relative.parts) or relative.suffix == ".pyc"
 
 

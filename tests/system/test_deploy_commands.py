@@ -62,7 +62,7 @@ def test_an_alias_shares_its_calls_and_is_removed_without_its_versions(sandlot: 
     moved = sandlot("rollback", "trial", "1", "--alias", "prod", "--share", "2=25%")
     assert (moved.returncode, moved.stdout) == (0, "trial prod is version 1 from now on\n"), moved.stderr
     assert "prod is version 1, 25% to version 2" in sandlot("functions", "trial").stderr
-    for share, reason in (("2=much", "2=10%"), ("2=150%", "write one between 0 and 1")):
+    for share, reason in (("2=much", "2=10%"), ("2=150%", "must be between 0 and 1")):
         refused = sandlot("rollback", "trial", "1", "--alias", "prod", "--share", share)
         assert (refused.returncode, reason in refused.stderr) == (2, True), refused.stderr
     gone = sandlot("functions", "trial", "--delete", "--alias", "prod")
