@@ -1,1 +1,1 @@
-"""Invocation in, Outcome out."""
+"""The worker: claims jobs, runs them in sandboxes and records their outcomes."""

@@ -1,6 +1,6 @@
-"""`python -m worker`: one worker process, from the environment to its last job.
+"""`python -m worker`: the composition root of one worker process.
 
-Exits with 0 after a drain, with 2 and one line when it cannot start.
+The exit status is 0 after a drain. It is 2, with one line on stderr, if the worker cannot start.
 """
 
 from __future__ import annotations
@@ -64,10 +64,13 @@ from worker.scheduler import Scheduler
 _log = logging.getLogger("worker")
 
 SLOTS_PER_CPU: Final = 4
-"""Measured at 64 clients with 2, 4 and 8 per CPU: 255, 254 and 292 µs of CPU per call. Functions that wait want more, functions that compute
-want one: four of these at once take four times as long each, which a time limit of seconds for milliseconds of work still bears."""
+"""Default slots per CPU. With 2, 4 and 8, a call took 255, 254 and 292 µs of CPU at 64 clients.
+
+Functions that wait benefit from more slots, functions that compute from one: four of them at once
+take four times as long each, which time limits of seconds for milliseconds of work still allow.
+"""
 SLOTS_MINIMUM: Final = 4
-"""A single CPU still serves a function that waits for another function."""
+"""With these, even a single CPU serves a function that waits for another function."""
 
 
 def main() -> int:
@@ -87,21 +90,21 @@ def main() -> int:
 
 
 async def serve(settings: Settings) -> None:
-    """Work until a signal says stop.
+    """Run the worker until a signal stops it.
 
     Raises:
-        OperatorError, QueueUnavailable: it cannot start.
+        OperatorError, QueueUnavailable: the worker cannot start.
     """
     url, signing_key = require_safe_redis(settings), settings.read_signing_key()
     if not url:
         raise OperatorError(
-            "SANDLOT_REDIS_URL is not set; it says where Redis or Valkey is, for example redis://127.0.0.1:6379/0"
+            "SANDLOT_REDIS_URL is not set; set it to the address of Redis or Valkey, for example redis://127.0.0.1:6379/0"
         )
     indexes = read_indexes(settings, find_node(settings.node))
     points = Failpoints.parse(settings.failpoints)
     tags = settings.read_tags()
     async with AsyncExitStack() as stack:
-        # Redis before the sandboxes: what is most likely to be wrong is said first.
+        # Redis before the sandboxes, so that the most likely fault is reported first.
         probe = await WorkerQueue.open(url, signing_key, worker_name(), ())
         stack.push_async_callback(probe.close)
         host = await SandboxHost.open(
@@ -114,12 +117,12 @@ async def serve(settings: Settings) -> None:
         client = connect(url)
         stack.push_async_callback(client.aclose)
         registry = await stack.enter_async_context(Registry(client, signing_key))
-        folder = DiskCache(settings.data / "cache", settings.cache_limit_mib)
+        cache = DiskCache(settings.data / "cache", settings.cache_limit_mib)
         trees = PackageTrees(
-            host, indexes, folder, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s
+            host, indexes, cache, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s
         )
         stack.push_async_callback(trees.close)
-        bundles = BundleCache(registry, SecretStore(client, signing_key), folder, trees.tree)
+        bundles = BundleCache(registry, SecretStore(client, signing_key), cache, trees.tree)
         await bundles.open()
         stack.push_async_callback(bundles.close)
         least, most = slots(settings)
@@ -133,7 +136,9 @@ async def serve(settings: Settings) -> None:
         builder = Builder(client, BuildQueue(client, signing_key), trees, served)
         builder.open()
         stack.push_async_callback(builder.close)
-        scheduler = Scheduler(client, signing_key, lambda: _calling(settings, url), result_ttl_s=settings.result_ttl_s)
+        scheduler = Scheduler(
+            client, signing_key, lambda: _open_calling_queue(settings, url), result_ttl_s=settings.result_ttl_s
+        )
         scheduler.open()
         stack.push_async_callback(scheduler.close)
         counts = WorkerCounts(settings.metrics_functions)
@@ -151,23 +156,25 @@ async def serve(settings: Settings) -> None:
         engine = Engine(connection, queue, executor, counts, drain_s=settings.drain_s, scaling=scaling)
         if settings.metrics_port is not None:
             await stack.enter_async_context(
-                _metrics(settings, lambda: counts.families(pool, engine.slots, queue.round_trips))
+                _serve_metrics(settings, lambda: counts.families(pool, engine.slots, queue.round_trips))
             )
         tune_gc()
         _log.info(
             "sandbox", extra={"level": host.level, "runtimes": ",".join(sorted(host.runtimes)), "slots": pool.slots}
         )
         await engine.run()
-    # It has stopped as it should; one more signal must not make a failure of it while the interpreter ends.
+    # The worker has stopped properly. Another signal must not turn that into a failure while the
+    # interpreter exits.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 async def _open_sender(
     settings: Settings, client: Redis, signing_key: bytes, counts: WorkerCounts, stack: AsyncExitStack
 ) -> None:
-    """
+    """Start the callback sender and close it with the stack.
+
     Raises:
-        InvalidSettings: there is no secret to sign callbacks with, or it is none.
+        InvalidSettings: the secret that signs callbacks is missing or malformed.
     """
     secrets = callback_secrets(settings)
     webhooks = await stack.enter_async_context(WebhookClient())
@@ -176,8 +183,8 @@ async def _open_sender(
     stack.push_async_callback(sender.close)
 
 
-async def _calling(settings: Settings, url: str) -> Queue:
-    """The queue as a caller has it, for calls that a schedule makes."""
+async def _open_calling_queue(settings: Settings, url: str) -> Queue:
+    """Open the queue's calling side, with which the scheduler submits jobs."""
     return await Queue.open(
         url,
         settings.read_signing_key(),
@@ -186,10 +193,11 @@ async def _calling(settings: Settings, url: str) -> Queue:
     )
 
 
-def _metrics(settings: Settings, families: Callable[[], Sequence[Family]]) -> AbstractAsyncContextManager[None]:
-    from worker.metrics.listener import open_listener  # a worker that is not asked for metrics needs no HTTP server
+def _serve_metrics(settings: Settings, families: Callable[[], Sequence[Family]]) -> AbstractAsyncContextManager[None]:
+    # Imported here, because a worker without a metrics port needs no HTTP server.
+    from worker.metrics.listener import open_listener
 
-    assert settings.metrics_port is not None  # noqa: S101 - the caller has looked
+    assert settings.metrics_port is not None  # noqa: S101 - the caller has checked
     return open_listener(settings.metrics_host, settings.metrics_port, settings.read_metrics_token(), families)
 
 
@@ -202,20 +210,24 @@ async def _open_queue(
 
 
 def raise_descriptor_limit() -> None:
-    """Take what the hard limit permits: a sandbox holds six descriptors here, a shell's soft limit is 1024. Sandboxes get limits of their own."""
+    """Raise the limit of open files to the hard limit.
+
+    A sandbox takes six descriptors of the worker, and the usual soft limit of a shell is 1024.
+    Sandboxes have limits of their own.
+    """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def slots(settings: Settings) -> tuple[int, int]:
-    """The fewest and the most that this worker may have."""
+    """Return the fewest and the most slots that this worker may have."""
     least, most = parse_slots(settings.slots)
     usual = max(SLOTS_MINIMUM, SLOTS_PER_CPU * cpu_count())
     return least or usual, most or usual
 
 
 def runtime_commands(settings: Settings) -> list[RuntimeCommand]:
-    """What this machine can run: Python always, Node where there is one."""
+    """Return the commands of this machine's runtimes: Python always, Node if it is installed."""
     folder = Path(__file__).resolve().parent.parent / "runtimes"
     commands = [find_python_runtime(folder / "python")]
     node = find_node(settings.node)

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from benchmarks import load, process_tree, stages
+from benchmarks.call_path import PROJECT, own_files
 from benchmarks.drains import parse_marks, rate
 from benchmarks.load import LoadFailed
 from benchmarks.process_tree import Process
@@ -169,3 +170,9 @@ def test_idle_threads_are_no_one_s_own_time() -> None:
 def test_command_stats_are_per_call_and_sorted_by_time() -> None:
     text = "# Commandstats\r\ncmdstat_get:calls=4,usec=4,usec_per_call=1.00\r\ncmdstat_evalsha:calls=2,usec=100,usec_per_call=50.00\r\n"
     assert stages.parse_command_stats(text, calls=8) == [("evalsha", 0.25, 50.0), ("get", 0.5, 1.0)]
+
+
+def test_a_call_path_names_each_file_of_ours_once_by_first_entry() -> None:
+    paths = ["/usr/lib/python3/asyncio/events.py", "api/auth.py", "sandlot/models.py", "api/auth.py", "tests/x.py"]
+    entries = [(float(at), str(PROJECT / path)) for at, path in enumerate(paths)]
+    assert own_files(entries) == ["api/auth.py", "sandlot/models.py"]
