@@ -78,7 +78,7 @@ class UnknownContender(Exception):
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Sandlot beside its peers, in one run on this machine."
+        prog="python -m benchmarks", description="Compare Sandlot with its peers, in one run on this machine."
     )
     parser.add_argument(
         "--quick",
@@ -91,13 +91,13 @@ def _options() -> argparse.Namespace:
         choices=range(1, 10),
         default=rounds.FULL.rounds,
         metavar="N",
-        help="rounds of a complete run; each takes some seven minutes",
+        help="rounds of a complete run; each takes about seven minutes",
     )
     parser.add_argument(
         "--only", default="", metavar="NAME,…", help="only these contenders, for example sandlot,fastapi"
     )
     parser.add_argument(
-        "--profile", action="store_true", help="instead: where the microseconds of a Sandlot call go (half a minute)"
+        "--profile", action="store_true", help="only profile the CPU time of a Sandlot call (half a minute)"
     )
     parser.add_argument(
         "--durability",

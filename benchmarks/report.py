@@ -156,9 +156,9 @@ def markdown(run: Run, picture_name: str) -> str:
         "## Synchronous calls\n",
         '`hello` returns `{"message": "it works!", "status": "ok "}`. CPU and memory are the whole process tree\'s, Valkey\'s included, at 64 clients.\n',
         _table(COLUMNS, rows(run)),
-        '"Durable" says that a queued job survives a restart of the queue\'s server, no more: what becomes of a job whose worker dies differs from peer to peer.\n',
+        '"Durable" only says that a queued job survives a restart of the queue\'s server. The fate of a job whose worker dies differs between peers.\n',
         "## Queues\n",
-        "5,000 no-ops: Sandlot is filled over HTTP (202) while its slots are held, the others through their own API from one process while no worker runs.\n",
+        "5,000 no-ops. Sandlot's queue is filled over HTTP (202) while its slots are held; the others are filled through their own API, from one process, while no worker runs.\n",
         _table(QUEUE_COLUMNS, queue_rows(run)),
         "## Machine\n",
         _table(("", ""), [[name, value] for name, value in run.machine.items()]),
@@ -213,7 +213,7 @@ def picture(run: Run) -> str:
         ),
         Panel("Draining 5,000 queued no-ops", "jobs per second", bars(drained, skip_missing=True)),
     ]
-    return svg("Sandlot beside what people would use instead", subtitle, panels)
+    return svg("Sandlot and its alternatives", subtitle, panels)
 
 
 def _gives(contender: Contender) -> str:
