@@ -159,7 +159,7 @@ async def test_a_private_index_is_asked_with_credentials_that_are_nowhere_afterw
     kept = contents(tmp_path)
     assert PASSWORD not in lock.text
     assert PASSWORD.encode() not in kept
-    assert PASSWORD not in repr(trees._sources)
+    assert PASSWORD not in repr(trees._indexes)
 
 
 async def test_a_private_registry_is_asked_with_a_token_that_is_nowhere_afterwards(
@@ -175,7 +175,7 @@ async def test_a_private_registry_is_asked_with_a_token_that_is_nowhere_afterwar
     assert await rig.value("private-npm") == "1.2"
     assert TOKEN not in lock.text
     assert TOKEN.encode() not in contents(tmp_path)
-    assert TOKEN not in repr(trees._sources)
+    assert TOKEN not in repr(trees._indexes)
 
 
 async def test_a_wrong_token_is_told_without_the_token(host: SandboxHost, registry: Registry, tmp_path: Path) -> None:
@@ -279,9 +279,9 @@ async def test_a_build_reaches_no_host_that_the_operator_has_not_named(
     trees = private(host, tmp_path, index)
     with open_index() as other:
         other.add_wheel("greeter", "1.0")
-        trees._sources = dataclasses.replace(trees._sources, python_index=index.url)
+        trees._indexes = dataclasses.replace(trees._indexes, python_index=index.url)
         async with await trees.sandbox(Runtime.PYTHON) as sandbox:
-            sandbox._sources = dataclasses.replace(trees._sources, python_index=other.url)
+            sandbox._indexes = dataclasses.replace(trees._indexes, python_index=other.url)
             with pytest.raises(BuildFailed, match="403"):
                 await sandbox.resolve(("greeter",), source_builds=False)
         assert other.seen == []
