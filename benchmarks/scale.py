@@ -23,7 +23,7 @@ from typing import Final
 
 import redis
 import uvloop
-from sandlot.cli.up.valkey import preload
+from sandlot.cli.up.valkey import with_mimalloc
 from sandlot.jobs import Queue, new_job_id
 from sandlot.jobs.settlement import SealedOutcome
 from sandlot.jobs.worker_queue import Claim, Heartbeat, WorkerQueue
@@ -128,7 +128,7 @@ async def open_rig() -> AsyncIterator[Rig]:
 def _preloaded() -> Iterator[None]:
     """Start processes with the allocator of `sandlot up`'s Valkey; affects only this block."""
     before = dict(os.environ)
-    os.environ.update(preload(os.environ))
+    os.environ.update(with_mimalloc(os.environ))
     try:
         yield
     finally:

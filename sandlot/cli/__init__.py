@@ -1,7 +1,4 @@
-"""The command line: `sandlot --help` says what it can do.
-
-Knows: commands, options, how results and errors are shown. Does not know: how anything it asks for is done.
-"""
+"""The command line, `sandlot`."""
 
 from sandlot.cli.app import main
 

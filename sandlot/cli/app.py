@@ -1,28 +1,47 @@
-"""Every command, its options and its help, in the order in which a newcomer needs them.
+"""The `sandlot` command: every subcommand in the order of the help, and the exit codes.
 
-Knows: the command line's grammar and the exit codes. Does not know: what the commands do; each is in a file of its own, imported when it runs.
+Each subcommand is declared and implemented in one module. These modules are imported on every
+start, so they import what is slow to import (httpx, pydantic, redis, rich, asyncio) inside their
+functions.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Final
 
 import typer
 
-from sandlot.cli.commands import functions, jobs, operate, run, watch
+from sandlot.cli import admin
+from sandlot.cli.deploy import deploy
+from sandlot.cli.dev import dev
+from sandlot.cli.doctor import doctor
+from sandlot.cli.functions import download, functions, new, rollback
+from sandlot.cli.jobs import batch, dead_letters, invoke, job, jobs, logs
+from sandlot.cli.run import api, run, worker
+from sandlot.cli.status import status, top
+from sandlot.cli.up.command import up
 from sandlot.errors import SandlotError
 
-_ABOUT = """
+_ABOUT: Final = """
 Run functions on machines you own: isolated, durable, fast.
 
 [bold]Start here[/]
-  [cyan]sandlot up[/]                               queue, API, worker, functions
+  [cyan]sandlot up[/]                               start the queue, API and worker, and deploy functions/
   [cyan]sandlot new greet[/]                        write a first function
   [cyan]sandlot invoke greet '{"name": "Ada"}'[/]   call it
 
-Exit codes: 0 fine, 1 the function failed, 2 the request is wrong, 3 not now (try again), 4 this installation is wrong.
+Exit codes: 0 success, 1 the function failed, 2 wrong request, 3 try again later, 4 wrong installation.
 """
+
+# Panels and commands in the order in which a newcomer needs them.
+_PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
+    "Run": (up, api, worker),
+    "Functions": (new, run, dev, deploy, functions, rollback, download, invoke),
+    "Jobs": (jobs, job, logs, batch, dead_letters),
+    "Operate": (status, top, doctor, admin.redis_acl),
+}
 
 app = typer.Typer(
     name="sandlot",
@@ -34,9 +53,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+app.add_typer(admin.secrets, name="secret", rich_help_panel="Operate")
+app.add_typer(admin.keys, name="key", rich_help_panel="Operate")
+app.add_typer(admin.audits, name="audit", rich_help_panel="Operate")
+
 
 def main() -> None:
-    """The entry point of the `sandlot` command."""
+    """Run the `sandlot` command and exit."""
     try:
         app()
     except SandlotError as error:
@@ -47,13 +73,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has had enough (`sandlot functions | head -1`); the interpreter would complain when it flushes.
+        # The reader of our output has closed the pipe (`sandlot functions | head -1`). Without
+        # this, the interpreter would report the error again when it flushes stdout.
         sys.stderr.close()
         sys.exit(0)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from sandlot.cli.installation import release
 
         print(f"sandlot {release()}")
@@ -63,12 +90,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
-
-
-# In the order in which a newcomer needs them.
-for _group in (run, functions, jobs, watch, operate):
-    app.add_typer(_group.commands)

@@ -1,7 +1,4 @@
-"""The data folder: keys, the embedded Valkey's files, caches, logs, and who is using it now.
-
-Knows: what is where in `.sandlot/`, with which permissions. Does not know: what Redis, the API or a worker do with it.
-"""
+"""The data folder `.sandlot/`: keys, the embedded Valkey's files, caches, logs, `running.json`."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ from sandlot.errors import InvalidSettings
 NAME = ".sandlot"
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """What `sandlot up` says about itself to other commands on this machine."""
+class RunningPlatform(msgspec.Struct, frozen=True, kw_only=True):
+    """Process id and URLs of a `sandlot up`, for other commands on this machine."""
 
     pid: int
     url: str
@@ -28,7 +25,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataDir:
-    """`path` is absolute; nothing is made before `create`."""
+    """The paths in a data folder. `path` is absolute; nothing is created before `create`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -40,7 +37,7 @@ class DataDir:
 
     @classmethod
     def nearest(cls) -> DataDir:
-        """The one of this folder or of the closest folder above it; this folder's, if there is none yet."""
+        """Return the data folder here or in the closest folder above; without one, the one here."""
         here = Path.cwd()
         found = next(
             (folder / NAME for folder in (here, *here.parents) if (folder / NAME / "key").is_file()), here / NAME
@@ -48,20 +45,21 @@ class DataDir:
         return cls(found)
 
     def create(self) -> None:
-        """Make the folder and, the first time, its keys.
+        """Create the folder and, the first time, its keys.
 
         Raises:
-            InvalidSettings: it cannot be made or written.
+            InvalidSettings: the folder cannot be created or written.
         """
         try:
+            # 711, not 700: a sandbox may run as another user and must reach the unpacked functions
+            # below.
             for folder, mode in ((self.path, 0o711), (self.valkey, 0o700), (self.logs, 0o700)):
                 folder.mkdir(parents=True, exist_ok=True)
-                # 711, not 700: a sandbox may run as another user and has to reach the unpacked functions below it.
                 folder.chmod(mode)
-            # Here, because it brings redis along, which takes longer to import than most commands take to run.
+            # Imported late: it imports redis, which takes longer than most commands take to run.
             from sandlot.api_keys import new_token
 
-            _write_once(self.path / ".gitignore", lambda: "# Keys and data: never to be committed.\n*\n", 0o644)
+            _write_once(self.path / ".gitignore", lambda: "# Keys and data: never commit these.\n*\n", 0o644)
             _write_once(self.signing_key_file, lambda: secrets.token_hex(32) + "\n", 0o600)
             _write_once(self.key_file, lambda: new_token() + "\n", 0o600)
         except OSError as error:
@@ -71,10 +69,12 @@ class DataDir:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep every other `sandlot up` off this folder; the kernel lets go of it whatever ends us.
+        """Lock the folder against every other `sandlot up`.
+
+        The kernel releases the lock however this process ends.
 
         Raises:
-            InvalidSettings: another one has it.
+            InvalidSettings: another `sandlot up` holds the lock.
         """
         descriptor = os.open(self.path / "up.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -82,20 +82,20 @@ class DataDir:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 other = self.running()
-                who = f" (process {other.pid}, {other.url})" if other else ""
+                holder = f" (process {other.pid}, {other.url})" if other else ""
                 raise InvalidSettings(
-                    f"another sandlot up{who} uses {self.path}. Stop it, or give this one a folder of its own: --data DIR"
+                    f"another sandlot up{holder} uses {self.path}. Stop it, or give this one its own folder: --data DIR"
                 ) from error
             yield
         finally:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def announced(self, running: Running) -> Iterator[None]:
-        """Let other commands find what runs, for as long as it does."""
+    def announced(self, running: RunningPlatform) -> Iterator[None]:
+        """Let other commands find the running platform inside this context."""
         beside = self._running_file.with_suffix(".new")
         beside.unlink(missing_ok=True)
-        # For its owner alone: the URL of Redis may hold a password.
+        # Readable by its owner alone: the URL of Redis may hold a password.
         _write_once(beside, lambda: msgspec.json.encode(running).decode(), 0o600)
         beside.rename(self._running_file)
         try:
@@ -103,10 +103,10 @@ class DataDir:
         finally:
             self._running_file.unlink(missing_ok=True)
 
-    def running(self) -> Running | None:
-        """What `sandlot up` announced, if it did and still runs."""
+    def running(self) -> RunningPlatform | None:
+        """Return the platform that was announced, if its process still exists."""
         try:
-            running = msgspec.json.decode(self._running_file.read_bytes(), type=Running)
+            running = msgspec.json.decode(self._running_file.read_bytes(), type=RunningPlatform)
             os.kill(running.pid, 0)
         except (OSError, msgspec.MsgspecError):
             return None
@@ -114,7 +114,10 @@ class DataDir:
 
 
 def _write_once(path: Path, content: Callable[[], str], mode: int) -> None:
-    """Write a file that is not there yet, never readable by more than `mode` says, not even for a moment."""
+    """Write a file unless it exists.
+
+    It is created with `mode`, so it is never more readable than that.
+    """
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     except FileExistsError:

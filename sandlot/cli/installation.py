@@ -1,6 +1,6 @@
-"""Where the server's own packages are, and how a process of it is started.
+"""Location of the server's packages, and how its programs are started.
 
-Knows: the two layouts (a checkout, and a wheel with `sandlot/_server/`) and the interpreter's flags. Does not know: settings, ports.
+There are two layouts: a checkout, and a wheel with the server in `sandlot/_server/`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import sandlot
 from sandlot.errors import InvalidSettings
 
 _SERVER: Final = os.path.join("sandlot", "_server")
-Program = Literal["api", "worker", "worker.doctor", "worker.run_once"]
+ServerModule = Literal["api", "worker", "worker.doctor", "worker.run_once"]
 
 
 def server_root() -> Path:
-    """The folder that holds the packages `api`, `worker` and `runtimes`.
+    """Return the folder that holds the packages `api`, `worker` and `runtimes`.
 
     Raises:
-        InvalidSettings: this installation has none, which only a broken one can bring about.
+        InvalidSettings: there is none, so the installation is broken.
     """
     package = Path(sandlot.__file__).resolve().parent
     for root in (package / "_server", package.parent):
@@ -33,23 +33,25 @@ def server_root() -> Path:
     raise InvalidSettings(f"{package} has no server beside it; install Sandlot again")
 
 
-def command(program: Program) -> list[str]:
-    """The command that runs one of the server's programs, to be given `environment` as its environment.
+def command(program: ServerModule) -> list[str]:
+    """Return the command that runs a server program; run it with the environment of `environment`.
 
-    `-P` keeps the current folder off the module path: a user's `api/` or `json.py` there must not become ours.
+    `-P` keeps the current folder off the module path, so that a user's `api/` or `json.py` there
+    is not imported instead of ours.
     """
     return [sys.executable, "-P", "-m", program]
 
 
 def command_line() -> list[str]:
-    """The `sandlot` command of this installation, to be given its arguments."""
+    """Return the `sandlot` command of this installation, without arguments."""
     return [sys.executable, "-P", "-m", "sandlot"]
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with these settings on top and the server's packages in reach."""
+    """Return this process's environment with `settings` and the server's packages on PYTHONPATH."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    # Of another version, whose API starts this one's process at an upgrade: nothing of it must be found from here.
+    # During an upgrade, another release's API starts this one's process. Its packages must not be
+    # found from here.
     inherited = [path for path in given if path and not path.endswith(_SERVER)]
     return {
         **os.environ,
@@ -60,13 +62,16 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def installed_script() -> Path | None:
-    """The `sandlot` that was called, by the path it was called by, links and all; None if it was not by one (`python -m sandlot`)."""
+    """Return the `sandlot` script by the path it was called by, with symbolic links kept.
+
+    None if this process was started another way (`python -m sandlot`).
+    """
     called = Path(os.path.abspath(sys.argv[0]))
     return called if called.name == "sandlot" and os.access(called, os.X_OK) and called.is_file() else None
 
 
 def own_command() -> str:
-    """How this person starts `sandlot`: by its name if their PATH has it, else by the shortest path from here."""
+    """Return the command for this user's shell: `sandlot` if PATH has it, or the shortest path."""
     script = Path(sys.executable).parent / "sandlot"
     if shutil.which("sandlot") or not script.is_file():
         return "sandlot"
@@ -74,7 +79,7 @@ def own_command() -> str:
 
 
 def release() -> str:
-    """This installation's version, as its metadata has it."""
+    """Return the installed version from the package's metadata."""
     try:
         return version("sandlot")
     except PackageNotFoundError:

@@ -1,38 +1,52 @@
-"""How the commands show what they have: for people, or as JSON.
+"""Output of the commands: tables and colours for people, JSON for programs, and exit codes.
 
-Knows: tables, colours, exit codes. Does not know: where what it shows comes from.
+Rich takes longer to import than most commands take to run, so only the functions that draw
+import it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from rich.console import Console
-from rich.json import JSON
-from rich.markup import escape
-from rich.table import Table
 
 from sandlot.errors import ApiUnreachable, CallerError, OperatorError, SandlotError, TryAgain
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 FUNCTION_FAILED: Final = 1
-_EXIT_CODES: Final = ((CallerError, 2), (TryAgain, 3), (ApiUnreachable, 3), (OperatorError, 4))
+NOT_NOW: Final = 3
+BROKEN_INSTALLATION: Final = 4
+_EXIT_CODES: Final = (
+    (CallerError, 2),
+    (TryAgain, NOT_NOW),
+    (ApiUnreachable, NOT_NOW),
+    (OperatorError, BROKEN_INSTALLATION),
+)
 _STATUS_STYLE: Final = {"succeeded": "green", "queued": "cyan", "running": "cyan", "scheduled": "cyan"}
+_JOB_FIELDS: Final = (
+    "id", "function", "version", "status", "outcome", "attempt", "created_at", "started_at", "ended_at",
+    "queue_position", "eta_s",
+)  # fmt: skip
 
 
 def exit_code(error: SandlotError) -> int:
-    """2: the request is wrong; 3: not now, try again; 4: the installation is wrong; 1: the function failed, or a bug of ours."""
+    """Return 2 for a wrong request, 3 for "try again", 4 for a wrong installation, otherwise 1."""
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """One JSON document on stdout, for programs."""
+    """Print one JSON document to stdout."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def print_value(text: bytes) -> None:
-    """A function's answer: coloured on a terminal, the very text it is in a pipe."""
+    """Print a function's result: coloured on a terminal, the exact JSON text into a pipe."""
+    from rich.console import Console
+    from rich.json import JSON
+
     console = Console()
     if console.is_terminal:
         console.print(JSON(text.decode()))
@@ -41,16 +55,25 @@ def print_value(text: bytes) -> None:
 
 
 def note(line: str) -> None:
-    """Something beside the answer, on stderr, so that the answer can be piped on."""
+    """Print a remark to stderr, so that it never mixes with a result that is piped on."""
+    from rich.console import Console
+    from rich.markup import escape
+
     Console(stderr=True).print(f"[dim]{escape(line)}[/]", highlight=False, soft_wrap=True)
 
 
 def print_error(message: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
     Console(stderr=True).print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def print_failure(problem: Mapping[str, Any]) -> None:
-    """What a function raised, or which limit ended it, on stderr."""
+    """Print to stderr what a function raised, or which limit ended it."""
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(stderr=True)
     error = problem.get("error")
     if not isinstance(error, Mapping):
@@ -65,78 +88,85 @@ def print_failure(problem: Mapping[str, Any]) -> None:
         console.print(escape(str(line).rstrip()), style="dim", highlight=False, soft_wrap=True)
 
 
-def print_functions(functions: Sequence[Mapping[str, Any]]) -> None:
+def new_table(*headings: str, no_wrap: Sequence[str] = ()) -> Table:
+    """Return an empty table with these column headings and no frame."""
+    from rich.table import Table
+
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("NAME", "VERSION", "RUNTIME", "TIMEOUT", "MEMORY", "VISIBILITY"):
-        table.add_column(heading)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in no_wrap)
+    return table
+
+
+def print_table(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def print_functions(functions: Sequence[Mapping[str, Any]]) -> None:
+    table = new_table("NAME", "VERSION", "RUNTIME", "TIMEOUT", "MEMORY", "VISIBILITY")
     for function in functions:
         manifest = function.get("manifest", {})
-        words = [manifest.get(key, "") for key in ("runtime", "timeout", "memory", "visibility")]
+        settings = [manifest.get(key, "") for key in ("runtime", "timeout", "memory", "visibility")]
         state = function.get("state", "active")
         version = f"{function['version']}" if state == "active" else f"{function['version']} ({state})"
-        table.add_row(str(function["name"]), version, *(str(word) for word in words))
-    Console().print(table)
+        table.add_row(str(function["name"]), version, *(str(setting) for setting in settings))
+    print_table(table)
 
 
-def print_letters(letters: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("ID", "FUNCTION", "OUTCOME", "ATTEMPT", "ENDED", "ERROR"):
-        table.add_column(heading, no_wrap=heading == "ID")
-    for letter in letters:
-        error = letter.get("error") or {}
-        said = f"{error.get('errorType')}: {error.get('errorMessage')}" if error else ""
-        words = [letter[key] for key in ("id", "function", "outcome", "attempt", "ended_at")]
-        table.add_row(*(escape(str(word)) for word in words), escape(said))
-    Console().print(table)
+def print_dead_letters(dead_letters: Sequence[Mapping[str, Any]]) -> None:
+    from rich.markup import escape
+
+    table = new_table("ID", "FUNCTION", "OUTCOME", "ATTEMPT", "ENDED", "ERROR", no_wrap=["ID"])
+    for job in dead_letters:
+        error = job.get("error") or {}
+        reason = f"{error.get('errorType')}: {error.get('errorMessage')}" if error else ""
+        cells = [job[key] for key in ("id", "function", "outcome", "attempt", "ended_at")]
+        table.add_row(*(escape(str(cell)) for cell in cells), escape(reason))
+    print_table(table)
 
 
 def print_jobs(jobs: Sequence[Mapping[str, Any]]) -> None:
-    """One line a job, the newest first; nothing but a word on stderr if there are none."""
+    """Print one line per job in the given order; without jobs, only a note on stderr."""
+    from rich.console import Console
+    from rich.markup import escape
+
     if not jobs:
         note("no jobs")
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("ID", "FUNCTION", "VERSION", "STATUS", "CREATED", "RAN"):
-        table.add_column(heading, no_wrap=True)
+    headings = ("ID", "FUNCTION", "VERSION", "STATUS", "CREATED", "RAN")
+    table = new_table(*headings, no_wrap=headings)
     for job in jobs:
         status = str(job["status"])
         style = _STATUS_STYLE.get(status, "red")
-        ran_ms = (job.get("timings") or {}).get("run") or 0
+        run_ms = (job.get("timings") or {}).get("run") or 0
         table.add_row(
             str(job["id"]),
             str(job["function"]),
             str(job["version"]),
             f"[{style}]{escape(status)}[/]",
             str(job.get("created_at") or ""),
-            f"{ran_ms:.1f} ms" if ran_ms else "",
+            f"{run_ms:.1f} ms" if run_ms else "",
         )
     Console().print(table, highlight=False)
 
 
 def print_job(job: Mapping[str, Any]) -> None:
-    """A job as a short list of facts, then its result or its error."""
-    console = Console()
+    """Print the fields of a job that are set, then its result or its error."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
-    for key in (
-        "id",
-        "function",
-        "version",
-        "status",
-        "outcome",
-        "attempt",
-        "created_at",
-        "started_at",
-        "ended_at",
-        "queue_position",
-        "eta_s",
-    ):
+    for key in _JOB_FIELDS:
         if job.get(key) is not None:
             style = _STATUS_STYLE.get(str(job[key]), "red") if key == "status" else ""
             table.add_row(f"[dim]{key}[/]", f"[{style}]{escape(str(job[key]))}[/]" if style else escape(str(job[key])))
     timings = {name: value for name, value in (job.get("timings") or {}).items() if value}
     if timings:
         table.add_row("[dim]timings[/]", "  ".join(f"{name} {value:.1f} ms" for name, value in timings.items()))
-    console.print(table, highlight=False)
+    Console().print(table, highlight=False)
     if job.get("error") or job.get("status") in ("failed", "killed", "timed_out"):
         print_failure(job)
     elif "result" in job:

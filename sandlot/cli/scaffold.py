@@ -1,7 +1,4 @@
-"""A first version of a function and of its test, for `sandlot new` and for an empty folder.
-
-Knows: what a newcomer should see in a first file. Does not know: how functions are deployed.
-"""
+"""Templates of a function and its test, for `sandlot new` and an empty `sandlot up`."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Final
 from sandlot.errors import InvalidManifest
 from sandlot.models import FUNCTION_NAME, Runtime
 
-_PYTHON: Final = '''"""{title}: say what it does here.
+_PYTHON: Final = '''"""{title}: describe it here.
 
 sandlot invoke {name} '{{"name": "Ada"}}'
 """
@@ -28,27 +25,27 @@ sandlot invoke {name} '{{"name": "Ada"}}'
 
 def handler(event, context):
     name = (event or {{}}).get("name", "world")
-    print(f"greeting {{name}}")  # what is printed is the job's log
+    print(f"greeting {{name}}")  # printed text goes to the job's log
     return {{"message": f"Hello, {{name}}!"}}
 '''
 
 _NODE: Final = """// sandlot: {{"timeout": "5s", "memory": "256MiB", "visibility": "{visibility}"}}
 //
-// {title}: say what it does here.
+// {title}: describe it here.
 //
 // sandlot invoke {name} '{{"name": "Ada"}}'
 
 export const handler = async (event, context) => {{
   const name = event?.name ?? 'world';
-  console.log(`greeting ${{name}}`); // what is printed is the job's log
+  console.log(`greeting ${{name}}`); // printed text goes to the job's log
   return {{ message: `Hello, ${{name}}!` }};
 }};
 """
 
 
-_TEST: Final = '''"""{title}, as its callers see it: python -m pytest
+_TEST: Final = '''"""Tests of {name}. Run them with: python -m pytest
 
-The fixture `sandlot` is a platform of the tests' own; the function runs in the sandbox that it will have.
+The fixture `sandlot` is a platform for the tests alone; the function runs in the same sandbox as in production.
 """
 
 from pathlib import Path
@@ -70,36 +67,38 @@ def test_greets_the_world_without_a_name(sandlot):
 
 
 def write_test(function: Path, name: str) -> Path:
-    """Write a test of the function in this file into `tests/` beside its folder, unless there is one; where it is.
+    """Write a test of a function, unless it exists, and return its path.
+
+    It goes into `tests/`, next to the function's folder.
 
     Raises:
-        InvalidManifest: the folder cannot be written.
+        InvalidManifest: the file cannot be written.
     """
     word = name.replace("-", "_")
     folder = function.absolute().parent
     path = Path(os.path.relpath(folder.parent / "tests" / f"test_{word}.py"))
-    title = name.replace("-", " ").capitalize()
     text = _TEST.format(
-        title=title, folder=folder.name, file=function.name, word=f"{word}_" if keyword.iskeyword(word) else word
+        name=name, folder=folder.name, file=function.name, word=f"{word}_" if keyword.iskeyword(word) else word
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise InvalidManifest(f"{path} cannot be written: {error.strerror}") from error
+        raise InvalidManifest(f"cannot write {path}: {error.strerror}") from error
     return path
 
 
 def write_function(folder: Path, name: str, runtime: Runtime, *, public: bool = False) -> Path:
-    """Write a first version of this function into the folder and say where.
+    """Write a first version of a function into a folder and return its path.
 
     Raises:
-        InvalidManifest: the name is none, there is one already, or the folder cannot be written.
+        InvalidManifest: the name is not valid, the file exists already, or it cannot be written.
     """
     if not FUNCTION_NAME.match(name):
         raise InvalidManifest(
-            f"{name!r} is no name for a function: write a letter, then up to 62 letters, digits and hyphens"
+            f"{name!r} is not a valid function name: use a lowercase letter followed by up to 62 lowercase letters, "
+            "digits and hyphens"
         )
     text, suffix = (_PYTHON, ".py") if runtime is Runtime.PYTHON else (_NODE, ".mjs")
     path = folder / (name.replace("-", "_") + suffix)
@@ -109,7 +108,7 @@ def write_function(folder: Path, name: str, runtime: Runtime, *, public: bool = 
         with path.open("x", encoding="utf-8") as file:
             file.write(text.format(name=name, title=title, visibility="public" if public else "private"))
     except FileExistsError as error:
-        raise InvalidManifest(f"{path} is there already; choose another name") from error
+        raise InvalidManifest(f"{path} exists already; choose another name") from error
     except OSError as error:
-        raise InvalidManifest(f"{path} cannot be written: {error.strerror}") from error
+        raise InvalidManifest(f"cannot write {path}: {error.strerror}") from error
     return path

@@ -1,8 +1,8 @@
-"""Talk to a Sandlot API from Python.
+"""Client library for the HTTP API of `docs/api.md`.
 
-Knows: the paths, headers and problem documents of `docs/api.md`. Does not know: Redis, workers, where a key is kept.
-What a function does comes back as an `InvokeResult`; what the platform or the caller got wrong is raised, as the same exception
-class that the API raised (`sandlot.errors`), found by its `code`.
+A call returns an `InvokeResult` for whatever the function did. Faults of the caller and of the
+platform are raised as the exception class that the API raised (`sandlot.errors`), found by its
+`code`.
 """
 
 from sandlot.client.client import Client

@@ -1,7 +1,4 @@
-"""What the API's answers mean.
-
-Knows: outcomes, headers, problem documents. Does not know: which call was answered, connections.
-"""
+"""Results of calls, and the API's problem documents as exceptions."""
 
 from __future__ import annotations
 
@@ -17,35 +14,39 @@ from sandlot.errors import CallerError, SandlotError, TryAgain, by_code
 from sandlot.models import OutcomeKind
 
 Json = Any
-"""A decoded JSON value, as the caller of this client gets or gives it."""
+"""A decoded JSON value."""
 
-ABSENT: Final[Mapping[str, Json]] = MappingProxyType({})
+NO_PROBLEM: Final[Mapping[str, Json]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class InvokeResult:
-    """How a synchronous call ended, whoever is to blame for the way it did."""
+    """Result of a synchronous call: success, the function's error, a limit, or a platform fault."""
 
     outcome: OutcomeKind
     value: bytes
-    """The JSON text that the function returned, as it came; empty unless `outcome` is `ok`."""
+    """The exact JSON text that the function returned; empty unless `outcome` is `ok`."""
     job_id: str
     version: str
     timings: Mapping[str, float] = field(default_factory=dict)
-    """Milliseconds by stage: `queued, boot, import, run, settle, total`."""
-    problem: Mapping[str, Json] = field(default_factory=lambda: ABSENT)
-    """The problem document of a call that did not end well: `code`, `detail`, `error`, `evidence`, `job`."""
+    """Milliseconds by stage: `queued`, `boot`, `import`, `run`, `settle`, `total`."""
+    problem: Mapping[str, Json] = field(default_factory=lambda: NO_PROBLEM)
+    """The problem document of a call that failed: `code`, `detail`, `error`, `evidence`, `job`."""
 
     @property
     def ok(self) -> bool:
         return self.outcome is OutcomeKind.OK
 
     def json(self) -> Json:
+        """Decode `value`."""
         return msgspec.json.decode(self.value)
 
 
-def problem_of(reply: httpx.Response) -> SandlotError:
-    """The exception that a problem document stands for; `fields` has all of its members, with `status`."""
+def error_from(reply: httpx.Response) -> SandlotError:
+    """Return the exception for a reply with a problem document, of the class that the API raised.
+
+    Its `fields` hold the other members of the document, among them `status`.
+    """
     try:
         document = reply.json()
     except ValueError:
@@ -65,7 +66,7 @@ def problem_of(reply: httpx.Response) -> SandlotError:
 
 
 def read_server_timing(header: str) -> dict[str, float]:
-    """`run;dur=1.5, total;dur=2` as a dict (W3C Server Timing)."""
+    """Parse a Server-Timing header (W3C Server Timing): `run;dur=1.5, total;dur=2`."""
     timings = {}
     for metric in header.split(","):
         name, _, duration = metric.strip().partition(";dur=")
@@ -75,8 +76,8 @@ def read_server_timing(header: str) -> dict[str, float]:
 
 
 def _retry_after_s(document: dict[str, object], header: str) -> float:
-    """The problem's own member, which has fractions; the header, if a proxy answered."""
-    exactly = document.get("retry_after_s")
-    if isinstance(exactly, int | float):
-        return float(exactly)
+    """Return the document's member, which has fractions; the header if a proxy answered."""
+    seconds = document.get("retry_after_s")
+    if isinstance(seconds, int | float):
+        return float(seconds)
     return float(header) if header.isdigit() else 1.0

@@ -86,7 +86,7 @@ def test_what_a_function_raises_is_shown_with_its_own_frames_and_status_1(sandlo
         (("logs", "never-was"), 2, "no job"),
         (("functions", "nothing"), 2, "no function 'nothing' is deployed"),
         (("functions", "nothing", "--delete"), 2, "no function 'nothing' is deployed"),
-        (("functions", "--delete"), 2, "say which one"),
+        (("functions", "--delete"), 2, "say which function"),
         (("key", "revoke", "0000000000000000"), 2, "there is no key"),
     ],
 )
@@ -154,7 +154,7 @@ def test_functions_are_listed_shown_deployed_and_removed(sandlot: Sandlot, tmp_p
     assert re.search(r"^extra\s+1\s+python\s+5s\s+256MiB\s+private", listed.stdout, re.MULTILINE)
     assert "latest" in sandlot("functions", "extra").stderr
     assert json.loads(sandlot("functions", "extra", "--json").stdout)["manifest"]["handler"] == "extra.handler"
-    assert sandlot("functions", "extra", "--delete").stdout == "extra is removed\n"
+    assert sandlot("functions", "extra", "--delete").stdout == "extra is deleted\n"
     assert sandlot("functions", "other", "--delete").returncode == 0
     assert "extra" not in sandlot("functions").stdout
 
@@ -224,7 +224,7 @@ def test_dead_letters_are_listed_taken_up_and_let_go(sandlot: Sandlot, platform:
     assert json.loads(sandlot("dead-letters", job_id, "--json").stdout)["event"] == 0
     assert sandlot("dead-letters", "--redrive").returncode == 2, "of which?"
     taken = sandlot("dead-letters", "--function", "in-vain", "--redrive")
-    successor = re.search(rf"{job_id} taken up as (\S+)", taken.stdout)
+    successor = re.search(rf"{job_id} redriven as (\S+)", taken.stdout)
     assert successor is not None
     sandlot("job", successor[1], "--wait")
     assert sandlot("dead-letters", successor[1], "--purge").stdout == f"{successor[1]} purged\n"

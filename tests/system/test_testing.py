@@ -77,5 +77,5 @@ def test_a_new_project_has_tests_that_pass(tmp_path: Path) -> None:
 def test_a_platform_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "test_any.py").write_text("def test_any(sandlot):\n    pass\n")
     shown = command(tmp_path, "pytest", "-q", "-p", "no:asyncio", SANDLOT_SANDBOX="weak")
-    assert (shown.returncode, "no platform for the tests" in shown.stdout) == (1, True), shown.stdout
+    assert (shown.returncode, "the platform for the tests did not start" in shown.stdout) == (1, True), shown.stdout
     assert "SANDLOT_SANDBOX='weak'" in shown.stdout

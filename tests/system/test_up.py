@@ -52,7 +52,7 @@ def refused(folder: Path, *options: str, env: dict[str, str] | None = None) -> t
 
 def test_an_empty_folder_gets_a_first_function_and_runs(start_up: Start, tmp_path: Path) -> None:
     up = start_up().ready()
-    assert "made functions/hello.py to start from" in up.output
+    assert "created functions/hello.py to start from" in up.output
     with up.client(key=False) as client:
         assert client.post("/v1/functions/hello/invoke", json={"name": "Ada"}).json() == {"message": "Hello, Ada!"}
     modes = {name: stat.S_IMODE((tmp_path / ".sandlot" / name).stat().st_mode) for name in ("key", "signing.key")}
@@ -268,7 +268,7 @@ def test_a_second_signal_stops_at_once(start_up: Start, tmp_path: Path) -> None:
         job = client.post("/v1/functions/slow/invoke", headers={"prefer": "respond-async"}).json()
         until(lambda: client.get(f"/v1/jobs/{job['id']}").json()["status"] == "running")
     up.process.send_signal(signal.SIGINT)
-    up.says("stopping (once more to stop at once)")
+    up.says("stopping (press Ctrl+C again to stop at once)")
     started_s = time.monotonic()
     assert up.stop() == 0
     assert time.monotonic() - started_s < 8, "the second signal waited for the grace of the first"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandlot.cli.data_dir import DataDir, Running
+from sandlot.cli.data_dir import DataDir, RunningPlatform
 from sandlot.errors import InvalidSettings
 from sandlot.settings import Settings
 
@@ -50,7 +50,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> Non
 
 def test_only_one_up_at_a_time_and_the_second_is_told_who_the_first_is(home: DataDir) -> None:
     second = DataDir(home.path)
-    running = Running(pid=os.getpid(), url="http://127.0.0.1:8123", redis_url="unix:///x")
+    running = RunningPlatform(pid=os.getpid(), url="http://127.0.0.1:8123", redis_url="unix:///x")
     with (
         home.held(),
         home.announced(running),
@@ -63,7 +63,7 @@ def test_only_one_up_at_a_time_and_the_second_is_told_who_the_first_is(home: Dat
 
 
 def test_what_runs_is_announced_while_it_does(home: DataDir) -> None:
-    running = Running(pid=os.getpid(), url="http://127.0.0.1:8123", redis_url="unix:///x")
+    running = RunningPlatform(pid=os.getpid(), url="http://127.0.0.1:8123", redis_url="unix:///x")
     assert home.running() is None
     with home.announced(running):
         assert DataDir(home.path).running() == running

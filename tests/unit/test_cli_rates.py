@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.routes.system import status_document
-from sandlot.cli.rates import Rate, quantile, rates
+from sandlot.cli.status import Rate, quantile, rates
 from sandlot.jobs.stats import FunctionStats, QueueLoad, QueueLoads, WorkerLoad
 
 BOUNDS_S = (0.1, 0.2, 0.4)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandlot.cli.check import Check
-from sandlot.cli.redis_check import judged, judged_door
+from sandlot.cli.doctor import Check, check_access, check_server
 
 GOOD = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "stream-node-max-bytes": "256"}
 OPEN = {"bind": "* -::*", "protected-mode": "no"}
@@ -20,7 +19,7 @@ def by_name(checks: Iterable[Check]) -> dict[str, Check]:
 
 
 def look(configuration: dict[str, str], **info: Any) -> dict[str, Check]:
-    return by_name(judged("redis://h", {"redis_version": "8.2.2"} | info, configuration))
+    return by_name(check_server("redis://h", {"redis_version": "8.2.2"} | info, configuration))
 
 
 def test_a_good_server_has_nothing_to_remedy() -> None:
@@ -86,12 +85,12 @@ def test_what_may_not_be_asked_is_taken_from_info_or_said_to_be_unknown() -> Non
 def test_no_password_is_worst_where_the_network_reaches_it(
     url: str, configuration: dict[str, str], stranger: bool, grade: str
 ) -> None:
-    check = by_name(judged_door(url, configuration, stranger=stranger))["Password"]
+    check = by_name(check_access(url, configuration, anonymous=stranger))["Password"]
     assert check.grade == grade
     assert (grade == "ok") == (check.remedy == "")
 
 
 def test_what_crosses_a_network_in_the_clear_is_said_so() -> None:
-    assert "Encryption" in by_name(judged_door("redis://10.0.0.5/0", {}, stranger=False))
+    assert "Encryption" in by_name(check_access("redis://10.0.0.5/0", {}, anonymous=False))
     for url in ("rediss://10.0.0.5/0", "redis://[::1]/0", "unix:///s"):
-        assert "Encryption" not in by_name(judged_door(url, {}, stranger=False))
+        assert "Encryption" not in by_name(check_access(url, {}, anonymous=False))

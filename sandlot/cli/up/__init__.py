@@ -1,1 +1,1 @@
-"""`sandlot up`: everything on one machine, started, watched over and stopped together."""
+"""`sandlot up`: a whole platform on one machine, started, supervised and stopped as one."""

@@ -181,7 +181,7 @@ def test_the_command_tells_each_step_on_a_line_and_the_answer_apart_from_them(
     path.write_text(source("greeter>=5"))
     failing = Deploying(stack, path, terminal=False)
     assert failing.end() == (2, "")
-    assert "error hello version 3: its dependencies cannot be had; version 2 still serves\n" in failing.text
+    assert "error hello version 3: its dependencies cannot be installed; version 2 still serves\n" in failing.text
     assert re.search(r"there is no version of greeter|greeter>=5", failing.text)
     assert PASSWORD not in failing.text
 
