@@ -235,7 +235,7 @@ class Client:
         return self._connection.request_json("POST", _job_path(job_id) + "/retry")
 
     def dead_letters(self, function: str = "") -> list[dict[str, Json]]:
-        """Return the dead letters that the key may see, newest first, optionally of one function."""
+        """Return the dead letters that the key may see, newest first, or those of one function."""
         found: list[dict[str, Json]] = []
         cursor: str | None = ""
         while cursor is not None:
