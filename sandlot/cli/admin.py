@@ -195,13 +195,12 @@ def revoke_key(key_id: _KeyId) -> None:
 def verify_audit(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILE...", help="Log files, oldest first (default: the log that is configured)."),
+        typer.Argument(metavar="FILE", help="Log files, oldest first (default: the log that is configured)."),
     ] = None,
 ) -> None:
     """Verify that no record of the audit log was changed, removed or inserted.
 
-    It prints the last record's hash: keep it elsewhere to detect a log that was rewritten as a
-    whole.
+    It prints the last record's hash. Keep it elsewhere to detect a log that was rewritten.
 
     [bold]Example:[/] sandlot audit verify audit.jsonl.1 audit.jsonl
     """

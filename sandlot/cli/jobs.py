@@ -125,7 +125,7 @@ def job(
 ) -> None:
     """Show a job, wait for it, cancel it, run it again, or print its result.
 
-    Exits with status 1 if the job failed.
+    Exits with status 1 if the job has ended without success.
 
     [bold]Example:[/] sandlot job $(sandlot invoke hello --async) --wait
     """
@@ -164,7 +164,7 @@ def logs(
 
 
 def dead_letters(
-    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one, with its event.")] = None,
+    job_id: Annotated[str | None, typer.Argument(metavar="ID", help="Show this one, with its event.")] = None,
     function: Annotated[
         str, typer.Option("--function", "-f", metavar="NAME", help="Only dead letters of this function.")
     ] = "",

@@ -52,7 +52,7 @@ def api(
 
     It needs SANDLOT_REDIS_URL and your workers' signing key
     (SANDLOT_SIGNING_KEY or SANDLOT_SIGNING_KEY_FILE).
-    Without a Redis, it joins the `sandlot up` that runs in this folder or in one above it.
+    Without SANDLOT_REDIS_URL, it joins the `sandlot up` that runs in this folder or one above it.
     """
     from sandlot.cli.installation import installed_script
 
@@ -84,8 +84,8 @@ def worker(
 
     It needs SANDLOT_REDIS_URL and your API's signing key
     (SANDLOT_SIGNING_KEY or SANDLOT_SIGNING_KEY_FILE).
-    Without a Redis, it joins the `sandlot up` that runs in this folder or in one above it.
-    Ctrl+C lets running jobs finish.
+    Without SANDLOT_REDIS_URL, it joins the `sandlot up` that runs in this folder or one above it.
+    Ctrl+C stops it after its running jobs.
     """
     _become(
         "worker",

@@ -32,7 +32,7 @@ _EMPTY_CELL: Final = "[dim]-[/]"
 
 
 def status(url: Url = None, as_json: AsJson = False) -> None:
-    """Show queues and workers: waiting jobs and for how long, slots and how many are busy.
+    """Show queues and workers: jobs waiting and for how long, slots and how many are busy.
 
     [bold]Example:[/] sandlot status --json | jq '.placements[] | {placement, queued}'
     """
