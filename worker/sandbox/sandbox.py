@@ -1,5 +1,4 @@
-"""One sandbox in the hands of the worker: its descriptors, its processes seen from outside, its
-end.
+"""One sandbox as the worker sees it: its descriptors, its processes from outside, its end.
 
 Nothing here opens a path inside the sandbox. A function speaks on `control`, the log and the trace,
 and is trusted on none of them.
@@ -68,8 +67,7 @@ class Sandbox:
         self.alone = self.level == "strict"
         """The sandbox's processes are in a PID namespace of their own."""
         self.waits_inside = self.alone and not zygote.runtime.command
-        """The runtime waits for the bundle by itself, so `I` may be sent before `attached`
-        returns."""
+        """The runtime waits for the bundle by itself: `I` may be sent before `attached` returns."""
         self.bundle_path = BUNDLE_PATH if self.alone else ""
         """The bundle's path as seen inside, once it is attached."""
         self.packages_path = ""
@@ -80,8 +78,7 @@ class Sandbox:
         self.number = number
         self._zygote = zygote
         self.pid = pid
-        """The first process's pid outside: of init, or of the only process at the restricted
-        level."""
+        """The pid of the first process, as numbered outside."""
         self._facts = facts
         self._proxy_fd = descriptors[4] if len(descriptors) > 4 else -1
         self.egress_proxy: EgressProxy | None = None
@@ -169,8 +166,10 @@ class Sandbox:
     # Strict: pidfd_send_signal(2) to init; the kernel kills every process of its PID namespace with
     # it (pid_namespaces(7)). Restricted: kill(2) to the process group, which no process can leave.
     def kill(self) -> None:
-        """Kill everything in the sandbox; idempotent, does not wait. The runtime's status is lost,
-        unless it had ended before."""
+        """Kill everything in the sandbox without waiting; idempotent.
+
+        The runtime's status is lost, unless it has ended before.
+        """
         if self._exit.done():
             return
         self._record_usage()
@@ -228,8 +227,7 @@ class Sandbox:
             self.egress_proxy.close()
 
     def mark_idle(self) -> None:
-        """Record that the function should be idle from now on: `leftovers` counts CPU time from
-        here."""
+        """Record that the runtime should be idle: `leftovers` counts its CPU time from here."""
         # The last known pid will do: if the process has ended since, `leftovers`, which reads the
         # pid again, finds it gone.
         self._cpu_at_idle_ms = _cpu_ms_of(self._last_pid or self._runtime_pid())
@@ -304,8 +302,7 @@ class Sandbox:
             return []
 
     def _has_other_processes(self) -> bool:
-        """Return whether anything but the runtime's process lives, by the children of every
-        thread."""
+        """Return whether any process but the runtime's lives, by the children of every thread."""
         children = self._children_of_init() if self.alone else [self.pid]
         if len(children) != 1:
             return True

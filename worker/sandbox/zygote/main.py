@@ -119,8 +119,8 @@ class Zygote:
 
     # Starting.
 
-    # A SOCK_SEQPACKET pair, one per sandbox: its end inside is the only socket of the zygote's that
-    # a new process is given, and it is closed before the runtime takes over.
+    # A SOCK_SEQPACKET pair, one per sandbox. Its end inside is closed before the runtime takes
+    # over. A slot is the lowest number that is free, so that uids and cgroups are used again.
     def _spawn(self, number: int, limits: Limits) -> None:
         taken = {child.slot for child in self._children.values()}
         slot = next(index for index in range(len(taken) + 1) if index not in taken)
@@ -139,7 +139,7 @@ class Zygote:
 
     # The five descriptors that runtimes/PROTOCOL.md lists come from here: a stream socket pair for
     # control, and one pipe each for log and trace. The process waits for them at its init socket,
-    # so it is in its cgroup and has its ids mapped before it runs anything.
+    # so it joins its cgroups and has its ids mapped before it does anything else.
     #
     # pidfd_open(2): the child has not been reaped, so its pid is its own and the descriptor refers
     # to this process for good.

@@ -92,7 +92,7 @@ def inside_command(config: ZygoteConfig) -> list[str]:
     return [f"{PROGRAM_FOLDER}/{os.path.basename(program)}", *arguments]
 
 
-# Process: any of worker, zygote, init and runtime, as the three functions below.
+# Process: worker, zygote, init and runtime call this function and the two below.
 def encode(message: Message) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 

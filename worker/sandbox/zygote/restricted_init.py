@@ -74,7 +74,7 @@ def run(
     Args:
         init_socket: the socket to the zygote.
         uid: the uid to change to; 0 to keep the zygote's.
-        readable: what the runtime needs; the bundle is added when it is known.
+        readable: the paths that the runtime needs; the bundle's is added when it is known.
         home: the sandbox's own folder on a limited tmpfs, or "" if it has none.
     """
     lockdown.reset_signals()
@@ -101,8 +101,8 @@ def run(
     os._exit(71)
 
 
-# Process: the only one, now about to be the runtime. The rlimits come before the filter, which
-# refuses nothing of theirs, and before Landlock, which restricts opening files only.
+# Process: the only one, about to be the runtime. limit_process takes pid 0, which is this process:
+# the filter, loaded later, refuses prlimit(2) on any other.
 def _lock_down(
     config: ZygoteConfig,
     order: protocol.Message,
@@ -134,7 +134,7 @@ def kill_group(pid: int) -> None:
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
-        os.kill(pid, signal.SIGKILL)  # it was killed before it could lead a group
+        os.kill(pid, signal.SIGKILL)  # it was killed before its setsid(2)
 
 
 # Process: zygote. As a subreaper it inherits every member of the group, at the latest when the

@@ -80,7 +80,8 @@ PR_GET_NO_NEW_PRIVS: Final = 39
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
-# PyDLL keeps the GIL: between PyOS_BeforeFork and the call nothing of Python may run.
+# PyDLL keeps the GIL across a call: the child of a fork holds it as its parent did, and writes
+# nothing to take it again.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 for _name in ("fork", "mount", "prctl", "sethostname", "umount2", "unshare"):
@@ -157,9 +158,10 @@ def write_file(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-# unshare(2): needs CAP_SYS_ADMIN, except that CLONE_NEWUSER needs no privilege and gives the caller
-# all capabilities in the new user namespace, which it creates first. CLONE_NEWUSER is EINVAL in a
-# process with threads. CLONE_NEWPID and CLONE_NEWTIME concern only children made later.
+# unshare(2): needs CAP_SYS_ADMIN, except that CLONE_NEWUSER by itself needs no privilege, unless a
+# distribution restricts it, and gives the caller all capabilities in the new user namespace, which
+# it creates first. CLONE_NEWUSER is EINVAL in a process with threads. CLONE_NEWPID and
+# CLONE_NEWTIME concern only children made later.
 def unshare(flags: int) -> None:
     if _libc.unshare(ctypes.c_int(flags)) < 0:
         raise _failure(f"unshare({flags:#x})")
