@@ -92,7 +92,7 @@ class Step:
     prefetch: int
     last_hand_off: int
     finished: list[FinishedAttempt]
-    endings: list[SealedOutcome]
+    sealed: list[SealedOutcome]
 
 
 def refusal(error: SandlotError) -> Outcome:

@@ -17,7 +17,7 @@ PREFETCH_WAIT_LIMIT_S: Final = 0.05
 """A prefetched job that has waited this long goes back to its queue: the runs before it were not as
 short as those before them."""
 SHRINK_AFTER_BEATS: Final = 30
-"""Heartbeats (one a second) without need of a slot after which the worker gives it up."""
+"""Heartbeats (one a second) with an idle slot after which the worker gives slots up."""
 _NEWEST_RUN_WEIGHT: Final = 0.1
 """Share of the newest run in the average, so that about ten runs decide."""
 
@@ -31,8 +31,8 @@ class Prefetch:
     times as many answers. Longer runs gain nothing from it, and no other worker can run a
     prefetched job. settle_and_claim.lua gives each worker at most its share of the queued jobs.
 
-    The average run time starts above the limit, and returns there after each job that has waited
-    too long.
+    The average run time starts above `SHORT_RUN_MS`, and returns there after each job that has
+    waited too long.
     """
 
     def __init__(self) -> None:
@@ -57,8 +57,11 @@ class Prefetch:
 
 
 class Scaling:
-    """Autoscaling of a worker's slots between two bounds. With equal bounds nothing ever
-    changes."""
+    """Autoscaler of a worker's slots between two bounds.
+
+    Slots grow by half at once when all are busy and work waits. They shrink slowly, half way to the
+    highest number that was busy meanwhile.
+    """
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""The dispatcher: claims become executions, executions become endings, and a step settles endings
-and claims the next jobs.
+"""The dispatcher: claims jobs, starts them in the pool, and settles them.
 
-At most one step is in flight. Endings that arrive meanwhile go with the next one, so batches form
-by themselves, and under load one round trip serves many jobs. The usual path, from a claim to the
-record of a small result, is made of callbacks on one loop: no task per job, no polling. Only slow
-endings (see `recording.py`) and leases that are given back have tasks.
+A step is one round trip to Redis that settles finished attempts and claims the next jobs. At most
+one is in flight. Attempts that finish meanwhile go with the next one, so batches form by
+themselves, and under load one round trip serves many jobs. The usual path, from a claim to the
+record of a small result, is made of callbacks on one loop: no task per job, no polling. Only the
+slow calls of `recording.py` have tasks.
 
 Durations are not taken from the loop's clock, which under uvloop stands still within a tick and
 counts whole milliseconds.
@@ -36,17 +36,17 @@ from worker.metrics.counts import WorkerCounts
 
 log = logging.getLogger(__name__)
 
-ENDINGS_LIMIT: Final = 256
-"""Endings that one step records at most: Redis does nothing else meanwhile."""
-ENDINGS_LIMIT_BYTES: Final = 8 * 1024 * 1024
-"""The same limit in bytes of results."""
+STEP_LIMIT: Final = 256
+"""Attempts that one step settles at most: Redis does nothing else meanwhile."""
+STEP_LIMIT_BYTES: Final = 8 * 1024 * 1024
+"""The same limit in bytes of results; the last result may pass it."""
 PLATFORM_PAUSE_MS: Final = 1000
 """Pause before a job that could not be started for a fault of the platform may be claimed again,
 perhaps by a worker that can start it."""
 
 
 class Dispatcher:
-    """Claims, starts and settles the jobs of one engine.
+    """The loop that claims, starts and settles the jobs of one engine.
 
     `idle` is set while nothing runs, nothing waits to be recorded and no step is in flight.
     """
@@ -61,9 +61,9 @@ class Dispatcher:
         self._prefetched: deque[RunningAttempt] = deque()
         """The part of `_running` that waits for a slot, the oldest first."""
         self._finished: deque[FinishedAttempt] = deque()
-        """To be recorded by the next step."""
+        """Attempts for the next step to record."""
         self._recorded_slowly: dict[str, FinishedAttempt] = {}
-        """By lease; each has a task."""
+        """Attempts by lease, each with a task that records it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._step: Step | None = None
         self._step_number = 0
@@ -93,7 +93,7 @@ class Dispatcher:
 
     @property
     def leases(self) -> list[str]:
-        """Leases to renew: those of jobs that run, and of those that ended and are not recorded."""
+        """Leases to renew: of attempts that run, and of finished ones that are not recorded."""
         waiting = [*self._finished, *(self._step.finished if self._step else ())]
         held = [attempt.claim.lease for attempt in (*self._running.values(), *waiting)]
         return held + list(self._recorded_slowly)
@@ -224,7 +224,7 @@ class Dispatcher:
             self._pool.start(self._prefetched.popleft().execution, self._on_done)
 
     def _on_slot_freed(self) -> None:
-        """Step for a slot that came free without an ending that would have caused a step."""
+        """Step for a slot that came free without an outcome, which would have caused a step."""
         if not self._parked or self.draining:
             self._work_wanted = True
         self._schedule_step()
@@ -310,30 +310,30 @@ class Dispatcher:
         if self._step is not None or self._closed or not (self._finished or self._work_wanted):
             return
         self._work_wanted = False
-        finished, endings = self._pop_finished()
+        finished, sealed = self._pop_finished()
         self._step_number += 1
         free = 0 if self.draining else self.free
         more = self._prefetch.limit(self.slots) - max(0, len(self._running) - self.slots)
         prefetch = 0 if self.draining else max(0, more)
-        self._step = Step(self._step_number, free, prefetch, self._last_hand_off, finished, endings)
+        self._step = Step(self._step_number, free, prefetch, self._last_hand_off, finished, sealed)
         self._send_step()
 
     def _pop_finished(self) -> tuple[list[FinishedAttempt], list[SealedOutcome]]:
         finished: list[FinishedAttempt] = []
-        endings: list[SealedOutcome] = []
+        sealed: list[SealedOutcome] = []
         size_bytes, now_s = 0, monotonic_s()
-        while self._finished and len(finished) < ENDINGS_LIMIT and size_bytes < ENDINGS_LIMIT_BYTES:
+        while self._finished and len(finished) < STEP_LIMIT and size_bytes < STEP_LIMIT_BYTES:
             attempt = self._finished.popleft()
             size_bytes += attempt.recorded_bytes
             finished.append(attempt)
-            endings.append(attempt.seal(self._queue, now_s))
-        return finished, endings
+            sealed.append(attempt.seal(self._queue, now_s))
+        return finished, sealed
 
     def _send_step(self) -> None:
         step = self._step
         if step is not None:
             reply = self._queue.settle_and_claim(
-                step.number, step.free, step.last_hand_off, step.endings, ahead=step.prefetch
+                step.number, step.free, step.last_hand_off, step.sealed, ahead=step.prefetch
             )
             reply.add_done_callback(self._on_step_reply)
 
@@ -349,19 +349,19 @@ class Dispatcher:
         self._step_failures = 0
         if step.last_hand_off < 0 and self._last_hand_off < 0:
             self._last_hand_off = 0
-        stepped = self._queue.parse_settle_and_claim(reply.result())
-        for finished, answer in zip(step.finished, stepped.answers, strict=True):
+        settled = self._queue.parse_settle_and_claim(reply.result())
+        for finished, answer in zip(step.finished, settled.answers, strict=True):
             if answer == "unstored":
                 self._start_recording(finished, None)
             else:
                 self._count(finished, answer)
-        self._parked = stepped.parked
+        self._parked = settled.parked
         if self.draining:
-            self._release([claim.lease for claim in stepped.claims], delay_ms=0)
+            self._release([claim.lease for claim in settled.claims], delay_ms=0)
         else:
-            for claim in stepped.claims:
+            for claim in settled.claims:
                 self._start(claim)
-            if stepped.claims and not stepped.parked and self.free:
+            if settled.claims and not settled.parked and self.free:
                 self._work_wanted = True
         if self._finished or self._work_wanted:
             self._schedule_step()

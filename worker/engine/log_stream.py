@@ -22,7 +22,7 @@ INTERVAL_S: Final = 0.1
 
 
 class LogStream:
-    """Publishes the output of followed jobs. One per engine."""
+    """Publisher of the output of followed jobs, one per engine."""
 
     def __init__(
         self, queue: WorkerQueue, output_of: Callable[[str], bytes], attempt_of: Callable[[str], int | None]

@@ -1,8 +1,9 @@
-"""Slow endings: what has to be asked of Redis, and repeated until it answers, besides a step.
+"""Slow settlements: large results, failures that may be retried, and leases given back.
 
-A small result of a successful run is recorded by the next step of the dispatcher. Large results are
-stored first, and failures that may be retried are put to Redis one by one. An attempt that has run
-is never run again because Redis was away, so both are repeated until Redis answers.
+The dispatcher's next step records a small result of a successful run. Before a large result is
+recorded its chunks are stored, and Redis decides one by one whether a failure is retried. An
+attempt that has run is not run again because Redis was away, so both calls are repeated until Redis
+answers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Answer = TypeVar("Answer")
 
 
 def retry_decision(finished: FinishedAttempt) -> RetryDecision | None:
-    """Return what Redis has to decide about an ending; None if it only has to be recorded."""
+    """Return what Redis has to decide about an attempt; None if it only has to be recorded."""
     kind, retry = finished.outcome.kind, finished.retry
     crashed = kind in CRASHES
     retried = retry is not None and kind in retry.on
@@ -66,13 +67,12 @@ async def record_slowly(queue: WorkerQueue, finished: FinishedAttempt, decision:
         if decision is None:
             return "stored"
         answer = await _retry_or_record(queue, finished, decision)
-        if answer != "unstored":  # the chunks expired before the attempt was recorded
+        if answer != "unstored":  # The chunks are gone from Redis: they are stored again.
             return answer
 
 
 async def release(queue: WorkerQueue, leases: Sequence[str], *, delay_ms: int) -> None:
-    """Give leases back: their jobs may be claimed after `delay_ms`, and the attempts do not
-    count."""
+    """Give leases back: their jobs may be claimed after `delay_ms`; the attempts do not count."""
     try:
         await queue.release(leases, delay_ms=delay_ms)
     except QueueUnavailable as error:
@@ -84,7 +84,7 @@ async def _store_result(queue: WorkerQueue, finished: FinishedAttempt) -> bool:
     """Encode a large result in a thread and store its chunks, if it is large enough for chunks.
 
     Returns:
-        False if the lease is lost.
+        False if another worker has the job by now.
     """
     result = finished.outcome.result
     encoded = finished.encoded

@@ -20,7 +20,7 @@ from worker.middleware import Middleware
 
 
 class FailpointMiddleware(Middleware):
-    """Reaches the failpoints between a claim and the moment when the engine has the outcome."""
+    """Middleware with the failpoints from a claim to the moment when the engine has the outcome."""
 
     def __init__(self, points: Failpoints) -> None:
         self._points = points

@@ -22,8 +22,7 @@ SHORTEST: Final = 4
 
 
 class RedactionMiddleware(Middleware):
-    """Masks the secrets of a version in its outcomes and in the output of its running
-    executions."""
+    """Middleware that masks a version's secrets in outcomes and in the output of running jobs."""
 
     def __init__(self, values_of: Callable[[str, str], Collection[str]]) -> None:
         """
@@ -88,8 +87,7 @@ def _replace_words(text: bytes, words: Iterable[str]) -> bytes:
 
 
 def _words(values: Iterable[str]) -> list[str]:
-    """List the texts to replace, longest first: a shorter one must not hide part of a longer
-    one."""
+    """List the texts to replace, longest first, so that none is masked only in part."""
     words: set[str] = set()
     for value in values:
         forms = {value, *value.splitlines(), repr(value)[1:-1], msgspec.json.encode(value).decode()[1:-1]}

@@ -18,7 +18,7 @@ _NS_PER_MS: Final = 1_000_000
 
 
 class TracingMiddleware(Middleware):
-    """Opens a span for each execution and gives the function the traceparent of that span."""
+    """Middleware that gives each execution a span, and the function that span's traceparent."""
 
     def __init__(self, tracing: Tracing) -> None:
         from opentelemetry.trace import SpanKind

@@ -41,7 +41,7 @@ _SWEEP_S: Final = 1.0
 
 
 class Pool:
-    """Runs executions in sandboxes, warm ones if there are any.
+    """An executor that uses sandboxes, warm ones if there are any.
 
     The engine starts at most as many executions as it has slots; the pool does not enforce that.
     """
@@ -310,7 +310,7 @@ class Pool:
     # Instances that leave.
 
     def _dispose(self, instance: Instance) -> None:
-        """Use an instance for nothing more and kill it in the background.
+        """Take an instance out of use and kill it in the background.
 
         Also called by an instance whose process ends, or writes something, while it is idle.
         """
@@ -329,8 +329,7 @@ class Pool:
             self._evict_oldest("limit")
 
     def _evict_for(self, spec: VersionSpec) -> None:
-        """Evict idle instances of older versions of this function, and the oldest if memory is
-        short."""
+        """Evict idle instances of older versions, and the oldest of all if memory is short."""
         newest = self._newest_version.get(spec.function, 0)
         if spec.version > newest:
             self._newest_version[spec.function] = spec.version

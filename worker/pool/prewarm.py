@@ -23,8 +23,7 @@ that was just taken (4 instead of 0.5 ms)."""
 
 
 class PrewarmedPool:
-    """Prewarmed sandboxes by runtime; each one taken is replaced in the background a moment
-    later."""
+    """Prewarmed sandboxes by runtime. Each one taken is replaced soon, in the background."""
 
     def __init__(self, host: SandboxHost, per_runtime: int) -> None:
         self._host = host

@@ -1,5 +1,4 @@
-"""Scheduling of runs: one run, the idle instances it may get, and the queue it waits in
-otherwise."""
+"""Scheduling of runs: idle instances, and the queue of runs that wait for an instance."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class Run:
         """True once it was sent to a second instance because the first had not read it."""
 
     def outcome(self, instance: Instance, verdict: Verdict, ran_s: float, logs: bytes, now_s: float) -> Outcome:
-        """Return the outcome. The first call of an instance is cold and includes boot and
-        import."""
+        """Return the outcome. An instance's first call is cold and includes boot and import."""
         first = instance.call_count <= 1
         return Outcome(
             kind=verdict.kind,

@@ -127,8 +127,7 @@ def of_garbled(detail: str, end: SandboxExit | None) -> Verdict:
 
 
 def of_end(end: SandboxExit, memory_limit_mib: int, logs: bytes) -> Verdict:
-    """Return the verdict on a process that exited, or was killed by the kernel, without an
-    answer."""
+    """Return the verdict on a process that exited, or was killed, before it answered."""
     if end.oom_killed or _aborted_for_memory(end, logs):
         return _out_of_memory(end, memory_limit_mib)
     if end.signal == signal.SIGXCPU:
