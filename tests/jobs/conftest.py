@@ -16,6 +16,7 @@ from sandlot.jobs.worker_queue import Heartbeat, SettleAndClaimReply, WorkerQueu
 from sandlot.models import Invocation, Outcome, OutcomeKind, RetryPolicy, Timings
 from sandlot.redis.connection import connect_blocking
 from tests.jobs.inline_pool import InlinePool
+from tests.waiting import HANG_S
 from worker.engine import Engine
 from worker.engine.capacity import Scaling
 from worker.engine.engine import worker_name
@@ -167,7 +168,7 @@ class RunningEngine:
 
     async def stop(self) -> None:
         self.engine.stop()
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, HANG_S)
         await self.queue.close()
         self.engine.connection.close()
 
@@ -186,7 +187,7 @@ async def start_engine(url: str, raw: redis.Redis) -> AsyncIterator[StartEngine]
     async def start(pool: InlinePool, **options: Any) -> RunningEngine:
         running = await RunningEngine.start(url, pool, **options)
         started.append(running)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while raw.zscore("sandlot:parked:python", running.engine.name) is None and not running.task.done():  # noqa: ASYNC110  # Redis has no event for it
                 await asyncio.sleep(0.005)
         return running

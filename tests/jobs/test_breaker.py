@@ -15,7 +15,7 @@ from sandlot.jobs.worker_queue import Claim, RetryDecision
 from sandlot.models import CRASHES, JobStatus, Outcome, OutcomeKind
 from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, OpenWorker, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 QUEUE = "hello@python"
 CRASHED = RetryDecision(crashed=True)
@@ -209,7 +209,7 @@ async def test_an_engine_stops_a_function_that_crashes(
     running = await start_engine(InlinePool(2, behaviour=lambda execution: Outcome(kind=next(kinds))))
 
     async def submit_while(broken: bool) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while queue._admission.breakers_to_check.strip() == (QUEUE if broken else ""):
                 with contextlib.suppress(FunctionCrashLoop):
                     await queue.submit(make(), reply=False)
@@ -234,5 +234,5 @@ async def test_exceptions_never_open_it(
     jobs = [make() for _ in range(20)]
     futures = [queue.waiters.register(job.job_id) for job in jobs]
     await asyncio.gather(*(queue.submit(job, reply=True) for job in jobs))
-    await asyncio.wait_for(asyncio.gather(*futures), 20)
+    await asyncio.wait_for(asyncio.gather(*futures), HANG_S)
     assert not raw.exists("sandlot:breakers", f"sandlot:crashes:{QUEUE}")

@@ -26,7 +26,7 @@ from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, invocation
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.jobs.receiver import Receiver
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 from worker.callbacks import delivery, sender
 from worker.callbacks.delivery import WebhookClient
 from worker.callbacks.sender import Sender
@@ -385,7 +385,7 @@ async def test_what_a_stopping_worker_has_under_way_ends_or_is_anothers(
     job_id = await submit(queue, receiver)
     await run(worker)
     await eventually(lambda: len(receiver.received) == 1)
-    await asyncio.wait_for(one.close(), 10)
+    await asyncio.wait_for(one.close(), HANG_S)
     raw.zadd(DUE, {job_id: 1})
     start()
     await eventually(is_state(raw, job_id, b"delivered"))

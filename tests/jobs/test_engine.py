@@ -15,7 +15,7 @@ from sandlot.jobs import Queue
 from sandlot.models import JobStatus, Outcome, OutcomeKind
 from tests.jobs.conftest import HandWorker, MakeInvocation, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 ECHO = lambda execution: Outcome(kind=OutcomeKind.OK, result=execution.event)  # noqa: E731
 
@@ -92,7 +92,7 @@ async def test_an_unsigned_job_ends_as_an_error_and_is_never_executed(
         await foreign.submit(job, reply=False)
     finally:
         await foreign.close()
-    settled = await asyncio.wait_for(poll(queue, job.job_id), 5)
+    settled = await asyncio.wait_for(poll(queue, job.job_id), HANG_S)
     assert settled.kind is OutcomeKind.ERROR
     assert settled.error.error_type == "Sandlot.UnsafeRecord"
     assert running.pool.started == []
@@ -105,7 +105,7 @@ async def test_an_event_exchanged_in_redis_is_never_executed(
     await queue.submit(job, reply=False)
     raw.hset(f"rq:job:{job.job_id}", "data", b'["sandlot.jobs.invoke",null,[{"amount":1000000}],{}]')
     running = await start_engine(InlinePool(behaviour=ECHO))
-    settled = await asyncio.wait_for(poll(queue, job.job_id), 5)
+    settled = await asyncio.wait_for(poll(queue, job.job_id), HANG_S)
     assert settled.error.error_type == "Sandlot.UnsafeRecord"
     assert running.pool.started == []
 
@@ -145,7 +145,7 @@ async def test_cancelling_a_running_job_kills_it(
     if message == "lost":
         running.queue._subscription._on_message = lambda payload: None
     await queue.cancel(job.job_id)
-    assert (await asyncio.wait_for(future, 10)).kind is OutcomeKind.CANCELLED  # lost: with the next beat
+    assert (await asyncio.wait_for(future, HANG_S)).kind is OutcomeKind.CANCELLED  # lost: with the next beat
 
 
 async def test_a_lost_lease_kills_the_execution_and_its_outcome_is_not_recorded(
@@ -171,7 +171,7 @@ async def test_a_drain_finishes_what_runs_and_claims_nothing_more(
     running.engine.stop()
     await eventually(lambda: running.engine._dispatcher.draining)
     running.pool.finish(first.job_id)
-    await asyncio.wait_for(running.task, 5)
+    await asyncio.wait_for(running.task, HANG_S)
     assert (await queue.job(first.job_id)).status is JobStatus.SUCCEEDED
     assert (await queue.job(second.job_id)).status is JobStatus.QUEUED
     assert raw.zcard("sandlot:parked:python") == 0
@@ -186,11 +186,11 @@ async def test_a_drain_that_takes_too_long_gives_jobs_back_without_using_their_a
     await queue.submit(job, reply=False)
     await eventually(lambda: running.pool.started)
     running.engine.stop()
-    await asyncio.wait_for(running.task, 5)
+    await asyncio.wait_for(running.task, HANG_S)
     assert running.pool.abandoned == [job.job_id]
     assert (await queue.job(job.job_id)).status is JobStatus.QUEUED
     await start_engine(InlinePool(behaviour=ECHO))
-    assert (await asyncio.wait_for(poll(queue, job.job_id), 5)).kind is OutcomeKind.OK
+    assert (await asyncio.wait_for(poll(queue, job.job_id), HANG_S)).kind is OutcomeKind.OK
 
 
 async def test_a_second_signal_gives_back_at_once(
@@ -202,7 +202,7 @@ async def test_a_second_signal_gives_back_at_once(
     await eventually(lambda: running.pool.started)
     running.engine.stop()
     running.engine.stop()
-    await asyncio.wait_for(running.task, 5)
+    await asyncio.wait_for(running.task, HANG_S)
     assert (await queue.job(job.job_id)).status is JobStatus.QUEUED
 
 

@@ -25,7 +25,7 @@ from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, RunningEngine, 
 from tests.jobs.inline_pool import OK, InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
 from tests.jobs.stream_readers import Readers
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ async def start_process(url: str, seconds: float, raw: redis.Redis) -> asyncio.s
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.jobs.worker_process", url, KEY.decode(), str(seconds), cwd=ROOT
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not any(f".{process.pid}." in name.decode() for name in raw.zrange("sandlot:parked:python", 0, -1)):  # noqa: ASYNC110  # Redis has no event for it
             await asyncio.sleep(0.02)
     return process
@@ -63,7 +63,7 @@ async def test_a_killed_workers_jobs_run_again_elsewhere(
     victim.send_signal(signal.SIGKILL)
     await victim.wait()
     killed_s = time.monotonic()
-    settled = await asyncio.wait_for(asyncio.gather(*futures), 10)
+    settled = await asyncio.wait_for(asyncio.gather(*futures), HANG_S)
     recovery_s = time.monotonic() - killed_s
     assert {one.kind for one in settled} == {OutcomeKind.OK}
     assert {one.attempt for one in settled} == {2}
@@ -71,7 +71,7 @@ async def test_a_killed_workers_jobs_run_again_elsewhere(
     lines = [line.split() for line in journal.read_text().splitlines()]
     assert sorted(line[0] for line in lines if line[2] == str(heir.pid)) == sorted(job.job_id for job in jobs)
     heir.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(heir.wait(), 10) == 0
+    assert await asyncio.wait_for(heir.wait(), HANG_S) == 0
 
 
 async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
@@ -98,7 +98,7 @@ async def test_sigterm_finishes_what_runs_and_exits_with_zero(
     await queue.submit(job, reply=False)
     await eventually(journal.exists)
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), HANG_S) == 0
     record = await queue.job(job.job_id)
     assert (record.status, record.attempt) == (JobStatus.SUCCEEDED, 1)
 
@@ -117,7 +117,7 @@ async def test_a_frozen_workers_jobs_run_elsewhere_and_its_late_outcome_is_refus
     first = raw.hgetall(f"rq:job:{job.job_id}")
     frozen.send_signal(signal.SIGCONT)
     frozen.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(frozen.wait(), 10) == 0
+    assert await asyncio.wait_for(frozen.wait(), HANG_S) == 0
     assert raw.hgetall(f"rq:job:{job.job_id}") == first
     assert raw.xlen(f"rq:results:{job.job_id}") == 1
     assert first[b"sl_attempt"] == b"2"
@@ -153,7 +153,7 @@ async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_
             proxy.marker, proxy.lose = (b"line %d" % number if number % 2 else script("follow").sha.encode()), 1
             pool.outputs[job.job_id] = text
             with watching.follow(job.job_id):  # a new follower, a new look
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(HANG_S):
                     while await queue.read_logs(job.job_id, 1, 0) != text or proxy.lost <= number:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
         assert proxy.lost == 4
@@ -174,7 +174,7 @@ async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
             proxy.lose = 1
         await queue.submit(job, reply=True)
         await asyncio.sleep(0.005)
-    settled = await asyncio.wait_for(asyncio.gather(*futures), 20)
+    settled = await asyncio.wait_for(asyncio.gather(*futures), HANG_S)
     assert proxy.lost >= 3
     assert {one.kind for one in settled} == {OutcomeKind.OK}
     assert {one.attempt for one in settled} == {1}
@@ -193,7 +193,7 @@ async def test_a_beat_whose_reply_is_lost_costs_nothing(
     proxy.marker, proxy.lose = script("heartbeat").sha.encode(), 2
     await eventually(lambda: proxy.lost == 2)
     running.pool.finish(job.job_id)
-    assert (await asyncio.wait_for(future, 5)).attempt == 1
+    assert (await asyncio.wait_for(future, HANG_S)).attempt == 1
 
 
 async def test_redis_restarts_in_the_middle(tmp_path: Path, make: MakeInvocation) -> None:
@@ -209,7 +209,7 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: MakeInvocation
     running = await RunningEngine.start(url, InlinePool(2, lambda _: None))
     queue = await Queue.open(url, KEY, queue_limit=1000, queue_limit_per_function=1000)
     try:
-        async with Readers(queue) as following, asyncio.timeout(60):
+        async with Readers(queue) as following, asyncio.timeout(HANG_S):
             while not (await queue.status()).workers:  # noqa: ASYNC110  # Redis has no event for it
                 await asyncio.sleep(0.02)
             jobs = [make() for _ in range(20)]
@@ -270,7 +270,7 @@ async def test_an_outcome_written_by_another_hand_is_not_believed(
     raw.publish(channel, job.job_id.encode() + b"\n" + forged + b"\nevil")
     raw.hset(f"rq:job:{job.job_id}", mapping={"status": "finished", "sl_kind": "ok", "sl_end": forged})
     with pytest.raises(UnsafeRecord):
-        await asyncio.wait_for(future, 5)
+        await asyncio.wait_for(future, HANG_S)
     with pytest.raises(UnsafeRecord):
         await queue.job(job.job_id)
 

@@ -17,7 +17,7 @@ from sandlot.redis import keys
 from tests.jobs.conftest import HandWorker, MakeInvocation, StartEngine
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.stream_readers import Reader, Readers
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 MANY = 200
 
@@ -31,7 +31,7 @@ async def running(queue: Queue, pool: InlinePool, make: MakeInvocation) -> Any:
 
 async def read_until(queue: Queue, job_id: str, text: bytes) -> None:
     """As a watcher does: follow, wait for word, read."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         with queue.follow(job_id) as follower:
             while True:
                 await follower.changed.wait()
@@ -44,7 +44,7 @@ async def read_until(queue: Queue, job_id: str, text: bytes) -> None:
 
 
 async def glance_at(queue: Queue, job_id: str) -> JobSnapshot | None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         with queue.follow(job_id) as follower:
             await follower.changed.wait()
             return follower.snapshot

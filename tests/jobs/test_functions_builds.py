@@ -19,6 +19,7 @@ from sandlot.models import LATEST, Runtime
 from sandlot.redis import keys
 from sandlot.redis.connection import connect
 from tests.jobs.lossy_proxy import LossyProxy
+from tests.waiting import HANG_S
 
 KEY = b"k" * 32
 LOCK = Lock(runtime=Runtime.PYTHON, text="numpy==2 --hash=sha256:00\n")
@@ -58,7 +59,7 @@ async def taken(builds: BuildQueue) -> Build:
 
 async def meaning(registry: Registry, number: int) -> None:
     """Wait until the name means this version: a build's end is told by push."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while not (await registry.describe("hello")).latest:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         while (await registry.resolve("hello")).number != number:  # noqa: ASYNC110 -- what was pushed shows only so
@@ -140,7 +141,7 @@ async def test_what_was_deployed_or_rolled_back_to_meanwhile_stays(registry: Reg
     await deploy(registry, wants("numpy"))
     await deploy(registry, PLAIN, "3")
     await builds.succeed(await taken(builds), LOCK)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while (await registry.describe("hello")).pending:  # noqa: ASYNC110 -- what was pushed shows only so
             await asyncio.sleep(0.01)
     assert (await registry.resolve("hello")).number == 3
@@ -169,7 +170,7 @@ async def test_a_build_whose_worker_died_is_taken_by_another_and_the_dead_one_co
     await deploy(registry, wants("numpy"))
     monkeypatch.setattr(module, "LEASE_MS", 1)
     dead = await taken(builds)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while (living := await builds.claim(PYTHON, [0, 0])) is None:  # noqa: ASYNC110 -- the lease runs out on Redis's clock
             await asyncio.sleep(0.005)
     assert (dead.attempt, living.attempt) == (1, 2)
@@ -196,7 +197,7 @@ async def test_a_reply_that_is_lost_costs_a_build_no_more_than_its_lease(
 
     try:
         await losing(builds._claim_script, builds.claim(PYTHON, [0, 0]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             while (build := await builds.claim(PYTHON, [0, 0])) is None:  # noqa: ASYNC110 -- the lease runs out on Redis's clock
                 await asyncio.sleep(0.01)
         await losing(builds._heartbeat_script, builds.heartbeat(build, "half"))

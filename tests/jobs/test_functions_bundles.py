@@ -18,6 +18,7 @@ from sandlot.models import Isolation, Runtime
 from sandlot.redis import keys
 from sandlot.redis.connection import connect
 from sandlot.secret_store import SecretStore
+from tests.waiting import HANG_S
 from worker.bundle_cache import BundleCache
 from worker.disk_cache import IN_USE_S, UNUSED_S, DiskCache
 
@@ -190,7 +191,7 @@ async def test_what_is_in_use_stays_however_little_room_there_is(
     await cache.open()
     used = await put(registry, cache, 1, unused_s=IN_USE_S + 20)
     cache.report_use(lambda: [used.name])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while time.time() - used.stat().st_mtime > IN_USE_S:  # noqa: ASYNC110  # the file system has no event for it
             await asyncio.sleep(0)
     for number in (2, 3, 4):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandlot.redis.connection import CONNECT_TIMEOUT_S, connect, open_transport, parse_address
+from tests.waiting import HANG_S
 
 REPOSITORY = Path(__file__).parents[2]
 SILENT, ANSWERING = "127.0.0.9", "127.0.0.10"
@@ -77,7 +78,7 @@ def test_a_silent_name_server_delays_the_connection_and_does_not_prevent_it(tmp_
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=HANG_S,
         check=False,
     )
     assert done.stdout.split() == ["PONG"] * 6 + ["True"], done.stderr

@@ -27,6 +27,7 @@ from sandlot.jobs.worker_queue import Claim, RetryDecision
 from sandlot.models import JobStatus, OutcomeKind
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, invocation
+from tests.waiting import HANG_S
 
 CAPS = {"free": 0, "capped": 2}
 MAX_ATTEMPTS = 3
@@ -121,7 +122,7 @@ class Walk(RuleBasedStateMachine):
 
     async def receive(self, job_id: str) -> None:
         """A hand-off: whichever worker it was published to has it."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while True:
                 for number, worker in enumerate(self.workers):
                     for claim in worker.handed:

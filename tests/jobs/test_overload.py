@@ -17,7 +17,7 @@ from sandlot.models import Invocation, Outcome, OutcomeKind
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, OpenWorker, RunningEngine, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 from worker.execution import Execution
 
 
@@ -258,7 +258,7 @@ async def test_no_worker_lost_or_found_runs_more_at_once_than_a_function_allows(
         assert await queue._run(script("worker_died"), LOST_EXC_STRING, engine.engine.name) > 0
 
     victim = engines[0]
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(HANG_S):
         while not all(future.done() for future in futures):
             if victim in engines and sum(future.done() for future in futures) > 20 and victim.pool.busy:
                 engines.remove(victim)

@@ -27,7 +27,7 @@ from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, StartEngine
 from tests.jobs.inline_pool import InlinePool
 from tests.jobs.lossy_proxy import LossyProxy
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ async def call(queue: Queue, job: Any) -> Any:
     future = queue.waiters.register(job.job_id)
     try:
         await queue.submit(job, reply=True)
-        return await asyncio.wait_for(future, 20)
+        return await asyncio.wait_for(future, HANG_S)
     finally:
         queue.waiters.unregister(job.job_id, future)
 
@@ -182,7 +182,7 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
     job = make(json.dumps(str(journal)).encode())
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
-    assert await asyncio.wait_for(victim.wait(), 20) == -signal.SIGKILL
+    assert await asyncio.wait_for(victim.wait(), HANG_S) == -signal.SIGKILL
     first = f"{keys.RESULT}{job.job_id}:1"
     assert kept(raw) == [first.encode()]
     assert raw.hlen(first) in pieces
@@ -190,7 +190,7 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
     assert await queue.result(job.job_id) is None
     raw.zadd(keys.LEASES, {f"{job.job_id}:1": 1})  # four seconds later
     await start_engine(large_pool(LARGE[::-1]))
-    settled = await asyncio.wait_for(future, 20)
+    settled = await asyncio.wait_for(future, HANG_S)
     assert settled.attempt == 2
     assert await queue.large_results.whole(settled.stored) == LARGE[::-1]
     raw.pexpire(first, 0)  # a minute later
@@ -209,7 +209,7 @@ async def test_of_a_worker_that_was_only_thought_dead_neither_pieces_nor_end_cou
     await start_engine(large_pool(LARGE[::-1]))
     future = queue.waiters.register(job.job_id)
     assert await queue.add_waiter(job.job_id)
-    settled = await asyncio.wait_for(future, 20)
+    settled = await asyncio.wait_for(future, HANG_S)
     before_s = raw.ttl(f"{keys.RESULT}{claim.lease}")
     assert not any(await store(worker, claim))
     assert (await worker.step(0, stored_ending(worker, claim))).answers == ["stale"]
@@ -293,7 +293,7 @@ async def test_a_small_result_costs_what_it_did(
     ending = worker.ending(claim, b"7")
     raw.config_resetstat()
     await worker.step(0, ending)
-    settled = await asyncio.wait_for(future, 5)
+    settled = await asyncio.wait_for(future, HANG_S)
     assert (settled.result, settled.stored) == (b"7", None)
     assert "cmdstat_hlen" not in raw.info("commandstats")
     assert b"result_pieces" not in ending[4]

@@ -15,7 +15,7 @@ from sandlot.jobs.worker_queue import Claim, RetryDecision
 from sandlot.models import Evidence, FunctionError, JobStatus, Outcome, OutcomeKind, RetryPolicy
 from tests.jobs.conftest import HandWorker, MakeInvocation, OpenWorker, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 ERROR = FunctionError(error_type="ValueError", error_message="no")
 AGAIN = RetryDecision(attempts=3, backoff_ms=60_000, jitter=1000)
@@ -101,7 +101,7 @@ async def test_what_succeeds_in_the_end_has_a_result_and_remembers(
     await fail(worker, await claim_one(worker))
     claim = await claim_when_due(worker, raw, job.job_id)
     await worker.step(0, worker.ending(claim, b"7"))
-    settled = await asyncio.wait_for(future, 5)
+    settled = await asyncio.wait_for(future, HANG_S)
     assert (settled.kind, settled.result, settled.attempt) == (OutcomeKind.OK, b"7", 2)
     record = await queue.job(job.job_id)
     assert (record.status, record.error, record.failure.error) == (JobStatus.SUCCEEDED, None, ERROR)
@@ -114,7 +114,7 @@ async def test_the_last_failure_is_the_record_and_a_dead_letter(
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
     assert await fail(worker, await claim_one(worker), RetryDecision(attempts=1, backoff_ms=1)) == b"ok"
-    assert (await asyncio.wait_for(future, 5)).error == ERROR
+    assert (await asyncio.wait_for(future, HANG_S)).error == ERROR
     assert raw.zrange("sandlot:dead-letters", 0, -1) == [job.job_id.encode()]
     assert raw.ttl(f"rq:job:{job.job_id}") > 86_400, "kept until somebody has looked"
     assert FailedJobRegistry("hello@python", connection=raw).get_job_ids() == [job.job_id]
@@ -221,7 +221,7 @@ async def test_an_engine_runs_a_job_until_it_succeeds(
     job = make(retry=RetryPolicy(on=(OutcomeKind.ERROR,), backoff_ms=10))
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
-    settled = await asyncio.wait_for(future, 20)
+    settled = await asyncio.wait_for(future, HANG_S)
     assert (settled.kind, settled.attempt) == (OutcomeKind.OK, 3)
     assert [execution.attempt for execution in running.pool.started] == [1, 2, 3]
 
@@ -241,7 +241,7 @@ async def test_an_engine_asks_for_what_the_policy_says_and_nothing_else(
     job = make(retry=RetryPolicy(attempts=2, on=(OutcomeKind.MEMORY,), backoff_ms=10))
     future = queue.waiters.register(job.job_id)
     await queue.submit(job, reply=True)
-    settled = await asyncio.wait_for(future, 20)
+    settled = await asyncio.wait_for(future, HANG_S)
     assert (settled.kind, settled.attempt) == (outcome.kind, 1 + letters)
     assert len(running.pool.started) == 1 + letters
     assert raw.zcard("sandlot:dead-letters") == letters

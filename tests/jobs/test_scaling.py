@@ -7,10 +7,10 @@ import redis
 from sandlot.jobs import Queue
 from tests.jobs.conftest import MakeInvocation, StartEngine
 from tests.jobs.inline_pool import OK, InlinePool
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 from worker.engine.capacity import Scaling
 
-DEADLINE_S = 20.0
+DEADLINE_S = HANG_S
 
 
 async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(

@@ -17,6 +17,7 @@ from sandlot.redis.connection import connect, connect_blocking
 from sandlot.redis.pipeline import RedisPipeline
 from sandlot.redis.pubsub import Subscription
 from tests.certificates import Authority
+from tests.waiting import HANG_S
 
 
 class Door:
@@ -69,7 +70,7 @@ async def test_every_client_speaks_tls_with_whom_the_authority_vouches_for(tmp_p
             await subscription.open()
             async with connect(url) as client:
                 assert await client.publish("channel", b"news") == 1
-            assert await asyncio.wait_for(heard.get(), 10) == b"news"
+            assert await asyncio.wait_for(heard.get(), HANG_S) == b"news"
             blocking = connect_blocking(url)
             assert await asyncio.to_thread(blocking.ping)
             blocking.close()

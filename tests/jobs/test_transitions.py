@@ -16,7 +16,7 @@ from sandlot.redis import keys
 from sandlot.redis.lua import script
 from tests.jobs.conftest import KEY, HandWorker, MakeInvocation, OpenWorker
 from tests.jobs.lossy_proxy import LossyProxy
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 
 async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
@@ -32,7 +32,7 @@ async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: HandWo
 
     stepped = await worker.step(4, worker.ending(claim, b'{"ok":true}', logs=b"printed\n"))
     assert stepped.answers == ["ok"]
-    settled = await asyncio.wait_for(future, 5)
+    settled = await asyncio.wait_for(future, HANG_S)
     assert (settled.kind, settled.result, settled.function, settled.attempt) == (
         OutcomeKind.OK,
         b'{"ok":true}',
@@ -55,7 +55,7 @@ async def test_two_who_wait_for_one_job_wait_each_for_himself(
     queue.waiters.unregister(job.job_id, gone)
     (claim,) = (await worker.step(1)).claims
     await worker.step(1, worker.ending(claim, b"7"))
-    assert (await asyncio.wait_for(patient, 5)).result == b"7"
+    assert (await asyncio.wait_for(patient, HANG_S)).result == b"7"
     assert isinstance(impatient.exception(), TimeoutError)
     assert not gone.done()
 
@@ -133,7 +133,7 @@ async def test_the_results_of_one_step_reach_an_api_process_in_one_message(
     claims = (await worker.step(5)).claims
     raw.config_resetstat()
     await worker.step(0, *(worker.ending(claim, b'"\\n%d"' % claim.attempt) for claim in claims))
-    ends = await asyncio.wait_for(asyncio.gather(*futures), 5)
+    ends = await asyncio.wait_for(asyncio.gather(*futures), HANG_S)
     assert [(end.job_id, end.result) for end in ends] == [(job.job_id, b'"\\n1"') for job in jobs]
     assert raw.info("commandstats")["cmdstat_publish"]["calls"] == 1
 
@@ -148,7 +148,7 @@ async def test_results_that_are_too_much_for_one_message_come_in_several(
     raw.config_resetstat()
     large = b'"' + b"x" * 120_000 + b'"'
     await worker.step(0, *(worker.ending(claim, large) for claim in claims))
-    ends = await asyncio.wait_for(asyncio.gather(*futures), 5)
+    ends = await asyncio.wait_for(asyncio.gather(*futures), HANG_S)
     assert {end.result for end in ends} == {large}
     assert raw.info("commandstats")["cmdstat_publish"]["calls"] == 2
 
@@ -164,7 +164,7 @@ async def test_a_garbled_message_hurts_nobody(
         raw.publish(channel, payload)
     (claim,) = (await worker.step(1)).claims
     await worker.step(0, worker.ending(claim, b"7"))
-    assert (await asyncio.wait_for(future, 5)).result == b"7"
+    assert (await asyncio.wait_for(future, HANG_S)).result == b"7"
 
 
 async def test_a_key_whose_job_is_no_longer_kept_does_not_run_it_again(
@@ -352,7 +352,7 @@ async def test_after_the_last_attempt_a_lost_job_is_reported_lost(
         (claim,) = (await worker.step(1)).claims
         raw.zadd("sandlot:leases", {claim.lease: 1})
         await worker.queue.reap()
-    settled = await asyncio.wait_for(future, 5)
+    settled = await asyncio.wait_for(future, HANG_S)
     assert (settled.kind, settled.function, settled.attempt) == (OutcomeKind.WORKER_LOST, "hello", 2)
     assert (await queue.job(job.job_id)).status is JobStatus.LOST
 
@@ -557,7 +557,7 @@ async def test_a_large_event_is_queued_and_a_parked_worker_woken(
     (claim,) = (await worker.step(1)).claims
     assert worker.queue.unseal(claim)[1] == event
     await worker.step(1, worker.ending(claim, event))
-    assert (await asyncio.wait_for(future, 5)).result == event
+    assert (await asyncio.wait_for(future, HANG_S)).result == event
 
 
 async def test_one_step_does_not_claim_more_than_a_few_large_events(

@@ -17,6 +17,7 @@ from sandlot.errors import SandlotError
 from sandlot.models import Isolation, Outcome, Runtime
 from sandlot.settings import Settings, load_settings
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
+from tests.waiting import HANG_S
 from worker.builder.indexes import read_indexes
 from worker.builder.package_trees import PackageTrees
 from worker.disk_cache import DiskCache
@@ -25,7 +26,7 @@ from worker.pool import Pool
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.spec import Level, find_node_runtime, find_python_runtime
 
-PATIENCE_S = 60.0
+PATIENCE_S = HANG_S
 """A deadline for a hang, not a measurement."""
 
 FUNCTIONS = Path(__file__).parents[1] / "functions"

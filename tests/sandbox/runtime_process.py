@@ -17,9 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).parents[2]
 RUNTIMES = ROOT / "runtimes"
-PATIENCE_S = 20.0
+PATIENCE_S = HANG_S
 """A deadline for a hang, not a measurement."""
 
 _LOADER = f"""

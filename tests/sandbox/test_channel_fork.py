@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.waiting import HANG_S
 from worker.sandbox import channel
 from worker.sandbox.channel import INIT, REQUEST, ChannelFailure, ProtocolError
 from worker.sandbox.fork_channel import ForkChannel
 
-PATIENCE_S = 20.0
+PATIENCE_S = HANG_S
 """A deadline for a hang, not a measurement."""
 TICKET = b"8 bytes!"
 ASKED = 5 + 8 + 4 + 1

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from tests.waiting import HANG_S
 from worker.sandbox.log_pipe import FLOOD_LIMIT_BYTES, LINES_LIMIT, LogPipe
 
-PATIENCE_S = 20.0
+PATIENCE_S = HANG_S
 
 
 class Printer:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.waiting import HANG_S
 from worker.sandbox import channel
 from worker.sandbox.channel import (
     ERROR_LIMIT_BYTES,
@@ -22,7 +23,7 @@ from worker.sandbox.channel import (
     ProtocolError,
 )
 
-PATIENCE_S = 20.0
+PATIENCE_S = HANG_S
 """A deadline for a hang, not a measurement."""
 
 

@@ -11,6 +11,7 @@ import pytest
 from sandlot.models import Isolation, Runtime
 from tests.sandbox.pool_rig import Rig, open_host, open_rig
 from tests.sandbox.test_walls_network import FETCH, NODE_FETCH, origin
+from tests.waiting import HANG_S
 from worker.sandbox.egress_proxy import EgressProxy
 
 HOME = ipaddress.IPv4Address("127.0.0.1")
@@ -80,7 +81,7 @@ async def test_https_goes_through_a_tunnel(rig: Rig) -> None:
         name = rig.write(FETCH, network=(f"service.test:{port}",))
         status, _reason = await rig.value(name, {"url": f"https://service.test:{port}/"})
         assert status == 0
-        assert (await asyncio.wait_for(arrived.get(), 20))[:2] == b"\x16\x03"
+        assert (await asyncio.wait_for(arrived.get(), HANG_S))[:2] == b"\x16\x03"
 
 
 async def test_a_waiting_blank_is_not_used_for_it(rig: Rig) -> None:

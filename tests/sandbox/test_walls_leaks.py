@@ -17,6 +17,7 @@ import pytest
 
 from sandlot.errors import SandboxUnavailable
 from tests.sandbox.walls_rig import PATIENCE_S, bundle, open_level, processes_of
+from tests.waiting import HANG_S
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.selftest.trial import try_once
 from worker.sandbox.spec import find_python_runtime
@@ -185,7 +186,7 @@ ABANDONED_WORKER = textwrap.dedent("""
 @pytest.mark.parametrize("level", ["strict", "restricted"])
 def test_a_killed_worker_leaves_nothing_running_and_no_cgroup(level: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ABANDONED_WORKER, level], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", ABANDONED_WORKER, level], capture_output=True, text=True, timeout=HANG_S, check=False
     )
     pids = [int(word) for word in done.stdout.split()]
     assert len(pids) >= 2, done.stderr
@@ -269,5 +270,5 @@ def test_a_zygote_whose_worker_ends_while_it_starts_ends_without_a_word(tmp_path
         }  # fmt: skip
         protocol.send(ours, plan)
     ours.close()
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=HANG_S)
     assert (process.returncode, said) == (0, b"")

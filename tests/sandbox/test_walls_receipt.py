@@ -15,6 +15,7 @@ import pytest
 
 from sandlot.errors import SandboxUnavailable
 from tests.sandbox.walls_rig import open_level, runtime_commands
+from tests.waiting import HANG_S
 from worker.sandbox.selftest.trial import Trial
 from worker.sandbox.selftest.verify import attack, describe_failures, probe
 from worker.sandbox.spec import Level
@@ -65,7 +66,7 @@ def test_a_level_that_does_not_even_start_names_the_remedy() -> None:
     """As in Docker without our profile, which refuses the first `unshare`: here for want of a capability."""
     words = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-c", START]
     environment = {**os.environ, "container": "docker", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.stderr.splitlines()[-1].startswith("sandlot.errors.SandboxUnavailable: "), done.stderr
     assert "unshare" in done.stderr.splitlines()[-1]
     assert "deploy/worker-seccomp.json" in done.stderr.splitlines()[-1]

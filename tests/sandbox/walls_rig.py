@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from tests.sandbox.runtime_process import RUNTIMES, find_node, node_flags
+from tests.waiting import HANG_S
 from worker.sandbox.channel import INIT, REQUEST, Channel
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.sandbox import Sandbox
 from worker.sandbox.selftest.trial import init_body, request_bodies
 from worker.sandbox.spec import Level, RuntimeCommand, find_node_runtime, find_python_runtime
 
-PATIENCE_S = 30.0
+PATIENCE_S = HANG_S
 KILL_LIMIT_S = 5.0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.up_process import Up, clean_environment, copy_examples
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +51,7 @@ def sandlot(platform: Up) -> Callable[..., subprocess.CompletedProcess[str]]:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_S,
             check=False,
         )
 

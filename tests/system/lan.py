@@ -21,6 +21,7 @@ from typing import Final
 
 from tests.faults.launch import CLONE_NEWNET
 from tests.faults.parts import LAUNCH
+from tests.waiting import HANG_S
 
 PREFIX: Final = "sandlot-lan-"
 NAMESPACES: Final = Path("/run/netns")
@@ -141,4 +142,4 @@ def _ip(machine: Machine, *words: str) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANG_S)

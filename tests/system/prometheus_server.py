@@ -19,6 +19,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.waiting import HANG_S
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "deploy" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "grafana" / "dashboards" / "sandlot.json").read_text())
@@ -36,14 +38,14 @@ class Prometheus:
     def query(self, promql: str) -> list[dict[str, Any]]:
         """The series that it is answered with now, as Grafana would ask: over the last minute, of all functions."""
         text = promql.replace("$__rate_interval", "1m").replace("$function", ".*")
-        reply = httpx.get(f"{self.url}/api/v1/query", params={"query": text}, timeout=30, trust_env=False)
+        reply = httpx.get(f"{self.url}/api/v1/query", params={"query": text}, timeout=HANG_S, trust_env=False)
         assert reply.status_code == 200, reply.text
         return list(reply.json()["data"]["result"])
 
     def ready(self, targets: int) -> bool:
         """Whether it has scraped that many."""
         try:
-            up = httpx.get(f"{self.url}/-/ready", timeout=30, trust_env=False).status_code == 200
+            up = httpx.get(f"{self.url}/-/ready", timeout=HANG_S, trust_env=False).status_code == 200
             return up and len(self.query("up == 1")) == targets
         except httpx.TransportError:
             return False

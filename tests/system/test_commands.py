@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.up_process import Up
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 Sandlot = Callable[..., subprocess.CompletedProcess[str]]
 IT_WORKS = {"message": "it works!", "status": "ok "}
@@ -205,7 +205,7 @@ def test_doctor_looks_at_everything_and_finds_this_machine_fit(sandlot: Sandlot)
 def test_the_list_can_be_cut_short_by_its_reader(platform: Up, sandlot: Sandlot) -> None:
     script = f"{sys.executable} -m sandlot functions | head -1"
     shown = subprocess.run(
-        ["bash", "-c", script], cwd=platform.folder, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", script], cwd=platform.folder, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert (shown.stdout.split()[:2], shown.stderr) == (["NAME", "VERSION"], "")
 

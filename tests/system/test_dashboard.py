@@ -10,10 +10,10 @@ import httpx
 
 from tests.system.prometheus_server import EXAMPLES, PANELS, RULES, Prometheus, free_port, start_prometheus
 from tests.system.up_process import Up
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 TOKEN = "0123456789abcdef-dashboard"
-DATA_DEADLINE_S = 60.0
+DATA_DEADLINE_S = HANG_S
 HELLO = "# {number}\ndef handler(event, context):\n    return event\n"
 FAILS = "def handler(event, context):\n    raise ValueError(event)\n"
 SLOW = "import time\n\ndef handler(event, context):\n    time.sleep(event)\n"

@@ -12,6 +12,7 @@ import pytest
 
 from sandlot.api_keys import new_token
 from sandlot.redis.acl import DEFAULT_USER, Role, user_rules
+from tests.waiting import HANG_S
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 URLS = {role: f"redis-{role}.url" for role in Role}
@@ -20,7 +21,7 @@ NAMES = {"signing.key", "api.key", "metrics.token", "callback.secret", "grafana.
 
 def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
     words = [DEPLOY / "make-secrets.sh", folder]
-    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 @pytest.fixture
@@ -79,5 +80,5 @@ def test_systemd_reads_every_line_of_our_units(tmp_path: Path) -> None:
         (tmp_path / unit.name.replace("@.", "@1.")).write_text(text)
     units = [str(path) for path in tmp_path.iterdir()]
     words = ["systemd-analyze", "verify", "--man=no", *units]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.up_process import Command, Up, clean_environment
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 SOURCE = "def handler(event, context):\n    print('got', event)\n    return {} / event\n"
 
@@ -135,7 +135,7 @@ def test_what_it_cannot_work_with_is_said_at_once(
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert (shown.returncode, reason in shown.stderr) == (status, True), shown.stderr

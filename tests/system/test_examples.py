@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.up_process import REPOSITORY, Up
+from tests.waiting import HANG_S
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "functions").iterdir() if not path.name.startswith(("_", ".")))
 
@@ -134,7 +135,7 @@ def test_the_command_in_an_examples_comment_works_as_written(platform: Up, comma
         [*words, "--silent", "--show-error", "--fail-with-body"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr

@@ -26,7 +26,7 @@ from tests.sandbox.package_index import Index, open_index
 from tests.system.lan import FIRST, Lan, Machine, lan, why_not
 from tests.system.readme_blocks import TUTORIAL, bash, blocks, stand_ins, with_passwords
 from tests.system.up_process import clean_environment
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 WITH_GREETER = """
 # /// script
@@ -148,7 +148,7 @@ class Platform:
             | {"SANDLOT_URL": f"http://{FIRST}:8000", "SANDLOT_KEY_FILE": str(self._folder / ".sandlot/key")},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANG_S,
             check=False,
         )
 
@@ -162,7 +162,7 @@ class Platform:
         headers["authorization"] = f"Bearer {(self._folder / '.sandlot' / 'key').read_text()}"
         with (
             self.lan.within(machine) as there,
-            httpx.Client(base_url=f"http://{FIRST}:8000", headers=headers, timeout=60, trust_env=False) as client,
+            httpx.Client(base_url=f"http://{FIRST}:8000", headers=headers, timeout=HANG_S, trust_env=False) as client,
         ):
             return there.submit(_exchange, client, method, path, ends_with).result()
 
@@ -303,7 +303,7 @@ def test_nobody_gets_into_redis_without_a_password_or_further_than_its_role(plat
         machine.command(sys.executable, "-c", ASK, json.dumps(asked)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=True,
     )
     assert shown.stdout.split() == [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.up_process import REPOSITORY, clean_environment
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [_uv(), "build", "--wheel", "--out-dir", str(folder), str(source)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert built.returncode == 0, built.stderr
@@ -43,12 +43,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of the wheel and what it depends on."""
     folder = tmp_path_factory.mktemp("installed") / "venv"
-    subprocess.run([_uv(), "venv", "--quiet", "--python", sys.executable, str(folder)], timeout=120, check=True)
+    subprocess.run([_uv(), "venv", "--quiet", "--python", sys.executable, str(folder)], timeout=HANG_S, check=True)
     added = subprocess.run(
         [_uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), str(wheel)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         check=False,
     )
     assert added.returncode == 0, added.stderr
@@ -148,7 +148,7 @@ def test_it_runs_from_the_root_and_is_not_confused_by_what_lies_around(installed
                 env=clean_environment() | {"SANDLOT_DATA": str(data)},
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=HANG_S,
                 check=False,
             )
             assert (shown.returncode, shown.stdout) == (0, '"installed"\n'), shown.stderr
@@ -165,7 +165,7 @@ def test_doctor_finds_the_installed_sandbox(installed: Path, tmp_path: Path) -> 
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert '"name": "Python"' in shown.stdout, shown.stderr

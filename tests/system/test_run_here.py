@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.up_process import clean_environment, copy_examples
+from tests.waiting import HANG_S
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def run(folder: Path, *words: str, stdin: str = "", **environment: str) -> subpr
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
 

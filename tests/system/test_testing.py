@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.system.up_process import clean_environment
+from tests.waiting import HANG_S
 
 MORE = """
 import pytest
@@ -49,7 +50,7 @@ def command(folder: Path, *words: str, **environment: str) -> subprocess.Complet
         env=clean_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=HANG_S,
         check=False,
     )
 

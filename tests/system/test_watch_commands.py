@@ -16,9 +16,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.system.up_process import Up, clean_environment
+from tests.waiting import HANG_S
 
 Sandlot = Callable[..., subprocess.CompletedProcess[str]]
-DEADLINE_S = 30.0
+DEADLINE_S = HANG_S
 
 
 @pytest.fixture

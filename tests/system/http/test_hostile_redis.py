@@ -25,7 +25,7 @@ import pytest
 import redis
 
 from tests.system.http.conftest import OwnStack
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 WATCHED = Path(__file__).with_name("watched.py")
 MODULE = "antigravity"
@@ -194,7 +194,7 @@ class Watch:
         environment |= self._own.environment | {"SANDLOT_URL": self.url}
         return subprocess.run(
             [sys.executable, str(WATCHED), str(self._log), str(self._arm), "sandlot", *words],
-            env=environment, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+            env=environment, capture_output=True, text=True, timeout=HANG_S, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def events(self) -> list[list[str]]:
@@ -242,7 +242,7 @@ def test_what_is_planted_works_on_stock_rq_and_the_hook_sees_it(own: OwnStack, t
         _, job_id, *_ = attacker.plant_jobs("echo@python")
     command = [sys.executable, str(WATCHED), str(log), str(arm), "gullible", url, job_id]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}  # a pickle in `data`, as RQ's default has it
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert attacker.mark.exists(), done.stderr
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert any(event == "os.system" and str(attacker.mark) in " ".join(told) for _, event, *told in events), events

@@ -13,6 +13,7 @@ import pytest
 from tests.hostile.grammar import requests
 from tests.hostile.throw import GROWTH_LIMIT_MIB, throw
 from tests.system.http.conftest import OwnStack, Stack
+from tests.waiting import HANG_S
 
 POST = b"POST /v1/functions/echo/invoke HTTP/1.1\r\nhost: a\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -78,7 +79,7 @@ def test_what_two_parsers_could_read_differently_is_refused(stack: Stack, name: 
     parts = urlsplit(stack.url)
     answer = b""
     with (
-        socket.create_connection((parts.hostname, parts.port), timeout=25) as wire,
+        socket.create_connection((parts.hostname, parts.port), timeout=HANG_S) as wire,
         contextlib.suppress(ConnectionResetError),
     ):
         wire.sendall(request_bytes)
@@ -101,7 +102,7 @@ def test_a_stop_ends_in_time_whatever_is_open(stack: Stack) -> None:
     with contextlib.ExitStack() as wires:
         opened = []
         for shape in shapes * 3:
-            wire = wires.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=30))
+            wire = wires.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=HANG_S))
             wire.sendall(shape)
             opened.append((shape, wire))
         with stack.client(url=url) as watcher:

@@ -13,7 +13,7 @@ from sandlot.client import Client
 from sandlot.errors import FunctionNotFound, InvalidManifest, JobNotFound, NoResult
 from sandlot.models import OutcomeKind
 from tests.system.http.conftest import Stack
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 NEVER = "5b0c8f2e-3c1d-4c43-9a51-6a0c5d6b7e88"
 
@@ -92,7 +92,7 @@ def pieces_of(stack: Stack, job_id: str) -> tuple[redis.Redis, str]:
 
 def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Stack, anyone: httpx.Client) -> None:
     event = large_event()
-    called = anyone.post("/v1/functions/echo/invoke", content=event, timeout=60)
+    called = anyone.post("/v1/functions/echo/invoke", content=event, timeout=HANG_S)
     assert (called.status_code, called.headers["content-length"]) == (200, str(len(called.content)))
     assert json.loads(called.content) == json.loads(event)
     where, etag = called.headers["content-location"], called.headers["etag"]
@@ -115,13 +115,13 @@ def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Sta
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(size))
     assert head.headers["etag"] == etag
     # Behind a URL it is the same value, or the response that it stands for.
-    assert anyone.post("/fn/responds", content=event, timeout=60).json() == json.loads(event)
+    assert anyone.post("/fn/responds", content=event, timeout=HANG_S).json() == json.loads(event)
     response = anyone.post("/fn/responds", json={"statusCode": 201, "body": "x" * 1_000_000})
     assert (response.status_code, response.text) == (201, "x" * 1_000_000)
 
 
 def test_a_large_result_that_was_changed_or_is_gone_is_never_handed_out(stack: Stack, anyone: httpx.Client) -> None:
-    called = anyone.post("/v1/functions/echo/invoke", content=large_event(), timeout=60)
+    called = anyone.post("/v1/functions/echo/invoke", content=large_event(), timeout=HANG_S)
     where, job_id = called.headers["content-location"], called.headers["x-job-id"]
     client, key = pieces_of(stack, job_id)
     with client:

@@ -15,7 +15,7 @@ import pytest
 
 from sandlot.functions import find_node
 from tests.system.http.conftest import OwnStack, Stack
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 
 def test_a_taken_port_is_one_clear_line(stack: Stack) -> None:
@@ -193,7 +193,7 @@ def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Stack) -> None
 
 def test_a_request_that_meets_the_stop_on_a_kept_connection_is_answered(stack: Stack) -> None:
     api, url = stack.start_api()
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
     connection.request("GET", "/healthz")
     assert connection.getresponse().read()
     connection.sock.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -213,7 +213,7 @@ def wait_for_the_end_of_listening(url: str) -> None:
     deadline_s = time.monotonic() + 10
     with contextlib.suppress(ConnectionRefusedError):
         while time.monotonic() < deadline_s:
-            socket.create_connection((host, int(port)), timeout=5).close()
+            socket.create_connection((host, int(port)), timeout=HANG_S).close()
             time.sleep(0.01)
 
 
@@ -260,7 +260,7 @@ def speak(url: str, *pieces: bytes) -> bytes:
     parts = urlsplit(url)
     answer = b""
     with (
-        socket.create_connection((parts.hostname, parts.port), timeout=30) as wire,
+        socket.create_connection((parts.hostname, parts.port), timeout=HANG_S) as wire,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),
     ):
         for piece in pieces:
@@ -306,7 +306,7 @@ def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_conne
     stack: Stack, request_bytes: bytes
 ) -> None:
     parts = urlsplit(stack.url)
-    with socket.create_connection((parts.hostname, parts.port), timeout=20) as wire:
+    with socket.create_connection((parts.hostname, parts.port), timeout=HANG_S) as wire:
         wire.sendall(request_bytes)
         wire.shutdown(socket.SHUT_WR)
         answer = b""
@@ -320,7 +320,7 @@ def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_conne
 
 def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Stack) -> None:
     parts = urlsplit(stack.url)
-    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=20)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=HANG_S)
     connection.putrequest("POST", "/v1/functions/echo/invoke")
     connection.putheader("content-length", str(10**12))
     connection.putheader("expect", "100-continue")

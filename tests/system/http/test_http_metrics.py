@@ -12,14 +12,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.system.http.conftest import Part, Stack
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 TOKEN = "0123456789abcdef-metrics"
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 
 def scrape(url: str, token: str = TOKEN) -> Samples:
-    reply = httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=30, trust_env=False)
+    reply = httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=HANG_S, trust_env=False)
     assert reply.status_code == 200, reply.text
     found: Samples = {}
     for family in text_string_to_metric_families(reply.text):
@@ -65,7 +65,10 @@ def deploy_tagged(admin: httpx.Client, name: str, source: str) -> None:
 def test_one_scrape_speaks_of_all_processes(api_url: str) -> None:
     def processes_that_have_answered() -> int:
         # A connection each, so that the kernel gives them to whichever process is free.
-        assert httpx.post(f"{api_url}/v1/functions/echo/invoke", json=1, timeout=30, trust_env=False).status_code == 200
+        assert (
+            httpx.post(f"{api_url}/v1/functions/echo/invoke", json=1, timeout=HANG_S, trust_env=False).status_code
+            == 200
+        )
         counts.append(1)
         answered = scrape(f"{api_url}/metrics").get("gateway_functions_seconds_count", [])
         return len({labels["process"] for labels, _ in answered})

@@ -14,6 +14,7 @@ from sandlot.client import Client
 from sandlot.client.transport import StreamEvent, read_events
 from sandlot.errors import JobFinal, JobNotFound
 from tests.system.http.conftest import Stack
+from tests.waiting import HANG_S
 
 
 def events(client: httpx.Client, path: str, place: str = "") -> Iterator[StreamEvent]:
@@ -118,7 +119,7 @@ def test_many_follow_one_job_and_one_who_never_reads_hurts_nobody(anyone: httpx.
 
 def test_hundreds_follow_a_job_on_which_nothing_happens_and_all_see_its_end(anyone: httpx.Client, stack: Stack) -> None:
     job = submit(anyone, "sleeps", 1, {"x-sandlot-delay": "5m"})
-    with httpx.Client(base_url=stack.url, timeout=60, trust_env=False, limits=httpx.Limits()) as many:
+    with httpx.Client(base_url=stack.url, timeout=HANG_S, trust_env=False, limits=httpx.Limits()) as many:
         streams = [events(many, job + "/events") for _ in range(200)]
         assert {next(stream).name for stream in streams} == {"status"}
         assert anyone.delete(job).status_code == 202

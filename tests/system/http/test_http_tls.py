@@ -17,7 +17,7 @@ import pytest
 from sandlot.client import Client
 from tests.certificates import Authority
 from tests.system.http.conftest import OwnStack, Stack
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 
 def serial(url: str, authority: Authority) -> int:
@@ -25,7 +25,7 @@ def serial(url: str, authority: Authority) -> int:
     parts = urlsplit(url)
     context = ssl.create_default_context(cafile=str(authority.ca))
     with (
-        socket.create_connection((parts.hostname, parts.port), timeout=20) as plain,
+        socket.create_connection((parts.hostname, parts.port), timeout=HANG_S) as plain,
         context.wrap_socket(plain, server_hostname=parts.hostname) as wire,
     ):
         shown: Any = wire.getpeercert()
@@ -43,7 +43,7 @@ def test_calls_go_over_tls_and_a_renewed_certificate_is_taken_up_on_sighup(
     )
     assert url.startswith("https://127.0.0.1:")
     believing = ssl.create_default_context(cafile=str(authority.ca))
-    with httpx.Client(base_url=url, verify=believing, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=url, verify=believing, timeout=HANG_S, trust_env=False) as client:
         assert client.post("/v1/functions/echo/invoke", content=b'"x"').content == b'"x"'
         large = b'"' + b"x" * 1_000_000 + b'"'
         assert client.post("/v1/functions/echo/invoke", content=large).content == large
@@ -85,10 +85,10 @@ def test_whoever_never_finishes_a_handshake_does_not_hold_up_a_stop(stack: Stack
 def test_more_connections_than_there_may_be_are_refused_and_the_others_go_on(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_CONNECTIONS_LIMIT="3")
     parts = urlsplit(url)
-    with httpx.Client(base_url=url, trust_env=False, timeout=20) as client, contextlib.ExitStack() as wires:
+    with httpx.Client(base_url=url, trust_env=False, timeout=HANG_S) as client, contextlib.ExitStack() as wires:
         assert client.get("/healthz").status_code == 200
         held = [wires.enter_context(socket.create_connection((parts.hostname, parts.port))) for _ in range(2)]
-        with socket.create_connection((parts.hostname, parts.port), timeout=20) as fourth:
+        with socket.create_connection((parts.hostname, parts.port), timeout=HANG_S) as fourth:
             answer = b""
             while chunk := fourth.recv(65536):
                 answer += chunk

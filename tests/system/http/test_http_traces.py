@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.system.http.conftest import Part, Stack
-from tests.waiting import until
+from tests.waiting import HANG_S, until
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 WaitUntil = Callable[[Callable[[], object]], None]
@@ -93,7 +93,7 @@ def traced(stack: Stack, collector: Collector) -> Iterator[TracedApi]:
 
 
 def call(traced: TracedApi, event: object, path: str = "/v1/functions/traced/invoke", **headers: str) -> httpx.Response:
-    return httpx.post(f"{traced.api.url}{path}", json=event, headers=headers, timeout=60, trust_env=False)
+    return httpx.post(f"{traced.api.url}{path}", json=event, headers=headers, timeout=HANG_S, trust_env=False)
 
 
 def attributes(span: Span) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.system.http.conftest import Stack
 from tests.system.prometheus_server import EXAMPLES, FOLDER, PANELS, REPOSITORY, RULES
+from tests.waiting import HANG_S
 
 TOKEN = "0123456789abcdef-prometheus"
 NAME = re.compile(r"\b(?:sandlot|gateway)_[a-z_]+\b")
@@ -34,7 +35,7 @@ def urls(stack: Stack) -> Iterator[tuple[str, str]]:
 def families(urls: tuple[str, str]) -> set[str]:
     """The names in a scrape of both; a family without a sample yet has its heading."""
     says = {"authorization": f"Bearer {TOKEN}"}
-    texts = [httpx.get(url, headers=says, timeout=30, trust_env=False).text for url in urls]
+    texts = [httpx.get(url, headers=says, timeout=HANG_S, trust_env=False).text for url in urls]
     return set(re.findall(r"(?m)^# TYPE (\S+)", "\n".join(texts)))
 
 
@@ -59,5 +60,7 @@ def test_the_rules_do_what_their_own_tests_say() -> None:
     if promtool is None:
         pytest.skip("no promtool (Debian: apt-get install prometheus)")
     for words in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")):
-        done = subprocess.run([promtool, *words], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [promtool, *words], cwd=FOLDER, capture_output=True, text=True, timeout=HANG_S, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
