@@ -26,7 +26,7 @@ import socket, urllib.error, urllib.request
 def handler(event, context):
     if "url" in event:
         try:
-            with urllib.request.urlopen(event["url"], timeout=HANG_S) as answer:
+            with urllib.request.urlopen(event["url"], timeout=60) as answer:
                 return [answer.status, answer.read().decode()]
         except urllib.error.HTTPError as error:
             return [error.code, error.read().decode()]

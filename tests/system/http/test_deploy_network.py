@@ -20,7 +20,7 @@ import os, socket
 
 def attempt(address, say):
     try:
-        with socket.create_connection(address, timeout=HANG_S) as sock:
+        with socket.create_connection(address, timeout=60) as sock:
             sock.sendall(say)
             return sock.recv(200).decode("latin-1")
     except OSError as error:

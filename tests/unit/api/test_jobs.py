@@ -9,6 +9,7 @@ from api.app import Api
 from sandlot.jobs import JobResult
 from sandlot.models import OutcomeKind
 from tests.unit.api.conftest import Ending, FakeQueue
+from tests.waiting import HANG_S
 
 HELLO = "/v1/functions/hello/invoke"
 
@@ -64,7 +65,7 @@ async def test_a_long_poll_answers_when_the_job_ends(
     queue.ending = hold
     job_id = await submitted(anyone)
     polling = asyncio.ensure_future(anyone.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=5"}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while not api.invocations.waiting:  # noqa: ASYNC110 - nothing announces this condition
             await asyncio.sleep(0)
     queue.finish(end_of(queue.invocations[job_id], result=b"1"))
