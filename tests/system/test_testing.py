@@ -23,7 +23,7 @@ def test_what_a_function_raises_is_in_the_failure_with_its_logs(sandlot, tmp_pat
     assert failed.value.result.outcome == "error"
     result = fragile.invoke("again")
     assert not result.ok
-    assert sandlot.log_format(result) == "so far\\n"
+    assert sandlot.logs(result) == "so far\\n"
 
 
 def test_a_secret_is_set_for_it_and_a_name_can_be_chosen(sandlot, tmp_path):
