@@ -24,7 +24,7 @@ RETRY_SOON: Final = (b"retry-after", b"1")
 DURABILITY: Final = {durability: (b"x-durability", durability.encode()) for durability in Durability}
 _OK: Final = (b"x-sandlot-outcome", b"ok")
 
-Reply = tuple[int, Headers, Body]
+HttpReply = tuple[int, Headers, Body]
 CompleteReply = tuple[int, Headers, bytes]
 
 
@@ -34,7 +34,7 @@ def json_reply(status: int, document: object, headers: Headers | None = None) ->
     return status, [JSON, (b"content-length", b"%d" % len(body)), *(headers or [])], body
 
 
-def value_reply(ended: JobResult, options: CallOptions, durability: Durability) -> Reply:
+def value_reply(ended: JobResult, options: CallOptions, durability: Durability) -> HttpReply:
     """Return the value of a successful call, as the function wrote it."""
     result = ended.result
     headers = [JSON, (b"content-length", b"%d" % len(result)), *call_headers(ended, durability)]
@@ -45,7 +45,7 @@ def value_reply(ended: JobResult, options: CallOptions, durability: Durability) 
 
 async def stored_reply(
     ended: JobResult, stored: StoredResult, chunks: AsyncIterator[bytes], options: CallOptions, durability: Durability
-) -> Reply:
+) -> HttpReply:
     """Return a large value of a successful call, which is read while it is sent.
 
     A caller that received only a part may request the rest at Content-Location.

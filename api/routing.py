@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from api.operations import ANY_METHOD, OPERATION_AT, Access, Operation
 
-Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response]])
 
 
 class Handlers:
@@ -23,10 +23,10 @@ class Handlers:
     def __init__(self) -> None:
         self._handlers: list[tuple[Operation, Callable[..., Awaitable[Response]]]] = []
 
-    def serves(self, operation: Operation) -> Callable[[Handler], Handler]:
+    def serves(self, operation: Operation) -> Callable[[HandlerT], HandlerT]:
         """Return a decorator that binds a handler to `operation`."""
 
-        def bind(handler: Handler) -> Handler:
+        def bind(handler: HandlerT) -> HandlerT:
             self._handlers.append((operation, handler))
             return handler
 

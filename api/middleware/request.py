@@ -18,7 +18,7 @@ from api.metrics import FUNCTION, RequestMetrics
 from api.middleware.audit import REFUSALS, RequestAudit
 from api.middleware.tracing import RequestTracing
 from api.operations.calls import CALL_BARE_URL, CALL_URL, INVOKE
-from api.responses import Reply
+from api.responses import HttpReply
 from sandlot.errors import ShuttingDown
 
 _log = logging.getLogger("sandlot.api")
@@ -32,7 +32,7 @@ _NO_ROUTE: Final = "none"
 class FastRoute(Protocol):
     """A hot route, which returns its reply instead of sending ASGI messages."""
 
-    async def answer(self, scope: Scope, receive: Receive) -> Reply | None: ...
+    async def answer(self, scope: Scope, receive: Receive) -> HttpReply | None: ...
 
 
 class RequestMiddleware:
@@ -193,8 +193,8 @@ def _matched_path(scope: Scope) -> str:
     return CALL_BARE_URL.path if FUNCTION in scope else _NO_ROUTE
 
 
-def _shutdown_reply(scope: Scope) -> Reply:
-    """Reply to a request that was cancelled by shutdown, usually one still waiting for its body.
+def _shutdown_reply(scope: Scope) -> HttpReply:
+    """Return the reply to a request that was cancelled by shutdown, usually one still waiting for its body.
 
     Only the stopping server cancels requests, at the end of its grace period. The cancellation is
     not raised further: only the server would see it, and log it as a failure.
@@ -206,7 +206,7 @@ def _log_fields(scope: Scope, request_id: bytes) -> dict[str, str]:
     return {"request_id": request_id.decode(), "method": scope["method"], "path": scope["path"]}
 
 
-def _internal_error(scope: Scope, request_id: bytes) -> Reply:
+def _internal_error(scope: Scope, request_id: bytes) -> HttpReply:
     detail = "this is a bug in Sandlot, not in your request; the server's log has the details under this request id"
     members = {"request_id": request_id.decode()}
     return problem("internal_error", detail, instance=scope["path"], members=members)

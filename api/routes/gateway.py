@@ -21,7 +21,7 @@ from api.call_options import CallOptions
 from api.http.problems import Headers, problem, send_problem
 from api.invocations import Pending
 from api.operations.calls import CALL_URL
-from api.responses import JSON, TEXT, CompleteReply, Reply, call_headers, failure_reply, pending_reply
+from api.responses import JSON, TEXT, CompleteReply, HttpReply, call_headers, failure_reply, pending_reply
 from api.routes.invoke import CallRoute
 from sandlot.errors import RouteNotFound
 from sandlot.functions import Version
@@ -228,7 +228,7 @@ class Gateway(CallRoute):
 
     async def _run(
         self, scope: Scope, receive: Receive, owner: str, version: Version, options: CallOptions, body: bytes
-    ) -> Reply:
+    ) -> HttpReply:
         name, path = scope["path_params"]["name"], "/" + scope["path_params"].get("path", "")
         job_id = self._invocations.new_job_id(owner)
         event = await offload(len(body), url_event, scope, body, name=name, path=path, job_id=job_id)

@@ -24,7 +24,7 @@ from api.operations.calls import INVOKE, INVOKE_BATCH
 from api.responses import (
     DURABILITY,
     RETRY_SOON,
-    Reply,
+    HttpReply,
     failure_reply,
     json_reply,
     pending_reply,
@@ -58,7 +58,7 @@ class CallRoute:
         if reply is not None:
             await send_reply(send, *reply)
 
-    async def answer(self, scope: Scope, receive: Receive) -> Reply | None:
+    async def answer(self, scope: Scope, receive: Receive) -> HttpReply | None:
         """Return the reply; None if the caller has disconnected."""
         try:
             headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -77,7 +77,7 @@ class CallRoute:
 
     async def _run(
         self, scope: Scope, receive: Receive, owner: str, version: Version, options: CallOptions, body: bytes
-    ) -> Reply:
+    ) -> HttpReply:
         """Run an authorized call and return its reply."""
         raise NotImplementedError
 
@@ -89,7 +89,7 @@ class Invoke(CallRoute):
 
     async def _run(
         self, scope: Scope, receive: Receive, owner: str, version: Version, options: CallOptions, body: bytes
-    ) -> Reply:
+    ) -> HttpReply:
         event = await offload(len(body), _check_event, body)
         invocation = self._invocations.make_invocation(version, event, owner, options)
         ended = await self._invocations.call(invocation, options, scope, receive)
@@ -128,7 +128,7 @@ class Batch(CallRoute):
 
     operation = INVOKE_BATCH
 
-    async def answer(self, scope: Scope, receive: Receive) -> Reply | None:
+    async def answer(self, scope: Scope, receive: Receive) -> HttpReply | None:
         if any(name == b"x-callback-url" for name, _ in scope["headers"]):
             error = CallerError(
                 "X-Callback-Url is not for batches: poll the jobs, or call the function once for each event"
@@ -138,7 +138,7 @@ class Batch(CallRoute):
 
     async def _run(
         self, scope: Scope, receive: Receive, owner: str, version: Version, options: CallOptions, body: bytes
-    ) -> Reply:
+    ) -> HttpReply:
         events = await offload(len(body), split_events, body)
         each = msgspec.structs.replace(options, idempotency_key="")
         invocations = [self._invocations.make_invocation(version, event, owner, each) for event in events]

@@ -1,6 +1,6 @@
 """A real worker process without sandboxes, to be killed: `python -m tests.jobs.worker_process URL KEY SECONDS [FAULT RESULT]`.
 
-Each job appends `<job id> <attempt> <pid>` to the file its event names and ends after SECONDS. FAULT is a fail-point (`sandlot.failpoints`), RESULT the
+Each job appends `<job id> <attempt> <pid>` to the file its event names and ends after SECONDS. FAULT is a failpoint (`sandlot.failpoints`), RESULT the
 file with what each job then returns.
 """
 

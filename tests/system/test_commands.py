@@ -87,7 +87,7 @@ def test_what_a_function_raises_is_shown_with_its_own_frames_and_status_1(sandlo
         (("functions", "nothing"), 2, "no function 'nothing' is deployed"),
         (("functions", "nothing", "--delete"), 2, "no function 'nothing' is deployed"),
         (("functions", "--delete"), 2, "say which function"),
-        (("key", "revoke", "0000000000000000"), 2, "there is no key"),
+        (("key", "revoke", "0000000000000000"), 2, "no key '0000000000000000' exists"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(

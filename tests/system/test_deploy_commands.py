@@ -157,4 +157,4 @@ def test_secrets_are_set_from_stdin_and_at_a_prompt_listed_and_deleted(sandlot: 
     assert json.loads(sandlot("invoke", "trial").stdout) == len("sword")
     assert sandlot("secret", "delete", "WORD").stdout == "WORD is deleted\n"
     again = sandlot("secret", "delete", "WORD")
-    assert (again.returncode, "there is no secret 'WORD'" in again.stderr) == (2, True)
+    assert (again.returncode, "no secret 'WORD' exists" in again.stderr) == (2, True)

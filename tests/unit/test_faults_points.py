@@ -74,7 +74,7 @@ def test_every_named_point_is_reached_somewhere() -> None:
 
 
 def test_engine_and_pool_do_not_know_of_faults() -> None:
-    """Unset, a fail-point costs nothing because nothing is there: only the composition root and the wrappers name it."""
+    """Unset, a failpoint costs nothing because nothing is there: only the composition root and the wrappers name it."""
     root = Path(__file__).parents[2] / "worker"
     naming = [str(path.relative_to(root)) for path in root.rglob("*.py") if "sandlot.failpoints" in path.read_text()]
     assert sorted(naming) == ["__main__.py", "middleware/failpoints.py"]
