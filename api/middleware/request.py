@@ -194,7 +194,7 @@ def _matched_path(scope: Scope) -> str:
 
 
 def _shutdown_reply(scope: Scope) -> HttpReply:
-    """Return the reply to a request that was cancelled by shutdown, usually one still waiting for its body.
+    """Return the reply to a request cancelled by shutdown, usually one waiting for its body.
 
     Only the stopping server cancels requests, at the end of its grace period. The cancellation is
     not raised further: only the server would see it, and log it as a failure.
