@@ -1,5 +1,4 @@
-"""The worker's side of "fork" in `runtimes/PROTOCOL.md`: one socket pair for each child of a
-template.
+"""The worker's side of "fork" in `runtimes/PROTOCOL.md`: a socket pair for each template's child.
 
 It offers the interface of `Channel`. Request and answer go straight to and from the child. On its
 control socket the template learns only that a child has served, or that it is gone. In the latter
@@ -78,8 +77,7 @@ class ForkChannel:
     def exchange(
         self, kind: bytes, head: bytes, tail: bytes | memoryview, timeout_s: float, on_answer: OnAnswer
     ) -> bool:
-        """Send one frame as `Channel.exchange` does: `I` to the template, a request to its
-        child."""
+        """Send a frame as `Channel.exchange` does, `I` to the template and a request to its child."""
         if kind == INIT:
             return self._control.exchange(
                 kind, head, tail, timeout_s, lambda *answer: self._on_ready(on_answer, *answer)

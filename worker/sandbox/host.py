@@ -59,8 +59,7 @@ class SandboxHost:
         state_dir: Path,
         missing: tuple[str, ...] = (),
     ) -> SandboxHost:
-        """Start the zygotes at the best level that holds, which an attack on a sandbox of each
-        proves.
+        """Start the zygotes at the best level that holds, as attacks on their sandboxes show.
 
         Args:
             level: `auto` is strict, or else restricted with a warning.
@@ -110,8 +109,7 @@ class SandboxHost:
         await self.close()
 
     async def _open_client(self, name: str) -> None:
-        """Start one zygote, and accept it only after an attack on one of its sandboxes has
-        failed."""
+        """Start one zygote, and accept it only if a sandbox of it withstands the attack."""
         folder = self._folder / name
         folder.mkdir(mode=0o755, exist_ok=True)
         client = ZygoteClient(

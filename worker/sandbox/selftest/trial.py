@@ -1,5 +1,4 @@
-"""Run a function once in a fresh sandbox and report everything seen, for self-tests and for
-tests."""
+"""One run of a function in a fresh sandbox, with everything seen, for self-tests and for tests."""
 
 from __future__ import annotations
 
@@ -60,8 +59,7 @@ async def try_once(
 
 
 async def try_in(sandbox: Sandbox, event: object, *, handler: str = "", limit_s: float = 10.0) -> Trial:
-    """Call the function in an attached sandbox once, kill the sandbox, and wait until it is
-    gone."""
+    """Call the function in an attached sandbox once, kill the sandbox, and wait for its end."""
     log = bytearray()
     try:
         kind, answer = await _call_function(sandbox, event, handler, limit_s, log)
