@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from api.auth import Authorizer
-from api.dependencies import Services, authorize, check_query
+from api.dependencies import Services, authorize
 from api.http.problems import problem_of
 from api.invocations import Invocations
 from api.metrics import Metrics, RequestMetrics
@@ -81,7 +81,7 @@ def create_app(
         redoc_url=None,
         openapi_url=None,  # docs.py writes the document (docs/decisions/0014)
         redirect_slashes=False,
-        dependencies=[Depends(authorize), Depends(check_query)],
+        dependencies=[Depends(authorize)],
         # FastAPI could export telemetry because of an environment variable; Sandlot has its own.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )

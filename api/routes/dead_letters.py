@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 
 from api.call_options import DEFAULTS
-from api.dependencies import AuthorizerDep, InvocationsDep, JobId, KeyDep, QueueDep
+from api.dependencies import AuthorizerDep, InvocationsDep, JobId, KeyDep, QueueDep, services_of
 from api.documents import job_document
 from api.operations.dead_letters import GET_DEAD_LETTER, LIST_DEAD_LETTERS, PURGE, REDRIVE
 from api.responses import json_reply, pending_reply, response_of
@@ -22,15 +22,15 @@ _INLINE_EVENT_BYTES: Final = 64 * 1024
 handlers = Handlers()
 
 
-async def get_dead_letter_record(
-    request: Request, job_id: JobId, queue: QueueDep, authorizer: AuthorizerDep
-) -> JobRecord:
+async def get_dead_letter_record(request: Request, job_id: JobId) -> JobRecord:
     """Return the dead letter of the path, if the caller may use it.
 
     Raises:
         JobNotFound, JobGone, Forbidden: see `Authorizer.authorize_job`.
     """
-    return authorizer.authorize_job(request.scope, job_id, await queue.dead_letters.get(job_id))
+    services = services_of(request)
+    record = await services.queue.dead_letters.get(job_id)
+    return services.authorizer.authorize_job(request.scope, job_id, record)
 
 
 DeadLetterDep = Annotated[JobRecord, Depends(get_dead_letter_record)]

@@ -31,6 +31,66 @@ from sandlot.offload import offload
 from sandlot.redis.durability import Durability
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_HEADERS_LIMIT_BYTES: Final = 32 * 1024
+
+DROPPED_HEADERS: Final = frozenset(
+    # Hop-by-hop headers (RFC 9110, section 7.6.1) and those that the server or Sandlot sets.
+    {
+        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade",
+        "content-length", "date", "server", "x-request-id", "x-job-id", "x-function-version", "x-sandlot-outcome", "x-durability", "server-timing",
+    }
+)  # fmt: skip
+
+
+class Gateway(CallRoute):
+    """Serves the paths under /fn and, through `bare`, paths that no route matches."""
+
+    operation = CALL_URL
+    """All three operations of the gateway read the same parameters."""
+
+    async def bare(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the function that a path of one segment names; answer 404 to any other path."""
+        name = scope["path"][1:]
+        if FUNCTION_NAME.match(name):
+            scope["path_params"] = {"name": name}
+            await self(scope, receive, send)
+        else:
+            await send_problem(
+                scope, send, RouteNotFound(f"nothing is at {scope['path'][:200]}; /docs lists the paths")
+            )
+
+    async def _run(
+        self, scope: Scope, receive: Receive, owner: str, version: Version, options: CallOptions, body: bytes
+    ) -> HttpReply:
+        name, path = scope["path_params"]["name"], "/" + scope["path_params"].get("path", "")
+        job_id = self._invocations.new_job_id(owner)
+        event = await offload(len(body), url_event, scope, body, name=name, path=path, job_id=job_id)
+        invocation = self._invocations.make_invocation(version, event, owner, options, job_id=job_id)
+        ended = await self._invocations.call(invocation, options, scope, receive)
+        if isinstance(ended, Pending):
+            return pending_reply(invocation, ended, options)
+        if ended.kind is not OutcomeKind.OK:
+            return failure_reply(ended, scope["path"], options, self._invocations.durability)
+        result = ended.result if ended.stored is None else await self._invocations.large_results.whole(ended.stored)
+        return await offload(len(result), _function_reply, ended, result, scope["path"], self._invocations.durability)
+
+
+def _function_reply(ended: JobResult, result: bytes, instance: str, durability: Durability) -> CompleteReply:
+    try:
+        status, headers, body = response_from_result(result)
+    except BadFunctionResponse as error:
+        detail = f"the function's answer cannot be sent: {error}"
+        return problem(
+            "bad_function_response",
+            detail,
+            instance=instance,
+            members={"job": {"id": ended.job_id}},
+            headers=call_headers(ended, durability),
+        )
+    length = [] if status in (204, 304) else [(b"content-length", b"%d" % len(body))]
+    return status, [*headers, *length, *call_headers(ended, durability)], body
 
 
 def url_event(scope: Scope, body: bytes, *, name: str, path: str, job_id: str) -> bytes:
@@ -104,19 +164,6 @@ def _event_body(body: bytes) -> tuple[str, bool]:
         return body.decode(), False
     except UnicodeDecodeError:
         return base64.b64encode(body).decode(), True
-
-
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_HEADERS_LIMIT_BYTES: Final = 32 * 1024
-
-DROPPED_HEADERS: Final = frozenset(
-    # Hop-by-hop headers (RFC 9110, section 7.6.1) and those that the server or Sandlot sets.
-    {
-        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade",
-        "content-length", "date", "server", "x-request-id", "x-job-id", "x-function-version", "x-sandlot-outcome", "x-durability", "server-timing",
-    }
-)  # fmt: skip
 
 
 class BadFunctionResponse(Exception):
@@ -207,52 +254,3 @@ def _header(name: str, value: Any) -> tuple[bytes, bytes] | None:  # noqa: ANN40
         )
     lowered = name.lower()
     return None if lowered in DROPPED_HEADERS else (lowered.encode(), value.strip().encode("latin-1"))
-
-
-class Gateway(CallRoute):
-    """Serves the paths under /fn and, through `bare`, paths that no route matches."""
-
-    operation = CALL_URL
-    """All three operations of the gateway read the same parameters."""
-
-    async def bare(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the function that a path of one segment names; answer 404 to any other path."""
-        name = scope["path"][1:]
-        if FUNCTION_NAME.match(name):
-            scope["path_params"] = {"name": name}
-            await self(scope, receive, send)
-        else:
-            await send_problem(
-                scope, send, RouteNotFound(f"nothing is at {scope['path'][:200]}; /docs lists the paths")
-            )
-
-    async def _run(
-        self, scope: Scope, receive: Receive, owner: str, version: Version, options: CallOptions, body: bytes
-    ) -> HttpReply:
-        name, path = scope["path_params"]["name"], "/" + scope["path_params"].get("path", "")
-        job_id = self._invocations.new_job_id(owner)
-        event = await offload(len(body), url_event, scope, body, name=name, path=path, job_id=job_id)
-        invocation = self._invocations.make_invocation(version, event, owner, options, job_id=job_id)
-        ended = await self._invocations.call(invocation, options, scope, receive)
-        if isinstance(ended, Pending):
-            return pending_reply(invocation, ended, options)
-        if ended.kind is not OutcomeKind.OK:
-            return failure_reply(ended, scope["path"], options, self._invocations.durability)
-        result = ended.result if ended.stored is None else await self._invocations.large_results.whole(ended.stored)
-        return await offload(len(result), _function_reply, ended, result, scope["path"], self._invocations.durability)
-
-
-def _function_reply(ended: JobResult, result: bytes, instance: str, durability: Durability) -> CompleteReply:
-    try:
-        status, headers, body = response_from_result(result)
-    except BadFunctionResponse as error:
-        detail = f"the function's answer cannot be sent: {error}"
-        return problem(
-            "bad_function_response",
-            detail,
-            instance=instance,
-            members={"job": {"id": ended.job_id}},
-            headers=call_headers(ended, durability),
-        )
-    length = [] if status in (204, 304) else [(b"content-length", b"%d" % len(body))]
-    return status, [*headers, *length, *call_headers(ended, durability)], body

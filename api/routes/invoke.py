@@ -38,7 +38,10 @@ from sandlot.offload import offload
 from sandlot.settings import Settings
 from sandlot.strict_json import MAX_DEPTH, check_json
 
+EVENTS_LIMIT: Final = 1000
+"""The largest number of events in a batch."""
 _NO_QUERY: Final[Mapping[str, str]] = {}
+_decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class CallRoute:
@@ -118,11 +121,6 @@ def _check_event(body: bytes) -> bytes:
     return body
 
 
-EVENTS_LIMIT: Final = 1000
-
-_array: Final = msgspec.json.Decoder(list[msgspec.Raw])
-
-
 class Batch(CallRoute):
     """Submits each element of an array as a job of its own and answers with their ids."""
 
@@ -161,7 +159,7 @@ def split_events(body: bytes) -> Sequence[bytes]:
         CallerError: there are no events, or too many.
     """
     try:
-        events = [bytes(event) for event in _array.decode(body)]
+        events = [bytes(event) for event in _decode_array(body)]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         check_json(body, max_depth=MAX_DEPTH + 1)  # raises a precise error if the body is not JSON at all
         raise InvalidJson("the body is not an array: a batch is an array of events, as in [{…}, {…}]") from None

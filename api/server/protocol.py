@@ -267,7 +267,7 @@ class FastProtocol(HttpToolsProtocol):
 
 
 _DETAILS: Final = {
-    "bad_request": "the request is not valid HTTP/1.1 (RFC 9112), or it could be read in two ways",
+    "bad_request": "the request is not valid HTTP (RFC 9112), or it could be read in two ways",
     "head_too_large": f"the request line and headers have more than {HEAD_LIMIT_BYTES} bytes or {HEADERS_LIMIT} headers",
     "head_timeout": f"the headers did not arrive within {HEAD_DEADLINE_S:g} s",
 }
