@@ -338,9 +338,11 @@ class Dispatcher:
             reply.add_done_callback(self._on_step_reply)
 
     def _on_step_reply(self, reply: asyncio.Future[Reply]) -> None:
-        if reply.cancelled() or self._closed:
+        if reply.cancelled():
             return
         error = reply.exception()
+        if self._closed:
+            return
         if error is not None:
             self._repeat_step(error)
             return
@@ -410,7 +412,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Cancel what is still under way and do nothing from now on.
 
-        The reaper of another worker queues the jobs again whose ends are not recorded by now.
+        Another worker's reaper queues the jobs again that are not settled by now.
         """
         self._closed = True
         for timer in (self._prefetch_timer, self._repeat_timer):

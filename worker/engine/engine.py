@@ -147,10 +147,10 @@ class Engine(Registration):
                     await heartbeats
         finally:
             await self._log_stream.close()
-            await self._dispatcher.close()
             # The signal handlers stay, so that one more signal does not kill a closing worker. They
             # go with the loop.
             await self._deregister()
+            await self._dispatcher.close()
 
     async def _begin(self) -> None:
         await self._in_thread(self.register_birth)
