@@ -1,7 +1,5 @@
-"""Jobs in Redis: what the API submits and reads, what a worker claims and settles.
-
-Knows: RQ's data model, our own keys beside it, the scripts that move a job from one state to the next. Does not know: HTTP, sandboxes.
-"""
+"""Jobs in Redis: submitting, claiming, settling and reading them, in RQ's data model and keys of
+Sandlot's own beside it."""
 
 from sandlot.jobs.ids import new_job_id
 from sandlot.jobs.inspection import JobPage, JobRecord

@@ -1,8 +1,8 @@
-"""What keeps submits out, as far as this process has heard: functions that crash too often, and memory that runs short.
+"""Admission control, as far as one process knows it: open breakers and Redis's memory.
 
-Knows: the queues whose breaker is not closed, kept up to date by push. Does not know: when a breaker opens or closes (retry_or_fail.lua, submit.lua),
-how much memory is too much (reap.lua).
-Redis alone decides. What is known here only says for which queues a submit has to look, so that for all others it need not.
+Redis alone decides. `retry_or_fail.lua` opens a breaker, `submit.lua` enforces it and `reap.lua`
+says when memory is short. This module only follows the messages about both, so that a submit looks
+up a breaker for the few queues that may have one and skips the lookup for all others.
 """
 
 from __future__ import annotations
@@ -23,70 +23,81 @@ from sandlot.redis.pubsub import Subscription
 log = logging.getLogger(__name__)
 
 REREAD_PAUSE_S: Final = 1.0
-ANY: Final = "*"
-MEMORY_NEWS_S: Final = 3.0
-"""Workers say each second that memory is short, as long as it is."""
+"""Between two attempts to read the breakers while Redis does not answer."""
+CHECK_ALL: Final = "*"
+MEMORY_ALERT_TTL_S: Final = 3.0
+"""Workers repeat the alert each second for as long as memory is short (`reap.lua`)."""
 
 
 class Admission:
-    """`read` returns the names of all queues whose breaker is not closed. `breakers_to_check` is what the submit script takes."""
+    """The breakers that are not closed and the last memory alert, kept up to date by Pub/Sub.
 
-    def __init__(self, url: str, read: Callable[[], Awaitable[list[str]]]) -> None:
-        self._read = read
-        self._open: set[str] = set()
-        self._look = asyncio.Event()
+    `breakers_to_check` is the third argument of `submit.lua`: the queues whose breaker the script
+    has to look up, as ` a b `, `*` for every queue or an empty string for none.
+    """
+
+    def __init__(self, url: str, read_open_breakers: Callable[[], Awaitable[list[str]]]) -> None:
+        """
+        Args:
+            read_open_breakers: returns the names of all queues whose breaker is not closed.
+        """
+        self._read_open_breakers = read_open_breakers
+        self._open_breakers: set[str] = set()
+        self._must_reread = asyncio.Event()
         self._subscription = Subscription(url, keys.BREAKERS_CHANGED, self._on_message, self._on_subscribed)
         self._reader: asyncio.Task[None] | None = None
         self._memory_alert: tuple[int, float] | None = None
-        self.breakers_to_check = ANY
+        self.breakers_to_check = CHECK_ALL
 
     def memory_percent(self) -> int:
-        """How much of Redis's memory is used, if that is too much; else 0."""
+        """Return the share of Redis's memory in use if it is too high for new work, else 0."""
         if self._memory_alert is not None and self._memory_alert[1] < time.monotonic():
             self._memory_alert = None
         return 0 if self._memory_alert is None else self._memory_alert[0]
 
     async def open(self) -> None:
-        """
+        """Subscribe and read the breakers.
+
         Raises:
-            QueueUnavailable
+            QueueUnavailable: the subscription was not confirmed in time.
         """
         await self._subscription.open()
-        self._reader = asyncio.create_task(self._keep_reading(), name="breakers")
+        self._reader = asyncio.create_task(self._reread_forever(), name="admission")
 
     def _on_subscribed(self) -> None:
-        """What was pushed while nobody listened is lost: until it has been read anew, any may be open."""
-        self.breakers_to_check = ANY
-        self._look.set()
+        """Check every queue until the breakers are read again: messages in between are lost."""
+        self.breakers_to_check = CHECK_ALL
+        self._must_reread.set()
 
     def _on_message(self, payload: bytes) -> None:
+        """Read `+ queue` (opened), `- queue` (closed) or `! percent` (memory is short)."""
         sign, _, queue = payload.decode("utf-8", "replace").partition(" ")
         if sign == "+":
-            self._open.add(queue)
-            log.warning("function crashes too often", extra={"queue": queue})
+            self._open_breakers.add(queue)
+            log.warning("breaker opened", extra={"queue": queue})
         elif sign == "-":
-            self._open.discard(queue)
+            self._open_breakers.discard(queue)
         elif sign == "!" and queue.isdecimal():
             if self._memory_alert is None:
-                log.warning("memory of Redis runs short, new work is refused", extra={"used_percent": int(queue)})
-            self._memory_alert = int(queue), time.monotonic() + MEMORY_NEWS_S
-        if self.breakers_to_check != ANY:
-            self._say()
+                log.warning("redis memory is low, new work is refused", extra={"used_percent": int(queue)})
+            self._memory_alert = int(queue), time.monotonic() + MEMORY_ALERT_TTL_S
+        if self.breakers_to_check != CHECK_ALL:
+            self._update_breakers_to_check()
 
-    def _say(self) -> None:
-        self.breakers_to_check = f" {' '.join(sorted(self._open))} " if self._open else ""
+    def _update_breakers_to_check(self) -> None:
+        self.breakers_to_check = f" {' '.join(sorted(self._open_breakers))} " if self._open_breakers else ""
 
-    async def _keep_reading(self) -> None:
+    async def _reread_forever(self) -> None:
         while True:
-            await self._look.wait()
-            self._look.clear()
+            await self._must_reread.wait()
+            self._must_reread.clear()
             try:
-                # What is pushed while this is read must not be overwritten by it.
-                self._open.clear()
-                self._open.update(await self._read())
-                self._say()
+                # Cleared before the read, not after: messages that arrive during it must survive.
+                self._open_breakers.clear()
+                self._open_breakers.update(await self._read_open_breakers())
+                self._update_breakers_to_check()
             except (QueueUnavailable, hiredis.ReplyError):
-                self._look.set()
+                self._must_reread.set()
                 await asyncio.sleep(REREAD_PAUSE_S)
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Whose URL is to be told of which job's end: ordered with the job, due at its end, delivered by whichever worker takes it.
+"""Webhook deliveries: requested with the job, due when it ends, delivered by any worker.
 
-Knows: keys, the scripts, leases, the signed order. Does not know: HTTP, when a failed try is worth another.
-The end of a job and the duty to tell of it are written by one script (`finish` in prelude.lua), so neither is there without the other. What is
-to be sent, and where to, is signed: whoever can write to Redis can delay or silence a callback, but cannot have a worker call a URL.
+One script records the end of a job and the duty to report it (`finish` in `prelude.lua`), so
+neither exists without the other. The URL and the outcome are signed: write access to Redis can
+delay or suppress a callback, but cannot make a worker call a URL.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from sandlot.redis.lua import script
 from sandlot.signing import mac
 
 LEASE_MS: Final = 60_000
-"""A worker that died while it delivered is made up for after this; longer than the longest delivery."""
-KEPT_S: Final = 86_400
-"""What came of a callback is kept for as long, so that its job's document can say so."""
+"""After this, another worker delivers what a dead one had claimed. Longer than the longest
+delivery."""
+STATE_TTL_S: Final = 86_400
+"""The result of a callback is kept for a day, so that the job's document can show it."""
 REASON_LIMIT: Final = 300
+"""In characters; longer reasons are cut."""
+STATE_FIELDS: Final = ("state", "tries", "status", "reason", "ended_ms")
 
 
 class CallbackRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a caller ordered with the job."""
+    """The callback that a caller requested with a job."""
 
     job_id: str
     function: str
@@ -40,28 +43,31 @@ class CallbackRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Delivery(NamedTuple):
-    """A worker's right to one try; `take` is its fencing token. `order` and `end` are as they were signed."""
+    """A worker's right to one try. `token` is its fencing token; `request` and `outcome` are as
+    they were signed."""
 
     job_id: str
-    take: int
-    order: bytes
-    end: bytes
+    token: int
+    request: bytes
+    outcome: bytes
     ended_ms: int
     tries: int
-    """That were made before."""
+    """The number of tries before this one."""
     body: bytes
-    """That was sent before; empty on the first try."""
+    """The body of the earlier tries; empty on the first."""
 
 
 class ClaimedDeliveries(NamedTuple):
-    """`pause_s`: until the next is due, or some other worker's lease ends; `None` while there is nothing."""
+    """The claimed deliveries, and how long until the next is due or another worker's lease ends;
+    `None` if there is none."""
 
     deliveries: list[Delivery]
     pause_s: float | None
 
 
 class CallbackState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How telling a job's caller stands: `waiting` (for the job's end), `pending` (a try is due), `delivered`, `failed` (given up)."""
+    """The state of a job's callback: `waiting` (the job has not ended), `pending` (a try is due),
+    `delivered` or `failed` (given up)."""
 
     state: str
     url: str
@@ -76,10 +82,10 @@ _decoder: Final = msgspec.json.Decoder(CallbackRequest)
 
 
 def seal_callback(key: bytes, invocation: Invocation) -> bytes:
-    """`<signature>|<json>`; empty if no callback is wanted."""
+    """Return `<signature>|<json>` for the invocation's callback, or an empty text without one."""
     if not invocation.callback_url:
         return b""
-    order = CallbackRequest(
+    request = CallbackRequest(
         invocation.job_id,
         invocation.function,
         invocation.version,
@@ -87,34 +93,39 @@ def seal_callback(key: bytes, invocation: Invocation) -> bytes:
         invocation.callback_url,
         invocation.traceparent,
     )
-    text = _encoder.encode(order)
+    text = _encoder.encode(request)
     return mac(key, b"callback", text) + b"|" + text
 
 
 def open_callback(key: bytes, job_id: str, sealed: bytes) -> CallbackRequest:
-    """
+    """Verify and read a sealed callback request.
+
     Raises:
-        UnsafeRecord: this is not what was ordered for this job.
+        UnsafeRecord: it is not what was requested with this job.
     """
     signature, _, text = sealed.partition(b"|")
     if not hmac.compare_digest(signature, mac(key, b"callback", text)):
-        raise UnsafeRecord(f"the callback of job {job_id} has no valid signature; nobody was called")
+        raise UnsafeRecord(f"the callback of job {job_id} has no valid signature; no URL was called")
     try:
-        order = _decoder.decode(text)
+        request = _decoder.decode(text)
     except msgspec.DecodeError as error:
         raise UnsafeRecord(f"the callback of job {job_id} cannot be read: {error}") from None
-    if order.job_id != job_id:
-        raise UnsafeRecord(f"job {job_id} carries the callback of job {order.job_id}; nobody was called")
-    return order
+    if request.job_id != job_id:
+        raise UnsafeRecord(f"job {job_id} carries the callback of job {request.job_id}; no URL was called")
+    return request
 
 
 def state_from(
     key: bytes, job_id: str, sealed: bytes, found: list[bytes | None], due_ms: bytes | None
 ) -> CallbackState:
-    """What the job's document says; `found` is HMGET of `STATE_FIELDS`, `due_ms` the job's score in `keys.CALLBACKS`.
+    """Build the state that the job's document shows.
+
+    Args:
+        found: the reply to HMGET of `STATE_FIELDS`.
+        due_ms: the job's score in `keys.CALLBACKS`.
 
     Raises:
-        UnsafeRecord: the order was tampered with.
+        UnsafeRecord: the request was tampered with.
     """
     state, tries, status, reason, ended_ms = found
     known = state.decode() if state else ("pending" if ended_ms else "waiting")
@@ -128,40 +139,40 @@ def state_from(
     )
 
 
-STATE_FIELDS: Final = ("state", "tries", "status", "reason", "ended_ms")
-
-
 class Callbacks:
-    """Every method raises QueueUnavailable when Redis does not answer."""
+    """Claims deliveries and records their results. Every method that talks to Redis raises
+    QueueUnavailable when it does not answer."""
 
     def __init__(self, redis: Redis, signing_key: bytes) -> None:
         self._redis = redis
         self._key = signing_key
-        self._take = redis.register_script(script("callback_claim").text)
-        self._end = redis.register_script(script("callback_finish").text)
+        self._claim = redis.register_script(script("callback_claim").text)
+        self._finish = redis.register_script(script("callback_finish").text)
 
     async def claim(self, limit: int) -> ClaimedDeliveries:
-        """At most so many that are due and nobody's, each with a lease of `LEASE_MS`."""
+        """Claim up to `limit` deliveries that are due, each with a lease of `LEASE_MS`."""
         async with answering():
-            found, next_ms, now_ms = await self._take(keys=[], args=[LEASE_MS, limit])
+            found, next_ms, now_ms = await self._claim(keys=[], args=[LEASE_MS, limit])
         deliveries = [
-            Delivery(job_id.decode(), int(take), order, end, int(ended_ms), int(tries), body)
-            for job_id, take, order, end, ended_ms, tries, body in found
+            Delivery(job_id.decode(), int(token), request, outcome, int(ended_ms), int(tries), body)
+            for job_id, token, request, outcome, ended_ms, tries, body in found
         ]
         return ClaimedDeliveries(deliveries, max(0.0, (float(next_ms) - int(now_ms)) / 1000) if next_ms else None)
 
     def read(self, delivery: Delivery) -> tuple[CallbackRequest, OutcomeRecord]:
-        """
+        """Verify and read the request and the outcome of a delivery.
+
         Raises:
-            UnsafeRecord: not what was ordered, or not how the job ended.
+            UnsafeRecord: one of them is not what was signed for this job.
         """
-        return open_callback(self._key, delivery.job_id, delivery.order), read_outcome_record(
-            self._key, delivery.job_id, delivery.end
+        return open_callback(self._key, delivery.job_id, delivery.request), read_outcome_record(
+            self._key, delivery.job_id, delivery.outcome
         )
 
-    async def result(self, job_id: str, end: OutcomeRecord, limit_bytes: int) -> bytes:
-        """What the job returned; empty if that is longer, no longer kept, or not what its worker signed for."""
-        if not 0 < end.result_bytes <= limit_bytes:
+    async def result(self, job_id: str, outcome: OutcomeRecord, limit_bytes: int) -> bytes:
+        """Return the function's result; empty if it is larger than the limit, no longer kept, or
+        not the one its worker signed."""
+        if not 0 < outcome.result_bytes <= limit_bytes:
             return b""
         async with answering():
             entries = await self._redis.xrevrange(keys.RESULTS + job_id, count=1)
@@ -170,40 +181,40 @@ class Callbacks:
         fields = cast("dict[bytes, bytes]", entries[0][1])
         try:
             result = decode_return_value(fields.get(b"return_value", b""))
-            return job_result_from(job_id, end, result, function=end.function, version=end.version).result
+            return job_result_from(job_id, outcome, result, function=outcome.function, version=outcome.version).result
         except (ValueError, UnsafeRecord):
             return b""
 
     async def retry(
         self, delivery: Delivery, pause_s: float, *, tries: int, status: int | None, reason: str, body: bytes
     ) -> bool:
-        """Another try is due in `pause_s`; False if the lease was lost."""
+        """Schedule another try in `pause_s`. Return False if the lease was lost."""
         return await self._settle(delivery, "", round(pause_s * 1000), tries, status, reason, body)
 
     async def delivered(self, delivery: Delivery, *, tries: int, status: int) -> bool:
-        """It is over, and well; False if the lease was lost."""
+        """Record that the receiver accepted it. Return False if the lease was lost."""
         return await self._settle(delivery, "delivered", 0, tries, status, "", b"")
 
     async def failed(self, delivery: Delivery, *, tries: int, status: int | None, reason: str) -> bool:
-        """It is over: no try will be made any more; False if the lease was lost."""
+        """Record that no further try will be made. Return False if the lease was lost."""
         return await self._settle(delivery, "failed", 0, tries, status, reason, b"")
 
     async def _settle(
         self, delivery: Delivery, state: str, pause_ms: int, tries: int, status: int | None, reason: str, body: bytes
     ) -> bool:
         async with answering():
-            answer = await self._end(
+            answer = await self._finish(
                 keys=[],
                 args=[
                     delivery.job_id,
-                    delivery.take,
+                    delivery.token,
                     state,
                     pause_ms,
                     tries,
                     "" if status is None else status,
                     reason[:REASON_LIMIT],
                     body,
-                    KEPT_S,
+                    STATE_TTL_S,
                 ],
             )
         return bool(answer)

@@ -1,7 +1,7 @@
-"""What the API asks of a worker, signed so that nobody else can ask.
+"""The envelope: the part of a job that a worker obeys, signed by the API.
 
-Knows: the envelope's text, RQ's job data around the event, HMAC. Does not know: keys in Redis, how a function is found.
-Whoever can write to Redis can delay, drop or replay work; without the signing key they cannot make a worker run anything.
+Write access to Redis can delay, drop or replay work. Without the signing key it cannot make a
+worker run anything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from sandlot.signing import mac
 
 DATA_PREFIX: Final = b'["sandlot.jobs.invoke",null,['
 DATA_SUFFIX: Final = b"],{}]"
-"""RQ's job data (func, instance, args, kwargs) in JSON. No worker of ours imports that name; it tells a reader whose job it is."""
+"""RQ's job data (func, instance, args, kwargs) as JSON. No Sandlot worker imports that name; it
+shows a reader of RQ's hashes that the job is Sandlot's."""
 
 Event = TypeVar("Event", bytes, memoryview)
 
@@ -31,7 +32,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str
     wall_limit_ms: int
     retry: RetryPolicy = DEFAULT_RETRY
-    """Stands here, before anything a caller chooses, because take_back (prelude.lua) looks for its `max_age_ms`."""
+    """Stands before every field that a caller chooses, because `take_back` in `prelude.lua`
+    searches the JSON for `max_age_ms`."""
     traceparent: str = ""
     owner: str = ""
     request: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -42,7 +44,10 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def seal(key: bytes, invocation: Invocation) -> bytes:
-    """`<signature>|<attempts, if workers are lost>|<not after, ms>|<json>`: what the scripts have to read stands in front of the JSON."""
+    """Return `<signature>|<attempts if workers are lost>|<not after, ms>|<json>`.
+
+    The fields that the scripts read stand before the JSON.
+    """
     envelope = Envelope(
         job_id=invocation.job_id,
         function=invocation.function,
@@ -59,10 +64,11 @@ def seal(key: bytes, invocation: Invocation) -> bytes:
 
 
 def unseal(key: bytes, job_id: str, sealed: bytes, data: Event) -> tuple[Envelope, Event]:
-    """The envelope and the event, if both are what a holder of the key sealed for this job. The event of a view is a view: nothing is copied.
+    """Verify and return the envelope and the event. The event of a memoryview is a view of it, not
+    a copy.
 
     Raises:
-        UnsafeRecord: they are not. Nothing of them may be obeyed.
+        UnsafeRecord: a holder of the key did not seal both for this job; neither may be obeyed.
     """
     if data[: len(DATA_PREFIX)] != DATA_PREFIX or data[-len(DATA_SUFFIX) :] != DATA_SUFFIX:
         raise UnsafeRecord(f"job {job_id} has data that Sandlot did not write; it was not executed")
@@ -70,7 +76,8 @@ def unseal(key: bytes, job_id: str, sealed: bytes, data: Event) -> tuple[Envelop
     signature, _, text = sealed.partition(b"|")
     if not hmac.compare_digest(signature, mac(key, b"envelope", text, event)):
         raise UnsafeRecord(
-            f"job {job_id} has no valid signature; it was not executed. Do API and workers have the same SANDLOT_SIGNING_KEY?"
+            f"job {job_id} has no valid signature; it was not executed."
+            " Do API and workers have the same SANDLOT_SIGNING_KEY?"
         )
     envelope = open_envelope(sealed)
     if envelope.job_id != job_id:
@@ -79,7 +86,7 @@ def unseal(key: bytes, job_id: str, sealed: bytes, data: Event) -> tuple[Envelop
 
 
 def open_envelope(sealed: bytes) -> Envelope:
-    """The envelope unchecked: to show to people, never to obey.
+    """Read the envelope without verifying it: for display, never to obey.
 
     Raises:
         UnsafeRecord: it cannot be read.

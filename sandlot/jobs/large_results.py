@@ -1,8 +1,8 @@
-"""Large results: kept once, in pieces, each of which is checked before anybody gets to see it.
+"""Large results: stored once, in chunks, each of which is verified before it is returned.
 
-Knows: how a result is split_chunks, what its signed end says of the pieces, where they are in Redis. Does not know: HTTP, steps.
-A worker stores the pieces before it records the end (put_result_chunk.lua), under the number of its attempt, and recording the end (settle_and_claim.lua) makes them
-last as long as the job. They are raw bytes: what is read, in part or whole, needs one command a piece, and no more memory than a piece.
+A worker stores the chunks before it records the outcome (`put_result_chunk.lua`), under the number
+of its attempt. Recording the outcome (`settle_and_claim.lua`) gives them the job's time to live.
+They are raw bytes: reading a part or the whole takes one command and one chunk of memory at a time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from sandlot.redis import keys
 from sandlot.redis.pipeline import Reply
 
 LARGE_RESULT_BYTES: Final = 262144
-"""A result that is longer is stored in pieces; up to this it is in the message to who waits, and in RQ's stream (`PUBLISH_LIMIT_BYTES` in
-prelude.lua says why)."""
+"""A longer result is stored in chunks. Up to this size it travels in the message to the waiters and
+in RQ's stream; `PUBLISH_LIMIT_BYTES` in `prelude.lua` says why."""
 CHUNK_BYTES: Final = 262144
-"""How results in Redis are split_chunks: another number is another layout (sandlot.redis.schema). Sending or hashing so many bytes takes the loop well
-under a millisecond."""
+"""The size of a stored chunk. Another number is another layout (`sandlot.redis.schema`). Sending or
+hashing this much holds the event loop for well under a millisecond."""
 _DIGEST_BYTES: Final = 32
 
 
 class StoredResult(msgspec.Struct, frozen=True):
-    """What a worker signed of a large result. `digests`: the SHA-256 of each piece, one behind the other; `sha256`, in hex, is of the whole."""
+    """A worker's signed description of a large result. `digests` is the concatenation of each
+    chunk's SHA-256; `sha256`, in hex, is that of the whole."""
 
     job_id: str
     attempt: int
@@ -42,7 +43,7 @@ class StoredResult(msgspec.Struct, frozen=True):
         return f"{keys.RESULT}{self.job_id}:{self.attempt}"
 
     @property
-    def pieces(self) -> int:
+    def chunk_count(self) -> int:
         return len(self.digests) // _DIGEST_BYTES
 
     def digest(self, number: int) -> bytes:
@@ -50,64 +51,71 @@ class StoredResult(msgspec.Struct, frozen=True):
 
 
 def split_chunks(result: bytes) -> Iterator[memoryview]:
-    """The pieces of a result, none of it copied."""
+    """Yield the chunks of a result as views, without copying."""
     view = memoryview(result)
     return (view[start : start + CHUNK_BYTES] for start in range(0, len(result), CHUNK_BYTES))
 
 
 def digests_of(result: bytes) -> tuple[str, bytes]:
-    """`StoredResult.sha256` and `StoredResult.digests`. hashlib lets other threads run meanwhile, so it need not be done piece by piece."""
-    return hashlib.sha256(result).hexdigest(), b"".join(
-        hashlib.sha256(piece).digest() for piece in split_chunks(result)
-    )
+    """Return `StoredResult.sha256` and `StoredResult.digests`.
+
+    hashlib releases Python's lock while it hashes, so the whole is hashed in one call.
+    """
+    chunks = split_chunks(result)
+    return hashlib.sha256(result).hexdigest(), b"".join(hashlib.sha256(chunk).digest() for chunk in chunks)
 
 
 class LargeResults:
-    """Reads what was stored. `call` sends one command, as `Link.call` does."""
+    """Reads stored results."""
 
     def __init__(self, call: Callable[..., Awaitable[Reply]]) -> None:
+        """
+        Args:
+            call: sends one command, as `RedisPipeline.call` does.
+        """
         self._call = call
 
-    async def piece(self, stored: StoredResult, number: int) -> bytes:
-        """
+    async def chunk(self, stored: StoredResult, number: int) -> bytes:
+        """Return one verified chunk.
+
         Raises:
-            JobGone: it is no longer kept.
+            JobGone: the result is no longer kept.
             UnsafeRecord: it is not what the worker signed.
             QueueUnavailable
         """
-        piece = cast("bytes | None", await self._call("HGET", stored.key, number))
-        if piece is None:
+        chunk = cast("bytes | None", await self._call("HGET", stored.key, number))
+        if chunk is None:
             raise JobGone(f"the result of job {stored.job_id} is no longer kept")
-        if await offload(len(piece), _digest, piece) != stored.digest(number):
+        if await offload(len(chunk), _digest, chunk) != stored.digest(number):
             raise UnsafeRecord(
-                f"piece {number} of the recorded result of job {stored.job_id} is not the one its worker signed"
+                f"chunk {number} of the recorded result of job {stored.job_id} is not the one its worker signed"
             )
-        return piece
+        return chunk
 
     async def read(self, stored: StoredResult, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` to before `stop`, piece by piece; none that was not checked.
+        """Yield the bytes from `start` up to `stop`, chunk by chunk, each of them verified.
 
         Raises:
-            JobGone, UnsafeRecord, QueueUnavailable: as `piece`, at any piece.
+            JobGone, UnsafeRecord, QueueUnavailable: as `chunk`, at any chunk.
         """
         for number in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
-            piece = await self.piece(stored, number)
+            chunk = await self.chunk(stored, number)
             begin = number * CHUNK_BYTES
-            if start > begin or stop < begin + len(piece):
-                piece = piece[max(0, start - begin) : stop - begin]
-            yield piece
+            if start > begin or stop < begin + len(chunk):
+                chunk = chunk[max(0, start - begin) : stop - begin]
+            yield chunk
 
     async def whole(self, stored: StoredResult) -> bytes:
-        """For who can do nothing with a part.
+        """Return the whole result, for callers that cannot use a part.
 
         Raises:
             JobGone, UnsafeRecord, QueueUnavailable
         """
         result = BytesIO()
-        async for piece in self.read(stored, 0, stored.size_bytes):
-            result.write(piece)
+        async for chunk in self.read(stored, 0, stored.size_bytes):
+            result.write(chunk)
         return result.getvalue()
 
 
-def _digest(piece: bytes) -> bytes:
-    return hashlib.sha256(piece).digest()
+def _digest(chunk: bytes) -> bytes:
+    return hashlib.sha256(chunk).digest()

@@ -1,6 +1,7 @@
-"""The queue as the API, the CLI and the tests use it: submit, wait, look, cancel.
+"""The queue for everything but workers' engines: the API, the command line, the scheduler and the
+tests submit, wait, read and cancel jobs through it.
 
-Knows: the scripts' arguments and answers, who in this process waits for what. Does not know: HTTP, who may do it, how a job is executed.
+`worker_queue.py` is the workers' half.
 """
 
 from __future__ import annotations
@@ -17,12 +18,7 @@ from typing import Final, cast
 import hiredis
 import msgspec
 
-from sandlot.errors import (
-    JobFinal,
-    JobNotFound,
-    QueueUnavailable,
-    SandlotError,
-)
+from sandlot.errors import JobFinal, JobNotFound, QueueUnavailable, SandlotError
 from sandlot.jobs.admission import Admission
 from sandlot.jobs.callbacks import STATE_FIELDS, CallbackState, state_from
 from sandlot.jobs.dead_letters import DeadLetters
@@ -33,7 +29,7 @@ from sandlot.jobs.inspection import (
     LOGS_TAIL_BYTES,
     JobPage,
     JobRecord,
-    known_status,
+    job_status,
     queue_eta,
     read_job_page,
     record_from,
@@ -56,7 +52,7 @@ from sandlot.jobs.settlement import (
     read_outcome_record,
 )
 from sandlot.jobs.stats import QueueLoads, QueueStatus, read_queue_loads, read_status
-from sandlot.jobs.submit import SubmitBatcher, arguments_of, job_gone, refusal, scoped_key, short_of_memory
+from sandlot.jobs.submit import SubmitBatcher, job_gone, memory_low, refusal, scoped_key, submit_arguments
 from sandlot.metrics import Histogram
 from sandlot.models import Invocation, JobStatus
 from sandlot.offload import offload
@@ -68,16 +64,18 @@ from sandlot.redis.schema import check_schema
 
 log = logging.getLogger(__name__)
 
-CALL_PATIENCE_S: Final = 3.0
-"""How long an idempotent call is repeated while Redis is away: a restart passes unnoticed, an outage is reported soon."""
-KEEP_PATIENCE_S: Final = 0.5
-"""A caller who is told where his job is does not wait longer for this."""
+RETRY_LIMIT_S: Final = 3.0
+"""How long an idempotent call is repeated while Redis is away: a restart goes unnoticed, an outage
+is reported soon."""
+KEEP_LIMIT_S: Final = 0.5
+"""The longest that a caller waits for `keep_result` before it gets its job's address."""
 _CANCELLED_PER_SCRIPT: Final = 500
-"""In one script, for which everybody else waits: some 10 µs each."""
+"""Redis serves no other client during a script; one job takes some 10 µs of it."""
 
 
 class Submitted(msgspec.Struct, frozen=True):
-    """`existing`: the id or the idempotency key was known, and this is that job."""
+    """The reply to a submit. `existing`: the id or the idempotency key was in use, and this is the
+    job that has it."""
 
     job_id: str
     existing: bool
@@ -92,12 +90,11 @@ class Unfinished(msgspec.Struct, frozen=True):
 
 
 class Queue:
-    """One per process: one pipelined connection, one subscription."""
+    """One process's connection to the queue: one pipelined connection and two subscriptions."""
 
     def __init__(
         self, url: str, pipeline: RedisPipeline, signing_key: bytes, queue_limit: int, queue_limit_per_function: int
     ) -> None:
-        self._url = url
         self._pipeline = pipeline
         self._key = signing_key
         self._channel = secrets.token_hex(8)
@@ -118,14 +115,15 @@ class Queue:
         self.dead_letters = DeadLetters(self._call, signing_key)
         self._clock = RedisClock(pipeline)
         self.now_ms = self._clock.now_ms
-        """The clock by which jobs expire."""
+        """Redis's clock, by which jobs expire."""
 
     @classmethod
     async def open(cls, url: str, signing_key: bytes, *, queue_limit: int, queue_limit_per_function: int) -> Queue:
-        """
+        """Connect, check the schema and subscribe.
+
         Raises:
-            QueueUnavailable: Redis cannot be reached or refuses us.
-            SchemaMismatch: what is in it is not ours to touch.
+            QueueUnavailable: Redis cannot be reached or refuses the connection.
+            SchemaMismatch: the data in it is not this Sandlot's to touch.
         """
         pipeline = await RedisPipeline.open(url)
         queue = cls(url, pipeline, signing_key, queue_limit, queue_limit_per_function)
@@ -140,87 +138,60 @@ class Queue:
             raise
         return queue
 
+    # Submitting and waiting.
+
     async def submit(self, invocation: Invocation, *, reply: bool) -> Submitted:
-        """Queue one invocation, or hand it straight to an idle worker. Repeated by itself while Redis is away: it is idempotent.
+        """Queue one invocation, or hand it off to an idle worker. It is idempotent, and repeated
+        while Redis is away.
+
+        Args:
+            reply: whether the outcome is published to this process, for `waiters`.
 
         Raises:
-            QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict: it was not queued.
-            QueueUnavailable: nothing was acknowledged; the message says whether it may have been queued all the same.
+            QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict, JobGone: it was not queued.
+            QueueUnavailable: nothing was acknowledged; the message says whether it may have been
+                queued all the same.
         """
         if percent := self._admission.memory_percent():
-            raise short_of_memory(percent)
+            raise memory_low(percent)
         arguments = await offload(
-            len(invocation.event), arguments_of, self._key, invocation, self._channel if reply else ""
+            len(invocation.event), submit_arguments, self._key, invocation, self._channel if reply else ""
         )
         answer = cast("list[bytes]", await self._repeat("submit", lambda: self._submits.send(arguments)))
         code = answer[0]
         if code in (b"new", b"existing"):
             job_id = answer[1].decode()
-            # A repeated call finds the job of its own first try.
+            # A repeated call finds the job that its own first try had submitted.
             existing = code == b"existing" and job_id != invocation.job_id
-            return Submitted(job_id, existing, known_status(answer[2], answer[3]))
+            return Submitted(job_id, existing, job_status(answer[2], answer[3]))
         raise refusal(invocation, answer)
 
     async def submit_batch(
         self, invocations: Sequence[Invocation], idempotency_key: str, fingerprint: str
     ) -> list[str]:
-        """Queue all of one function's invocations or none, in one script; the ids of the jobs, in order.
+        """Queue all of one function's invocations or none, in one script. Return the job ids, in
+        order.
 
         Args:
-            idempotency_key: of the whole batch; the invocations have none of their own. Empty for none.
-            fingerprint: what must be the same for the key to mean the same batch, without spaces.
+            idempotency_key: of the whole batch, empty for none; the invocations have none of their
+                own.
+            fingerprint: must match for the key to mean the same batch; without spaces.
 
         Raises:
-            QueueFull, NoWorker, IdempotencyConflict: none was queued.
+            QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict: none was queued.
             QueueUnavailable: nothing was acknowledged.
         """
         scoped = scoped_key(invocations[0].owner, idempotency_key) if idempotency_key else ""
         arguments = await asyncio.to_thread(
-            lambda: [argument for invocation in invocations for argument in arguments_of(self._key, invocation, "")]
+            lambda: [argument for invocation in invocations for argument in submit_arguments(self._key, invocation, "")]
         )
         answers = cast(
             "list[list[bytes]]",
-            await self._repeat("submit", lambda: self._submits.send_whole(arguments, scoped, fingerprint)),
+            await self._repeat("submit", lambda: self._submits.send_all_or_none(arguments, scoped, fingerprint)),
         )
         if answers[0][0] in (b"new", b"existing"):
             return [answer[1].decode() for answer in answers]
         raise refusal(invocations[0], answers[0])
-
-    async def _run(self, what: Script, *arguments: Argument) -> Reply:
-        """One idempotent script; see `_repeat`.
-
-        Raises:
-            QueueUnavailable
-        """
-        return await self._repeat(what.name, lambda: self._pipeline.run(what, *arguments))
-
-    async def _repeat(self, name: str, send: Callable[[], asyncio.Future[Reply]]) -> Reply:
-        """An idempotent call, repeated until it is answered or patience ends.
-
-        Raises:
-            QueueUnavailable
-        """
-        deadline = time.monotonic() + CALL_PATIENCE_S
-        maybe = False
-        while True:
-            try:
-                return await send()
-            except Unreachable as error:
-                maybe = maybe or error.unknown
-                reason = error.message
-            except Refused as error:
-                reason = error.message
-                if "LOADING" not in reason:
-                    raise
-                await asyncio.sleep(0.05)
-            except hiredis.ReplyError as error:
-                raise Refused(f"Redis refuses {name}: {error}") from None
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not await self._pipeline.ready(left_s):
-                doubt = "it may have been applied, but nothing was acknowledged" if maybe else "nothing was submitted"
-                raise QueueUnavailable(f"{reason}; {doubt}", applied="unknown" if maybe else "no")
-
-    # Waiting.
 
     async def call(
         self,
@@ -230,25 +201,26 @@ class Queue:
         hung_up: Callable[[], bool] | None = None,
         disconnected: Callable[[], Awaitable[None]] | None = None,
     ) -> JobResult | Unfinished:
-        """Submit an invocation and wait up to `wait_s` for its end. The job goes on when the wait ends first.
-
-        An idempotency key that is in use joins the wait for the job that has it.
+        """Submit an invocation and wait up to `wait_s` for its end. The job goes on if the wait
+        ends first. A call whose idempotency key is in use waits for the job that has the key.
 
         Args:
-            hung_up: tells whether the caller's connection is closed by the time the end is there; then the result is
-                kept as long as if nobody had waited.
-            disconnected: returns once the caller is gone; the job is then cancelled. It costs a task per call.
+            hung_up: returns whether the caller's connection is closed when the result arrives; the
+                result is then kept as long as if there had been no wait.
+            disconnected: returns once the caller is gone; the job is then cancelled. It costs a
+                task per call.
 
         Raises:
-            JobGone: the idempotency key's job has ended and its result is no longer kept.
-            QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict, QueueUnavailable: as `submit`.
-            UnsafeRecord: the recorded end was tampered with.
+            JobGone: the job of the idempotency key has ended and its result is no longer kept.
+            QueueFull, NoWorker, FunctionCrashLoop, IdempotencyConflict, QueueUnavailable: as
+                `submit`.
+            UnsafeRecord: the recorded outcome was tampered with.
         """
         job_id, timer = invocation.job_id, None
         future = self.waiters.register(job_id)
         try:
             submitted = await self.submit(invocation, reply=True)
-            if submitted.existing and submitted.job_id != job_id:
+            if submitted.existing:
                 self.waiters.unregister(job_id, future)
                 job_id = submitted.job_id
                 future = self.waiters.register(job_id)
@@ -262,17 +234,17 @@ class Queue:
                 if hung_up is not None and hung_up():
                     await self.keep_result(job_id)
                 return ended
-            return await self._leave(submitted, ended)
+            return await self._end_wait_early(submitted, ended)
         finally:
             self.waiters.unregister(job_id, future)
             if timer is not None:
                 timer.cancel()
 
-    async def _leave(self, submitted: Submitted, reason: WaitEnd) -> Unfinished:
+    async def _end_wait_early(self, submitted: Submitted, reason: WaitEnd) -> Unfinished:
         if reason is WaitEnd.CALLER_GONE:
-            with contextlib.suppress(JobFinal, JobNotFound):  # it ended by itself, just now
+            with contextlib.suppress(JobFinal, JobNotFound):  # It ended by itself just now.
                 await self.cancel(submitted.job_id)
-        # The caller, who learns the job's address, may ask for it for as long as any other.
+        # The caller gets the job's address and may ask for the result as late as any other.
         await self.keep_result(submitted.job_id)
         return Unfinished(submitted, reason)
 
@@ -289,7 +261,7 @@ class Queue:
             record = await self.job(job_id)
             if record is None or record.status.final or self.waiters.stopping:
                 return record
-            if await self.add_waiter(job_id):  # else it ended in between
+            if await self.add_waiter(job_id):  # Otherwise it has ended in between.
                 timer = self.waiters.set_deadline(future, wait_s)
                 await future
             return await self.job(job_id)
@@ -299,31 +271,36 @@ class Queue:
                 timer.cancel()
 
     async def keep_result(self, job_id: str) -> None:
-        """Its caller waited, and was not given the end: keep that as long as if nobody had waited. Never raises: a job's shorter life
-        is still minutes long, and whoever was to be told of this has an answer to send."""
+        """Keep the result of a job whose caller waited and did not get it as long as if there had
+        been no wait.
+
+        Never raises: the shorter time to live is still minutes, and the caller waits for a reply.
+        """
         try:
-            async with asyncio.timeout(KEEP_PATIENCE_S):
+            async with asyncio.timeout(KEEP_LIMIT_S):
                 await self._run(script("keep_result"), job_id)
         except (TimeoutError, QueueUnavailable) as error:
             log.warning("result may be kept shorter", extra={"job_id": job_id, "error": str(error)})
 
     async def add_waiter(self, job_id: str) -> bool:
-        """Ask for the end of a job that somebody else submitted to be published here as well; false if there is none to come."""
+        """Have the outcome of an existing job published to this process. Return False if it has
+        ended or does not exist."""
         return bool(await self._run(script("add_waiter"), job_id, self._channel))
 
     def new_job_id(self, owner: str) -> str:
         return new_job_id(self._key, owner)
 
     def was_issued(self, owner: str, job_id: str) -> bool:
-        """Whether this is the id of a job that this owner submitted at some time, kept or not."""
+        """Return whether this owner once got this id for a job, whether or not the job is kept."""
         return was_issued(self._key, owner, job_id)
 
-    # Looking.
+    # Reading.
 
     async def list_jobs(
         self, wanted: Callable[[JobRecord], bool], *, function: str, limit: int, cursor: str
     ) -> JobPage:
-        """Jobs that are wanted, of one function or (empty) of all, newest first; see `read_job_page`.
+        """Return jobs that `wanted` accepts, of one function or (empty) of all, newest first; see
+        `read_job_page`.
 
         Raises:
             QueueUnavailable
@@ -331,7 +308,8 @@ class Queue:
         return await read_job_page(self._call, self._key, wanted, function=function, limit=limit, cursor=cursor)
 
     async def job(self, job_id: str) -> JobRecord | None:
-        """
+        """Return the job, or `None` if there is none.
+
         Raises:
             QueueUnavailable: Redis did not answer.
             UnsafeRecord: the record was tampered with.
@@ -341,38 +319,38 @@ class Queue:
         fields = cast("list[bytes | None]", await hash_call)
         logs_tail = cast(bytes, await logs_call)
         record = record_from(self._key, job_id, fields, logs_tail)
-        order = fields[JOB_FIELDS.index(keys.ORDER)]
-        if record is not None and order is not None:
-            record = msgspec.structs.replace(record, callback=await self._callback(job_id, order))
+        callback = fields[JOB_FIELDS.index(keys.ORDER)]
+        if record is not None and callback is not None:
+            record = msgspec.structs.replace(record, callback=await self._callback_state(job_id, callback))
         if record is None or record.status is not JobStatus.QUEUED or fields[-1] is None:
             return record
         name = fields[-1].decode()
-        position, eta = await queue_eta(self._run, name, job_id)
-        return msgspec.structs.replace(record, queue_position=position, eta_s=eta)
+        position, eta_s = await queue_eta(self._run, name, job_id)
+        return msgspec.structs.replace(record, queue_position=position, eta_s=eta_s)
 
-    async def _callback(self, job_id: str, order: bytes) -> CallbackState:
+    async def _callback_state(self, job_id: str, sealed: bytes) -> CallbackState:
         found = self._call("HMGET", keys.CALLBACK + job_id, *STATE_FIELDS)
         due_ms = cast("bytes | None", await self._call("ZSCORE", keys.CALLBACKS, job_id))
-        return state_from(self._key, job_id, order, cast("list[bytes | None]", await found), due_ms)
+        return state_from(self._key, job_id, sealed, cast("list[bytes | None]", await found), due_ms)
 
     async def result(self, job_id: str) -> JobResult | None:
-        """The recorded end of a job, for late readers; nothing while there is none.
+        """Return the recorded outcome of a job, or `None` while there is none.
 
         Raises:
             QueueUnavailable, UnsafeRecord
         """
         fields = cast("list[bytes | None]", await self._call("HMGET", keys.JOB + job_id, *JOB_FIELDS))
-        end_text = fields[JOB_FIELDS.index(keys.END)]
-        record = record_from(self._key, job_id, fields) if end_text is not None else None
-        if record is None or end_text is None:
+        outcome_text = fields[JOB_FIELDS.index(keys.END)]
+        record = record_from(self._key, job_id, fields) if outcome_text is not None else None
+        if record is None or outcome_text is None:
             return None
-        result = await self._result(job_id) if record.result_bytes and record.stored is None else b""
-        end = read_outcome_record(self._key, job_id, end_text)
+        result = await self._return_value(job_id) if record.result_bytes and record.stored is None else b""
+        outcome = read_outcome_record(self._key, job_id, outcome_text)
         return await offload(
-            len(result), job_result_from, job_id, end, result, function=record.function, version=record.version
+            len(result), job_result_from, job_id, outcome, result, function=record.function, version=record.version
         )
 
-    async def _result(self, job_id: str) -> bytes:
+    async def _return_value(self, job_id: str) -> bytes:
         entries = cast("list[list[object]]", await self._call("XREVRANGE", keys.RESULTS + job_id, "+", "-", "COUNT", 1))
         if not entries:
             return b""
@@ -382,7 +360,7 @@ class Queue:
         return await offload(len(value), decode_return_value, value)
 
     async def event(self, job_id: str) -> bytes | None:
-        """The event a job was submitted with, to submit it again; nothing for a job that is not there.
+        """Return the event that a job was submitted with, or `None` if the job does not exist.
 
         Raises:
             UnsafeRecord: it is not what was signed; submitting it again would sign it.
@@ -392,30 +370,48 @@ class Queue:
         return None if sealed is None or data is None else unseal(self._key, job_id, sealed, data)[1]
 
     async def logs(self, job_id: str) -> bytes | None:
-        """All that is kept of a job's output; nothing if there is none."""
+        """Return all that is kept of a job's output, or `None` if there is none."""
         return cast("bytes | None", await self._call("GET", keys.LOGS + job_id))
 
     def follow(self, job_id: str) -> AbstractContextManager[Follower]:
-        """How a job stands, told whenever that changes; while anybody follows it, its worker says what it prints."""
+        """Follow a job: the follower's event is set at every change, and as long as there is a
+        follower, the job's worker streams its output to Redis."""
         return self._followers.follow(job_id)
 
     async def read_logs(self, job_id: str, attempt: int | None, from_byte: int) -> bytes:
-        """What a job has printed, from that byte on: while an attempt runs, of that attempt; with `None`, of the one that ended it."""
+        """Return a job's output from a byte on: of this running attempt or, with `None`, of the
+        attempt that ended the job."""
         name = keys.LOGS + job_id if attempt is None else f"{keys.LIVE}{job_id}:{attempt}"
         return cast(bytes, await self._call("GETRANGE", name, from_byte, -1))
 
-    async def _call(self, *arguments: Argument) -> Reply:
-        """A read, repeated once after a reconnection."""
-        try:
-            return await self._pipeline.call(*arguments)
-        except Unreachable:
-            await self._pipeline.ready(CALL_PATIENCE_S)
-            return await self._pipeline.call(*arguments)
+    async def open_breakers(self) -> list[str]:
+        """Return the queues whose breaker is not closed.
 
-    # Acting.
+        Raises:
+            QueueUnavailable
+        """
+        return [name.decode() for name in cast("list[bytes]", await self._call("HKEYS", keys.BREAKERS))]
+
+    async def status(self) -> QueueStatus:
+        """Return the state in brief. Never raises: an unreachable Redis is a status too."""
+        try:
+            return await read_status(self._call)
+        except (QueueUnavailable, hiredis.ReplyError):
+            return QueueStatus(reachable=False)
+
+    async def load(self) -> QueueLoads:
+        """Return the load of all queues and workers.
+
+        Raises:
+            QueueUnavailable
+        """
+        return await read_queue_loads(self._call)
+
+    # Changing.
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """Queued: it never runs. Running: it is killed, within a second even if the message to its worker is lost.
+        """Cancel a job. A queued one never runs. A running one is killed, within a second even if
+        the message to its worker is lost.
 
         Raises:
             JobNotFound, JobFinal, QueueUnavailable
@@ -425,11 +421,12 @@ class Queue:
             raise JobFinal(f"job {job_id} has ended and cannot be cancelled")
         record = None if answer == b"missing" else await self.job(job_id)
         if record is None:
-            raise JobNotFound(f"there is no job {job_id}")
+            raise JobNotFound(f"no job has the id {job_id}")
         return record
 
     async def cancel_queued(self, function: str) -> int:
-        """End, as cancelled, what waits of a function that was removed; how many jobs. What runs goes on.
+        """Cancel the queued and scheduled jobs of a function that was removed, and return how many
+        there were. Running jobs go on.
 
         Raises:
             QueueUnavailable: some may be left.
@@ -440,9 +437,11 @@ class Queue:
         return cancelled
 
     async def worker_died(self, hostname: str, pid: int) -> int:
-        """A worker process is known to be dead: its jobs run again at once instead of when their leases run out. Returns how many.
+        """Queue a dead worker's jobs again at once instead of when their leases expire. Return how
+        many there were.
 
-        Only for who saw it end (its parent): the jobs of a living worker would run twice.
+        Only for a caller that saw the process end (its parent): a living worker's jobs would run
+        twice.
 
         Raises:
             QueueUnavailable
@@ -453,39 +452,65 @@ class Queue:
         return sum([cast(int, await self._run(script("worker_died"), LOST_EXC_STRING, name)) for name in dead])
 
     async def close_breaker(self, function: str) -> None:
-        """It has been deployed anew, or means another version: what it did before is no reason to hold it back.
+        """Close the breaker of a function that was deployed again or now means another version:
+        its earlier crashes no longer count.
 
         Raises:
             QueueUnavailable
         """
         await self._run(script("close_breaker"), function)
 
-    async def open_breakers(self) -> list[str]:
-        """The queues whose function crashes too often.
+    # Transport.
 
-        Raises:
-            QueueUnavailable
-        """
-        return [name.decode() for name in cast("list[bytes]", await self._call("HKEYS", keys.BREAKERS))]
-
-    async def status(self) -> QueueStatus:
-        """Never raises: a queue that cannot be reached is a status."""
+    async def _call(self, *arguments: Argument) -> Reply:
+        """Send one read command, repeated once after a reconnection."""
         try:
-            return await read_status(self._call)
-        except (QueueUnavailable, hiredis.ReplyError):
-            return QueueStatus(reachable=False)
+            return await self._pipeline.call(*arguments)
+        except Unreachable:
+            await self._pipeline.ready(RETRY_LIMIT_S)
+            return await self._pipeline.call(*arguments)
 
-    async def load(self) -> QueueLoads:
-        """How much work waits, and who works on it.
+    async def _run(self, what: Script, *arguments: Argument) -> Reply:
+        """Run one idempotent script; see `_repeat`.
 
         Raises:
             QueueUnavailable
         """
-        return await read_queue_loads(self._call)
+        return await self._repeat(what.name, lambda: self._pipeline.run(what, *arguments))
+
+    async def _repeat(self, name: str, send: Callable[[], asyncio.Future[Reply]]) -> Reply:
+        """Repeat an idempotent call until it is answered or `RETRY_LIMIT_S` is over.
+
+        Raises:
+            QueueUnavailable
+        """
+        deadline = time.monotonic() + RETRY_LIMIT_S
+        maybe_applied = False
+        while True:
+            try:
+                return await send()
+            except Unreachable as error:
+                maybe_applied = maybe_applied or error.unknown
+                reason = error.message
+            except Refused as error:
+                reason = error.message
+                if "LOADING" not in reason:
+                    raise
+                await asyncio.sleep(0.05)
+            except hiredis.ReplyError as error:
+                raise Refused(f"Redis refuses {name}: {error}") from None
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not await self._pipeline.ready(left_s):
+                doubt = (
+                    "it may have been applied, but nothing was acknowledged"
+                    if maybe_applied
+                    else "nothing was submitted"
+                )
+                raise QueueUnavailable(f"{reason}; {doubt}", applied="unknown" if maybe_applied else "no")
 
     @property
     def round_trips(self) -> Histogram:
-        """To Redis, of every call."""
+        """The round trips of all calls to Redis."""
         return self._pipeline.round_trips
 
     async def close(self) -> None:
@@ -497,6 +522,8 @@ class Queue:
 
 
 def _end_when_gone(disconnected: Callable[[], Awaitable[None]], future: ResultFuture) -> None:
+    """End a wait as `CALLER_GONE` once `disconnected` returns. The task ends with the future."""
+
     async def watch() -> None:
         await disconnected()
         end_wait(future, WaitEnd.CALLER_GONE)

@@ -1,8 +1,7 @@
-"""How a job ended, as it is recorded, published and read back.
+"""The outcome of a job as it is signed, recorded, published and read back.
 
-Knows: the signed text of an end, its place in RQ's result stream. Does not know: keys in Redis, HTTP.
-A worker signs what it witnessed. Three ends come about without a worker (a cancelled or expired job never ran; of a lost worker
-nothing is heard), so those three may be unsigned; they carry no result.
+A worker signs the outcomes that it witnessed. Three kinds come about without a worker (a cancelled
+or expired job never ran; a lost worker is silent), so those may be unsigned; they carry no result.
 """
 
 from __future__ import annotations
@@ -28,12 +27,15 @@ UNSIGNED_KINDS: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.EXPIRED, O
 LOST_EXC_STRING: Final = b2a_base64(
     zlib.compress(b"worker_lost: the worker that ran it stopped answering", 1), newline=False
 )
-"""RQ's `exc_string` of a job that no worker is left to report on."""
+"""RQ's `exc_string` of a job whose worker is not there to write one."""
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The recorded end of a job. `result` is the JSON text the function returned, empty unless `kind` is `ok`; of a large one `stored` says
-    where it is, and `result` is empty."""
+    """The outcome of a job, read back and verified.
+
+    `result` is the JSON text that the function returned, empty unless `kind` is `ok`. For a large
+    result it is empty too, and `stored` says where the result is.
+    """
 
     job_id: str
     function: str
@@ -49,8 +51,8 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is signed and stored in the job's hash: everything about the end but the result, which it names by its digest; a large one by those
-    of its pieces as well."""
+    """The signed record in the job's hash: the whole outcome except the result, which it names by
+    its digest, and a large one by the digests of its chunks as well."""
 
     kind: OutcomeKind
     attempt: int
@@ -58,7 +60,7 @@ class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     version: int = 0
     result_bytes: int = 0
     result_sha256: str = ""
-    result_pieces: bytes = b""
+    result_digests: bytes = msgspec.field(default=b"", name="result_pieces")
     error: FunctionError | None = None
     evidence: Evidence | None = None
     timings: Timings = Timings()
@@ -72,7 +74,8 @@ _RQ_STATUS: Final = {OutcomeKind.OK: "finished", OutcomeKind.CANCELLED: "cancele
 
 
 class EncodedResult(msgspec.Struct, frozen=True):
-    """A result as it is recorded: its SHA-256, and the base64 of RQ's `return_value` or, of one that is stored, its pieces' digests."""
+    """A result ready to be recorded: its SHA-256 and either the base64 of RQ's `return_value` or,
+    if it is stored in chunks, their digests."""
 
     sha256: str
     value: bytes = b""
@@ -80,25 +83,30 @@ class EncodedResult(msgspec.Struct, frozen=True):
 
 
 def encode_result(result: bytes) -> EncodedResult:
-    """Of a large result in a thread (`sandlot.offload`): base64 of 6 MiB takes 10 to 30 ms."""
+    """Encode a result for RQ's stream.
+
+    Run it in a thread for a large one (`sandlot.offload`): base64 of 6 MiB takes 10 to 30 ms.
+    """
     if not result:
         return EncodedResult("", b"")
     if len(result) <= CHUNK_BYTES:
         return EncodedResult(hashlib.sha256(result).hexdigest(), b2a_base64(result, newline=False))
     value = BytesIO()
-    for piece in iter_chunks(result):
-        value.write(b2a_base64(piece, newline=False))
+    for chunk in iter_chunks(result):
+        value.write(b2a_base64(chunk, newline=False))
     return EncodedResult(hashlib.sha256(result).hexdigest(), value.getvalue())
 
 
 def encode_chunked_result(result: bytes) -> EncodedResult:
-    """Of a result whose pieces are stored before its end is recorded; in a thread too."""
+    """Encode a result whose chunks are stored before its outcome is recorded. Run it in a
+    thread."""
     sha256, digests = digests_of(result)
     return EncodedResult(sha256, digests=digests)
 
 
 SealedOutcome = tuple[str, int, str, str, bytes, bytes, bytes, bytes]
-"""What the step script takes per execution: id, attempt, RQ status, kind, signed end, stream value, raw result (or where it is), logs."""
+"""The arguments of `settle_and_claim.lua` for one execution: id, attempt, RQ status, outcome kind,
+signed outcome record, value for RQ's stream, raw result (or `@<chunks>`), logs."""
 
 
 def seal_outcome(
@@ -113,10 +121,15 @@ def seal_outcome(
     has_waiter: bool,
     encoded: EncodedResult | None = None,
 ) -> SealedOutcome:
-    """An outcome, ready to be recorded; `encoded` if that was done before."""
+    """Sign an outcome and prepare it for recording.
+
+    Args:
+        has_waiter: whether a caller waits, so that the result goes into the message as well.
+        encoded: the encoded result, if that was done before.
+    """
     result = outcome.result if outcome.kind is OutcomeKind.OK else b""
     encoded = encoded or encode_result(result)
-    end = _encoder.encode(
+    record = _encoder.encode(
         OutcomeRecord(
             kind=outcome.kind,
             attempt=attempt,
@@ -124,21 +137,21 @@ def seal_outcome(
             version=version,
             result_bytes=len(result),
             result_sha256=encoded.sha256,
-            result_pieces=encoded.digests,
+            result_digests=encoded.digests,
             error=outcome.error,
             evidence=outcome.evidence,
             timings=timings,
             receipt=msgspec.Raw(outcome.receipt or b"{}"),
         )
     )
-    text = mac(key, b"end", job_id.encode(), end) + b" " + end
+    text = mac(key, b"end", job_id.encode(), record) + b" " + record
     value = encoded.value
     published = result if has_waiter and len(result) <= LARGE_RESULT_BYTES else b""
     if encoded.digests:
         stored = StoredResult(job_id, attempt, len(result), encoded.sha256, encoded.digests)
-        value, published = _reference(stored), b"@%d" % stored.pieces
+        value, published = _reference(stored), b"@%d" % stored.chunk_count
     if outcome.kind is not OutcomeKind.OK:
-        value = failure_text(outcome)
+        value = exc_string(outcome)
     return (
         job_id,
         attempt,
@@ -152,13 +165,13 @@ def seal_outcome(
 
 
 def _reference(stored: StoredResult) -> bytes:
-    """What RQ's `return_value` is of a result that is stored: where, and which."""
-    document = {"key": stored.key, "pieces": stored.pieces, "bytes": stored.size_bytes, "sha256": stored.sha256}
+    """Return the `return_value` in RQ's stream for a stored result: its location and digest."""
+    document = {"key": stored.key, "pieces": stored.chunk_count, "bytes": stored.size_bytes, "sha256": stored.sha256}
     return b2a_base64(_encoder.encode({"sandlot.result": document}), newline=False)
 
 
-def failure_text(outcome: Outcome) -> bytes:
-    """RQ's `exc_string` (rq/results.py): base64 of zlib of text. Only failures pay for it."""
+def exc_string(outcome: Outcome) -> bytes:
+    """Return RQ's `exc_string` (`rq/results.py`) for a failure: base64 of zlib of text."""
     lines = [f"{outcome.kind.value}"]
     if outcome.error is not None:
         lines = [*outcome.error.stack_trace, f"{outcome.error.error_type}: {outcome.error.error_message}"]
@@ -168,59 +181,64 @@ def failure_text(outcome: Outcome) -> bytes:
 
 
 def read_outcome_record(key: bytes, job_id: str, text: bytes) -> OutcomeRecord:
-    """
+    """Verify and read the outcome record of a job.
+
     Raises:
-        UnsafeRecord: a worker of ours did not sign it, and it is not one of the ends that none signs.
+        UnsafeRecord: no Sandlot worker signed it, and it is not one of the unsigned kinds.
     """
     signature, _, body = text.partition(b" ")
     try:
-        end = _decoder.decode(body)
+        record = _decoder.decode(body)
     except msgspec.DecodeError as error:
         raise UnsafeRecord(f"the recorded end of job {job_id} cannot be read: {error}") from None
     if signature == UNSIGNED:
-        if end.kind in UNSIGNED_KINDS and not end.result_bytes:
-            return end
+        if record.kind in UNSIGNED_KINDS and not record.result_bytes:
+            return record
     elif hmac.compare_digest(signature, mac(key, b"end", job_id.encode(), body)):
-        return end
+        return record
     raise UnsafeRecord(f"the recorded end of job {job_id} has no valid signature and is not believed")
 
 
-def stored_result_from(job_id: str, end: OutcomeRecord) -> StoredResult | None:
-    """Where the result is that an end names; nothing unless it is stored."""
-    if not end.result_pieces:
+def stored_result_from(job_id: str, outcome: OutcomeRecord) -> StoredResult | None:
+    """Return the location of the result that an outcome names; `None` unless it is in chunks."""
+    if not outcome.result_digests:
         return None
-    return StoredResult(job_id, end.attempt, end.result_bytes, end.result_sha256, end.result_pieces)
+    return StoredResult(job_id, outcome.attempt, outcome.result_bytes, outcome.result_sha256, outcome.result_digests)
 
 
-def job_result_from(job_id: str, end: OutcomeRecord, result: bytes, *, function: str, version: int) -> JobResult:
-    """`result` is not looked at if it is stored: its pieces are checked as they are read.
+def job_result_from(job_id: str, outcome: OutcomeRecord, result: bytes, *, function: str, version: int) -> JobResult:
+    """Join an outcome record and its result, which is verified here unless it is stored in chunks:
+    those are verified as they are read.
+
+    Args:
+        function, version: for records that do not name them (the unsigned kinds).
 
     Raises:
-        UnsafeRecord: the result is not the one the worker signed for.
+        UnsafeRecord: the result is not the one that the worker signed.
     """
-    stored = stored_result_from(job_id, end)
-    if end.result_bytes and stored is None and hashlib.sha256(result).hexdigest() != end.result_sha256:
+    stored = stored_result_from(job_id, outcome)
+    if outcome.result_bytes and stored is None and hashlib.sha256(result).hexdigest() != outcome.result_sha256:
         raise UnsafeRecord(f"the recorded result of job {job_id} is not the one its worker signed")
     return JobResult(
         job_id=job_id,
-        function=end.function or function,
-        version=end.version or version,
-        attempt=end.attempt,
-        kind=end.kind,
-        result=result if end.result_bytes and stored is None else b"",
+        function=outcome.function or function,
+        version=outcome.version or version,
+        attempt=outcome.attempt,
+        kind=outcome.kind,
+        result=result if outcome.result_bytes and stored is None else b"",
         stored=stored,
-        error=end.error,
-        evidence=end.evidence,
-        timings=end.timings,
-        receipt=bytes(end.receipt),
+        error=outcome.error,
+        evidence=outcome.evidence,
+        timings=outcome.timings,
+        receipt=bytes(outcome.receipt),
     )
 
 
 def decode_return_value(value: bytes) -> bytes:
-    """The result out of RQ's `return_value`."""
+    """Decode the result from RQ's `return_value`."""
     if len(value) <= CHUNK_BYTES:
         return a2b_base64(value)
     result = BytesIO()
-    for piece in iter_chunks(value):
-        result.write(a2b_base64(piece))
+    for chunk in iter_chunks(value):
+        result.write(a2b_base64(chunk))
     return result.getvalue()

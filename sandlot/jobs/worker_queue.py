@@ -1,6 +1,7 @@
-"""The queue as a worker uses it: step, beat, reap, release, and what arrives on its channel.
+"""The queue for workers: claiming, settling, heartbeats, reaping, and the messages on a worker's
+channel.
 
-Knows: the worker side's scripts, their arguments and answers, signatures. Does not know: how a job is executed.
+`queue.py` is the half for everything else.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from sandlot.redis.schema import check_schema
 log = logging.getLogger(__name__)
 
 LEASE_S: Final = 4.0
-"""LEASE_MS of prelude.lua: four beats. A worker that could not beat for this long must assume that its jobs are another's."""
+"""`LEASE_MS` in `prelude.lua`: four heartbeats. A worker that could not send one for this long must
+assume that its jobs belong to others."""
 
 
 class Claim(msgspec.Struct, eq=False):
-    """The right to one attempt, with what has to be executed. `queued_ms` is on Redis's clock."""
+    """The right to one attempt, with what has to be executed. `queued_ms` is how long the job was
+    queued, on Redis's clock."""
 
     job_id: str
     attempt: int
@@ -42,7 +45,7 @@ class Claim(msgspec.Struct, eq=False):
     queued_ms: float
     has_waiter: bool
     probe: bool = False
-    """Its function has crashed too often, and how this run ends decides whether others may follow."""
+    """The function's breaker is open, and the outcome of this run decides whether it closes."""
 
     @property
     def lease(self) -> str:
@@ -51,7 +54,11 @@ class Claim(msgspec.Struct, eq=False):
 
 @dataclass(frozen=True, slots=True)
 class SettleAndClaimReply:
-    """`answers`: `ok`, `already`, `stale` or `unstored` for each ending, in order. `parked`: a submit may now hand jobs over."""
+    """The reply to `settle_and_claim`.
+
+    `answers` has `ok`, `already`, `stale` or `unstored` for each outcome, in order. `parked`: a
+    submit may now hand jobs off to this worker.
+    """
 
     answers: list[str]
     claims: list[Claim]
@@ -60,10 +67,12 @@ class SettleAndClaimReply:
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """What is asked of one ending beside its record.
+    """The half of the retry decision that a worker makes from the function's retry policy
+    (`worker/engine/recording.py`); `retry_or_fail.lua` makes the other from what Redis knows.
 
-    `attempts`: so many are allowed for this kind of end, the first included; 0 if it is never run again. `jitter`: thousandths of the
-    half of the pause that is left to chance. `crashed`: it counts against its function. `probe`: its function is on probation.
+    `attempts`: how many are allowed for this kind of outcome, the first included; 0 for no retry.
+    `jitter`: thousandths of the random half of the pause. `crashed`: it counts towards the
+    function's breaker. `probe`: the run was a probe of an open breaker.
     """
 
     attempts: int = 0
@@ -76,7 +85,7 @@ class RetryDecision:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a worker says of itself with every beat."""
+    """A worker's report of its own state."""
 
     state: str
     successes: int
@@ -91,28 +100,33 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """`lost`: leases that are another's now. `cancels`: jobs to kill. `registered`: RQ still knows this worker.
-    `work_waits`: there is a job that this worker could claim, had it a slot for it."""
+    """The reply to a heartbeat.
+
+    `lost`: leases that belong to others now. `cancels`: jobs to kill. `should_claim`: there is work
+    for the free slots, or they are no longer parked. `registered`: RQ's registration of this worker
+    exists. `work_waits`: a queue of its placements has work.
+    """
 
     lost: list[str]
     cancels: list[str]
-    should_step: bool
+    should_claim: bool
     registered: bool
     work_waits: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ReapReply:
-    """How many jobs went which way. `next_ms`: when the first lease runs out that nobody renews, or the first delayed job is due; -1 if none is there."""
+    """The number of jobs that were queued again, ended as lost, or became due. `next_ms`: until the
+    first lease expires or the first delayed job is due; -1 if there is neither."""
 
-    again: int
+    requeued: int
     lost: int
     due: int
     next_ms: int
 
 
 class WorkerQueue:
-    """One per worker. `on_handed` gets a job and its number among the hand-offs, `on_wake` means that there is work in the ring."""
+    """One worker's connection to the queue: one pipelined connection and one subscription."""
 
     def __init__(
         self, url: str, pipeline: RedisPipeline, signing_key: bytes, name: str, placements: Sequence[str]
@@ -122,17 +136,19 @@ class WorkerQueue:
         self._key = signing_key
         self.name = name
         self.placements = tuple(placements)
-        self._step = script("settle_and_claim")
+        self._settle_and_claim = script("settle_and_claim")
         self._subscription: Subscription | None = None
-        self.on_follow: Callable[[str, str], None] = _nobody_cares
-        """Called with a job, and the channel of somebody who watches what it prints; set before `listen`."""
+        self.on_follow: Callable[[str, str], None] = _ignore_followers
+        """Called with a job id and the channel of an API process whose reader follows the job. Set
+        it before `listen`."""
 
     @classmethod
     async def open(cls, url: str, signing_key: bytes, name: str, placements: Sequence[str]) -> WorkerQueue:
-        """
+        """Connect and check the schema.
+
         Raises:
-            QueueUnavailable: Redis cannot be reached or refuses us.
-            SchemaMismatch: what is in it is not ours to touch.
+            QueueUnavailable: Redis cannot be reached or refuses the connection.
+            SchemaMismatch: the data in it is not this Sandlot's to touch.
         """
         pipeline = await RedisPipeline.open(url)
         try:
@@ -144,25 +160,31 @@ class WorkerQueue:
 
     async def listen(
         self,
-        on_handed: Callable[[Claim, int], None],
+        on_hand_off: Callable[[Claim, int], None],
         on_wake: Callable[[], None],
         on_cancel: Callable[[str], None],
         on_subscribed: Callable[[], None],
     ) -> None:
-        """Hear hand-offs, wake-ups and cancellations from now on.
+        """Subscribe to this worker's channel.
+
+        Args:
+            on_hand_off: called with a job and its number among the hand-offs.
+            on_wake: called when a queue in the ring has work.
+            on_cancel: called with the id of a job to kill.
+            on_subscribed: called after each subscription; earlier messages may be lost.
 
         Raises:
-            QueueUnavailable
+            QueueUnavailable: the subscription was not confirmed in time.
         """
 
         def on_message(payload: bytes) -> None:
             if payload.startswith(b"H "):
                 try:
-                    handed = _parse_hand_off(payload)
+                    claim, number = _parse_hand_off(payload)
                 except ValueError:
                     log.warning("garbled hand-off ignored", extra={"worker": self.name, "payload_bytes": len(payload)})
                     return
-                on_handed(*handed)
+                on_hand_off(claim, number)
             elif payload.startswith(b"L "):
                 job_id, _, channel = payload[2:].decode("utf-8", "replace").partition(" ")
                 self.on_follow(job_id, channel)
@@ -174,35 +196,26 @@ class WorkerQueue:
         self._subscription = Subscription(self._url, keys.TO_WORKER + self.name, on_message, on_subscribed)
         await self._subscription.open()
 
-    @property
-    def round_trips(self) -> Histogram:
-        """To Redis, of every call."""
-        return self._pipeline.round_trips
-
-    @property
-    def connected(self) -> bool:
-        return self._pipeline.connected
-
-    async def ready(self, timeout_s: float) -> bool:
-        return await self._pipeline.ready(timeout_s)
-
     def settle_and_claim(
-        self, number: int, free: int, seen: int, endings: Sequence[SealedOutcome], *, ahead: int = 0
+        self, number: int, free: int, hand_offs_seen: int, outcomes: Sequence[SealedOutcome], *, prefetch: int = 0
     ) -> asyncio.Future[Reply]:
-        """One round trip: record these endings, claim up to `free + ahead` jobs, park what of `free` stays idle. `parse_settle_and_claim` reads the answer.
+        """Record outcomes, claim up to `free + prefetch` jobs and park the slots that stay idle, in
+        one round trip. `parse_settle_and_claim` reads the reply.
 
-        Sending the same number again repeats the answer, not the work. `seen`: the number of the last hand-off, -1 to count anew.
+        Args:
+            number: of this call; sending the same number again repeats the reply, not the work.
+            hand_offs_seen: the number of the last hand-off, -1 to restart the count.
         """
         return self._pipeline.run_now(
-            self._step,
+            self._settle_and_claim,
             self.name,
             number,
             free,
-            ahead,
-            seen,
+            prefetch,
+            hand_offs_seen,
             len(self.placements),
             *self.placements,
-            *cast("Iterable[Argument]", chain.from_iterable(endings)),
+            *cast("Iterable[Argument]", chain.from_iterable(outcomes)),
         )
 
     @staticmethod
@@ -219,83 +232,92 @@ class WorkerQueue:
             parked == 1,
         )
 
-    async def put_result_chunk(self, claim: Claim, number: int, piece: bytes) -> bool:
-        """Keep one piece of a large result until its end is recorded; false if the attempt is another's now.
+    async def put_result_chunk(self, claim: Claim, number: int, chunk: bytes) -> bool:
+        """Store one chunk of a large result before its outcome is recorded. Return False if the
+        attempt belongs to another worker now.
 
         Raises:
-            QueueUnavailable: unknown; storing it again is safe.
+            QueueUnavailable: it is unknown whether it was stored; storing it again is safe.
         """
-        call = self._pipeline.run(script("put_result_chunk"), claim.job_id, claim.attempt, number, piece)
-        return cast(int, await _answer(call)) == 1
+        call = self._pipeline.run(script("put_result_chunk"), claim.job_id, claim.attempt, number, chunk)
+        return cast(int, await _reply_of(call)) == 1
 
-    def retry_or_fail(self, ending: SealedOutcome, judgement: RetryDecision) -> asyncio.Future[Reply]:
-        """Record one ending, or have its job run again, and what it means for its function. The answer: `ok`, `again`, `already`, `stale` or `unstored`.
-
-        Sending it again changes nothing."""
+    def retry_or_fail(self, outcome: SealedOutcome, decision: RetryDecision) -> asyncio.Future[Reply]:
+        """Record one outcome or schedule another attempt, and count a crash. The reply is `ok`,
+        `again`, `already`, `stale` or `unstored`. Sending it again changes nothing."""
         return self._pipeline.run(
-            script("retry_or_fail"), self.name, *ending,
-            judgement.attempts, judgement.backoff_ms, judgement.jitter, judgement.max_age_ms, int(judgement.crashed), int(judgement.probe),
+            script("retry_or_fail"), self.name, *outcome,
+            decision.attempts, decision.backoff_ms, decision.jitter, decision.max_age_ms, int(decision.crashed), int(decision.probe),
         )  # fmt: skip
 
     async def append_logs(
         self, job_id: str, attempt: int, before_bytes: int, text: bytes, channels: Sequence[str]
     ) -> int:
-        """Say what a running attempt has printed beyond `before_bytes`: 1; 0 if it is another's now; -1 to say it from the beginning.
+        """Store the output of a running attempt beyond `before_bytes` for its followers.
+
+        Returns:
+            1; 0 if the attempt belongs to another worker now; -1 if the whole output must be sent
+            again.
 
         Raises:
-            QueueUnavailable: unknown; saying it again is safe.
+            QueueUnavailable: it is unknown whether it was stored; sending it again is safe.
         """
         call = self._pipeline.run(script("append_logs"), job_id, attempt, before_bytes, text, *channels)
-        return cast(int, await _answer(call))
+        return cast(int, await _reply_of(call))
 
-    async def heartbeat(self, pulse: Heartbeat) -> HeartbeatReply:
-        """
+    async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatReply:
+        """Renew every lease and report this worker's state.
+
         Raises:
-            QueueUnavailable: unknown whether the leases were renewed.
+            QueueUnavailable: it is unknown whether the leases were renewed.
         """
         arguments: tuple[Argument, ...] = (
-            self.name, pulse.state, pulse.successes, pulse.failures, f"{pulse.working_s:.3f}", pulse.registration_ttl_s, pulse.free,
-            pulse.slots, pulse.busy,
-            len(self.placements), *self.placements, *pulse.leases,
+            self.name, heartbeat.state, heartbeat.successes, heartbeat.failures, f"{heartbeat.working_s:.3f}",
+            heartbeat.registration_ttl_s, heartbeat.free, heartbeat.slots, heartbeat.busy,
+            len(self.placements), *self.placements, *heartbeat.leases,
         )  # fmt: skip
-        lost, cancels, should_step, gone, waits = cast(
+        lost, cancels, should_claim, unregistered, work_waits = cast(
             "tuple[list[bytes], list[bytes], int, int, int]",
-            await _answer(self._pipeline.run(script("heartbeat"), *arguments)),
+            await _reply_of(self._pipeline.run(script("heartbeat"), *arguments)),
         )
         return HeartbeatReply(
             [member.decode() for member in lost],
             [job_id.decode() for job_id in cancels],
-            should_step == 1,
-            gone == 0,
-            waits == 1,
+            should_claim == 1,
+            unregistered == 0,
+            work_waits == 1,
         )
 
     def report_stats(self, stats: bytes) -> None:
-        """Leave what this worker has counted where `Queue.load` finds it; gone with the worker. Nobody waits for it: the next replaces it."""
-        self._pipeline.call("HSET", keys.WORKER + self.name, keys.STATS, stats).add_done_callback(_ignore_unreachable)
+        """Store this worker's counters for `Queue.load`, without waiting; the next report replaces
+        them. They expire with the worker's hash."""
+        self._pipeline.call("HSET", keys.WORKER + self.name, keys.STATS, stats).add_done_callback(_ignore_failure)
 
     async def reap(self) -> ReapReply:
-        """
+        """Take back expired leases and queue the jobs that have become due.
+
         Raises:
             QueueUnavailable
         """
-        return ReapReply(*cast("list[int]", await _answer(self._pipeline.run(script("reap"), LOST_EXC_STRING))))
+        return ReapReply(*cast("list[int]", await _reply_of(self._pipeline.run(script("reap"), LOST_EXC_STRING))))
 
     async def release(self, leases: Sequence[str], *, delay_ms: int = 0) -> int:
-        """Give jobs back unfinished; their attempts do not count. Returns how many were still this worker's.
+        """Give jobs back unfinished; their attempts do not count. Return how many still belonged to
+        this worker.
 
         Raises:
-            QueueUnavailable: unknown; what was not released is found by the reaper when its lease runs out.
+            QueueUnavailable: it is unknown; the reaper finds the rest when their leases expire.
         """
         if not leases:
             return 0
-        return cast(int, await _answer(self._pipeline.run(script("release"), delay_ms, *leases)))
+        return cast(int, await _reply_of(self._pipeline.run(script("release"), delay_ms, *leases)))
 
     def unseal(self, claim: Claim) -> tuple[Envelope, bytes | memoryview]:
-        """What is to be done; a large event is a view of the claim's data, not a copy.
+        """Verify a claim and return its envelope and event; a large event is a view of the claim's
+        data, not a copy.
 
         Raises:
-            UnsafeRecord: nobody with our key asked for this. It must not be executed.
+            UnsafeRecord: no holder of the signing key submitted it; it must not be executed.
         """
         if len(claim.data) > LARGE_BYTES:
             return unseal(self._key, claim.job_id, claim.sealed, memoryview(claim.data))
@@ -310,7 +332,7 @@ class WorkerQueue:
         timings: Timings,
         encoded: EncodedResult | None = None,
     ) -> SealedOutcome:
-        """An outcome as `step` takes it, signed."""
+        """Sign an outcome for `settle_and_claim` or `retry_or_fail`."""
         return seal_outcome(
             self._key,
             claim.job_id,
@@ -323,22 +345,35 @@ class WorkerQueue:
             encoded=encoded,
         )
 
+    @property
+    def round_trips(self) -> Histogram:
+        """The round trips of all calls to Redis."""
+        return self._pipeline.round_trips
+
+    @property
+    def connected(self) -> bool:
+        return self._pipeline.connected
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Wait until connected. Return False if that takes longer than `timeout_s`."""
+        return await self._pipeline.ready(timeout_s)
+
     async def close(self) -> None:
         if self._subscription is not None:
             await self._subscription.close()
         await self._pipeline.close()
 
 
-def _ignore_unreachable(reply: asyncio.Future[Reply]) -> None:
-    """The beat beside it has the same fate and says so."""
+def _ignore_failure(reply: asyncio.Future[Reply]) -> None:
+    """Retrieve the exception and drop it: the heartbeat beside it fails too and is reported."""
     if not reply.cancelled():
         reply.exception()
 
 
-async def _answer(future: asyncio.Future[Reply]) -> Reply:
+async def _reply_of(future: asyncio.Future[Reply]) -> Reply:
     """
     Raises:
-        QueueUnavailable: whatever Redis has against it, the caller's answer is to try again.
+        QueueUnavailable: for every error reply too, since the caller can only try again.
     """
     try:
         return await future
@@ -347,7 +382,8 @@ async def _answer(future: asyncio.Future[Reply]) -> Reply:
 
 
 def _parse_hand_off(payload: bytes) -> tuple[Claim, int]:
-    """`H <number> <job> <attempt> <queued ms> <has a waiter> <envelope's length>\\n<envelope><data>` (submit.lua)."""
+    """Parse `H <number> <job> <attempt> <queued ms> <has a waiter> <envelope's length>`, a newline,
+    the envelope and the data (`submit.lua`)."""
     head = payload[: payload.index(b"\n")]
     _, number, job_id, attempt, queued_ms, has_waiter, length = head.split(b" ")
     body = len(head) + 1
@@ -358,5 +394,5 @@ def _parse_hand_off(payload: bytes) -> tuple[Claim, int]:
     return claim, int(number)
 
 
-def _nobody_cares(job_id: str, channel: str) -> None:
-    """For a queue whose owner has no use for watchers."""
+def _ignore_followers(job_id: str, channel: str) -> None:
+    """The default of `WorkerQueue.on_follow`."""

@@ -94,7 +94,7 @@ class HandWorker:
             self.steps += 1
             number = self.steps
         return self.queue.parse_settle_and_claim(
-            await self.queue.settle_and_claim(number, free, self.seen, endings, ahead=ahead)
+            await self.queue.settle_and_claim(number, free, self.seen, endings, prefetch=ahead)
         )
 
     def ending(self, claim: Any, result: bytes = b"1", kind: OutcomeKind = OutcomeKind.OK, **more: Any) -> Any:

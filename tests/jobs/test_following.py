@@ -148,7 +148,7 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     monkeypatch: pytest.MonkeyPatch,
     jobs: int,
 ) -> None:
-    monkeypatch.setattr(notifications, "LOOK_S", 3600.0)  # only what happens makes anybody look, and the test
+    monkeypatch.setattr(notifications, "POLL_INTERVAL_S", 3600.0)  # only what happens makes anybody look, and the test
     monkeypatch.setattr(events, "PING_S", 0.1)
     watched: list[tuple[str, str]] = []
     worker.queue.on_follow = lambda *who: watched.append(who)

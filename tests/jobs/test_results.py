@@ -85,7 +85,7 @@ async def test_a_large_result_is_stored_once_and_read_piece_by_piece(
     assert (settled.kind, settled.result, settled.stored.size_bytes) == (OutcomeKind.OK, b"", len(LARGE))
     pieces = await read(queue, settled.stored, 0, len(LARGE))
     assert b"".join(pieces) == LARGE
-    assert [len(piece) for piece in pieces[:-1]] == [CHUNK_BYTES] * (settled.stored.pieces - 1)
+    assert [len(piece) for piece in pieces[:-1]] == [CHUNK_BYTES] * (settled.stored.chunk_count - 1)
     assert (await queue.result(job.job_id)) == settled
     record = await queue.job(job.job_id)
     assert record is not None
@@ -116,10 +116,15 @@ async def test_rq_sees_that_it_succeeded_and_where_the_result_is(
     stored = (await call(queue, job)).stored
     value = Job.fetch(job.job_id, connection=raw, serializer=JSONSerializer).return_value()
     assert value == {
-        "sandlot.result": {"key": stored.key, "pieces": stored.pieces, "bytes": len(LARGE), "sha256": stored.sha256}
+        "sandlot.result": {
+            "key": stored.key,
+            "pieces": stored.chunk_count,
+            "bytes": len(LARGE),
+            "sha256": stored.sha256,
+        }
     }
     pieces = raw.hgetall(value["sandlot.result"]["key"])
-    assert b"".join(pieces[b"%d" % number] for number in range(stored.pieces)) == LARGE
+    assert b"".join(pieces[b"%d" % number] for number in range(stored.chunk_count)) == LARGE
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,7 @@ async def test_what_was_changed_in_redis_is_not_handed_out(
     raw.hset(stored.key, "2", piece[:-1] + b"!")
     pieces = queue.large_results.read(stored, 0, stored.size_bytes)
     assert await anext(pieces) + await anext(pieces) == LARGE[: 2 * CHUNK_BYTES]
-    with pytest.raises(UnsafeRecord, match="piece 2"):
+    with pytest.raises(UnsafeRecord, match="chunk 2"):
         await anext(pieces)
     raw.hset(stored.key, "2", raw.hget(stored.key, "1") or b"")  # exchanged, though signed in its own place
     with pytest.raises(UnsafeRecord):

@@ -17,7 +17,7 @@ from sandlot.jobs.settlement import (
     OutcomeRecord,
     decode_return_value,
     encode_result,
-    failure_text,
+    exc_string,
     job_result_from,
     read_outcome_record,
     seal_outcome,
@@ -139,7 +139,7 @@ def test_a_failure_carries_no_result_even_if_it_had_one() -> None:
 def test_the_text_for_rq_survives_lone_surrogates() -> None:
     """A function may raise whatever it likes."""
     error = FunctionError(error_type="E", error_message="\ud800")
-    assert failure_text(Outcome(kind=OutcomeKind.ERROR, error=error))
+    assert exc_string(Outcome(kind=OutcomeKind.ERROR, error=error))
 
 
 def test_a_hash_that_is_not_ours_is_no_job() -> None:

@@ -333,7 +333,7 @@ class Dispatcher:
         step = self._step
         if step is not None:
             reply = self._queue.settle_and_claim(
-                step.number, step.free, step.last_hand_off, step.sealed, ahead=step.prefetch
+                step.number, step.free, step.last_hand_off, step.sealed, prefetch=step.prefetch
             )
             reply.add_done_callback(self._on_step_reply)
 

@@ -215,7 +215,7 @@ class Engine(Registration):
         dispatcher.on_leases_lost([lease for lease in reply.lost if lease in known])
         for job_id in reply.cancels:
             dispatcher.cancel(job_id)
-        if reply.should_step:
+        if reply.should_claim:
             dispatcher.request_work()
         if self._scaling is not None and not dispatcher.draining:
             self._resize(self._scaling.slots_after(dispatcher.slots, dispatcher.running, reply.work_waits))
@@ -256,10 +256,10 @@ class Engine(Registration):
             QueueUnavailable
         """
         found = await self._queue.reap()
-        self._counts.requeued += found.again
+        self._counts.requeued += found.requeued
         self._counts.given_up += found.lost
-        if found.again or found.lost:
-            log.warning("leases expired", extra={"queued_again": found.again, "lost": found.lost})
+        if found.requeued or found.lost:
+            log.warning("leases expired", extra={"queued_again": found.requeued, "lost": found.lost})
         if found.next_ms >= 0:
             # A score in whole milliseconds is due when that millisecond is over.
             pause_s = max(REAP_PAUSE_S, (found.next_ms + 1) / 1000)

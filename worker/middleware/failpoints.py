@@ -61,14 +61,14 @@ class FailingQueue(WorkerQueue):
         await super().listen(handed, on_wake, on_cancel, on_subscribed)
 
     def settle_and_claim(
-        self, number: int, free: int, seen: int, endings: Sequence[SealedOutcome], *, ahead: int = 0
+        self, number: int, free: int, hand_offs_seen: int, outcomes: Sequence[SealedOutcome], *, prefetch: int = 0
     ) -> asyncio.Future[Reply]:
-        self._reach_all("settling", endings)
+        self._reach_all("settling", outcomes)
         self.points.reach("stepping")
-        reply = super().settle_and_claim(number, free, seen, endings, ahead=ahead)
+        reply = super().settle_and_claim(number, free, hand_offs_seen, outcomes, prefetch=prefetch)
         # This callback runs before the engine's own, which is added to the returned future: the
         # reply has arrived and has not been read.
-        reply.add_done_callback(lambda _: self._answered(endings))
+        reply.add_done_callback(lambda _: self._answered(outcomes))
         return reply
 
     def _answered(self, endings: Sequence[SealedOutcome]) -> None:
@@ -85,10 +85,10 @@ class FailingQueue(WorkerQueue):
         self.points.reach("stored", claim.job_id, claim.attempt)
         return ours
 
-    def retry_or_fail(self, ending: SealedOutcome, decision: RetryDecision) -> asyncio.Future[Reply]:
-        self._reach_all("settling", [ending])
-        reply = super().retry_or_fail(ending, decision)
-        reply.add_done_callback(lambda _: self._reach_all("settled", [ending]))
+    def retry_or_fail(self, outcome: SealedOutcome, decision: RetryDecision) -> asyncio.Future[Reply]:
+        self._reach_all("settling", [outcome])
+        reply = super().retry_or_fail(outcome, decision)
+        reply.add_done_callback(lambda _: self._reach_all("settled", [outcome]))
         return reply
 
     async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatReply:

@@ -154,7 +154,7 @@ class FakeQueue:
     # The queue's own waiting, over this fake's submit, job, settled, keep_result, add_waiter and cancel.
     call = Queue.call
     long_poll = Queue.long_poll
-    _leave = Queue._leave
+    _end_wait_early = Queue._end_wait_early
     _kept_result = Queue._kept_result
 
     async def job(self, job_id: str) -> JobRecord | None:
@@ -231,7 +231,7 @@ class FakeQueue:
             self.finish(ended(self.invocations[job_id], OutcomeKind.CANCELLED))
         record = await self.job(job_id)
         if record is None:
-            raise JobNotFound(f"there is no job {job_id}")
+            raise JobNotFound(f"no job has the id {job_id}")
         return record
 
     async def cancel_queued(self, function: str) -> int:
