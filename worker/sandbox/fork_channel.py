@@ -77,7 +77,7 @@ class ForkChannel:
     def exchange(
         self, kind: bytes, head: bytes, tail: bytes | memoryview, timeout_s: float, on_answer: OnAnswer
     ) -> bool:
-        """Send a frame as `Channel.exchange` does, `I` to the template and a request to its child."""
+        """Send a frame as `Channel.exchange` does: `I` to the template, requests to its child."""
         if kind == INIT:
             return self._control.exchange(
                 kind, head, tail, timeout_s, lambda *answer: self._on_ready(on_answer, *answer)
