@@ -1,1 +1,1 @@
-"""Redis or Valkey: connections, key names, Lua scripts and what every package needs of the server."""
+"""Redis or Valkey: connections, key names, Lua scripts and facts about the server."""

@@ -1,6 +1,7 @@
-"""Redis's clock, for moments that a process writes into what it signs: the one clock by which jobs expire.
+"""Redis's clock, for timestamps that a process signs: the one clock by which jobs expire.
 
-Knows: TIME, and what has passed here since it was asked. Does not know: this machine's wall clock, which may be ten minutes off.
+It is read with TIME and carried forward with this process's monotonic clock. The host's wall clock
+is not used; it may be ten minutes off.
 """
 
 from __future__ import annotations
@@ -11,35 +12,38 @@ from typing import Final, cast
 
 from sandlot.redis.pipeline import RedisPipeline, Reply
 
-GOOD_S: Final = 10.0
-"""In this time two machines' clocks drift apart by less than a millisecond, and a Redis whose clock is set is noticed soon enough."""
+MAX_AGE_S: Final = 10.0
+"""In this time the clocks of two machines drift apart by less than a millisecond, and a change of
+Redis's clock is noticed soon enough."""
 
 
 class RedisClock:
-    """`look` once before it is read."""
+    """A copy of Redis's clock. Call `refresh` once before the first `now_ms`."""
 
-    def __init__(self, link: RedisPipeline) -> None:
-        self._link = link
+    def __init__(self, pipeline: RedisPipeline) -> None:
+        self._pipeline = pipeline
         self._epoch_ms = 0
-        self._seen_s = 0.0
+        self._read_s = 0.0
 
     async def refresh(self) -> None:
-        """
+        """Read the clock now.
+
         Raises:
             QueueUnavailable
         """
-        self._see(await self._link.call("TIME"))
+        self._set(await self._pipeline.call("TIME"))
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch. What was seen long ago is used once more, and replaced for the next who asks: nobody waits."""
-        if time.monotonic() - self._seen_s > GOOD_S:
-            self._link.call("TIME").add_done_callback(self._answered)
-        return self._epoch_ms + round((time.monotonic() - self._seen_s) * 1000)
+        """Return milliseconds since the epoch without waiting. An old reading is used once more and
+        refreshed in the background."""
+        if time.monotonic() - self._read_s > MAX_AGE_S:
+            self._pipeline.call("TIME").add_done_callback(self._on_time)
+        return self._epoch_ms + round((time.monotonic() - self._read_s) * 1000)
 
-    def _answered(self, reply: asyncio.Future[Reply]) -> None:
+    def _on_time(self, reply: asyncio.Future[Reply]) -> None:
         if not reply.cancelled() and reply.exception() is None:
-            self._see(reply.result())
+            self._set(reply.result())
 
-    def _see(self, reply: Reply) -> None:
+    def _set(self, reply: Reply) -> None:
         seconds, microseconds = (int(part) for part in cast("list[bytes]", reply))
-        self._epoch_ms, self._seen_s = seconds * 1000 + microseconds // 1000, time.monotonic()
+        self._epoch_ms, self._read_s = seconds * 1000 + microseconds // 1000, time.monotonic()

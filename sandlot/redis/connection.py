@@ -1,6 +1,6 @@
-"""Where Redis is and how to get there.
+"""Addresses of Redis (redis://, rediss://, unix://), TLS, connecting, and redis-py clients.
 
-Knows: URLs (redis://, rediss://, unix://), credentials, TLS. Does not know: jobs. Never shows a password.
+No error or log message of this module contains a password.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from redis.retry import Retry as SyncRetry
 from sandlot.errors import InvalidSettings, QueueUnavailable
 
 CONNECT_TIMEOUT_S: Final = 3.0
-"""A server that does not accept within this is as good as down; a start-up must fail in about as long."""
+"""A server that does not accept within this time counts as down; a start-up fails about as soon."""
 LOOKUP_TIMEOUT_S: Final = 12.0
-"""A resolver gives a name server that is silent five seconds (resolv.conf(5)) before it asks the next one, and asks each twice."""
+"""A resolver waits five seconds for a silent name server before it asks the next one, and asks each
+twice (resolv.conf(5))."""
 CALL_TIMEOUT_S: Final = 3.0
-"""Redis answers in microseconds; three seconds of silence mean that it is stopped or unreachable."""
+"""Redis answers within microseconds; after three seconds of silence it is stopped or
+unreachable."""
 CANCEL_AGAIN_S: Final = 0.1
 
 T = TypeVar("T")
@@ -38,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A parsed URL. `shown` is safe in a log or an error: it has no password."""
+    """A parsed URL. `shown` has no credentials and may stand in logs and errors."""
 
     shown: str
     host: str
@@ -51,9 +53,10 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """
+    """Parse SANDLOT_REDIS_URL.
+
     Raises:
-        InvalidSettings: not a URL of Redis; the message shows no password.
+        InvalidSettings: it is not a Redis URL; the message shows no password.
     """
     try:
         parts = parse_url(url)
@@ -76,7 +79,7 @@ def parse_address(url: str) -> Address:
 
 
 def shown_url(url: str) -> str:
-    """The URL without user, password and options."""
+    """Return the URL without user, password and options."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
@@ -84,7 +87,8 @@ def shown_url(url: str) -> str:
 
 
 def tls_context(fields: dict[str, Any]) -> ssl.SSLContext:
-    """TLS as redis-py's URL options say (`ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none`)."""
+    """Build a TLS context from redis-py's URL options (`ssl_ca_certs`, `ssl_certfile`,
+    `ssl_keyfile`, `ssl_cert_reqs=none`)."""
     context = ssl.create_default_context(cafile=fields.get("ssl_ca_certs"))
     if fields.get("ssl_certfile"):
         context.load_cert_chain(fields["ssl_certfile"], fields.get("ssl_keyfile"))
@@ -98,7 +102,7 @@ async def open_transport(address: Address, protocol: asyncio.Protocol) -> None:
     """Connect `protocol` to the server.
 
     Raises:
-        OSError, TimeoutError: it cannot be reached.
+        OSError, TimeoutError: the server cannot be reached.
     """
     loop = asyncio.get_running_loop()
     if address.path:
@@ -127,12 +131,14 @@ _lookups: Final[dict[tuple[asyncio.AbstractEventLoop, str, int], asyncio.Task[li
 
 
 async def _look_up(host: str, port: int) -> list[str]:
-    """Its addresses. Apart from connecting, and with a longer limit: who gives up before the resolver asks the second name server never reaches it.
+    """Return the addresses of a host name.
 
-    A lookup that is under way is shared, not abandoned: each takes a thread until it ends, and there are four.
+    Looking up has a longer limit than connecting: a client that gives up before the resolver asks
+    its second name server never reaches that one. A running lookup is shared, not abandoned: each
+    holds a thread until it ends, and there are only four.
 
     Raises:
-        OSError, TimeoutError: it cannot be looked up.
+        OSError, TimeoutError: the name cannot be looked up.
     """
     if _is_address(host):
         return [host]
@@ -150,7 +156,7 @@ async def _look_up(host: str, port: int) -> list[str]:
 def _forget(key: tuple[asyncio.AbstractEventLoop, str, int], task: asyncio.Task[list[str]]) -> None:
     del _lookups[key]
     if not task.cancelled():
-        task.exception()  # told to whoever still waits; perhaps nobody
+        task.exception()  # Retrieved here too: perhaps no caller still waits for it.
 
 
 async def _addresses(host: str, port: int) -> list[str]:
@@ -167,22 +173,25 @@ def _is_address(host: str) -> bool:
 
 
 def _connect_timeout_s(url: str) -> float:
-    """For redis-py, which looks up and connects in one."""
+    """Return the limit for redis-py, which looks up and connects in one step."""
     address = parse_address(url)
     named = not address.path and not _is_address(address.host)
     return CONNECT_TIMEOUT_S + (LOOKUP_TIMEOUT_S if named else 0)
 
 
 async def end_task(task: asyncio.Task[Any] | None) -> None:
-    """Cancel a task that calls redis-py, until it has ended: redis-py swallows a cancellation that comes while it sends, and one is then not enough.
-    (It sends within `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes just as it returns.)"""
+    """Cancel a task that calls redis-py until it has ended.
+
+    One cancellation may not be enough: redis-py sends within `asyncio.wait_for`, which in Python
+    3.11 loses a cancellation that arrives just as it returns.
+    """
     while task is not None and not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
 
 
 async def cancellable(calls: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine that calls redis-py returns, for one who may be cancelled meanwhile and must hear of it."""
+    """Await a coroutine that calls redis-py without losing a cancellation of the caller."""
     task = asyncio.ensure_future(calls)
     try:
         await asyncio.wait({task})
@@ -193,7 +202,7 @@ async def cancellable(calls: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.asynccontextmanager
 async def answering() -> AsyncIterator[None]:
-    """Whatever redis-py raises inside is raised as QueueUnavailable."""
+    """Raise redis-py's errors inside the block as QueueUnavailable."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -201,7 +210,8 @@ async def answering() -> AsyncIterator[None]:
 
 
 def connect(url: str) -> redis.asyncio.Redis:
-    """A client for everything cold. It never sends a command a second time by itself: a resent command may be applied twice."""
+    """Make a redis-py client, for everything off the hot path. It never resends a command by
+    itself: a resent command may be applied twice."""
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
@@ -212,7 +222,7 @@ def connect(url: str) -> redis.asyncio.Redis:
 
 
 def connect_blocking(url: str) -> redis.Redis:
-    """The same for code that blocks: RQ's own classes."""
+    """Make a blocking redis-py client, for RQ's own classes and health checks."""
     parse_address(url)
     client: redis.Redis = redis.Redis.from_url(
         url,

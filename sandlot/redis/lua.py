@@ -21,7 +21,10 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """Build a script that moves jobs: its flags, the key names, `prelude.lua`, then its own text."""
+    """Build a script of `scripts/jobs`: its flags, the key names, `prelude.lua`, then its own text.
+
+    The flags (`#!lua flags=…`) must be the first line (EVAL scripts, redis.io).
+    """
     own, shared = _read("jobs", name), _read("jobs", "prelude")
     flags, _, body = own.partition("\n")
     text = f"{flags}\n{lua_locals()}\n{shared}\n{body}"
@@ -30,7 +33,8 @@ def script(name: str) -> Script:
 
 
 def function_script(*names: str) -> str:
-    """Join the texts of scripts that change functions, for `Redis.register_script`; a fragment comes first."""
+    """Join the texts of scripts of `scripts/functions` for redis-py's `register_script`; a fragment
+    comes first."""
     return "".join(_read("functions", name) for name in names)
 
 

@@ -1,6 +1,7 @@
-"""One connection to Redis, in bytes and replies.
+"""A pipelined client for Redis: RESP2 through hiredis, coalesced writes, reconnection.
 
-Knows: RESP2 (through hiredis), the greeting (AUTH, SELECT), coalesced writes. Does not know: which reply answers which call.
+`RespConnection` is one socket with a parser, `RedisPipeline` the client that matches replies with
+calls and reconnects. The protocol is that of redis.io, "RESP protocol specification".
 """
 
 from __future__ import annotations
@@ -20,20 +21,23 @@ from sandlot.metrics import Histogram
 from sandlot.redis.connection import CALL_TIMEOUT_S, Address, open_transport, parse_address
 from sandlot.redis.lua import Script
 
+log = logging.getLogger(__name__)
+
 Argument = bytes | str | int | float
-"""What a command is made of; sent as text, bytes as they are."""
+"""A part of a command: bytes are sent as they are, everything else as text."""
 Reply = object
-"""What hiredis makes of an answer: bytes, int, None, a list of these, or a `hiredis.ReplyError`."""
+"""A reply as hiredis parses it: bytes, int, None, a list of these, or a `hiredis.ReplyError`."""
 
 BACKOFFS_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-"""Between attempts to reconnect: quick for a restart, a second at most."""
+"""Between attempts to reconnect: short for a restart, a second at most."""
 
 LARGE_BYTES: Final = 65_536
-"""An argument above is sent from where it is: hiredis takes 15 ms to copy 8 MB into one command, in which nothing else happens."""
+"""A larger argument is sent without a copy: hiredis takes 15 ms to copy 8 MB into one command, and
+blocks the event loop meanwhile."""
 
 
-class Wire(asyncio.Protocol):
-    """A socket with a RESP parser on it. Writes of one loop tick leave in one send."""
+class RespConnection(asyncio.Protocol):
+    """A socket with a RESP parser. All writes of one event-loop tick leave in one send."""
 
     def __init__(self, on_reply: Callable[[Reply], None], on_lost: Callable[[], None]) -> None:
         self._reader = hiredis.Reader()
@@ -42,8 +46,9 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._pending: list[bytes] = []
-        self.swollen = False
-        """The parser may hold the room that a large reply needed: it keeps it until it is fed again, which may be a second later."""
+        self.parser_grown = False
+        """Set after a large reply: the parser keeps the memory that it needed until it is fed
+        again, which may be a second later."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses of asyncio's
@@ -51,7 +56,7 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, on_reply = self._reader, self._on_reply
         if len(data) > LARGE_BYTES:
-            self.swollen = True
+            self.parser_grown = True
         reader.feed(data)
         try:
             reply = reader.gets()
@@ -59,26 +64,28 @@ class Wire(asyncio.Protocol):
                 on_reply(reply)
                 reply = reader.gets()
         except hiredis.ProtocolError:
-            # Not RESP: whatever is at the other end, nothing it says can be used.
+            # The peer does not speak RESP: nothing it sends can be used.
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._on_lost()
 
-    def shrink(self) -> None:
-        """Let go of that room. Only for who knows that no part of another reply has arrived: it would be lost."""
-        self._reader, self.swollen = hiredis.Reader(), False
+    def replace_parser(self) -> None:
+        """Replace the parser to free its memory. Call it only when no part of another reply has
+        arrived: that part would be lost."""
+        self._reader, self.parser_grown = hiredis.Reader(), False
 
     def send(self, *arguments: Argument) -> None:
-        """Queue one command for this tick's write. A closed wire drops it: `on_lost` has told, or is about to tell, its owner."""
+        """Queue one command for the write at the end of this tick. A closed connection drops it:
+        its owner learns of that by `on_lost`."""
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pack(arguments)
 
     def send_now(self, *arguments: Argument) -> None:
-        """The same without waiting for the end of the tick: for what already is everything of this tick. (Another round of the event loop
-        is another system call.)"""
+        """Send at once, for a caller that has gathered everything of this tick already: waiting for
+        the end of the tick costs another turn of the event loop, which is another system call."""
         self._pack(arguments)
         self._flush()
 
@@ -100,13 +107,13 @@ class Wire(asyncio.Protocol):
                 self._transport.write(b"".join(pending))
 
     def close(self) -> None:
-        """Drop the connection at once; `on_lost` follows."""
+        """Abort the connection; `on_lost` follows."""
         if self._transport is not None:
             self._transport.abort()
 
 
 def _pack_in_parts(arguments: tuple[Argument, ...]) -> list[bytes]:
-    """One command as RESP2 writes it, its large arguments uncopied."""
+    """Encode one command in RESP2 without copying its large arguments."""
     parts, small = [], b"*%d\r\n" % len(arguments)
     for argument in arguments:
         text = argument if isinstance(argument, bytes) else str(argument).encode()
@@ -119,8 +126,8 @@ def _pack_in_parts(arguments: tuple[Argument, ...]) -> list[bytes]:
     return [*parts, small]
 
 
-def greeting(address: Address) -> list[tuple[Argument, ...]]:
-    """What is said before anything else; each is answered by `OK`."""
+def handshake(address: Address) -> list[tuple[Argument, ...]]:
+    """Return the commands that open a connection; Redis answers each with `OK`."""
     commands: list[tuple[Argument, ...]] = []
     if address.password:
         commands.append(
@@ -131,22 +138,22 @@ def greeting(address: Address) -> list[tuple[Argument, ...]]:
     return commands
 
 
-async def open_wire(address: Address, on_reply: Callable[[Reply], None], on_lost: Callable[[], None]) -> Wire:
-    """A connected wire.
+async def open_resp_connection(
+    address: Address, on_reply: Callable[[Reply], None], on_lost: Callable[[], None]
+) -> RespConnection:
+    """Open a connection.
 
     Raises:
-        OSError, TimeoutError: no connection.
+        OSError, TimeoutError: the server cannot be reached.
     """
-    wire = Wire(on_reply, on_lost)
-    await open_transport(address, wire)
-    return wire
+    connection = RespConnection(on_reply, on_lost)
+    await open_transport(address, connection)
+    return connection
 
-
-log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S: Final = 0.25
-"""How often the oldest call in flight is compared with its deadline: one timer for all, instead of one per call."""
-NOT_NOW: Final = (
+"""Between two checks of the oldest call's deadline: one timer for all calls instead of one each."""
+NOT_APPLIED_ERRORS: Final = (
     "LOADING",
     "BUSY",
     "MASTERDOWN",
@@ -158,11 +165,12 @@ NOT_NOW: Final = (
     "CLUSTERDOWN",
     "UNKILLABLE",
 )
-"""Error codes that say: this server will not do it at the moment, and has not."""
+"""Error codes with which a server refuses a command for now and has not applied it."""
 
 
 class Unreachable(QueueUnavailable):
-    """No answer. `unknown` tells whether the call may have been applied; only an idempotent call may then be repeated."""
+    """Redis did not answer. `unknown`: the call may have been applied, so that only an idempotent
+    one may be repeated."""
 
     def __init__(self, message: str, *, unknown: bool) -> None:
         super().__init__(message)
@@ -170,11 +178,12 @@ class Unreachable(QueueUnavailable):
 
 
 class Refused(QueueUnavailable):
-    """Redis answered that it cannot do it now (loading, out of memory, disk full, read-only): nothing was applied."""
+    """Redis refused the call for now (loading, out of memory, disk full, read-only): nothing was
+    applied."""
 
 
-class Call:
-    """A call in flight."""
+class PendingCall:
+    """A call that was sent and not answered yet."""
 
     __slots__ = ("arguments", "deadline", "future", "script", "sent_s")
 
@@ -189,48 +198,50 @@ class Call:
         self.deadline = deadline
         self.script = script
         self.arguments = arguments
-        self.sent_s = time.monotonic()  # not the loop's, which counts whole milliseconds
+        self.sent_s = time.monotonic()  # The loop's clock counts whole milliseconds.
 
 
 class RedisPipeline:
-    """Calls go out in order and are answered in order. Opens itself again when the connection breaks; what was in flight then
-    fails as `Unreachable(unknown=True)`."""
+    """A pipelined client: calls are sent and answered in order. It reconnects by itself; calls in
+    flight on a broken connection fail as `Unreachable(unknown=True)`."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._loop = asyncio.get_running_loop()
-        self._in_flight: deque[Call] = deque()
-        self._wire: Wire | None = None
+        self._in_flight: deque[PendingCall] = deque()
+        self._connection: RespConnection | None = None
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._reconnector: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.round_trips = Histogram()
-        """From a call to its answer; a script that is one for many jobs counts once."""
+        """From a call to its reply; a script for many jobs counts once."""
 
     @classmethod
     async def open(cls, url: str, *, patience_s: float = CALL_TIMEOUT_S) -> RedisPipeline:
-        """
+        """Connect.
+
         Raises:
-            Unreachable: no connection within `patience_s`; the message names the server without its password.
+            Unreachable: no connection within `patience_s`; the message names the server without its
+                password.
             Refused: the credentials are not accepted.
         """
-        link = cls(parse_address(url))
+        pipeline = cls(parse_address(url))
         reason = ""
         deadline = time.monotonic() + patience_s
         for pause_s in (*BACKOFFS_S, *[BACKOFFS_S[-1]] * 1000):
             try:
-                await link._connect()
+                await pipeline._connect()
             except (OSError, Unreachable) as error:
                 reason = str(error) or type(error).__name__
             else:
-                link._keeper = asyncio.create_task(link._keep(), name="link")
-                return link
+                pipeline._reconnector = asyncio.create_task(pipeline._reconnect_forever(), name="redis pipeline")
+                return pipeline
             if time.monotonic() + pause_s > deadline:
                 break
             await asyncio.sleep(pause_s)
         raise Unreachable(
-            f"cannot reach Redis at {link._address.shown}: {reason}. Is it running? SANDLOT_REDIS_URL says where it is.",
+            f"cannot reach Redis at {pipeline._address.shown}: {reason}. Is it running? SANDLOT_REDIS_URL says where it is.",
             unknown=False,
         )
 
@@ -239,51 +250,58 @@ class RedisPipeline:
         return self._ready.is_set()
 
     async def ready(self, timeout_s: float) -> bool:
-        """Wait until connected; false when that took too long."""
+        """Wait until connected. Return False if that takes longer than `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._ready.wait()
         return self._ready.is_set()
 
     def call(self, *arguments: Argument) -> asyncio.Future[Reply]:
-        """One command. The future fails with `Unreachable`, `Refused` or `hiredis.ReplyError`."""
+        """Send one command. The future fails with `Unreachable`, `Refused` or
+        `hiredis.ReplyError`."""
         return self._call(None, arguments)
 
     def run(self, script: Script, *arguments: Argument) -> asyncio.Future[Reply]:
-        """One script without declared keys (they are built inside). Loaded again by itself when the server has forgotten it."""
+        """Run one script without declared keys (the script builds them). A script that the server
+        has forgotten is loaded again."""
         return self._call(script, arguments)
 
     def run_now(self, script: Script, *arguments: Argument) -> asyncio.Future[Reply]:
-        """`run` for who has gathered all there is to send in this tick: it leaves at once."""
+        """Run one script and send it at once; see `RespConnection.send_now`."""
         return self._call(script, arguments, now=True)
 
     def _call(
         self, script: Script | None, arguments: tuple[Argument, ...], *, now: bool = False
     ) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = self._loop.create_future()
-        if self._wire is None or not self._ready.is_set():
+        if self._connection is None or not self._ready.is_set():
             future.set_exception(
                 Unreachable(f"Redis at {self._address.shown} is not reachable; the call was not sent", unknown=False)
             )
             return future
-        self._send(self._wire, Call(future, self._loop.time() + CALL_TIMEOUT_S, script, arguments), now=now)
+        self._send(
+            self._connection, PendingCall(future, self._loop.time() + CALL_TIMEOUT_S, script, arguments), now=now
+        )
         return future
 
-    def _send(self, wire: Wire, call: Call, *, whole_text: bool = False, now: bool = False) -> None:
+    def _send(
+        self, connection: RespConnection, call: PendingCall, *, whole_text: bool = False, now: bool = False
+    ) -> None:
         if now and call.script is not None:
-            wire.send_now("EVALSHA", call.script.sha, 0, *call.arguments)
+            connection.send_now("EVALSHA", call.script.sha, 0, *call.arguments)
         elif call.script is None:
-            wire.send(*call.arguments)
+            connection.send(*call.arguments)
         elif whole_text:
-            wire.send("EVAL", call.script.text, 0, *call.arguments)
+            connection.send("EVAL", call.script.text, 0, *call.arguments)
         else:
-            wire.send("EVALSHA", call.script.sha, 0, *call.arguments)
+            connection.send("EVALSHA", call.script.sha, 0, *call.arguments)
         self._in_flight.append(call)
         if self._timer is None:
             self._timer = self._loop.call_later(CHECK_INTERVAL_S, self._check)
 
     def _check(self) -> None:
-        """Calls are answered in order, so the oldest is the one to watch. When it is overdue, nothing behind it will come either."""
+        """Close the connection if the oldest call is overdue. Calls are answered in order, so
+        nothing behind it will be answered either."""
         self._timer = None
         if not self._in_flight:
             return
@@ -291,15 +309,15 @@ class RedisPipeline:
             log.warning(
                 "redis does not answer", extra={"redis": self._address.shown, "in_flight": len(self._in_flight)}
             )
-            if self._wire is not None:
-                self._wire.close()
+            if self._connection is not None:
+                self._connection.close()
             return
         self._timer = self._loop.call_later(CHECK_INTERVAL_S, self._check)
 
     def _on_reply(self, reply: Reply) -> None:
         call = self._in_flight.popleft()
-        if self._wire is not None and self._wire.swollen and not self._in_flight:
-            self._wire.shrink()
+        if self._connection is not None and self._connection.parser_grown and not self._in_flight:
+            self._connection.replace_parser()
         self.round_trips.observe(time.monotonic() - call.sent_s)
         future = call.future
         if not isinstance(reply, hiredis.ReplyError):
@@ -307,14 +325,15 @@ class RedisPipeline:
                 future.set_result(reply)
             return
         text = str(reply)
-        if text.startswith("NOSCRIPT") and call.script is not None and self._wire is not None:
-            # After SCRIPT FLUSH, or on a server that has restarted under a proxy; EVAL loads it for all later calls.
-            self._send(self._wire, call, whole_text=True)
+        if text.startswith("NOSCRIPT") and call.script is not None and self._connection is not None:
+            # After SCRIPT FLUSH, or on a server that has restarted behind a proxy. EVAL loads the
+            # script for all later calls (EVAL, redis.io).
+            self._send(self._connection, call, whole_text=True)
         elif future is not None and not future.done():
-            future.set_exception(Refused(f"Redis refuses: {text}") if text.startswith(NOT_NOW) else reply)
+            future.set_exception(Refused(f"Redis refuses: {text}") if text.startswith(NOT_APPLIED_ERRORS) else reply)
 
     def _on_lost(self) -> None:
-        self._wire = None
+        self._connection = None
         self._ready.clear()
         self._lost.set()
         if self._timer is not None:
@@ -332,28 +351,28 @@ class RedisPipeline:
 
     async def _connect(self) -> None:
         self._lost.clear()
-        wire = await open_wire(self._address, self._on_reply, self._on_lost)
-        self._wire = wire
+        connection = await open_resp_connection(self._address, self._on_reply, self._on_lost)
+        self._connection = connection
         replies = []
-        for command in greeting(self._address):
+        for command in handshake(self._address):
             future: asyncio.Future[Reply] = self._loop.create_future()
-            self._send(wire, Call(future, self._loop.time() + CALL_TIMEOUT_S, None, command))
+            self._send(connection, PendingCall(future, self._loop.time() + CALL_TIMEOUT_S, None, command))
             replies.append(future)
         future = self._loop.create_future()
-        self._send(wire, Call(future, self._loop.time() + CALL_TIMEOUT_S, None, ("PING",)))
+        self._send(connection, PendingCall(future, self._loop.time() + CALL_TIMEOUT_S, None, ("PING",)))
         replies.append(future)
         try:
             await asyncio.gather(*replies)
         except hiredis.ReplyError as error:
-            wire.close()
+            connection.close()
             raise Refused(f"Redis at {self._address.shown} refuses the connection: {error}") from None
         except QueueUnavailable:
-            wire.close()
+            connection.close()
             raise
         self._ready.set()
 
-    async def _keep(self) -> None:
-        """Reconnect for as long as the link is open."""
+    async def _reconnect_forever(self) -> None:
+        """Reconnect after every loss until `close` cancels this task."""
         while True:
             await self._lost.wait()
             failures = 0
@@ -368,11 +387,11 @@ class RedisPipeline:
             log.info("redis is reachable again", extra={"redis": self._address.shown})
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self._reconnector is not None:
+            self._reconnector.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
-            self._keeper = None
-        if self._wire is not None:
-            self._wire.close()
+                await self._reconnector
+            self._reconnector = None
+        if self._connection is not None:
+            self._connection.close()
             await self._lost.wait()

@@ -44,12 +44,13 @@ class Reader:
 class Readers:
     """Readers at one queue, all closed at the end."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, url: str) -> None:
         self._queue = queue
+        self._url = url
         self._readers: list[Reader] = []
 
     async def __aenter__(self) -> Self:
-        self._watch = await DurabilityWatch.open(self._queue._url)
+        self._watch = await DurabilityWatch.open(self._url)
         self.calls = Invocations(self._queue, Settings(_env_file=None), self._watch)
         return self
 

@@ -209,7 +209,7 @@ async def test_redis_restarts_in_the_middle(tmp_path: Path, make: MakeInvocation
     running = await RunningEngine.start(url, InlinePool(2, lambda _: None))
     queue = await Queue.open(url, KEY, queue_limit=1000, queue_limit_per_function=1000)
     try:
-        async with Readers(queue) as following, asyncio.timeout(HANG_S):
+        async with Readers(queue, url) as following, asyncio.timeout(HANG_S):
             while not (await queue.status()).workers:  # noqa: ASYNC110  # Redis has no event for it
                 await asyncio.sleep(0.02)
             jobs = [make() for _ in range(20)]

@@ -114,9 +114,9 @@ async def test_what_was_said_and_is_gone_is_said_from_the_beginning(
 
 
 @pytest.fixture
-async def read(queue: Queue) -> AsyncIterator[Callable[[str], Any]]:
+async def read(queue: Queue, url: str) -> AsyncIterator[Callable[[str], Any]]:
     """Begins to read the stream of a job."""
-    async with Readers(queue) as readers:
+    async with Readers(queue, url) as readers:
         yield readers.read
 
 

@@ -159,7 +159,7 @@ async def test_a_lost_worker_does_not_bring_back_what_is_too_old(
         raw.hincrby(f"rq:job:{claim.job_id}", "sl_queued_ms", -60_001)
         raw.zadd("sandlot:leases", {claim.lease: 1})
     reaped = await worker.queue.reap()
-    assert (reaped.again, reaped.lost) == (1, 1)
+    assert (reaped.requeued, reaped.lost) == (1, 1)
     assert (await queue.job(claims[0].job_id)).status is JobStatus.LOST
 
 

@@ -42,7 +42,7 @@ async def test_who_comes_first_writes_the_number_and_the_next_agree(
     [
         (str(SCHEMA + 1), "Start the Sandlot that wrote it or a newer one"),
         ("0", "Let the Sandlot that wrote it finish its jobs"),
-        ("yes", "Somebody else wrote it"),
+        ("yes", "Another program wrote it"),
     ],
 )
 async def test_neither_api_nor_worker_opens_what_it_does_not_understand(

@@ -318,7 +318,7 @@ async def test_a_stale_settle_is_refused_and_changes_nothing(
     await queue.submit(job, reply=False)
     (first,) = (await worker.step(1)).claims
     raw.zadd("sandlot:leases", {first.lease: 1})
-    assert (await worker.queue.reap()).again == 1
+    assert (await worker.queue.reap()).requeued == 1
     (second,) = (await worker.step(1)).claims
     assert second.attempt == 2
     assert (await worker.step(1, worker.ending(first, b'"old"'))).answers == ["stale"]
@@ -466,7 +466,7 @@ async def test_a_reap_says_when_the_next_one_is_worth_while(
     await queue.submit(make(delay_ms=50), reply=False)
     assert (await worker.queue.reap()).next_ms <= 50
     raw.zadd("sandlot:leases", {claim.lease: 1})
-    assert (await worker.queue.reap()).again == 1
+    assert (await worker.queue.reap()).requeued == 1
 
 
 async def test_claims_go_round_the_functions(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
