@@ -22,7 +22,7 @@ from sandlot.redis.pipeline import Reply
 
 JOB_FIELDS: Final = (
     "status", "created_at", keys.ENVELOPE, keys.ATTEMPT, keys.STARTED_MS, keys.ENDED_MS, keys.KIND,
-    keys.END, keys.FAILURE, keys.ORDER, "origin",
+    keys.END, keys.FAILURE, keys.CALLBACK_REQUEST, "origin",
 )  # fmt: skip
 """The fields of a job's hash that `record_from` reads, in its order."""
 LOGS_TAIL_BYTES: Final = 4096

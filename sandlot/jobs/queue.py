@@ -319,7 +319,7 @@ class Queue:
         fields = cast("list[bytes | None]", await hash_call)
         logs_tail = cast(bytes, await logs_call)
         record = record_from(self._key, job_id, fields, logs_tail)
-        callback = fields[JOB_FIELDS.index(keys.ORDER)]
+        callback = fields[JOB_FIELDS.index(keys.CALLBACK_REQUEST)]
         if record is not None and callback is not None:
             record = msgspec.structs.replace(record, callback=await self._callback_state(job_id, callback))
         if record is None or record.status is not JobStatus.QUEUED or fields[-1] is None:

@@ -1,8 +1,8 @@
-"""Every name Sandlot uses in Redis: RQ's own (rq 3.0) and ours beside them.
+"""Every name that Sandlot uses in Redis: RQ's own (rq 3.0) and Sandlot's beside them.
 
-Knows: key names, channel names, names of hash fields. Does not know: what is done with them.
-The scripts get the same names as Lua locals, so a name is written down once. Keys are built inside the scripts from
-these prefixes, which Redis Cluster does not allow: Sandlot runs on one primary (with replicas if you like).
+The scripts get the same names as Lua locals, so that each is written down once. Scripts build keys
+from these prefixes, which Redis Cluster does not allow (EVAL, redis.io): Sandlot runs on one
+primary, with replicas if needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 JOB: Final = "rq:job:"
 QUEUE: Final = "rq:queue:"
 QUEUES: Final = "rq:queues"
-"""set of the queues' keys, prefix included."""
+"""set: the keys of the queues, with their prefix."""
 STARTED: Final = "rq:wip:"
 FINISHED: Final = "rq:finished:"
 FAILED: Final = "rq:failed:"
@@ -23,105 +23,125 @@ RESULTS: Final = "rq:results:"
 RQ_WORKER: Final = "rq:worker:"
 RQ_WORKERS: Final = "rq:workers"
 
-# Ours: the engine.
+# Sandlot's: the engine.
 SCHEMA: Final = "sandlot:schema"
-"""The number of this layout (sandlot.redis.schema)."""
+"""string: the number of this layout (`sandlot.redis.schema`)."""
 LIVE: Final = "sandlot:live:"
-"""`+ id:attempt`: what a running attempt has printed so far; only while somebody watches."""
+"""`+ id:attempt`, string: the output of a running attempt so far; exists only while it has a
+follower."""
 INDEX: Final = "sandlot:jobs-of:"
-"""`+ queue`: zset of the ids of its jobs that are kept, all with score 0: ids sort by when they were made."""
+"""`+ queue`, zset: the ids of its kept jobs, all with score 0; ids sort by creation."""
 RING: Final = "sandlot:ring:"
-"""`+ placement`: zset of queues that have work, by the turn they are due; the lowest is served next."""
+"""`+ placement`, zset: queues with work, by turn; the lowest is served next."""
 TURN: Final = "sandlot:turn"
+"""counter: the last turn that was given out."""
 CAPS: Final = "sandlot:caps"
 """hash queue -> how many of its jobs may run at once."""
 CAPPED: Final = "sandlot:capped"
-"""set of queues that have work but no room under their cap; not in the ring until one of their jobs ends."""
+"""set: queues with work that have reached their cap; outside the ring until one of their jobs
+ends."""
 DEPTH: Final = "sandlot:depth"
-"""How many jobs all queues hold together."""
+"""counter: the jobs in all queues together."""
 ENDED: Final = "sandlot:ended"
-"""How many jobs have ended since the beginning; two samples give the rate."""
-DRAINED: Final = "sandlot:drained"
-"""list of `<ms> <ENDED>`, one a second, newest first: how fast jobs have ended of late."""
-TAKEN: Final = "sandlot:taken:"
-"""`+ queue`: list of `<ms> <how many>`, the claims from a queue since it was last empty, newest first: how fast its places come free."""
-PROMISED: Final = "sandlot:promised"
-"""hash queue (or `*`, all together) -> until when, in ms, the places that come free are meant for those who were refused and told to come back."""
+"""counter: the jobs that have ended since the beginning; two samples give the rate."""
+END_HISTORY: Final = "sandlot:drained"
+"""list of `<ms> <ENDED>`, one a second, newest first: the recent rate at which jobs end."""
+CLAIM_HISTORY: Final = "sandlot:taken:"
+"""`+ queue`, list of `<ms> <claims>`: the claims since the queue was last empty, newest first: the
+recent rate at which its places come free."""
+RESERVATIONS: Final = "sandlot:promised"
+"""hash queue (or `*` for all together) -> the ms until which free places are reserved for callers
+that were refused and got a Retry-After."""
 LEASES: Final = "sandlot:leases"
-"""zset `<job>:<attempt>` -> when the right to that attempt runs out, in ms."""
+"""zset `<job>:<attempt>` -> the ms at which the lease expires."""
 DUE: Final = "sandlot:due"
-"""zset job -> when it is to be queued, in ms; the index over RQ's scheduled registries."""
+"""zset job -> the ms at which it is to be queued; an index over RQ's scheduled registries."""
 REQUEUES: Final = "sandlot:requeues"
-"""hash outcome kind -> how many attempts that ended so were followed by another."""
+"""hash outcome kind -> how many attempts with that outcome were followed by another."""
 DURABILITY: Final = "sandlot:durability"
-"""What is written only to see whether Redis syncs it (sandlot.redis.durability)."""
+"""string: written only to see whether Redis syncs it (`sandlot.redis.durability`)."""
 DEAD_LETTERS: Final = "sandlot:dead-letters"
-"""zset job -> when it ended although it was to be run again, in ms: its attempts were used up, or it was too old."""
+"""zset job -> the ms at which it ended, although its retry policy covers the outcome: its attempts
+were used up, or it was too old."""
 CALLBACKS: Final = "sandlot:callbacks"
-"""zset job -> when its caller's URL is to be told of its end (again), in ms: the end of a lease, if a worker is about to."""
+"""zset job -> the ms at which its callback is due, or at which the lease of the worker that
+delivers it expires."""
 CALLBACK: Final = "sandlot:callback:"
-"""`+ job`: hash `order` and `end`, both signed; `ended_ms`; `take`, its fencing token; `tries`, `status` and `reason` of the last of them;
-`body`, once it was sent; `state`, once it is over: delivered or failed. Kept for longer than its job."""
+"""`+ job`, hash: `order` (the callback request) and `end` (the outcome), both signed; `ended_ms`;
+`take`, the fencing token; `tries`, and `status` and `reason` of the last; `body`, once it was sent;
+`state`, once it is over: delivered or failed. Kept longer than its job."""
 BREAKERS: Final = "sandlot:breakers"
-"""hash queue -> `<until ms> <times>`: whose function crashes too often. Until then none of its jobs is started; after it, one at a time,
-until one has not crashed. While it is there, CAPS has a field `!queue` beside the queue's own: 0, then 1."""
+"""hash queue -> `<until ms> <times>`: the breakers that are not closed. Until then none of the
+queue's jobs is started; after that one at a time, until one has not crashed. Meanwhile CAPS has a
+field `!queue` beside the queue's own: 0, then 1."""
 CRASHES: Final = "sandlot:crashes:"
-"""`+ queue`: list of when its function last crashed, in ms, newest first."""
+"""`+ queue`, list: the ms of its function's last crashes, newest first."""
 IDEMPOTENCY: Final = "sandlot:idempotency:"
 LOGS: Final = "sandlot:logs:"
 RESULT: Final = "sandlot:result:"
-"""`+ id:attempt`: hash 0, 1, … -> a piece of a large result, as the function wrote it (sandlot.jobs.large_results)."""
+"""`+ id:attempt`, hash 0, 1, … -> a chunk of a large result as the function returned it
+(`sandlot.jobs.large_results`)."""
 PARKED: Final = "sandlot:parked:"
-"""`+ placement`: zset worker -> idle slots that a submit may fill directly."""
+"""`+ placement`, zset worker -> idle slots that a submit may fill by a hand-off."""
 BEATS: Final = "sandlot:beats:"
-"""`+ placement`: zset worker -> its last beat, in ms."""
+"""`+ placement`, zset worker -> the ms of its last heartbeat."""
 PLACEMENTS: Final = "sandlot:placements"
 STATS: Final = "stats"
-"""The field of a worker's hash that holds what it has counted (sandlot.jobs.stats)."""
+"""The field of a worker's hash that holds its counters (`sandlot.jobs.stats`)."""
 WORKER: Final = "sandlot:worker:"
-"""hash: placements; `slots`, `busy` and `stats` as of its last beat; `alive`, until it is buried; `given`, how many jobs were handed to it; `step` and `claims`, the last step and what it claimed."""
+"""`+ worker`, hash: placements; `slots`, `busy` and `stats` as of its last heartbeat; `alive`,
+until its jobs were taken back; `given`, the number of hand-offs; `step` and `claims`, the last step
+and its claims."""
 CANCELS: Final = "sandlot:cancels:"
-"""`+ worker`: set of its jobs that a caller wants ended."""
+"""`+ worker`, set: those of its jobs that were cancelled."""
 
-# Ours: the registry of functions (sandlot.functions) and of API keys (sandlot.api_keys).
+# Sandlot's: the registry of functions (sandlot.functions) and of API keys (sandlot.api_keys).
 FUNCTIONS: Final = "sandlot:functions"
 """zset, all scores 0: the names of all functions."""
 FUNCTION: Final = "sandlot:function:"
-"""`+ name`: hash `last` number given, `latest` number, `revision`; `a<alias>` JSON; per version `v<number>` signed record, `g<number>`
-digest, `d<digest>` number; `wanted`, the number that was asked for last; of a version whose dependencies are not there yet `p<number>` signed
-record instead of `v<number>`, and `f<number>` why, once they cannot be had; of a retired version `r<number>` signed record and `t<number>` when, in ms, instead of `v<number>`."""
+"""`+ name`, hash: `last` and `latest` number; `revision`; `wanted`, the number that was requested
+last; `a<alias>` JSON. Per version `g<number>` digest, `d<digest>` number and `v<number>` signed
+record; instead of the record, `p<number>` while its dependencies are pending (and `f<number>`, the
+reason, once they failed), or `r<number>` and `t<number>`, the ms, once it is retired."""
 BUNDLE: Final = "sandlot:bundle-chunks:"
-"""`+ digest`: hash 0, 1, … -> a compressed chunk of the packed manifest and files whose SHA-256 is the digest."""
+"""`+ digest`, hash 0, 1, … -> a compressed chunk of the packed manifest and files whose SHA-256 is
+the digest."""
 BUNDLE_USERS: Final = "sandlot:bundle-users:"
-"""`+ digest`: set of the functions that have a version with this digest; without any, the bundle expires."""
+"""`+ digest`, set: the functions that have a version with this digest; without any, the bundle
+expires."""
 LOCK: Final = "sandlot:lock:"
-"""`+ digest`: signed text, what the dependencies of the version with this digest were resolved to; kept as long as its bundle."""
+"""`+ digest`, string: the signed, resolved dependencies of the version with this digest; kept as
+long as its bundle."""
 BUILDS: Final = "sandlot:builds:"
-"""`+ placement`: zset digest of a version whose dependencies are to be resolved -> when a worker may take it, in ms: the end of a lease, if one has."""
+"""`+ placement`, zset digest of a version with unresolved dependencies -> the ms from which a
+worker may claim it: the end of a lease, if it has one."""
 BUILD: Final = "sandlot:build:"
-"""`+ digest`: hash `attempt`, its fencing token; `progress`, for people; `w<function>` number of the version that waits for it."""
+"""`+ digest`, hash: `attempt`, the fencing token; `progress`, for display; `w<function>`, the
+number of the version that waits for it."""
 SCHEDULES: Final = "sandlot:schedules"
-"""zset `<function> <time zone> <cron expression>` -> the last tick that was fired, or when the schedule was first seen, in ms."""
+"""zset `<function> <time zone> <cron expression>` -> the ms of the last tick that fired, or at
+which the schedule was first seen."""
 API_KEYS: Final = "sandlot:api-keys"
 """hash key id -> record; secrets only as SHA-256."""
 SECRETS: Final = "sandlot:secrets"
-"""hash name -> sealed record (sandlot.secret_store)."""
+"""hash name -> sealed record (`sandlot.secret_store`)."""
 
 # Channels.
 FUNCTIONS_CHANGED: Final = "sandlot:functions:changed"
 """The name of each function that was deployed or deleted."""
 BUILDS_CHANGED: Final = "sandlot:builds:changed"
-"""The placement of each build that was asked for."""
+"""The placement of each requested build."""
 SECRETS_CHANGED: Final = "sandlot:secrets:changed"
 """The name of each secret that was set or removed."""
 BREAKERS_CHANGED: Final = "sandlot:breakers:changed"
-"""`+ queue` or `- queue`: its breaker opened, or closed. `! percent`: so much of Redis's memory is used, which is too much."""
+"""`+ queue` or `- queue`: its breaker opened or closed. `! percent`: this much of Redis's memory is
+used, which is too much."""
 CALLBACKS_DUE: Final = "sandlot:callbacks:due"
-"""The id of each job whose caller's URL is to be told of its end."""
+"""The id of each job whose callback is due."""
 TO_WORKER: Final = "sandlot:to-worker:"
 TO_WAITER: Final = "sandlot:to-waiter:"
 
-# Our fields in RQ's job hash.
+# Sandlot's fields in RQ's job hash.
 ENVELOPE: Final = "sl_envelope"
 ATTEMPT: Final = "sl_attempt"
 RELEASED: Final = "sl_released"
@@ -129,21 +149,24 @@ QUEUED_MS: Final = "sl_queued_ms"
 STARTED_MS: Final = "sl_started_ms"
 ENDED_MS: Final = "sl_ended_ms"
 REPLY: Final = "sl_reply"
+"""The channels to which the outcome is published, separated by spaces."""
 CANCEL: Final = "sl_cancel"
-ORDER: Final = "sl_callback"
-"""Signed: which URL is to be told of the end (sandlot.jobs.callbacks)."""
+CALLBACK_REQUEST: Final = "sl_callback"
+"""The signed callback request (`sandlot.jobs.callbacks`)."""
 FAILURE: Final = "sl_failure"
-"""The signed end of the last attempt that was followed by another."""
+"""The signed outcome of the last attempt that was followed by another."""
 KIND: Final = "sl_kind"
 END: Final = "sl_end"
+"""The signed outcome record."""
 
 
 def queue_name(function: str, placement: str) -> str:
-    """The RQ queue of a function's jobs, `hello@python`."""
+    """Return the RQ queue of a function's jobs, such as `hello@python`."""
     return f"{function}@{placement}"
 
 
 def lua_locals() -> str:
-    """Every name above as a Lua local, on one line, so that line numbers in script errors stay true."""
+    """Return every name above as a Lua local, on one line, so that line numbers in script errors
+    stay true."""
     names = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, str)}
     return f"local {','.join(names)}={','.join(repr(value) for value in names.values())} "

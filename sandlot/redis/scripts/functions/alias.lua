@@ -1,8 +1,10 @@
--- Move or remove an alias of a function; '$LATEST' moves what the function means without one.
+-- Move or remove an alias of a function; '$LATEST' moves the version of calls without an alias.
 --
 -- KEYS: function
--- ARGV: name, alias, its JSON text ('' removes it), expected revision ('' for any), channel, latest's name, then every version it may mean
+-- ARGV: name, alias, its JSON text ('' removes it), expected revision ('' for any), channel, the
+--   name of latest, then every version that the alias points at
 -- Returns {'ok', revision}, {'stale'}, {'no_function'}, {'no_alias'} or {'no_version', number}.
+-- Not idempotent: each success changes the revision.
 local alias, text = ARGV[2], ARGV[3]
 
 if redis.call('EXISTS', KEYS[1]) == 0 then

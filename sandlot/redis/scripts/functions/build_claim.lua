@@ -1,8 +1,10 @@
--- Give a worker one build that nobody works on, with a lease.
+-- Give a worker one unclaimed build, with a lease on Redis's clock.
 --
 -- KEYS: builds of each placement that the worker serves
--- ARGV: lease (ms), build prefix, function prefix, then for each of these keys how long a build must have waited (ms)
--- Returns {digest, attempt, index of its key, function, number}, or {}.
+-- ARGV: lease (ms), build prefix, function prefix, then per key how long a build must have waited
+--   (ms)
+-- Returns {digest, attempt, index of its key, function, number}, or {}. The attempt is the fencing
+-- token for build_heartbeat.lua and build_finish.lua.
 local time = redis.call('TIME')
 local now_ms = math.floor(time[1] * 1000 + time[2] / 1000)
 
@@ -18,7 +20,7 @@ for index, key in ipairs(KEYS) do
         end
       end
     end
-    -- Whoever asked for it is gone.
+    -- No function waits for this build any longer.
     redis.call('ZREM', key, digest)
     redis.call('DEL', ARGV[2] .. digest)
   end

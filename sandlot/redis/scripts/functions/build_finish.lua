@@ -1,8 +1,11 @@
--- Record what a build came to, for every function that waits for it: all of it, or nothing if it is no longer this worker's.
+-- Record the result of a build for every function that waits for it, or nothing if the build is no
+-- longer this worker's.
 --
 -- KEYS: builds, build, lock
--- ARGV: digest, attempt, signed lock ('' if there is none), why there is none, function prefix, channel
--- Returns 1, or 0 if the build was given to another worker, or recorded before.
+-- ARGV: digest, attempt, signed lock ('' after a failure), reason of the failure, function prefix,
+--   channel
+-- Returns 1, or 0 if the build was given to another worker or recorded before.
+-- Idempotent: the build's key is deleted with the first success.
 if redis.call('HGET', KEYS[2], 'attempt') ~= ARGV[2] or not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   return 0
 end
@@ -17,7 +20,7 @@ for i = 1, #fields, 2 do
     elseif record then
       redis.call('HSET', key, 'v' .. number, record)
       redis.call('HDEL', key, 'p' .. number)
-      -- Somebody may have deployed something else since, or gone back to an older version.
+      -- Another version may have been deployed or activated since.
       if redis.call('HGET', key, 'wanted') == number then redis.call('HSET', key, 'latest', number) end
     end
     if record then

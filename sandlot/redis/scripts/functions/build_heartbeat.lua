@@ -1,8 +1,8 @@
--- Go on with a build, and say how far it is.
+-- Renew the lease of a build and store its progress.
 --
 -- KEYS: builds, build
 -- ARGV: digest, attempt, lease (ms), progress
--- Returns 1, or 0 if the build is no longer this worker's.
+-- Returns 1, or 0 if the build is no longer this worker's. Idempotent.
 if redis.call('HGET', KEYS[2], 'attempt') ~= ARGV[2] or not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   return 0
 end

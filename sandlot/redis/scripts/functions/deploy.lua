@@ -1,13 +1,18 @@
--- Make a bundle that is already stored the latest version of a function, all of it or nothing.
+-- Make a stored bundle the latest version of a function, atomically.
 --
--- With dependencies that are not locked yet the version is recorded as waiting (`p`), a build is asked for, and `latest` stays what it is.
+-- With dependencies that are not locked yet, the version is recorded as pending (`p`), a build is
+-- requested, and `latest` stays as it is.
 --
 -- KEYS: functions, function, bundle, bundle users, lock, builds, build
--- ARGV: name, digest, expected number, signed record, chunks of the bundle, expected revision ('' for any, '*' for any that exists), channel,
---       '1' if it has dependencies, builds' channel, placement, a signed lock for it if one is known ('' if not)
--- Returns {'ok', number, created, changed, record, revision, '1' if it is active}, {'missing', number} when the bundle has to be uploaded first,
--- {'conflict', number} when somebody else took the number: sign a record for the number returned and ask again,
--- or {'stale', 0} when the function is at another revision.
+-- ARGV: name, digest, expected number, signed record, chunks of the bundle, expected revision (''
+--   for any, '*' for any that exists), channel, '1' if it has dependencies, builds' channel,
+--   placement, a signed lock if one is known ('' if not)
+-- Returns {'ok', number, created, changed, record, revision, 1 if it is active},
+--   {'missing', number} if the bundle must be uploaded first,
+--   {'conflict', number} if another deploy took the number: sign a record for the returned number
+--   and call again,
+--   {'stale', 0} if the function is at another revision.
+-- Idempotent without an expected revision: a repetition finds the digest and changes nothing.
 local name, digest, expected, record = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
 if not matches(KEYS[2], ARGV[6]) then
@@ -34,7 +39,7 @@ if known then
 elseif waiting then
   record = waiting
   if kind == 'v' then redis.call('HSET', KEYS[2], 'v' .. number, record) end
-  -- The same again after a failure is another try.
+  -- Deploying the same code again after a failed build starts another try.
   if redis.call('HDEL', KEYS[2], 'f' .. number) == 1 then redis.call('HDEL', KEYS[7], 'attempt', 'progress') end
   if kind == 'v' then redis.call('HDEL', KEYS[2], 'p' .. number) end
 else
@@ -61,6 +66,6 @@ else
 end
 redis.call('ZADD', KEYS[1], 0, name)
 redis.call('PUBLISH', ARGV[7], name)
--- What changes nothing keeps the revision: deploying the same again makes nobody else's If-Match fail.
+-- A deploy that changes nothing keeps the revision, so that the If-Match of others still succeeds.
 local revision = (changed == 1 or moved) and bump(KEYS[2]) or redis.call('HGET', KEYS[2], 'revision')
 return {'ok', number, created, changed, record, revision, kind == 'v' and 1 or 0}

@@ -1,11 +1,14 @@
--- Let go of a function's old versions, in two steps, so that no job that was submitted with one is left without its code.
--- First a version is retired: it can no longer be named, but workers still find it by its digest. A minute later, when no call that
--- was on its way can still submit it, and no job of the function names it, it is forgotten.
+-- Remove old versions of a function in two steps, so that no job is left without its code.
+-- First a version is retired: callers can no longer name it, but workers still find it by its
+-- digest.
+-- After a grace period, in which every call under way has submitted its job, a version that no job
+-- of the function names is deleted.
 --
 -- KEYS: function
--- ARGV: name, versions kept, bundle prefix, users prefix, unused ttl (s), grace (ms), jobs looked at, channel,
---       then RQ's names: queue, scheduled, started, job, and the field of the envelope; lock prefix, failed versions kept
--- Returns how many were retired and how many forgotten.
+-- ARGV: name, versions kept, bundle prefix, users prefix, unused ttl (s), grace (ms), greatest
+--   number of jobs examined, channel, then RQ's names: queue, scheduled, started, job, and the
+--   field of the envelope; lock prefix, failed versions kept
+-- Returns how many were retired and how many deleted. Repeating it is safe. Times are Redis's.
 local name, kept, grace_ms, look = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local QUEUE, SCHEDULED, STARTED, JOB, ENVELOPE = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 local time = redis.call('TIME')
@@ -28,9 +31,9 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
 end
 pinned[tonumber(redis.call('HGET', KEYS[1], 'latest') or 0)] = true
 
-local function let_go(number, digest)
+local function delete_version(number, digest)
   redis.call('HDEL', KEYS[1], 'r' .. number, 't' .. number, 'p' .. number, 'f' .. number, 'g' .. number)
-  -- The same code may have been deployed again since, under another number.
+  -- The same code may have been deployed again under another number.
   if redis.call('HGET', KEYS[1], 'd' .. digest) == tostring(number) then
     redis.call('HDEL', KEYS[1], 'd' .. digest)
     redis.call('SREM', ARGV[4] .. digest, name)
@@ -43,7 +46,7 @@ end
 
 table.sort(failed)
 for i = 1, #failed - tonumber(ARGV[15]) do
-  let_go(failed[i], redis.call('HGET', KEYS[1], 'g' .. failed[i]))
+  delete_version(failed[i], redis.call('HGET', KEYS[1], 'g' .. failed[i]))
 end
 
 local gone = 0
@@ -72,23 +75,23 @@ if not some then return {gone, 0} end
 
 local function needed(id)
   local envelope = redis.call('HGET', JOB .. string.match(id, '^([^:]*)'), ENVELOPE)
-  -- The first one is the envelope's own: only the job's id and the function's name stand before it.
+  -- The first digest is the envelope's own: only the job's id and function stand before it.
   local digest = envelope and string.match(envelope, '"digest":"(%x+)"')
   if digest then ripe[digest] = nil end
 end
 for placement in pairs(placements) do
   local queue = name .. '@' .. placement
   look = look - redis.call('LLEN', QUEUE .. queue) - redis.call('ZCARD', SCHEDULED .. queue) - redis.call('ZCARD', STARTED .. queue)
-  -- Too many to look at while Redis serves nobody else: they will be fewer at some other deploy.
+  -- Too many to examine while Redis serves no other client; a later deploy will find fewer.
   if look < 0 then return {gone, 0} end
   for _, id in ipairs(redis.call('LRANGE', QUEUE .. queue, 0, -1)) do needed(id) end
   for _, id in ipairs(redis.call('ZRANGE', SCHEDULED .. queue, 0, -1)) do needed(id) end
   for _, id in ipairs(redis.call('ZRANGE', STARTED .. queue, 0, -1)) do needed(id) end
 end
 
-local forgotten = 0
+local deleted = 0
 for digest, number in pairs(ripe) do
-  let_go(number, digest)
-  forgotten = forgotten + 1
+  delete_version(number, digest)
+  deleted = deleted + 1
 end
-return {gone, forgotten}
+return {gone, deleted}

@@ -1,5 +1,6 @@
--- Goes in front of the scripts that change a function: its revision, which is what an ETag and If-Match compare.
--- Microseconds of Redis's clock, never less than the last: a function that is removed and deployed anew has not the revision it had.
+-- A fragment in front of the scripts that change a function: its revision, which ETag and If-Match
+-- compare. A revision is microseconds on Redis's clock and greater than the last, so that a
+-- function that is removed and deployed again has a new one.
 local function matches(key, expected)
   if expected == '' then return true end
   local revision = redis.call('HGET', key, 'revision')

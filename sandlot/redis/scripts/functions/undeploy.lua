@@ -1,8 +1,10 @@
--- Remove a function with all its versions; bundles that no other function has expire, so that what runs now can still be started.
+-- Remove a function with all its versions. Bundles that no other function uses expire later, so
+-- that accepted jobs can still start.
 --
 -- KEYS: functions, function
--- ARGV: name, bundle prefix, users prefix, unused ttl (s), channel, expected revision ('' for any), lock prefix
--- Returns 1, 0 if there was no such function, or -1 if it is at another revision.
+-- ARGV: name, bundle prefix, users prefix, unused ttl (s), channel, expected revision ('' for any),
+--   lock prefix
+-- Returns 1, 0 if there was no such function, or -1 if it is at another revision. Idempotent.
 local name = ARGV[1]
 if redis.call('EXISTS', KEYS[2]) == 1 and not matches(KEYS[2], ARGV[6]) then return -1 end
 local fields = redis.call('HGETALL', KEYS[2])

@@ -1,8 +1,10 @@
 #!lua
--- What a running attempt has printed beyond what was said before: kept for who watches, and they are told that there is more.
--- ARGV: id, attempt, bytes said before, text, waiters' channels…
--- -> 1; 0 if the attempt is not this worker's any more; -1 if what was said before is not there (say it from the beginning)
--- Sent again (its reply was lost) it finds its own text there, answers -1, and all of it is said anew: nothing is said twice.
+-- Append a running attempt's output for the readers that follow it, and notify them.
+-- ARGV: id, attempt, bytes stored before, text, waiters' channels…
+-- Returns 1; 0 if the attempt is no longer this worker's; -1 if the stored text has another length
+-- (the worker then sends everything from the beginning).
+-- Idempotent: a repetition after a lost reply finds its own text, returns -1, and the whole text
+-- replaces it, so that nothing is stored twice.
 local LIVE_TTL_S = 600
 local id, attempt, before = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not redis.call('ZSCORE', LEASES, id .. ':' .. attempt) then return 0 end

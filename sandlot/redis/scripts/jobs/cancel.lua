@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
--- End a job that a caller no longer wants. Queued or scheduled: it never runs. Running: its worker is told, now and with its next beat.
+-- Cancel a job. A queued or scheduled one never runs. A running one is killed by its worker, which
+-- learns of it from a message now and from its next heartbeat.
 -- ARGV: id
--- -> 'missing' | 'final' | 'cancelled' | 'asked'
+-- Returns 'missing' | 'final' (it has ended) | 'cancelled' | 'asked' (its worker was asked).
+-- Idempotent: a repetition returns 'final' or 'asked'.
 local id = ARGV[1]
 local job = redis.call('HMGET', JOB .. id, 'status', 'origin', 'worker_name', KIND)
 if not job[1] or not job[2] then return 'missing' end
@@ -18,8 +20,8 @@ if job[1] == 'scheduled' then
   redis.call('ZREM', DUE, id)
   redis.call('ZREM', SCHEDULED .. queue, id)
 elseif redis.call('LLEN', QUEUE .. queue) <= 1000 then
-  -- LREM walks the list. In a long one the id stays and the claim passes over it.
+  -- LREM is O(length) (redis.io). In a longer list the id stays, and the claim skips it.
   if redis.call('LREM', QUEUE .. queue, 1, id) > 0 then redis.call('DECR', DEPTH) end
 end
-finish_unseen(id, queue, 'cancelled', 0, 'cancelled before it started')
+finish_unsigned(id, queue, 'cancelled', 0, 'cancelled before it started')
 return 'cancelled'

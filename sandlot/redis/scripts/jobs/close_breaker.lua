@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- A function has been mended: whatever its breaker says, it may run again.
--- ARGV: the function
--- -> how many breakers were not closed (one, unless its placement changed meanwhile)
-local mended = 0
+-- Close the breakers of a function that was deployed again or now means another version.
+-- ARGV: function
+-- Returns how many were not closed: one, unless the function's placement has changed meanwhile.
+-- Idempotent.
+local closed = 0
 for _, queue in ipairs(redis.call('HKEYS', BREAKERS)) do
   if string.match(queue, '^(.*)@') == ARGV[1] then
     close_breaker(queue)
-    mended = mended + 1
+    closed = closed + 1
   end
 end
-return mended
+return closed

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- One piece of a large result, before its end is recorded. That makes the piece last as long as the job (keep_result in prelude.lua);
--- until then it goes away by itself, so that a worker that dies in between leaves nothing.
--- ARGV: id, attempt, number of the piece, the piece
--- -> 1; 0 if the attempt is another's now, and nothing was written
--- Sent again (its reply was lost) it writes the same once more; sent after the end was recorded, nothing.
+-- Store one chunk of a large result before its outcome is recorded. Recording gives the chunks the
+-- job's time to live (keep_chunks in prelude.lua); until then they expire by themselves, so that a
+-- worker that dies in between leaves nothing.
+-- ARGV: id, attempt, number of the chunk, the chunk
+-- Returns 1; 0 if the attempt is another worker's now, and nothing was written.
+-- Idempotent: a repetition writes the same chunk, or nothing once the outcome is recorded.
 local UNRECORDED_TTL_S = 60
 local member = ARGV[1] .. ':' .. ARGV[2]
 if not redis.call('ZSCORE', LEASES, member) then return 0 end

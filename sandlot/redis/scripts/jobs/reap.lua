@@ -1,11 +1,14 @@
 #!lua flags=allow-oom
--- Take back what nobody holds any more and queue what has become due. Every worker calls it every second; no lock is needed,
--- since each job moves atomically. The cost is bounded by LIMIT, whatever is queued.
--- ARGV: the result-stream text of a lost job
--- -> { how many were queued again, how many lost, how many became due, in how many ms the next one is to be taken or to be due (-1: none) }
+-- Take back expired leases, queue jobs that have become due, and tidy up. Every worker calls it
+-- every second; no lock is needed, since a script is atomic. LIMIT bounds the cost, whatever is
+-- queued.
+-- ARGV: RQ's exc_string of a lost job
+-- Returns { jobs queued again, jobs lost, jobs that became due, ms until the next lease expires or
+--   the next job is due (-1: none) }.
+-- Idempotent in effect: a repetition finds what is left. Leases and due times are Redis's.
 local LIMIT = 200
 local LETTERS_LIMIT = 10000
--- A beat is due every second.
+-- A heartbeat is due every second.
 local MISSED_MS = 1200
 local counts, due = { again = 0, lost = 0, cancelled = 0 }, 0
 local placements = {}
@@ -31,25 +34,26 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, 0, ms(now_ms), 'LIMIT', 0, 
     due = due + 1
   end
 end
--- Functions that crashed too often and have been left alone for long enough. (Mostly there are none.)
+-- Breakers whose pause is over (mostly there are none) admit one job at a time.
 local breakers = redis.call('HGETALL', BREAKERS)
 for i = 1, #breakers, 2 do
-  if tonumber(string.match(breakers[i + 1], '^%d+') or 0) <= now_ms then probation(breakers[i]) end
+  if tonumber(string.match(breakers[i + 1], '^%d+') or 0) <= now_ms then start_probation(breakers[i]) end
 end
 
--- How fast jobs end, for whoever is told to come back later.
-local sampled_ms = tonumber(string.match(redis.call('LINDEX', DRAINED, 0) or '', '^%d+') or 0)
+-- Sample the number of outcomes, for the Retry-After of full queues (full_all in submit.lua).
+local sampled_ms = tonumber(string.match(redis.call('LINDEX', END_HISTORY, 0) or '', '^%d+') or 0)
 if now_ms - sampled_ms >= 900 then
-  redis.call('LPUSH', DRAINED, NOW_MS .. ' ' .. (redis.call('GET', ENDED) or 0))
-  redis.call('LTRIM', DRAINED, 0, 59)
+  redis.call('LPUSH', END_HISTORY, NOW_MS .. ' ' .. (redis.call('GET', ENDED) or 0))
+  redis.call('LTRIM', END_HISTORY, 0, 59)
 end
 
--- A fifth of the memory is for what has been accepted: new work is refused before it is needed.
+-- A fifth of the memory is reserved for accepted jobs: new work is refused before it is needed
+-- (sandlot/jobs/admission.py).
 local memory = redis.call('INFO', 'memory')
 local used, most = tonumber(string.match(memory, 'used_memory:(%d+)')), tonumber(string.match(memory, 'maxmemory:(%d+)') or 0)
 if most > 0 and used > most * 0.8 then redis.call('PUBLISH', BREAKERS_CHANGED, '! ' .. math.floor(used / most * 100)) end
 
--- Dead letters that nobody wanted for a week, and of too many the oldest.
+-- Drop dead letters after a week, and the oldest of too many.
 redis.call('ZREMRANGEBYSCORE', DEAD_LETTERS, 0, ms(now_ms - 1000 * LETTER_TTL_S))
 local surplus = math.min(redis.call('ZCARD', DEAD_LETTERS) - LETTERS_LIMIT, LIMIT)
 local dropped = surplus > 0 and redis.call('ZPOPMIN', DEAD_LETTERS, surplus) or {}
@@ -58,12 +62,13 @@ for i = 1, #dropped, 2 do
   redis.call('EXPIRE', RESULTS .. dropped[i], 3600)
 end
 
--- Workers that fell silent. One whose channel nobody listens on has lost its connection as well: its process is dead, or cut off.
--- Its leases need not be waited for. (A frozen process keeps its connection, and its leases run out.)
+-- Silent workers. One without a subscriber on its channel (PUBSUB NUMSUB, redis.io) has lost its
+-- connection as well: its process is dead or cut off, and its jobs need not wait for the leases to
+-- expire. (A frozen process keeps its connection, and its leases expire.)
 for _, placement in ipairs(redis.call('SMEMBERS', PLACEMENTS)) do
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', BEATS .. placement, ms(now_ms - GRACE_MS), ms(now_ms - MISSED_MS), 'LIMIT', 0, LIMIT)) do
     if redis.call('PUBSUB', 'NUMSUB', TO_WORKER .. worker)[2] == 0 and redis.call('HDEL', WORKER .. worker, 'alive') == 1 then
-      bury(worker, ARGV[1], take)
+      take_back_from(worker, take)
     end
   end
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', BEATS .. placement, 0, ms(now_ms - FRESH_MS), 'LIMIT', 0, LIMIT)) do
@@ -73,8 +78,8 @@ for _, placement in ipairs(redis.call('SMEMBERS', PLACEMENTS)) do
 end
 for placement in pairs(placements) do wake(placement) end
 
--- A few queues, another few next second: drop what their registries no longer keep, and put a queue with work that somehow has
--- no place in the ring (emptied and refilled by hand, say) back into it.
+-- Three random queues per call: trim their registries, and return a queue with work but without a
+-- place in the ring (edited by hand, for instance) to the ring.
 for _, name in ipairs(redis.call('SRANDMEMBER', QUEUES, 3)) do
   local queue = string.sub(name, #QUEUE + 1)
   trim(queue, FINISHED)
@@ -85,7 +90,8 @@ for _, name in ipairs(redis.call('SRANDMEMBER', QUEUES, 3)) do
   end
 end
 
--- As long as every worker beats, the first lease to run out is seconds away. It is near only if its holder has fallen silent.
+-- While every worker sends heartbeats, the first lease to expire is seconds away. It is near only
+-- if its worker has fallen silent.
 local next_ms = -1
 for _, index in ipairs({ LEASES, DUE }) do
   local score = tonumber(redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')[2])

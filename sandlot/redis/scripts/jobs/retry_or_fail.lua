@@ -1,10 +1,19 @@
 #!lua flags=allow-oom
--- How a run ended that is more than a record: its job may run again, it counts against its function, or its function is on probation.
--- A success of a function in good standing never comes here, nor does any other end that nothing follows from (settle_and_claim.lua).
--- ARGV: worker, id, attempt, RQ status, kind, signed end, result-stream value, raw result, logs,
---       attempts allowed after such an end (0: it is not run again), pause before the second in ms, thousandths of the pause's second half,
---       greatest age in ms (0: any), 1 if it crashed, 1 if it was a probe
--- -> 'ok' (recorded) | 'again' (it will run again) | 'already' | 'stale' | 'unstored' (as in settle_and_claim.lua)
+-- Schedule another attempt or record the outcome, and update the function's breaker. For outcomes
+-- that may be retried, are crashes, or come from a probe; settle_and_claim.lua records all others.
+-- The retry decision has three parts: the policy is in the function's manifest
+-- (sandlot/functions/manifest.py) and travels in the signed envelope; the worker decides whether it
+-- covers this kind of outcome (worker/engine/recording.py); this script decides with what only
+-- Redis knows: attempts used, releases, age, deadline and cancellation. take_back in prelude.lua
+-- decides alone when the worker is lost.
+-- ARGV: worker, id, attempt, RQ status, outcome kind, signed outcome record, value for RQ's result
+--   stream, raw result, logs, attempts allowed after such an outcome (0: no retry), pause before
+--   the second attempt in ms, thousandths of the random half of the pause, greatest age in ms (0:
+--   any), 1 if it crashed, 1 if it was a probe
+-- Returns 'ok' (recorded) | 'again' (scheduled) | 'already' | 'stale' | 'unstored' (see
+--   settle_and_claim.lua).
+-- Idempotent: the lease is gone after the first call, and the recorded attempt tells a repetition
+-- what the first call did. Times are Redis's.
 local worker, id, attempt, status, kind, text = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local attempts, backoff_ms, jitter, max_age_ms = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local crashed, probe = ARGV[14] == '1', ARGV[15] == '1'
@@ -12,17 +21,17 @@ local TYPES = { finished = 1, failed = 2, canceled = 3 }
 local PAUSE_LIMIT_MS = 3600000
 
 local member = id .. ':' .. attempt
-local job = redis.call('HMGET', JOB .. id, 'origin', 'failure_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, RELEASED, ENVELOPE, QUEUED_MS, FAILURE, ORDER,
+local job = redis.call('HMGET', JOB .. id, 'origin', 'failure_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, RELEASED, ENVELOPE, QUEUED_MS, FAILURE, CALLBACK_REQUEST,
   'result_ttl')
 local queue = job[1]
 if redis.call('ZREM', LEASES, member) == 0 or not queue then
   if string.match(job[11] or '', '^%S+ {"kind":"[^"]*","attempt":(%d+)') == attempt then return 'again' end
   return job[6] and job[7] == attempt and 'already' or 'stale'
 end
-local life = status == 'finished' and life_of_success(job[13], job[2], job[3]) or tonumber(job[2]) or 3600
+local life = status == 'finished' and success_ttl(job[13], job[2], job[3]) or tonumber(job[2]) or 3600
 local result = ARGV[8]
 if string.byte(result) == STORED then
-  if not keep_result(member, result, life) then
+  if not keep_chunks(member, result, life) then
     redis.call('ZADD', LEASES, ms(now_ms + LEASE_MS), member)
     return 'unstored'
   end
@@ -31,7 +40,7 @@ end
 redis.call('ZREM', STARTED .. queue, member)
 if job[4] then redis.call('SREM', CANCELS .. worker, id) end
 
--- In how many ms it is to run again, or nil. Attempts that a worker gave back unused do not count.
+-- Return the pause in ms before the next attempt, or nil for none. Released attempts do not count.
 local function pause()
   local used = tonumber(attempt) - (tonumber(job[8]) or 0)
   if used >= attempts or job[4] then return nil end
@@ -53,15 +62,15 @@ local function run_again(pause_ms)
 end
 
 local function record()
-  local ttl = attempts > 0 and not job[4] and keep_letter(id, life) or life
+  local ttl = attempts > 0 and not job[4] and keep_dead_letter(id, life) or life
   finish(id, { status = status, kind = kind, text = text, reply = job[3], ttl = ttl, result = result, logs = ARGV[9], type = TYPES[status],
-    field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[7], worker = worker, attempt = attempt, order = job[12],
+    field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[7], worker = worker, attempt = attempt, request = job[12],
     started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   redis.call('INCR', ENDED)
   redis.call('ZADD', REGISTRY[status] .. queue, now_s + ttl, id)
 end
 
--- The breaker. Crashes are counted whichever version crashed; a deploy closes it (close_breaker.lua).
+-- The breaker counts the crashes of all versions together. A deploy closes it (close_breaker.lua).
 local CRASH_LIMIT, CRASH_WINDOW_MS, FIRST_REST_MS, LONGEST_REST_MS = 5, 60000, 10000, 300000
 
 local function open_breaker(times)
@@ -75,7 +84,7 @@ end
 local function count_crash()
   local until_ms, times = string.match(redis.call('HGET', BREAKERS, queue) or '', '^(%d+) (%d+)$')
   if until_ms then
-    -- What was running already when it opened says nothing new.
+    -- Runs that had started before the breaker opened add nothing.
     if tonumber(until_ms) <= now_ms then open_breaker(tonumber(times) + 1) end
     return
   end
@@ -94,5 +103,5 @@ end
 
 local pause_ms = pause()
 if pause_ms then run_again(pause_ms) else record() end
-if make_room(queue) then wake(placement_of(queue)) end
+if reenter_ring(queue) then wake(placement_of(queue)) end
 return pause_ms and 'again' or 'ok'

@@ -1,17 +1,24 @@
 #!lua flags=allow-oom
--- One worker's turn: record how its executions ended, then claim as many jobs as it has free slots, and park what stays idle.
--- ARGV: worker, step number, free slots, jobs it may claim beyond these (both 0: claim nothing and unpark), hand-offs seen (-1: count anew), number of placements,
---       placements…, then per execution: id, attempt, RQ status, kind, signed end, result-stream value, raw result ('@' and a number: it is stored
---       in so many pieces), logs
--- -> { { 'ok' | 'already' | 'stale' | 'unstored' (the pieces are gone: nothing was recorded, the lease holds), … }, { { id, attempt, envelope, data, queued_ms, 1 if it has a waiter + 2 if it is a probe }, … }, 1 if its idle slots are parked }
--- A step sent again (its reply was lost) settles nothing twice and returns the same claims.
-local worker, step, free, ahead, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+-- Record the outcomes of a worker's executions, claim jobs for its free slots, and park the slots
+-- that stay idle.
+-- ARGV: worker, step number, free slots, prefetch (jobs beyond the free slots; with both 0 it
+--   claims nothing and unparks), number of the last hand-off seen (-1: restart the count), number
+--   of placements, placements…, then per execution: id, attempt, RQ status, outcome kind, signed
+--   outcome record, value for RQ's result stream, raw result ('@' and a number: it is stored in so
+--   many chunks), logs
+-- Returns { { 'ok' | 'already' | 'stale' (the attempt is another's now) | 'unstored' (chunks are
+--   missing: nothing was recorded and the lease is held), … },
+--   { { id, attempt, envelope, data, ms it was queued, 1 if it has a waiter + 2 if it is a probe },
+--   … }, 1 if its idle slots are parked }.
+-- Idempotent: a repeated step number returns those of its claims that are still held and claims
+-- nothing; a repeated outcome returns 'already'. Times are Redis's.
+local worker, step, free, prefetch, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local placements, at = {}, 7
 for i = 1, tonumber(ARGV[6]) do
   placements[i] = ARGV[at]
   at = at + 1
 end
--- Enough for a full batch of ordinary jobs; one reply must not hold a thousand events of 6 MiB.
+-- Enough for a full batch of ordinary jobs. One reply must not hold a thousand events of 6 MiB.
 local CLAIM_LIMIT_BYTES = 8388608
 
 local known = redis.call('HMGET', WORKER .. worker, 'step', 'claims', 'given')
@@ -21,10 +28,11 @@ if seen < 0 then
   seen = 0
 end
 
--- Settle: per job what concerns it alone, for all together what can be said in one command.
+-- Settle: per job for what concerns it alone, in one command for what concerns all of them.
 
 local TYPES = { finished = 1, failed = 2, canceled = 3 }
--- One step in so many trims the registries it has written to, so that one job at a time does not pay for it each time.
+-- One step in 16 trims the registries that it has written to, so that single jobs do not pay for it
+-- every time.
 local TRIM_EVERY = 16
 
 local function list_of(lists, key)
@@ -36,31 +44,31 @@ local function list_of(lists, key)
   return list
 end
 
--- What goes to one API process goes in one message, as long as it is no larger than a single one may be.
-local told = {}
+-- Messages to one API process are joined up to the size that a single one may have.
+local unsent = {}
 local function send(channel)
-  redis.call('PUBLISH', TO_WAITER .. channel, table.concat(told[channel].messages))
-  told[channel] = nil
+  redis.call('PUBLISH', TO_WAITER .. channel, table.concat(unsent[channel].messages))
+  unsent[channel] = nil
 end
-local function tell(channel, message)
-  if told[channel] and told[channel].bytes + #message > PUBLISH_LIMIT_BYTES then send(channel) end
-  local waiter = told[channel] or { messages = {}, bytes = 0 }
-  told[channel] = waiter
-  waiter.messages[#waiter.messages + 1] = message
-  waiter.bytes = waiter.bytes + #message
+local function publish(channel, message)
+  if unsent[channel] and unsent[channel].bytes + #message > PUBLISH_LIMIT_BYTES then send(channel) end
+  local batch = unsent[channel] or { messages = {}, bytes = 0 }
+  unsent[channel] = batch
+  batch.messages[#batch.messages + 1] = message
+  batch.bytes = batch.bytes + #message
 end
 
 local function settle(member, held, ended, registered)
   local id, attempt, status = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local job = redis.call('HMGET', JOB .. id, 'origin', 'failure_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, ORDER, 'result_ttl')
+  local job = redis.call('HMGET', JOB .. id, 'origin', 'failure_ttl', REPLY, CANCEL, STARTED_MS, KIND, ATTEMPT, CALLBACK_REQUEST, 'result_ttl')
   local queue = job[1]
   if not held or not queue then
     return job[6] and job[7] == attempt and 'already' or 'stale'
   end
-  local ttl = status == 'finished' and life_of_success(job[9], job[2], job[3]) or tonumber(job[2]) or 3600
+  local ttl = status == 'finished' and success_ttl(job[9], job[2], job[3]) or tonumber(job[2]) or 3600
   local result = ARGV[at + 6]
   if string.byte(result) == STORED then
-    if not keep_result(member, result, ttl) then
+    if not keep_chunks(member, result, ttl) then
       redis.call('ZADD', LEASES, ms(now_ms + LEASE_MS), member)
       return 'unstored'
     end
@@ -68,7 +76,7 @@ local function settle(member, held, ended, registered)
   end
   finish(id, { status = status, kind = ARGV[at + 3], text = ARGV[at + 4], reply = job[3], ttl = ttl, result = result,
     logs = ARGV[at + 7], type = TYPES[status], field = status == 'finished' and 'return_value' or 'exc_string', value = ARGV[at + 5],
-    worker = worker, attempt = attempt, order = job[8], tell = tell, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
+    worker = worker, attempt = attempt, request = job[8], publish = publish, started_s = string.format('%.3f', (tonumber(job[5]) or now_ms) / 1000) })
   if job[4] then redis.call('SREM', CANCELS .. worker, id) end
   local members, kept = list_of(ended, queue), list_of(registered, REGISTRY[status] .. queue)
   members[#members + 1] = member
@@ -76,7 +84,7 @@ local function settle(member, held, ended, registered)
   return 'ok'
 end
 
--- Placements with a queue that may be claimed from again, since one of its jobs has ended.
+-- Placements with a capped queue that may be claimed from again, since one of its jobs has ended.
 local opened = {}
 
 local function settle_all()
@@ -89,13 +97,13 @@ local function settle_all()
     answers[i] = settle(member, leases[i], ended, registered)
     at = at + 8
   end
-  for channel in pairs(told) do send(channel) end
+  for channel in pairs(unsent) do send(channel) end
   redis.call('INCRBY', ENDED, #answers)
   for registry, items in pairs(registered) do redis.call('ZADD', registry, unpack(items)) end
   local capped = redis.call('EXISTS', CAPPED) == 1
   for queue, items in pairs(ended) do
     redis.call('ZREM', STARTED .. queue, unpack(items))
-    if capped and make_room(queue) then opened[placement_of(queue)] = true end
+    if capped and reenter_ring(queue) then opened[placement_of(queue)] = true end
     if tonumber(step) % TRIM_EVERY == 0 then trim(queue, FINISHED) end
   end
   return answers
@@ -110,10 +118,11 @@ local claims, ids, bytes, left = {}, {}, 0, 0
 local function claim(id, queue, probe)
   local job = redis.call('HMGET', JOB .. id, 'status', ENVELOPE, 'data', QUEUED_MS, REPLY, ATTEMPT)
   if job[1] ~= 'queued' then return nil end
-  -- The envelope's signature is the worker's to check; a damaged one is claimed, so that the worker can say so.
+  -- Only the worker can verify the envelope. A damaged one is claimed, so that the worker reports
+  -- it.
   local not_after = tonumber(string.match(job[2] or '', '^[^|]*|%d+|(%d+)|') or 0)
   if not_after > 0 and not_after <= now_ms then
-    finish_unseen(id, queue, 'expired', 0, 'not started before its deadline')
+    finish_unsigned(id, queue, 'expired', 0, 'not started before its deadline')
     return nil
   end
   local attempt = (tonumber(job[6]) or 0) + 1
@@ -125,18 +134,19 @@ local function claim(id, queue, probe)
   return id .. ':' .. attempt
 end
 
-local function note_taken(queue, taken)
-  local noted = redis.call('LPUSH', TAKEN .. queue, NOW_MS .. ' ' .. taken)
+local function note_claims(queue, taken)
+  local noted = redis.call('LPUSH', CLAIM_HISTORY .. queue, NOW_MS .. ' ' .. taken)
   if noted == 1 then
-    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
+    redis.call('EXPIRE', CLAIM_HISTORY .. queue, CLAIM_HISTORY_TTL_S)
   elseif noted > CLAIMS_KEPT + 128 then
-    redis.call('LTRIM', TAKEN .. queue, 0, CLAIMS_KEPT - 1)
-    redis.call('EXPIRE', TAKEN .. queue, TAKEN_TTL_S)
+    redis.call('LTRIM', CLAIM_HISTORY .. queue, 0, CLAIMS_KEPT - 1)
+    redis.call('EXPIRE', CLAIM_HISTORY .. queue, CLAIM_HISTORY_TTL_S)
   end
 end
 
--- Up to `share` jobs of one queue. Returns true when the queue keeps its place in the ring.
--- breaker: '0' while its function may not run, '1' while it may run once at a time, and how that ends decides
+-- Claim up to `share` jobs of one queue. Returns true if the queue keeps its place in the ring.
+-- breaker: '0' while the function may not run; '1' while one probe at a time may, whose outcome
+-- decides; false if it is closed
 local function claim_from(queue, share, cap, breaker)
   if breaker then cap = math.min(cap or 1, tonumber(breaker)) end
   local allowed = share
@@ -163,12 +173,12 @@ local function claim_from(queue, share, cap, breaker)
   left = left + taken
   if #started > 0 then redis.call('ZADD', STARTED .. queue, unpack(started)) end
   local emptied = taken == #popped and #popped < allowed
-  -- Of an empty queue nobody asks how fast its places come free, and when it begins anew this is forgotten (begin_queue).
-  if not emptied then note_taken(queue, taken) end
+  -- The rate of an empty queue is not needed, and begin_queue discards its history anyway.
+  if not emptied then note_claims(queue, taken) end
   return not emptied
 end
 
--- The queues whose turn it is, over all placements of this worker, at most `want`.
+-- Return the queues whose turn it is, over all placements of this worker, at most `want`.
 local function due_queues(want)
   local due = {}
   for _, placement in ipairs(placements) do
@@ -179,7 +189,7 @@ local function due_queues(want)
   return due
 end
 
--- By placement: those that keep their place go to the end of the ring in this order, the others leave it.
+-- Per placement: queues that stay move to the end of the ring in this order, the others leave it.
 local function take_turns(again, gone, stay)
   if stay > 0 then
     local before = redis.call('INCRBY', TURN, stay) - stay
@@ -217,7 +227,7 @@ local function claim_round(want)
   return true
 end
 
--- What the lost reply said: those of its claims that are still held.
+-- Repeat the claims of a lost reply that are still held.
 local function claims_again()
   for id, attempt in string.gmatch(known[2] or '', '(%S+):(%d+)') do
     if redis.call('ZSCORE', LEASES, id .. ':' .. attempt) then
@@ -229,27 +239,28 @@ local function claims_again()
   end
 end
 
--- Jobs handed over but not yet seen by the worker will need some of the slots it believes to be free.
+-- Hand-offs that the worker has not seen yet will need some of the slots that it reports as free.
 local room = free - math.max(0, (tonumber(known[3]) or 0) - seen)
 
--- With others at work, what is claimed ahead is this worker's share of what is queued: the rest is theirs, who may have slots free for it.
+-- With several workers, the prefetch is this worker's share of the queued jobs: the others may have
+-- free slots for the rest.
 local function share_of_queued()
   local workers = 1
   for _, placement in ipairs(placements) do workers = math.max(workers, redis.call('ZCARD', BEATS .. placement)) end
-  if workers == 1 then return ahead end
+  if workers == 1 then return prefetch end
   local queued = tonumber(redis.call('GET', DEPTH) or 0) - math.max(0, room)
-  return math.min(ahead, math.ceil(math.max(0, queued) / workers))
+  return math.min(prefetch, math.ceil(math.max(0, queued) / workers))
 end
-if ahead > 0 then ahead = share_of_queued() end
+if prefetch > 0 then prefetch = share_of_queued() end
 
 local work_left = false
 if known[1] == step then
   claims_again()
   work_left = true
-elseif room + ahead > 0 then
+elseif room + prefetch > 0 then
   work_left = true
-  while #claims < room + ahead and bytes <= CLAIM_LIMIT_BYTES do
-    work_left = claim_round(room + ahead - #claims)
+  while #claims < room + prefetch and bytes <= CLAIM_LIMIT_BYTES do
+    work_left = claim_round(room + prefetch - #claims)
     if not work_left then break end
   end
   if left > 0 then redis.call('DECRBY', DEPTH, left) end
@@ -273,7 +284,8 @@ for _, placement in ipairs(placements) do
     parked = 1
   else
     redis.call('ZREM', PARKED .. placement, worker)
-    -- Whoever else is idle may have been woken by nobody: this worker's wake-up, or a place under a cap, was for more work than it could take.
+    -- Another idle worker may not have been woken: this worker's wake-up, or a place under a cap,
+    -- stood for more work than this worker could claim.
     if (work_left or opened[placement]) and redis.call('EXISTS', RING .. placement) == 1 then wake(placement) end
   end
 end

@@ -1,13 +1,19 @@
 #!lua
--- Queue jobs, or hand them straight to workers with an idle slot. Each is idempotent by job id and by idempotency key, and each has its
--- own answer: those that came in together share the looks at queues and workers, nothing else.
--- ARGV: limit of a queue, limit of all queues, queues whose breaker may not be closed (' a b ', '*' for any, '' for none), 1 if all of them are taken or
---       none (they are of one queue then, and have no idempotency keys of their own), the idempotency key of all and its fingerprint ('' for none);
---       then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s (of a success that was delivered), failure_ttl_s (of all else), description,
---       concurrency, delay_ms, idempotency key ('' for none), fingerprint, waiter's channel ('' for none), signed order of a callback ('' for none)
--- -> per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' } | { 'gone', id } | { 'no_worker' }
---    | { 'broken', ms until it is worth trying again } | { 'full', 'function' | 'total', depth, ms until a place is free for him (-1: nobody knows) };
---    of all or none only one refusal, for all of them
+-- Queue jobs, or hand them off to workers with an idle slot.
+-- Idempotent by job id and by idempotency key. Jobs of one call get separate replies; they share
+-- only the lookups of queues and workers. Without allow-oom: a full Redis refuses the script (OOM).
+-- ARGV: limit of a queue, limit of all queues together, queues whose breaker must be looked up
+--   (' a b ', '*' for every queue, '' for none; sandlot/jobs/admission.py), 1 to accept all jobs or
+--   none (they are of one queue then, without idempotency keys of their own), the idempotency key
+--   of all of them and its fingerprint ('' for none);
+--   then per job: id, queue, placement, envelope, data, timeout_s, result_ttl_s (of a success that
+--   is delivered), failure_ttl_s (of all other outcomes), description, concurrency, delay_ms,
+--   idempotency key ('' for none), fingerprint, waiter's channel ('' for none), signed callback
+--   request ('' for none)
+-- Returns per job { 'new' | 'existing', id, RQ status, outcome kind } | { 'conflict' }
+--   | { 'gone', id } | { 'no_worker' } | { 'broken', ms until a retry makes sense }
+--   | { 'full', 'function' | 'total', depth, ms until a place is free for this caller (-1: unknown)
+--   }; with all or none, one refusal for all of them.
 local queue_limit, total_limit, broken = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local whole, whole_key, whole_fingerprint = ARGV[4] == '1', ARGV[5], ARGV[6]
 local FIRST = 7
@@ -15,31 +21,31 @@ local ARGUMENTS = 15
 local total = tonumber(redis.call('GET', DEPTH) or 0)
 local lease_until = ms(now_ms + LEASE_MS)
 
--- A function that crashed too often: nothing of it until then; afterwards one job at a time, and whoever waits already comes first.
-local function look_at_breaker(name, queue)
+-- An open breaker admits no job until its pause is over, then one at a time, queued jobs first.
+local function check_breaker(name, queue)
   local until_ms = tonumber(string.match(redis.call('HGET', BREAKERS, name) or '', '^%d+'))
   if not until_ms then return end
   queue.closed_ms = math.max(0, until_ms - now_ms)
   if queue.closed_ms == 0 then
-    probation(name)
+    start_probation(name)
     queue.busy = redis.call('ZCARD', STARTED .. name) > 0
   end
 end
 
--- What this call knows by now of each queue: its depth, its cap, what is to be pushed at the end.
+-- The state of each queue that this call has read: depth, cap, and what it pushes at the end.
 local queues = {}
 local function queue_of(name, placement, concurrency)
   local queue = queues[name]
   if not queue then
     queue = { depth = redis.call('LLEN', QUEUE .. name), placement = placement, ids = {}, started = {}, index = {} }
     queues[name] = queue
-    if broken ~= '' and (broken == '*' or string.find(broken, ' ' .. name .. ' ', 1, true)) then look_at_breaker(name, queue) end
+    if broken ~= '' and (broken == '*' or string.find(broken, ' ' .. name .. ' ', 1, true)) then check_breaker(name, queue) end
   end
   queue.cap = concurrency
   return queue
 end
 
--- Whether anybody serves this placement.
+-- Return whether any worker serves this placement.
 local served = {}
 local function is_served(placement)
   if served[placement] == nil then
@@ -48,10 +54,11 @@ local function is_served(placement)
   return served[placement]
 end
 
--- The parked worker with the most idle slots, or nil. It is kept while it has the most; what it was given is then written in one go.
+-- The parked worker with the most idle slots, or nil. It stays chosen while it has the most; its
+-- hand-offs are then written in one step.
 local chosen
-local nobody = {}
-local function let_go()
+local none_parked = {}
+local function unchoose()
   local worker = chosen
   chosen = nil
   if not worker or worker.given == 0 then return end
@@ -67,8 +74,8 @@ end
 
 local function choose(placement)
   if chosen and chosen.placement == placement then return chosen end
-  let_go()
-  while not nobody[placement] do
+  unchoose()
+  while not none_parked[placement] do
     local two = redis.call('ZREVRANGE', PARKED .. placement, 0, 1, 'WITHSCORES')
     local name = two[1]
     if name and tonumber(redis.call('ZSCORE', BEATS .. placement, name) or 0) >= now_ms - FRESH_MS then
@@ -80,14 +87,15 @@ local function choose(placement)
       redis.call('ZREM', PARKED .. placement, name)
       unpark(name)
     else
-      nobody[placement] = true
+      none_parked[placement] = true
     end
   end
 end
 
--- Hand-off: the job starts here, with its attempt and its lease, and travels to the worker on its channel. If it never arrives,
--- the lease runs out and reap queues it again. Only when nobody of this function is waiting, so that order is kept.
-local function hand_over(id, queue, name, envelope, data, reply)
+-- Hand a job off: its attempt and lease start here, and it travels to the worker on the worker's
+-- channel. If it never arrives, the lease expires and reap.lua queues the job again. Only while no
+-- other job of the function is queued, so that the order is kept.
+local function hand_off(id, queue, name, envelope, data, reply)
   if queue.depth > 0 or queue.closed_ms or #data > PUBLISH_LIMIT_BYTES then return nil end
   if queue.cap > 0 and redis.call('ZCARD', STARTED .. name) + #queue.started >= queue.cap then return nil end
   while true do
@@ -98,11 +106,11 @@ local function hand_over(id, queue, name, envelope, data, reply)
     if delivered > 0 then
       worker.given = worker.given + 1
       worker.idle = worker.idle - 1
-      if worker.idle <= 0 or worker.idle < worker.next_idle then let_go() end
+      if worker.idle <= 0 or worker.idle < worker.next_idle then unchoose() end
       queue.started[#queue.started + 1] = id .. ':1'
       return worker.name
     end
-    let_go()
+    unchoose()
     redis.call('ZREM', PARKED .. queue.placement, worker.name)
     unpark(worker.name)
   end
@@ -117,32 +125,38 @@ local function existing(known, reply)
   return { 'existing', known, state[1], state[2] or '' }
 end
 
--- Refusals. Places come free one after the other, and each of those who are refused is told of one of his own: with the same moment for
--- all of them, all but the first would be refused again. Nobody has to come back, so no more is promised than some turns of the whole queue.
--- Nor can anybody be back at once: the places until then go to others who come, and are promised to nobody, as long as anything of the queue is left.
--- (Half of it was too soon: who was told of 23 ms and came too early was sent to the end of a line of 250.)
+-- Refusals: the half of the Retry-After decision that Redis makes. The other half (cap, constants
+-- where this returns -1, the error itself) is in sandlot/jobs/submit.py; the rates are place_ms in
+-- prelude.lua for one queue and full_all below for all of them.
+-- Places come free one after the other, and each refused caller gets one of its own: with the same
+-- moment for all of them, all but the first would be refused again. Callers need not return, so no
+-- more is reserved than TURNS turns of the whole queue. Nor can a caller return at once: the places
+-- of the next RETURN_MS go to other callers and are not reserved, as far as the queue lasts.
+-- (Half of that was too short: a caller that was given 23 ms and came too early went to the end of
+-- a line of 250.)
 local TURNS, RETURN_MS = 8, 100
-local promises = {}
+local reservations = {}
 local function full(which, name, depth, surplus, each_ms)
   if not each_ms then return { 'full', which, depth, -1 } end
-  local until_ms = promises[name] or tonumber(redis.call('HGET', PROMISED, name) or 0)
+  local until_ms = reservations[name] or tonumber(redis.call('HGET', RESERVATIONS, name) or 0)
   local soonest_ms = now_ms + math.min(RETURN_MS, depth * each_ms)
   until_ms = math.min(math.max(until_ms, soonest_ms) + surplus * each_ms, now_ms + TURNS * depth * each_ms)
-  promises[name] = until_ms
+  reservations[name] = until_ms
   return { 'full', which, depth, math.ceil(until_ms - now_ms) }
 end
 
-local paces = {}
+local rates = {}
 local function full_queue(name, depth, surplus, result_ttl_s, failure_ttl_s)
-  paces[name] = paces[name] or { place_ms(name, { result_ttl_s, failure_ttl_s }) }
-  return full('function', name, depth, surplus, paces[name][1])
+  rates[name] = rates[name] or { place_ms(name, { result_ttl_s, failure_ttl_s }) }
+  return full('function', name, depth, surplus, rates[name][1])
 end
 
--- All queues together: as many ends as all running jobs make in two rounds, by what the reapers have noted once a second.
+-- All queues together: over as many outcomes as all running jobs make in two rounds, from the
+-- samples that reap.lua takes once a second.
 local function full_all(surplus)
   local ended, want = tonumber(redis.call('GET', ENDED) or 0), math.max(CLAIMS_AT_LEAST, ROUNDS * redis.call('ZCARD', LEASES))
   local each_ms
-  for _, sample in ipairs(redis.call('LRANGE', DRAINED, 0, -1)) do
+  for _, sample in ipairs(redis.call('LRANGE', END_HISTORY, 0, -1)) do
     local then_ms, before = string.match(sample, '^(%d+) (%d+)$')
     if ended > tonumber(before) then each_ms = math.max(now_ms - then_ms, 1) / (ended - before) end
     if ended - before >= want then break end
@@ -150,20 +164,21 @@ local function full_all(surplus)
   return full('total', '*', total, surplus, each_ms)
 end
 
--- What was submitted under this idempotency key: ids (one, or several with commas) and the fingerprint, or nothing.
+-- Return what was submitted under an idempotency key: the ids (one, or several joined by commas)
+-- and the fingerprint, or nothing.
 local function known_by(idempotency)
   return string.match(redis.call('GET', IDEMPOTENCY .. idempotency) or '', '^(%S+) (%S+)$')
 end
 
 local function submit(id, name, placement, envelope, data, timeout_s, result_ttl_s, failure_ttl_s, description, concurrency, delay_ms,
-  idempotency, fingerprint, reply, order)
+  idempotency, fingerprint, reply, request)
   local found = existing(id, reply)
   if found then return found end
   if idempotency ~= '' then
     local known, theirs = known_by(idempotency)
     if known then
       if theirs ~= fingerprint then return { 'conflict' } end
-      -- Its job may be forgotten before the key is: it is not run again for that.
+      -- The job may expire before its key. It is not run again for that.
       return existing(known, reply) or { 'gone', known }
     end
   end
@@ -181,7 +196,7 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
     redis.call('ZADD', SCHEDULED .. name, math.floor((now_ms + delay_ms) / 1000), id)
     redis.call('ZADD', DUE, ms(now_ms + delay_ms), id)
   else
-    worker = hand_over(id, queue, name, envelope, data, reply)
+    worker = hand_off(id, queue, name, envelope, data, reply)
     if worker then status = 'started' end
   end
   local job = { 'status', status, 'created_at', stamp(), 'enqueued_at', stamp(), 'origin', name, 'timeout', timeout_s,
@@ -192,8 +207,8 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
     job[last + 1], job[last + 2] = REPLY, reply
     last = last + 2
   end
-  if order ~= '' then
-    job[last + 1], job[last + 2] = ORDER, order
+  if request ~= '' then
+    job[last + 1], job[last + 2] = CALLBACK_REQUEST, request
     last = last + 2
   end
   if worker then
@@ -217,8 +232,8 @@ local function submit(id, name, placement, envelope, data, timeout_s, result_ttl
   return { 'new', id, status, '' }
 end
 
--- The caps as the newest version of each function has them.
-local function note_caps()
+-- Store the caps of the newest version of each function.
+local function store_caps()
   local capped, free = {}, {}
   for name, queue in pairs(queues) do
     if queue.cap > 0 then
@@ -231,7 +246,7 @@ local function note_caps()
   if #free > 0 then redis.call('HDEL', CAPS, unpack(free)) end
 end
 
--- Into RQ's queues and registries: one command for all jobs of a queue.
+-- Write RQ's queues and registries, with one command for all jobs of a queue.
 local entered, to_wake = 0, {}
 local function enter(queue, name)
   if #queue.index > 0 then redis.call('ZADD', INDEX .. name, unpack(queue.index)) end
@@ -246,14 +261,15 @@ local function enter(queue, name)
   end
   if #queue.ids > 0 then
     entered = entered + #queue.ids
-    -- A queue that had work already is in the ring, or capped; the reaper looks after those that somehow are neither.
+    -- A queue that had work is in the ring or capped already; reap.lua finds those that are
+    -- neither.
     if redis.call('RPUSH', QUEUE .. name, unpack(queue.ids)) == #queue.ids then begin_queue(name) end
-    if not nobody[queue.placement] then to_wake[queue.placement] = true end
+    if not none_parked[queue.placement] then to_wake[queue.placement] = true end
   end
 end
 
--- Why not all of them can be taken, or what they were answered before; nothing if they are new and there is room.
-local function answer_for_all()
+-- Return the refusal for all jobs, or their earlier reply; nil if they are new and can be queued.
+local function reply_for_all()
   if whole_key ~= '' then
     local known, theirs = known_by(whole_key)
     if known and theirs ~= whole_fingerprint then return { { 'conflict' } } end
@@ -263,27 +279,27 @@ local function answer_for_all()
       return before
     end
   end
-  -- Sent again because the reply was lost: they are all there.
+  -- A repetition after a lost reply: all of them are there.
   if existing(ARGV[FIRST], '') then return nil end
   local count, name, placement = (#ARGV - FIRST + 1) / ARGUMENTS, ARGV[FIRST + 1], ARGV[FIRST + 2]
   if not is_served(placement) then return { { 'no_worker' } } end
   local queue = queue_of(name, placement, tonumber(ARGV[FIRST + 9]))
-  -- One job is let through on probation, a batch is not.
+  -- On probation one job is admitted, a batch is not.
   if queue.closed_ms then return { { 'broken', math.max(1000, queue.closed_ms) } } end
   local surplus = queue.depth + count - queue_limit
   if surplus > 0 then return { full_queue(name, queue.depth, surplus, ARGV[FIRST + 6], ARGV[FIRST + 7]) } end
   if total + count > total_limit then return { full_all(total + count - total_limit) } end
 end
 
--- At the end of every way out.
-local function note_promises()
-  for name, until_ms in pairs(promises) do redis.call('HSET', PROMISED, name, ms(until_ms)) end
+-- Called before every return.
+local function store_reservations()
+  for name, until_ms in pairs(reservations) do redis.call('HSET', RESERVATIONS, name, ms(until_ms)) end
 end
 
 if whole then
-  local refusal = answer_for_all()
+  local refusal = reply_for_all()
   if refusal then
-    note_promises()
+    store_reservations()
     return refusal
   end
 end
@@ -297,10 +313,10 @@ end
 if whole_key ~= '' then
   redis.call('SET', IDEMPOTENCY .. whole_key, table.concat(ids, ',') .. ' ' .. whole_fingerprint, 'EX', 86400)
 end
-let_go()
-note_caps()
+unchoose()
+store_caps()
 for name, queue in pairs(queues) do enter(queue, name) end
 if entered > 0 then redis.call('INCRBY', DEPTH, entered) end
 for placement in pairs(to_wake) do wake(placement) end
-note_promises()
+store_reservations()
 return answers

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- A worker's process is known to be dead (whoever started it saw it end): its jobs run again at once.
--- ARGV: the result-stream text of a lost job, worker
--- -> how many jobs it had
+-- Queue the jobs of a worker again whose process is known to be dead (its parent saw it end).
+-- ARGV: RQ's exc_string of a lost job, worker
+-- Returns how many jobs it had.
+-- Idempotent: a repetition finds no lease of that worker.
 local jobs, placements = 0, {}
-bury(ARGV[2], ARGV[1], function(member)
+take_back_from(ARGV[2], function(member)
   local what, placement = take_back(member, ARGV[1])
   if what then
     jobs = jobs + 1
