@@ -26,7 +26,7 @@ test-systemd: setup ## boot a virtual machine with the systemd units (root; QEMU
 	@SANDLOT_TEST_SYSTEMD=1 $(RUN)python -m pytest tests/systemd $(ARGS)
 
 test-upgrades: setup ## upgrade from earlier code while calls arrive (a minute; needs the repository's history)
-	@SANDLOT_TEST_UPGRADES=1 $(RUN)python -m pytest tests/faults/test_upgrade.py $(ARGS)
+	@SANDLOT_TEST_UPGRADES=1 $(RUN)python -m pytest tests/chaos/test_upgrade.py $(ARGS)
 
 test-leaks: setup ## run 10,000 sandboxes and check that they leave nothing behind (two minutes)
 	@SANDLOT_TEST_SANDBOXES=10000 $(RUN)python -m pytest tests/sandbox/test_walls_leaks.py -k many_sandboxes $(ARGS)
@@ -46,7 +46,7 @@ bench: setup ## measure Sandlot and its alternatives on this machine
 	@$(RUN)python -m benchmarks $(ARGS)
 
 faults: setup ## inject faults everywhere and check the results (some need root)
-	@$(RUN)python -m tests.faults $(ARGS)
+	@$(RUN)python -m tests.chaos $(ARGS)
 
 hostile: setup ## send 10,000 hostile requests and check replies against the OpenAPI document; options: ARGS="--seed 1 --requests 500"
 	@$(RUN)python -m tests.hostile $(ARGS)

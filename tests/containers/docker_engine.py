@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.chaos.launch import CLONE_NEWNET
+from tests.chaos.parts import LAUNCH
 from tests.containers.engine import HOME, IMAGE, Engine, NoEngine, install
-from tests.faults.launch import CLONE_NEWNET
-from tests.faults.parts import LAUNCH
 
 RUN: Final = Path("/run/sandlot-docker")  # short, for the paths of sockets
 NETWORK: Final = Path("/run/netns/sandlot-docker")

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from tests.faults.launch import CLONE_NEWNET
-from tests.faults.parts import LAUNCH
+from tests.chaos.launch import CLONE_NEWNET
+from tests.chaos.parts import LAUNCH
 from tests.waiting import HANG_S
 
 PREFIX: Final = "sandlot-lan-"

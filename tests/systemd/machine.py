@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tests.chaos.parts import LAUNCH
 from tests.containers.engine import IMAGE, REPOSITORY, Engine, install
-from tests.faults.parts import LAUNCH
 
 HERE: Final = Path(__file__).parent
 GUEST: Final = "localhost/sandlot-machine:test"

@@ -16,8 +16,8 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from tests.faults.launch import CLONE_NEWNET
-from tests.faults.parts import LAUNCH
+from tests.chaos.launch import CLONE_NEWNET
+from tests.chaos.parts import LAUNCH
 from tests.system.http.conftest import SOURCES, Stack
 from tests.system.lan import NAMESPACES, Lan, lan, why_not
 from tests.waiting import until

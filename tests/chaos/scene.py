@@ -1,0 +1,74 @@
+"""What a fault has at hand, and how a plan is described.
+
+Knows: the parts of a plan. Does not know: any fault, any rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos.caller import Callers
+from tests.chaos.disks import DiskKind
+from tests.chaos.history import History, Strike
+from tests.chaos.observer import Observer
+from tests.chaos.rig import Rig
+
+
+@dataclass(slots=True)
+class Scene:
+    """What a fault has at hand. `length_s`: how long it goes on, about."""
+
+    rig: Rig
+    history: History
+    observer: Observer
+    callers: Callers
+    dice: random.Random
+    length_s: float
+
+    def struck(self, what: str, affected: set[str], *, ago_s: float = 0.0) -> Strike:
+        """The fault is done, or undone: recovery is measured from now, or from a moment ago. Jobs it hits later are added to what this returns."""
+        strike = Strike(what, (time.time() - ago_s) * 1000, affected)
+        self.history.strikes.append(strike)
+        return strike
+
+    async def pause(self, least_s: float, most_s: float) -> None:
+        await asyncio.sleep(self.dice.uniform(least_s, most_s))
+
+
+Act = Callable[[Scene], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A fault with what it needs. `bound_s`: within which 99 of 100 of the jobs it hits run again; `measured_from` says from when."""
+
+    name: str
+    act: Act
+    length_s: float
+    bound_s: float | None = None
+    measured_from: str = "fault"
+    workers: int = 2
+    hosts: int = 0
+    through_proxy: bool = False
+    api_processes: int = 1
+    wrong_clocks: tuple[str, ...] = ()
+    """By how many seconds the clocks of the API and then of each worker are off."""
+    may_repeat: bool = True
+    """Whether a job may need a second attempt; false where every process lives and finished work has only to wait."""
+    with_keys: bool = True
+    """Whether callers send idempotency keys; without, only the platform's own repetitions are at work."""
+    may_spend: bool = True
+    """Whether a job may end with fewer attempts left than one that is run once."""
+    must_lose: bool = False
+    """A plan that shows that the fault is one: with less than what is promised there is loss."""
+    installation: Path | None = None
+    """Where the Sandlot under test is installed; by default it is this tree."""
+    disk: DiskKind = ""
+    fsync: str = "always"
+    rate_hz: float = 30.0
+    work_s: tuple[float, float] = (0.02, 0.2)
