@@ -103,7 +103,7 @@ class Observer:
             registries = tuple(registry for registry, members in listed.items() if name in members)
             self._history.standings[job_id] = Standing(registries, name in held, gone=job_id not in ids)
         for worker in self._rig.workers:
-            for note in worker.events("failpoint"):
+            for note in worker.events("failpoint", "fail-point"):  # the second name is the released code's
                 if note["point"] == "started":
                     self._history.runs[note["job_id"], note["attempt"]] += 1
         self._history.broke += self._rig.broke()

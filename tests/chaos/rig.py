@@ -162,13 +162,15 @@ class Rig:
             address = f"{host.outside}:{self.redis_port}"
         else:
             address = f"127.0.0.1:{self.to_workers.port if through_proxy else self.redis_port}"
+        failpoints = ",".join(filter(None, ["started:note", fault]))
         worker = self._start(
             f"worker-{next(self._numbers)}",
             self._command("worker"),
             host,
             SANDLOT_REDIS_URL=f"redis://{address}/0",
             SANDLOT_INSECURE_REDIS="1",
-            SANDLOT_FAILPOINTS=",".join(filter(None, ["started:note", fault])),
+            SANDLOT_FAILPOINTS=failpoints,
+            SANDLOT_FAULT=failpoints,  # the name in the released code that the upgrade test starts from
             **clocks.wrong_by(clock),
         )
         self.workers.append(worker)

@@ -64,7 +64,7 @@ def test_a_stream_goes_on_where_it_broke(anyone: httpx.Client) -> None:
         if event.name == "log":
             break
     rest = []
-    for event in events(anyone, job + "/events", first[-1].place):
+    for event in events(anyone, job + "/events", first[-1].last_event_id):
         rest.append(event)
         if event.name == "log":
             anyone.delete(job)
@@ -72,7 +72,7 @@ def test_a_stream_goes_on_where_it_broke(anyone: httpx.Client) -> None:
     assert text.split() == numbers(text)
     assert text == anyone.get(job + "/logs").text
     assert rest[-1].name == "result"
-    over = anyone.get(job + "/events", headers={"last-event-id": rest[-1].place})
+    over = anyone.get(job + "/events", headers={"last-event-id": rest[-1].last_event_id})
     assert (over.status_code, over.content) == (204, b"")
 
 
@@ -137,7 +137,7 @@ def test_an_api_that_stops_ends_its_streams_and_another_goes_on(anyone: httpx.Cl
         api.process.terminate()
         assert list(stream) == []
         assert api.stop() == 0
-    rest = events(anyone, job + "/events", first.place)
+    rest = events(anyone, job + "/events", first.last_event_id)
     assert anyone.delete(job).status_code == 202
     assert [event.name for event in rest] == ["status", "result"]
 
