@@ -52,6 +52,19 @@ def test_every_path_that_the_architecture_names_exists() -> None:
     assert [path for path in named if not (REPOSITORY / path).exists() and "_server" not in path] == []
 
 
+def test_every_question_of_the_architecture_has_a_file_that_names_the_answer() -> None:
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"(?m)^\| (.+\?) \| `([^`]+)` \| `([^`]+)` \|$", text)
+    assert len(rows) >= 15
+    wrong = []
+    for question, path, name in rows:
+        file = REPOSITORY / path
+        texts = [each.read_text() for each in file.rglob("*.py")] if file.is_dir() else [file.read_text()]
+        if not any(re.search(rf"\b{name}\b", each) for each in texts):
+            wrong.append((question, path, name))
+    assert wrong == []
+
+
 def functions_blocks(language: str) -> list[str]:
     text = (REPOSITORY / "docs" / "functions.md").read_text()
     return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", text)
