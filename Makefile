@@ -29,7 +29,7 @@ test-upgrades: setup ## upgrade from earlier code while calls arrive (a minute; 
 	@SANDLOT_TEST_UPGRADES=1 $(RUN)python -m pytest tests/chaos/test_upgrade.py $(ARGS)
 
 test-leaks: setup ## run 10,000 sandboxes and check that they leave nothing behind (two minutes)
-	@SANDLOT_TEST_SANDBOXES=10000 $(RUN)python -m pytest tests/sandbox/test_walls_leaks.py -k many_sandboxes $(ARGS)
+	@SANDLOT_TEST_SANDBOXES=10000 $(RUN)python -m pytest tests/sandbox/test_leaks.py -k many_sandboxes $(ARGS)
 
 check: lint unit ## check format, lint, types and import law, and run the unit tests (under a minute)
 

@@ -195,14 +195,14 @@ ELSEWHERE: Final[dict[str, str]] = (
     )
     | dict.fromkeys(
         ("callback_claim", "callback_finish"),
-        "tests/jobs/test_callbacks.py::test_a_lost_reply_tells_nobody_twice_within_the_lease",
+        "tests/jobs/test_callbacks.py::test_a_lost_reply_delivers_no_callback_twice_within_the_lease",
     )
     | {"put_result_chunk": "tests/jobs/test_results.py::test_a_piece_whose_reply_is_lost_is_stored_once_more"}
     | dict.fromkeys(
         ("follow", "append_logs"),
-        "tests/jobs/test_faults.py::test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply",
+        "tests/jobs/test_engine_faults.py::test_live_logs_are_neither_doubled_nor_lost_with_a_reply",
     )
-    | {"queue_eta": "tests/jobs/test_transitions.py::test_a_look_whose_reply_is_lost_is_repeated"}
-    | {"keep_result": "tests/jobs/test_delivered.py::test_a_keep_whose_reply_is_lost_keeps"}
+    | {"queue_eta": "tests/jobs/test_transitions.py::test_a_queue_eta_whose_reply_is_lost_is_repeated"}
+    | {"keep_result": "tests/jobs/test_delivered_results.py::test_keep_result_works_when_its_reply_is_lost"}
 )
 """Scripts that no plan of these loses the reply of -> the test that does."""

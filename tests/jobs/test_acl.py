@@ -92,7 +92,7 @@ def test_no_api_and_no_worker_can_administer_the_server_not_even_from_a_script(
 
 
 @pytest.mark.parametrize("command", FOREIGN)
-def test_nobody_touches_keys_and_channels_of_others(users: dict[str, redis.Redis], command: str) -> None:
+def test_no_user_touches_keys_and_channels_of_others(users: dict[str, redis.Redis], command: str) -> None:
     users["root"].set("sessions", 1)
     for role in Role:
         assert refused(users[role], command), role

@@ -52,7 +52,7 @@ async def test_a_batch_that_does_not_fit_is_refused_whole(
         await queue.close()
 
 
-async def test_without_a_worker_none_is_queued(queue: Queue, make: MakeInvocation, raw: redis.Redis) -> None:
+async def test_without_a_worker_no_job_is_queued(queue: Queue, make: MakeInvocation, raw: redis.Redis) -> None:
     with pytest.raises(NoWorker):
         await queue.submit_batch(in_order(make, 3), "", "f")
     assert [*raw.scan_iter(keys.JOB + "*")] == []
@@ -123,7 +123,7 @@ async def test_pages_meet_without_a_gap_over_several_functions(
     assert [record.id for record in only.jobs] == ids[1::3][::-1]
 
 
-async def test_what_is_not_wanted_is_passed_over(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
+async def test_listing_skips_jobs_that_do_not_match(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     batch = in_order(make, 300)
     await queue.submit_batch(batch, "", "f")
     oldest = batch[0].job_id

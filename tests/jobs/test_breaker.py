@@ -80,7 +80,7 @@ async def test_crashes_that_are_long_ago_do_not_count(
     assert raw.exists("sandlot:breakers")
 
 
-async def test_what_is_queued_rests_as_well_and_then_goes_one_by_one(
+async def test_queued_jobs_pause_too_and_then_run_one_by_one(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis, open_worker: OpenWorker
 ) -> None:
     """Otherwise ten thousand queued jobs would crash before anybody were refused."""
@@ -161,7 +161,7 @@ async def test_a_lost_or_cancelled_probe_is_followed_by_another(
     assert third.probe
 
 
-async def test_a_repeated_step_still_says_that_it_is_a_probe(
+async def test_a_repeated_claim_is_still_marked_as_a_probe(
     broken: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     rest_is_over(raw)
@@ -193,7 +193,9 @@ async def test_mending_lets_everybody_in_at_once(
     assert (await broken.submit(make(), reply=False)).status is JobStatus.RUNNING
 
 
-async def test_who_comes_later_knows_it_too(broken: Queue, url: str, make: MakeInvocation) -> None:
+async def test_a_process_that_starts_later_reads_the_open_breaker(
+    broken: Queue, url: str, make: MakeInvocation
+) -> None:
     """A process that has just started has heard nothing, and looks."""
     other = await Queue.open(url, KEY, queue_limit=10, queue_limit_per_function=10)
     try:

@@ -99,7 +99,7 @@ def has_tried(raw: redis.Redis, job_id: str, tries: int) -> Callable[[], bool]:
     return lambda: raw.hget(f"sandlot:callback:{job_id}", "tries") == b"%d" % tries
 
 
-async def test_the_caller_is_told_once_and_can_check_who_told_him(
+async def test_a_callback_is_delivered_once_with_a_verifiable_signature(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     senders = [start() for _ in range(3)]
@@ -123,7 +123,7 @@ async def test_the_caller_is_told_once_and_can_check_who_told_him(
     assert sum((one._tries for one in senders), Counter()) == {"delivered": 1}
 
 
-async def test_what_fails_is_tried_again_with_the_same_words(
+async def test_a_failed_delivery_is_repeated_with_the_same_body(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
@@ -145,6 +145,7 @@ async def test_what_fails_is_tried_again_with_the_same_words(
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -185,7 +186,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end(
 
 
 @pytest.mark.parametrize("tries", [0, 9])
-async def test_who_wants_no_more_and_who_never_answers_is_given_up(
+async def test_a_receiver_that_is_gone_or_never_answers_is_given_up(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender], tries: int
 ) -> None:
     receiver.answers = [b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % (500 if tries else 410)]
@@ -242,7 +243,7 @@ async def test_a_name_is_asked_for_once_and_what_it_meant_is_connected_to(
     assert asked == ["hooks.test"]
 
 
-async def test_every_end_is_told_whoever_brought_it_about(
+async def test_every_end_is_delivered_whatever_caused_it(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
@@ -262,7 +263,7 @@ async def test_every_end_is_told_whoever_brought_it_about(
     assert len(receiver.received) == 4
 
 
-async def test_a_retried_run_is_no_end(
+async def test_a_retried_run_does_not_count_as_an_end(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
@@ -283,7 +284,7 @@ async def test_a_retried_run_is_no_end(
     assert (data["status"], data["attempt"]) == ("failed", 2)
 
 
-async def test_a_long_result_is_told_by_its_link(
+async def test_a_long_result_is_given_as_a_link(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     start()
@@ -295,7 +296,7 @@ async def test_a_long_result_is_told_by_its_link(
     assert (data["result_bytes"], data["links"]["result"]) == (100_002, f"/v1/jobs/{job_id}/result")
 
 
-async def test_whoever_can_write_to_redis_has_nobody_called(
+async def test_a_redis_writer_causes_no_callback(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender]
 ) -> None:
     job_id, other = await submit(queue, receiver), await submit(queue, receiver)
@@ -348,8 +349,9 @@ async def test_one_slow_receiver_does_not_keep_others_waiting(
     assert sum(each.headers["host"].startswith("hooks.") for each in receiver.received) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["callback_claim", "callback_finish"])
-async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
+async def test_a_lost_reply_delivers_no_callback_twice_within_the_lease(
     server: ValkeyServer, queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, name: str
 ) -> None:
     proxy = LossyProxy(str(server.unix_socket_path))
@@ -376,7 +378,7 @@ async def test_a_lost_reply_tells_nobody_twice_within_the_lease(
     assert len(receiver.received) == 1
 
 
-async def test_what_a_stopping_worker_has_under_way_ends_or_is_anothers(
+async def test_jobs_of_a_stopping_worker_end_or_go_to_another(
     queue: Queue, worker: HandWorker, raw: redis.Redis, receiver: Receiver, start: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sender, "_CLOSE_S", 0.1)

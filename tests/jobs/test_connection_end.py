@@ -38,7 +38,7 @@ async def test_no_task_and_one_that_is_over_are_left_alone() -> None:
     assert not task.cancelled()
 
 
-async def test_whoever_waits_for_redis_hears_of_his_cancellation_whenever_it_comes(url: str) -> None:
+async def test_a_coroutine_waiting_for_redis_is_cancelled_at_any_moment(url: str) -> None:
     """At every turn of the loop in which a call is under way; redis-py itself loses it at one of them in Python 3.11."""
 
     cancelled = 0
@@ -58,7 +58,7 @@ async def test_whoever_waits_for_redis_hears_of_his_cancellation_whenever_it_com
     assert cancelled > 3
 
 
-async def test_what_was_waited_for_is_returned_or_raised() -> None:
+async def test_cancellable_returns_or_raises_like_its_coroutine() -> None:
     async def fail() -> None:
         raise ValueError("as it is")
 

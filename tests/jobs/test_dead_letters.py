@@ -62,7 +62,7 @@ async def test_a_cursor_of_ones_own_making_is_refused(queue: Queue, cursor: str)
         await queue.dead_letters.page(everything, cursor=cursor)
 
 
-async def test_a_letter_is_opened_with_its_event_and_only_if_it_is_what_was_signed(
+async def test_a_dead_letter_opens_with_its_event_only_if_its_signature_holds(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     (job_id,) = await write(queue, worker, make, 1, request=b'{"a":1}')
@@ -74,14 +74,16 @@ async def test_a_letter_is_opened_with_its_event_and_only_if_it_is_what_was_sign
         await queue.dead_letters.unseal(job_id)
 
 
-async def test_a_job_that_is_none_is_no_letter(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
+async def test_an_unknown_job_is_not_a_dead_letter(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
     job = make()
     await queue.submit(job, reply=False)
     assert await queue.dead_letters.get(job.job_id) is None
     assert not await queue.dead_letters.remove(job.job_id)
 
 
-async def test_who_takes_one_up_twice_makes_one_job(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
+async def test_redriving_a_dead_letter_twice_makes_one_job(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     (job_id,) = await write(queue, worker, make, 1)
     successor = queue.dead_letters.redrive_id(job_id)
     assert successor == queue.dead_letters.redrive_id(job_id) != queue.dead_letters.redrive_id(job_id[::-1])

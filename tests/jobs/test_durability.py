@@ -65,6 +65,7 @@ async def held(watch: DurabilityWatch, condition: Callable[[Durability], bool]) 
 API = f"sandlot-api:{PASSWORD}@"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "asked", "proved"),
     [
@@ -74,7 +75,7 @@ API = f"sandlot-api:{PASSWORD}@"
         ({"appendonly": "no", "appendfsync": "always"}, "none", "none"),
     ],
 )
-async def test_who_may_ask_is_told_and_who_may_not_sees_what_can_be_proved(
+async def test_the_owner_gets_a_reason_and_others_only_what_they_can_prove(
     started: Callable[..., ValkeyServer],
     watch: Callable[..., Awaitable[DurabilityWatch]],
     tmp_path: Path,
@@ -89,6 +90,7 @@ async def test_who_may_ask_is_told_and_who_may_not_sees_what_can_be_proved(
         assert root.acl_log() == [], "the API's user tries nothing that it may not"
 
 
+@pytest.mark.slow
 async def test_a_change_is_seen_and_a_server_that_is_gone_promises_nothing(
     started: Callable[..., ValkeyServer], watch: Callable[..., Awaitable[DurabilityWatch]], tmp_path: Path
 ) -> None:
@@ -109,6 +111,7 @@ async def test_a_change_is_seen_and_a_server_that_is_gone_promises_nothing(
         await held(watched, lambda it: it is Durability.UNKNOWN)
 
 
+@pytest.mark.slow
 async def test_a_user_of_ones_own_without_config_tries_it_once(
     started: Callable[..., ValkeyServer], watch: Callable[..., Awaitable[DurabilityWatch]], tmp_path: Path
 ) -> None:
@@ -123,6 +126,7 @@ async def test_a_user_of_ones_own_without_config_tries_it_once(
         assert refused["count"] == 1
 
 
+@pytest.mark.slow
 async def test_a_server_without_waitaof_is_not_vouched_for(
     started: Callable[..., ValkeyServer], watch: Callable[..., Awaitable[DurabilityWatch]], tmp_path: Path
 ) -> None:

@@ -116,7 +116,7 @@ async def poll(queue: Queue, job_id: str) -> Any:
     return settled
 
 
-async def test_what_cannot_ever_run_ends_as_an_error(
+async def test_a_job_that_can_never_run_ends_as_an_error(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation
 ) -> None:
     await start_engine(InlinePool(behaviour=lambda _: VersionNotFound("there is no such version")))
@@ -124,6 +124,7 @@ async def test_what_cannot_ever_run_ends_as_an_error(
     assert (settled.kind, settled.error.error_type) == (OutcomeKind.ERROR, "Sandlot.VersionNotFound")
 
 
+@pytest.mark.slow
 async def test_a_fault_of_the_platform_costs_the_job_no_attempt(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation
 ) -> None:
@@ -133,6 +134,7 @@ async def test_a_fault_of_the_platform_costs_the_job_no_attempt(
     assert settled.kind is OutcomeKind.OK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", ["heard", "lost"])
 async def test_cancelling_a_running_job_kills_it(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis, message: str
@@ -148,6 +150,7 @@ async def test_cancelling_a_running_job_kills_it(
     assert (await asyncio.wait_for(future, HANG_S)).kind is OutcomeKind.CANCELLED  # lost: with the next beat
 
 
+@pytest.mark.slow
 async def test_a_lost_lease_kills_the_execution_and_its_outcome_is_not_recorded(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
@@ -221,6 +224,7 @@ async def test_a_hand_off_that_meets_a_draining_worker_goes_back(
     running.pool.finish(blocker.job_id)
 
 
+@pytest.mark.slow
 async def test_rq_sees_the_worker_as_long_as_it_lives(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
@@ -240,6 +244,7 @@ async def test_rqs_own_loop_is_refused(start_engine: StartEngine) -> None:
             getattr(running.engine, name)()
 
 
+@pytest.mark.slow
 async def test_losing_everything_in_redis_does_not_end_the_engine(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
@@ -250,7 +255,8 @@ async def test_losing_everything_in_redis_does_not_end_the_engine(
     assert (await call(queue, make(b"7"))).result == b"7"
 
 
-async def test_what_becomes_due_between_two_beats_does_not_wait_for_the_second(
+@pytest.mark.slow
+async def test_a_job_due_between_two_heartbeats_does_not_wait_for_the_second(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engine.engine.CONTACT_BEFORE_REAPING_S", 0)

@@ -107,7 +107,7 @@ async def test_an_alias_of_nothing_is_refused(registry: Registry) -> None:
         await registry.remove_alias("hello", LATEST)
 
 
-async def test_of_two_who_deploy_on_the_same_revision_one_wins(registry: Registry) -> None:
+async def test_of_two_deploys_on_the_same_revision_one_wins(registry: Registry) -> None:
     await deploy(registry, 1)
     revision = (await registry.describe("hello")).revision
     ends = await asyncio.gather(

@@ -88,9 +88,7 @@ async def test_the_version_before_serves_until_the_dependencies_are_there(
     assert await builds.claim(PYTHON, [0, 0]) is None
 
 
-async def test_a_first_version_says_that_it_is_not_ready_and_then_why_it_failed(
-    registry: Registry, builds: BuildQueue
-) -> None:
+async def test_a_first_version_reports_its_build_and_then_why_it_failed(registry: Registry, builds: BuildQueue) -> None:
     await deploy(registry, wants("nonsense"))
     with pytest.raises(VersionPending):
         await registry.resolve("hello")
@@ -136,7 +134,7 @@ async def test_a_failure_changes_nothing_and_the_same_again_is_another_try(
     assert (await registry.describe("hello")).pending == ()
 
 
-async def test_what_was_deployed_or_rolled_back_to_meanwhile_stays(registry: Registry, builds: BuildQueue) -> None:
+async def test_versions_deployed_or_rolled_back_to_meanwhile_stay(registry: Registry, builds: BuildQueue) -> None:
     await deploy(registry, PLAIN)
     await deploy(registry, wants("numpy"))
     await deploy(registry, PLAIN, "3")
@@ -164,7 +162,7 @@ async def test_the_same_content_under_another_name_has_the_same_lock_at_once(
     assert (await registry.resolve("waits-too")).number == 1
 
 
-async def test_a_build_whose_worker_died_is_taken_by_another_and_the_dead_one_counts_for_nothing(
+async def test_a_build_of_a_dead_worker_goes_to_another_and_the_late_result_is_ignored(
     registry: Registry, builds: BuildQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await deploy(registry, wants("numpy"))
@@ -219,7 +217,7 @@ async def test_a_worker_that_cannot_build_leaves_it_to_others_for_a_while(
     assert await builds.claim(PYTHON, [60_000, 0]) is not None
 
 
-async def test_nobody_builds_for_a_function_that_was_removed(
+async def test_no_worker_builds_for_a_removed_function(
     registry: Registry, builds: BuildQueue, raw: redis.Redis
 ) -> None:
     await deploy(registry, wants("numpy"))
@@ -282,7 +280,7 @@ async def test_a_change_of_the_code_alone_keeps_the_lock_and_is_active_at_once(
     assert (await deploy(registry, settings, "2")).active, "settings that no resolver looks at"
 
 
-async def test_what_a_resolver_would_look_at_is_resolved_anew(registry: Registry, builds: BuildQueue) -> None:
+async def test_a_change_in_resolver_inputs_is_resolved_again(registry: Registry, builds: BuildQueue) -> None:
     await deploy(registry, wants("numpy"))
     await builds.succeed(await taken(builds), LOCK)
     for other in (
@@ -294,7 +292,7 @@ async def test_what_a_resolver_would_look_at_is_resolved_anew(registry: Registry
         assert not (await deploy(registry, other)).active, other
 
 
-async def test_a_lock_that_is_not_signed_with_our_key_is_not_kept_but_resolved_anew(
+async def test_a_lock_without_a_valid_signature_is_resolved_again(
     registry: Registry, builds: BuildQueue, raw: redis.Redis
 ) -> None:
     first = await deploy(registry, wants("numpy"))
@@ -305,7 +303,7 @@ async def test_a_lock_that_is_not_signed_with_our_key_is_not_kept_but_resolved_a
     await meaning(registry, 2)
 
 
-async def test_what_waits_for_a_build_is_active_as_soon_as_the_lock_is_known(
+async def test_a_version_waiting_for_a_build_is_active_once_the_lock_is_known(
     registry: Registry, builds: BuildQueue
 ) -> None:
     """Two saves while the first build goes on, and the second once more when it is done: its own build is nobody's any more."""

@@ -65,9 +65,7 @@ async def deploy(registry: Registry) -> str:
     return (await registry.deploy("hello", Bundle(FILES), MANIFEST)).version.digest
 
 
-async def test_a_version_is_on_disk_as_it_was_deployed_and_nobody_can_write_it(
-    registry: Registry, cache: BundleCache
-) -> None:
+async def test_a_version_is_on_disk_as_deployed_and_read_only(registry: Registry, cache: BundleCache) -> None:
     digest = await deploy(registry)
     spec = await cache.spec("hello", digest)
     assert {name: (spec.bundle_dir / name).read_bytes() for name in FILES} == FILES
@@ -77,7 +75,7 @@ async def test_a_version_is_on_disk_as_it_was_deployed_and_nobody_can_write_it(
     assert (spec.memory_limit_mib, spec.isolation, dict(spec.environment)) == (64, Isolation.FORK, {"A": "1"})
 
 
-async def test_what_a_manifest_asks_of_the_network_and_its_required_isolation_reaches_the_sandbox(
+async def test_the_manifests_network_and_required_isolation_reach_the_sandbox(
     registry: Registry, cache: BundleCache
 ) -> None:
     asking = MANIFEST.model_copy(update={"network": ("example.org",), "require": ("strict",)})
@@ -86,7 +84,7 @@ async def test_what_a_manifest_asks_of_the_network_and_its_required_isolation_re
     assert (asks.network, asks.require, silent.network, silent.require) == (("example.org",), ("strict",), (), ())
 
 
-async def test_all_who_ask_at_once_share_one_fetch(
+async def test_simultaneous_requests_share_one_fetch(
     registry: Registry, cache: BundleCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = await deploy(registry)
@@ -103,7 +101,7 @@ async def test_all_who_ask_at_once_share_one_fetch(
     assert len({id(spec) for spec in specs}) == 1
 
 
-async def test_one_who_gives_up_does_not_take_the_fetch_from_the_others(registry: Registry, cache: BundleCache) -> None:
+async def test_a_caller_that_gives_up_leaves_the_fetch_to_the_others(registry: Registry, cache: BundleCache) -> None:
     digest = await deploy(registry)
     impatient = asyncio.create_task(cache.spec("hello", digest))
     patient = asyncio.create_task(cache.spec("hello", digest))
@@ -124,7 +122,7 @@ async def test_two_workers_of_a_machine_share_the_folder(
     await other.close()
 
 
-async def test_a_folder_that_somebody_removed_is_unpacked_again(registry: Registry, cache: BundleCache) -> None:
+async def test_a_removed_folder_is_unpacked_again(registry: Registry, cache: BundleCache) -> None:
     digest = await deploy(registry)
     folder = (await cache.spec("hello", digest)).bundle_dir
     (folder / "parts").chmod(0o755)
@@ -149,7 +147,7 @@ async def test_code_that_is_gone_or_was_changed_leaves_nothing_on_disk(
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 
 
-async def test_what_was_left_behind_and_what_is_long_unused_is_thrown_out(
+async def test_leftovers_and_long_unused_entries_are_removed(
     registry: Registry, secrets: SecretStore, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
@@ -170,7 +168,7 @@ async def put(registry: Registry, cache: BundleCache, number: int, *, unused_s: 
     return folder
 
 
-async def test_what_was_not_used_for_longest_makes_room(
+async def test_the_least_recently_used_entry_makes_room(
     registry: Registry, secrets: SecretStore, tmp_path: Path
 ) -> None:
     cache = open_cache(registry, secrets, tmp_path / "cache", limit_mib=1)
@@ -184,7 +182,7 @@ async def test_what_was_not_used_for_longest_makes_room(
     await cache.close()
 
 
-async def test_what_is_in_use_stays_however_little_room_there_is(
+async def test_entries_in_use_stay_however_full_the_cache_is(
     registry: Registry, secrets: SecretStore, tmp_path: Path
 ) -> None:
     cache = open_cache(registry, secrets, tmp_path / "cache", limit_mib=1)

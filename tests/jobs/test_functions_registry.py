@@ -106,7 +106,7 @@ async def test_without_pushes_the_cache_forgets_after_a_second(
     assert (await unopened.resolve("hello")).number == 2
 
 
-async def test_what_is_not_there_is_said_to_be_missing(registry: Registry) -> None:
+async def test_unknown_functions_and_versions_are_not_found(registry: Registry) -> None:
     await registry.deploy("hello", code(1), MANIFEST)
     for name in ("nothing", "Hello", "a/b", "", "x" * 100):
         with pytest.raises(FunctionNotFound):
@@ -191,7 +191,7 @@ async def test_a_version_signed_with_another_key_is_refused(registry: Registry, 
         await Registry(client, b"x" * 32).resolve("hello")
 
 
-async def test_without_redis_every_question_says_so() -> None:
+async def test_without_redis_every_request_reports_it() -> None:
     client = connect("unix:///nowhere/valkey.sock")
     try:
         registry = Registry(client, KEY)
@@ -207,6 +207,7 @@ async def test_without_redis_every_question_says_so() -> None:
         await client.aclose()
 
 
+@pytest.mark.slow
 async def test_a_subscription_that_is_cut_is_made_again(
     registry: Registry, elsewhere: Registry, raw: redis.Redis
 ) -> None:

@@ -45,7 +45,7 @@ def note_claims(raw: redis.Redis, queue: str, *ages_and_counts: tuple[float, int
     raw.rpush(f"sandlot:taken:{queue}", *(f"{now_ms - age_s * 1000:.0f} {count}" for age_s, count in ages_and_counts))
 
 
-async def test_each_who_is_refused_is_told_of_a_place_of_his_own(
+async def test_each_refused_caller_gets_a_slot_of_its_own_in_retry_after(
     small: Queue, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """Eight places in the last 80 s are one in ten seconds; what was claimed before those eight no longer counts."""
@@ -58,7 +58,7 @@ async def test_each_who_is_refused_is_told_of_a_place_of_his_own(
 
 
 @pytest.mark.parametrize(("place_ms", "first_ms"), [(10, 110), (1, 51)])
-async def test_nobody_is_told_of_a_place_that_is_gone_when_he_is_back(
+async def test_retry_after_promises_no_slot_that_is_gone_by_then(
     small: Queue, make: MakeInvocation, raw: redis.Redis, place_ms: int, first_ms: int
 ) -> None:
     """Those places are for who comes meanwhile; but no longer than the queue lasts."""
@@ -118,7 +118,7 @@ async def test_before_a_full_queue_was_claimed_from_the_last_runs_say_how_long_o
     assert refused.value.retry_after_s == 5.1
 
 
-async def test_of_all_queues_together_the_pace_is_that_of_all(
+async def test_the_rate_for_all_queues_is_that_of_all_together(
     small: Queue, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await fill(small, make, 40)
@@ -136,7 +136,7 @@ async def test_of_all_queues_together_the_pace_is_that_of_all(
     assert [round(await told(small, make(function=name)), -1) for name in ("third", "fourth")] == [10, 20]
 
 
-async def test_a_batch_is_told_when_there_is_room_for_all_of_it(
+async def test_a_refused_batch_gets_the_time_when_all_of_it_fits(
     small: Queue, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await fill(small, make, 45)
@@ -146,7 +146,7 @@ async def test_a_batch_is_told_when_there_is_room_for_all_of_it(
     assert refused.value.retry_after_s == pytest.approx(40, rel=0.05), "five places are there, four are not"
 
 
-async def test_when_nothing_ends_nobody_can_tell(small: Queue, make: MakeInvocation) -> None:
+async def test_without_ended_jobs_retry_after_is_the_default(small: Queue, make: MakeInvocation) -> None:
     await fill(small, make, 50)
     assert 9 <= await told(small, make()) <= 11
 
@@ -199,6 +199,7 @@ async def test_when_memory_runs_short_new_work_is_refused_and_the_old_is_finishe
     await queue.submit(make(), reply=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 4])
 async def test_ten_thousand_queued_jobs_delay_another_function_by_one_slot_at_most(
     queue: Queue, worker: HandWorker, make: MakeInvocation, open_worker: OpenWorker, slots: int

@@ -147,7 +147,7 @@ async def test_a_part_costs_the_pieces_it_lies_in(
     assert raw.info("commandstats")["cmdstat_hget"]["calls"] == touched
 
 
-async def test_what_was_changed_in_redis_is_not_handed_out(
+async def test_a_record_changed_in_redis_is_refused(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     await start_engine(large_pool())
@@ -167,6 +167,7 @@ async def test_what_was_changed_in_redis_is_not_handed_out(
         await queue.large_results.whole(stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "pieces"), [("stored:kill", range(1, 5)), ("settling:kill", [5])])
 async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_nothing_else(
     url: str,
@@ -203,7 +204,8 @@ async def test_a_worker_killed_before_the_end_is_recorded_leaves_one_result_and_
     assert raw.xlen(f"rq:results:{job.job_id}") == 1
 
 
-async def test_of_a_worker_that_was_only_thought_dead_neither_pieces_nor_end_count(
+@pytest.mark.slow
+async def test_neither_chunks_nor_outcome_of_a_replaced_attempt_count(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis, start_engine: StartEngine
 ) -> None:
     job = make()

@@ -92,7 +92,7 @@ async def test_a_judgement_sent_twice_is_one(
     assert raw.xlen(f"rq:results:{job.job_id}") == 1
 
 
-async def test_what_succeeds_in_the_end_has_a_result_and_remembers(
+async def test_a_job_that_succeeds_after_retries_has_a_result_and_its_last_failure(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
@@ -120,7 +120,7 @@ async def test_the_last_failure_is_the_record_and_a_dead_letter(
     assert FailedJobRegistry("hello@python", connection=raw).get_job_ids() == [job.job_id]
 
 
-async def test_a_lost_workers_job_is_a_dead_letter_after_its_last_attempt(
+async def test_a_job_of_lost_workers_is_a_dead_letter_after_its_last_attempt(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make(attempts=2)
@@ -163,7 +163,7 @@ async def test_a_lost_worker_does_not_bring_back_what_is_too_old(
     assert (await queue.job(claims[0].job_id)).status is JobStatus.LOST
 
 
-async def test_what_expires_before_its_next_attempt_keeps_its_own_error(
+async def test_a_job_that_expires_before_its_next_attempt_keeps_its_error(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make(not_after_ms=(raw.time()[0] + 30) * 1000)
@@ -183,7 +183,7 @@ async def test_attempts_that_were_given_back_are_not_counted(
     assert await fail(worker, claim, RetryDecision(attempts=2, backoff_ms=1)) == b"again"
 
 
-async def test_who_was_cancelled_is_not_tried_again(
+async def test_a_cancelled_job_is_not_retried(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     running, scheduled = make(), make()
@@ -214,6 +214,7 @@ async def test_a_failure_frees_its_place_under_the_cap(
         await other.close()
 
 
+@pytest.mark.slow
 async def test_an_engine_runs_a_job_until_it_succeeds(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation
 ) -> None:
@@ -226,6 +227,7 @@ async def test_an_engine_runs_a_job_until_it_succeeds(
     assert [execution.attempt for execution in running.pool.started] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outcome", "letters"),
     [
@@ -234,7 +236,7 @@ async def test_an_engine_runs_a_job_until_it_succeeds(
         (Outcome(kind=OutcomeKind.MEMORY), 1),
     ],
 )
-async def test_an_engine_asks_for_what_the_policy_says_and_nothing_else(
+async def test_an_engine_asks_for_exactly_what_the_retry_policy_allows(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis, outcome: Outcome, letters: int
 ) -> None:
     running = await start_engine(InlinePool(behaviour=lambda execution: outcome))

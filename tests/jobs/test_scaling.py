@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import redis
 
 from sandlot.jobs import Queue
@@ -13,6 +14,7 @@ from worker.engine.capacity import Scaling
 DEADLINE_S = HANG_S
 
 
+@pytest.mark.slow
 async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation
 ) -> None:
@@ -39,7 +41,8 @@ async def test_slots_grow_with_the_queue_and_go_when_it_is_empty(
     assert pool.most == 4
 
 
-async def test_what_a_worker_has_counted_is_told_with_its_beats(
+@pytest.mark.slow
+async def test_heartbeats_carry_the_workers_counts(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation
 ) -> None:
     await start_engine(InlinePool())

@@ -69,7 +69,7 @@ async def long_ago(client: Redis, schedule: str) -> int:
     return Schedule(schedule).last_tick_ms(await ScheduleMarks(client).now_ms())
 
 
-async def test_what_was_missed_is_caught_up_on_once_by_however_many(
+async def test_a_missed_tick_is_caught_up_once_by_any_number_of_workers(
     client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     await deploy(client, YEARLY)
@@ -86,6 +86,7 @@ async def test_what_was_missed_is_caught_up_on_once_by_however_many(
     assert queue.was_issued(OWNER, (await jobs(queue))[0].id)
 
 
+@pytest.mark.slow
 async def test_each_moment_is_fired_once_by_however_many(
     client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
@@ -97,7 +98,7 @@ async def test_each_moment_is_fired_once_by_however_many(
     assert len(times) == len(set(times)) >= 3
 
 
-async def test_a_worker_that_stood_still_after_all_was_said_makes_no_second_job(
+async def test_a_paused_worker_makes_no_second_job_for_a_fired_tick(
     client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     """The mark is set back, as it was when that worker read it, and the job is no longer kept: its key is."""
@@ -128,7 +129,8 @@ async def test_a_schedule_that_is_new_or_changed_begins_when_it_is_seen(
     assert await jobs(queue) == []
 
 
-async def test_nothing_is_due_of_what_was_removed_or_lost_its_schedule(
+@pytest.mark.slow
+async def test_a_removed_function_or_schedule_is_never_due(
     client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     one, other = start(), start()
@@ -160,6 +162,7 @@ async def test_a_full_queue_leaves_the_moment_out(
     assert raw.llen("rq:queue:hello@python") == 1
 
 
+@pytest.mark.slow
 async def test_without_a_worker_for_it_the_moment_waits(
     client: Redis,
     raw: redis.Redis,
@@ -178,7 +181,7 @@ async def test_without_a_worker_for_it_the_moment_waits(
     await worker.close()
 
 
-async def test_a_record_that_is_not_signed_stops_no_other(
+async def test_an_unsigned_record_blocks_no_other(
     client: Redis, raw: redis.Redis, queue: Queue, worker: HandWorker, start: Callable[[], Scheduler]
 ) -> None:
     raw.zadd("sandlot:functions", {"forged": 0})

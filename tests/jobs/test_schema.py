@@ -28,7 +28,7 @@ OPENERS = (open_queue, open_worker_queue)
 
 
 @pytest.mark.parametrize("opener", OPENERS)
-async def test_who_comes_first_writes_the_number_and_the_next_agree(
+async def test_the_first_process_writes_the_schema_number_and_the_next_ones_check_it(
     url: str, raw: redis.Redis, opener: Callable[[str], Awaitable[Any]]
 ) -> None:
     for _ in range(2):
@@ -55,7 +55,7 @@ async def test_neither_api_nor_worker_opens_what_it_does_not_understand(
     assert raw.dbsize() == 1
 
 
-async def test_what_is_no_number_at_all_is_said(url: str, raw: redis.Redis) -> None:
+async def test_a_value_that_is_not_a_number_is_reported(url: str, raw: redis.Redis) -> None:
     raw.hset("sandlot:schema", "a", "b")
     client = connect(url)
     try:

@@ -56,6 +56,7 @@ class Door:
         sink.close()
 
 
+@pytest.mark.slow
 async def test_every_client_speaks_tls_with_whom_the_authority_vouches_for(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     certificate, key = authority.issue("client")

@@ -45,7 +45,7 @@ async def test_a_job_goes_from_submit_to_its_result(queue: Queue, worker: HandWo
     assert record.created_ms <= record.started_ms <= record.ended_ms
 
 
-async def test_two_who_wait_for_one_job_wait_each_for_himself(
+async def test_two_waiters_for_one_job_have_independent_waits(
     queue: Queue, worker: HandWorker, make: MakeInvocation
 ) -> None:
     job = make()
@@ -60,7 +60,7 @@ async def test_two_who_wait_for_one_job_wait_each_for_himself(
     assert not gone.done()
 
 
-async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(
+async def test_a_submit_hands_the_job_directly_to_a_parked_worker(
     queue: Queue, worker: HandWorker, make: MakeInvocation
 ) -> None:
     assert (await worker.step(2)).parked
@@ -71,7 +71,7 @@ async def test_a_parked_worker_is_handed_the_job_by_the_submit_itself(
     assert (await worker.step(1, worker.ending(worker.handed[0]))).answers == ["ok"]
 
 
-async def test_who_is_alone_claims_ahead_whatever_is_queued(
+async def test_a_lone_worker_prefetches_whatever_is_queued(
     queue: Queue, worker: HandWorker, make: MakeInvocation
 ) -> None:
     for _ in range(20):
@@ -79,7 +79,7 @@ async def test_who_is_alone_claims_ahead_whatever_is_queued(
     assert len((await worker.step(2, ahead=50)).claims) == 20
 
 
-async def test_of_what_is_queued_a_worker_claims_ahead_no_more_than_its_share(
+async def test_a_worker_prefetches_no_more_than_its_share(
     queue: Queue, url: str, worker: HandWorker, make: MakeInvocation
 ) -> None:
     others = [await HandWorker.open(url) for _ in range(2)]
@@ -93,7 +93,7 @@ async def test_of_what_is_queued_a_worker_claims_ahead_no_more_than_its_share(
         await other.close()
 
 
-async def test_who_has_no_slot_for_a_queue_that_may_go_on_wakes_another(
+async def test_a_worker_without_a_slot_for_a_queue_wakes_another(
     queue: Queue, url: str, worker: HandWorker, make: MakeInvocation
 ) -> None:
     """Its free slot is for a job that is on its way to it."""
@@ -153,7 +153,7 @@ async def test_results_that_are_too_much_for_one_message_come_in_several(
     assert raw.info("commandstats")["cmdstat_publish"]["calls"] == 2
 
 
-async def test_a_garbled_message_hurts_nobody(
+async def test_a_garbled_message_is_ignored(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
@@ -181,7 +181,7 @@ async def test_a_key_whose_job_is_no_longer_kept_does_not_run_it_again(
     assert (await worker.step(5)).claims == []
 
 
-async def test_a_queued_job_says_when_it_may_be_over(
+async def test_a_queued_job_has_an_estimate_of_its_end(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """As those before it ran for 20 s, one at a time (nobody runs now)."""
@@ -199,7 +199,7 @@ async def test_a_queued_job_says_when_it_may_be_over(
     assert sorted((look.queue_position, round(look.eta_s, -1)) for look in looks) == [(0, 20), (1, 40), (2, 60)]
 
 
-async def test_a_look_whose_reply_is_lost_is_repeated(
+async def test_a_queue_eta_whose_reply_is_lost_is_repeated(
     server: ValkeyServer, worker: HandWorker, make: MakeInvocation
 ) -> None:
     proxy = LossyProxy(str(server.unix_socket_path))
@@ -255,7 +255,9 @@ async def test_an_idempotency_key_with_another_event_conflicts_and_is_scoped_to_
     assert not (await queue.submit(make(b"2", idempotency_key="k", owner="b"), reply=False)).existing
 
 
-async def test_nobody_to_run_it(queue: Queue, worker: HandWorker, make: MakeInvocation) -> None:
+async def test_a_submit_without_a_live_worker_is_refused(
+    queue: Queue, worker: HandWorker, make: MakeInvocation
+) -> None:
     with pytest.raises(NoWorker, match="node"):
         await queue.submit(make(placement="node"), reply=False)
 
@@ -275,7 +277,8 @@ async def test_a_worker_that_is_away_for_a_moment_is_waited_for(
                 await queue.submit(make(), reply=False)
 
 
-async def test_what_waits_of_a_function_that_is_removed_ends_and_what_runs_goes_on(
+@pytest.mark.slow
+async def test_removing_a_function_ends_its_queued_jobs_and_leaves_running_ones(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     jobs = [make(function="gone") for _ in range(1203)] + [make(function="gone", delay_ms=60_000) for _ in range(3)]
@@ -408,7 +411,7 @@ async def test_a_cancelled_queued_job_never_runs(queue: Queue, worker: HandWorke
         await queue.cancel(new_job_id())
 
 
-async def test_cancelling_a_running_job_tells_its_worker_twice(
+async def test_cancelling_a_running_job_notifies_its_worker_twice(
     queue: Queue, worker: HandWorker, make: MakeInvocation
 ) -> None:
     job = make()
@@ -455,7 +458,7 @@ async def test_a_delayed_job_is_scheduled_until_due(
     assert [claim.job_id for claim in (await worker.step(1)).claims] == [job.job_id]
 
 
-async def test_a_reap_says_when_the_next_one_is_worth_while(
+async def test_a_reap_returns_when_the_next_one_is_due(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     """That is what makes recovery take a lease and not a lease and a second."""

@@ -114,7 +114,7 @@ async def resolve(trees: PackageTrees, manifest: Manifest) -> Lock:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)  # 200 MiB are fetched, compiled and copied; a loaded machine takes its time
-async def test_what_people_use_most_works_in_a_strict_sandbox_and_is_imported_once(
+async def test_popular_packages_work_in_a_strict_sandbox_and_are_imported_once(
     host: SandboxHost, rig: Rig, tmp_path: Path
 ) -> None:
     trees = open_trees(host, tmp_path)
@@ -135,6 +135,7 @@ async def test_what_people_use_most_works_in_a_strict_sandbox_and_is_imported_on
     assert again.timings.import_ == 0
 
 
+@pytest.mark.slow
 async def test_two_packages_of_npm_work_with_require_and_with_import(
     host: SandboxHost, rig: Rig, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ async def test_two_packages_of_npm_work_with_require_and_with_import(
     assert await rig.value("greet", [1, 2, 3]) == {"chunks": [[1, 2], [3]], "day": "02/01/2026"}
 
 
+@pytest.mark.slow
 async def test_a_private_index_is_asked_with_credentials_that_are_nowhere_afterwards(
     host: SandboxHost, rig: Rig, index: Index, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ async def test_a_private_index_is_asked_with_credentials_that_are_nowhere_afterw
     assert PASSWORD not in repr(trees._indexes)
 
 
+@pytest.mark.slow
 async def test_a_private_registry_is_asked_with_a_token_that_is_nowhere_afterwards(
     host: SandboxHost, rig: Rig, registry: Registry, tmp_path: Path
 ) -> None:
@@ -178,7 +181,10 @@ async def test_a_private_registry_is_asked_with_a_token_that_is_nowhere_afterwar
     assert TOKEN not in repr(trees._indexes)
 
 
-async def test_a_wrong_token_is_told_without_the_token(host: SandboxHost, registry: Registry, tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_a_wrong_token_is_reported_without_the_token(
+    host: SandboxHost, registry: Registry, tmp_path: Path
+) -> None:
     registry.add("greeter", "1.0.0", {})
     trees = private_npm(host, tmp_path, registry, npm_token="npm_wrong-horse")
     with pytest.raises(BuildFailed, match=r"E401|Unauthorized") as failed:
@@ -186,7 +192,8 @@ async def test_a_wrong_token_is_told_without_the_token(host: SandboxHost, regist
     assert "wrong-horse" not in failed.value.message
 
 
-async def test_what_npm_packages_run_while_they_are_installed_runs_only_if_the_manifest_allows_it(
+@pytest.mark.slow
+async def test_npm_install_scripts_run_only_if_the_manifest_allows_it(
     host: SandboxHost, registry: Registry, tmp_path: Path
 ) -> None:
     script = "require('fs').writeFileSync('made.txt', 'made')"
@@ -199,7 +206,7 @@ async def test_what_npm_packages_run_while_they_are_installed_runs_only_if_the_m
     assert made == [False, True]
 
 
-async def test_what_cannot_be_resolved_fails_in_the_words_of_the_resolver(
+async def test_unresolvable_dependencies_fail_with_the_resolvers_message(
     host: SandboxHost, index: Index, tmp_path: Path
 ) -> None:
     index.add_wheel("greeter", "1.0")
@@ -211,7 +218,9 @@ async def test_what_cannot_be_resolved_fails_in_the_words_of_the_resolver(
         await resolve(trees, wants("missing-package"))
 
 
-async def test_a_wrong_password_is_told_without_the_password(host: SandboxHost, index: Index, tmp_path: Path) -> None:
+async def test_a_wrong_password_is_reported_without_the_password(
+    host: SandboxHost, index: Index, tmp_path: Path
+) -> None:
     index.add_wheel("greeter", "1.0")
     wrong = index.url.replace(PASSWORD, "wrong-horse")
     trees = open_trees(host, tmp_path, python_index_url=wrong, build_hosts="")
@@ -220,6 +229,7 @@ async def test_a_wrong_password_is_told_without_the_password(host: SandboxHost, 
     assert "wrong-horse" not in failed.value.message
 
 
+@pytest.mark.slow
 async def test_another_machine_builds_from_the_lock_alone_even_if_there_is_something_newer(
     host: SandboxHost, rig: Rig, index: Index, tmp_path: Path
 ) -> None:
@@ -234,6 +244,7 @@ async def test_another_machine_builds_from_the_lock_alone_even_if_there_is_somet
     assert await rig.value("looks") == ["1.0", "/packages", "Read-only file system", "1", "1"]
 
 
+@pytest.mark.slow
 async def test_a_file_that_is_not_what_was_locked_is_not_installed(
     host: SandboxHost, index: Index, tmp_path: Path
 ) -> None:
@@ -246,6 +257,7 @@ async def test_a_file_that_is_not_what_was_locked_is_not_installed(
     assert [path.name for path in (tmp_path / "two" / "cache").iterdir() if not path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 async def test_a_package_is_built_from_source_only_if_the_manifest_allows_it(
     host: SandboxHost, rig: Rig, index: Index, tmp_path: Path
 ) -> None:
@@ -262,6 +274,7 @@ async def test_a_package_is_built_from_source_only_if_the_manifest_allows_it(
     assert await rig.value("source") is True
 
 
+@pytest.mark.slow
 async def test_packages_that_take_more_than_they_may_are_refused_with_the_limit(
     host: SandboxHost, index: Index, tmp_path: Path
 ) -> None:
@@ -271,6 +284,7 @@ async def test_packages_that_take_more_than_they_may_are_refused_with_the_limit(
         await resolve(trees, wants("greeter"))
 
 
+@pytest.mark.slow
 async def test_a_build_reaches_no_host_that_the_operator_has_not_named(
     host: SandboxHost, index: Index, tmp_path: Path
 ) -> None:

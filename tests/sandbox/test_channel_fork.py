@@ -134,7 +134,7 @@ async def test_the_next_request_may_follow_in_the_callback_of_the_answer(templat
 
 
 @pytest.mark.parametrize("more", [b"", b"more"])
-async def test_what_a_child_does_after_its_answer_concerns_nobody(template: Template, more: bytes) -> None:
+async def test_a_child_changes_nothing_after_its_answer(template: Template, more: bytes) -> None:
     child = await template.child()
     template.ask()
     await template.read(child, ASKED)
@@ -150,7 +150,7 @@ async def test_what_a_child_does_after_its_answer_concerns_nobody(template: Temp
     assert template.faults == []
 
 
-async def test_a_child_that_is_gone_is_judged_by_the_template_whose_end_is_the_end(template: Template) -> None:
+async def test_the_end_of_the_template_ends_a_run_whose_child_is_gone(template: Template) -> None:
     child = await template.child()
     template.ask()
     await template.read(child, ASKED)
@@ -170,7 +170,7 @@ async def test_a_child_without_a_socket_that_runs_on_has_until_the_deadline(temp
     assert len(template.faults) == 1
 
 
-async def test_a_child_that_says_nothing_has_until_the_deadline(template: Template) -> None:
+async def test_a_silent_child_has_until_the_deadline(template: Template) -> None:
     child = await template.child()
     template.ask(timeout_s=0.05)
     await template.read(child, ASKED)
@@ -191,6 +191,7 @@ async def test_a_request_that_was_not_read_is_unheard_at_once_if_the_template_is
     assert not template.channel.usable
 
 
+@pytest.mark.slow
 async def test_a_request_that_was_read_is_heard_whatever_becomes_of_the_template(template: Template) -> None:
     child = await template.child()
     template.stopped = True
@@ -214,7 +215,7 @@ async def test_a_child_that_writes_anything_else_is_faulty_at_once(template: Tem
     assert await template.outcome() == ProtocolError.GARBLED
 
 
-async def test_an_answer_before_the_request_is_none(template: Template) -> None:
+async def test_an_answer_before_the_request_is_ignored(template: Template) -> None:
     child = await template.child()
     child.send(ANSWER)
     assert await template.outcome() == ProtocolError.LATE

@@ -57,7 +57,7 @@ async def printer() -> AsyncIterator[Callable[[int], Printer]]:
         one.close()
 
 
-async def test_what_was_printed_is_taken_once(printer: Callable[[], Printer]) -> None:
+async def test_output_is_taken_once(printer: Callable[[], Printer]) -> None:
     one = printer()
     os.write(one.fd, b"a\n")
     os.write(one.fd, b"b\n")
@@ -87,13 +87,13 @@ async def test_lines_are_limited_too(printer: Callable[[int], Printer]) -> None:
     assert kept.endswith(b"[sandlot] 50 more bytes were printed; 10000 lines are kept\n")
 
 
-async def test_a_flood_is_told(printer: Callable[[], Printer]) -> None:
+async def test_a_flood_of_output_is_reported(printer: Callable[[], Printer]) -> None:
     one = printer()
     await one.print(bytes(FLOOD_LIMIT_BYTES + 2_000_000))
     assert one.floods == 1
 
 
-async def test_a_flood_does_not_keep_the_loop_from_others(printer: Callable[[], Printer]) -> None:
+async def test_a_flood_of_output_leaves_the_loop_to_others(printer: Callable[[], Printer]) -> None:
     one = printer()
     turns = 0
 
@@ -107,7 +107,7 @@ async def test_a_flood_does_not_keep_the_loop_from_others(printer: Callable[[], 
     assert turns > 50
 
 
-async def test_the_end_of_the_pipe_is_no_fault(printer: Callable[[], Printer]) -> None:
+async def test_the_end_of_the_pipe_is_not_an_error(printer: Callable[[], Printer]) -> None:
     one = printer()
     os.write(one.fd, b"last words")
     os.close(one.fd)

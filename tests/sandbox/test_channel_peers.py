@@ -186,7 +186,7 @@ async def test_an_answer_without_a_ticket_is_a_fault(peer: Peer, body: bytes) ->
     assert await peer.outcome() == ProtocolError.GARBLED
 
 
-def test_no_two_tickets_are_alike() -> None:
+def test_no_two_tickets_are_equal() -> None:
     assert len({channel.next_ticket() for _ in range(2000)}) == 2000
 
 
@@ -315,7 +315,7 @@ async def test_descriptors_sent_along_are_closed_by_the_kernel(peer: Peer) -> No
 # The owner's side.
 
 
-async def test_nothing_is_said_after_close(peer: Peer) -> None:
+async def test_nothing_is_reported_after_close(peer: Peer) -> None:
     peer.ask(timeout_s=0.01)
     peer.channel.close()
     peer.channel.close()
@@ -325,7 +325,7 @@ async def test_nothing_is_said_after_close(peer: Peer) -> None:
     assert not peer.ask()
 
 
-async def test_a_fault_is_told_once(peer: Peer) -> None:
+async def test_a_protocol_error_is_reported_once(peer: Peer) -> None:
     peer.ask(timeout_s=0.01)
     await peer.write(frame(b"X", b"1") * 3)
     peer.socket.close()

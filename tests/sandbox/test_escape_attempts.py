@@ -128,6 +128,7 @@ def level(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_is_contained(level: str, attempt: str, node_binary: str) -> None:
@@ -152,6 +153,7 @@ def test_host_is_as_before(level: str, node_binary: str) -> None:
     assert not [name for name, trial in report["attempts"].items() if "c4n4ry" in json.dumps(trial)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_is_real_without_a_sandbox(attempt: str, node_binary: str) -> None:

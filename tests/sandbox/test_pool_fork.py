@@ -52,6 +52,7 @@ MISDEEDS: list[tuple[str, Any, OutcomeKind]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "event", "kind"), MISDEEDS, ids=[path for path, _, _ in MISDEEDS])
 async def test_a_misdeed_ends_as_it_has_to_and_the_next_invocation_works(
     rig: Rig, path: str, event: object, kind: OutcomeKind
@@ -101,6 +102,7 @@ async def test_a_call_that_stops_its_template_costs_the_next_a_moment(rig: Rig) 
     assert await rig.value(name, 0) == json.loads(second.result)
 
 
+@pytest.mark.slow
 async def test_the_time_of_a_request_that_nobody_reads_ends_at_the_second_process(rig: Rig) -> None:
     """As of a module that keeps its own runtime from serving."""
     name = rig.write(
@@ -123,6 +125,7 @@ async def test_the_limits_of_its_template_are_not_a_calls_to_lower(rig: Rig) -> 
     assert await rig.value(name) == await rig.value(name) == "[Errno 1] Operation not permitted"
 
 
+@pytest.mark.slow
 async def test_a_child_that_leaves_its_session_is_ended_by_the_limit(host: SandboxHost, rig: Rig) -> None:
     name = rig.write_file("python/daemonise.py", isolation=Isolation.FORK)
     refused = host.level == "restricted"  # its filter has no setsid
@@ -130,6 +133,7 @@ async def test_a_child_that_leaves_its_session_is_ended_by_the_limit(host: Sandb
     assert await rig.value(name, "behave") == "ok"
 
 
+@pytest.mark.slow
 async def test_a_child_that_ends_while_another_keeps_its_socket_has_until_the_limit(rig: Rig) -> None:
     name = rig.write(
         "import os, time\ndef handler(event, context):\n"
@@ -143,7 +147,7 @@ async def test_a_child_that_ends_while_another_keeps_its_socket_has_until_the_li
 
 
 @pytest.mark.parametrize("path", ["python/die_after.py", "python/burn_after.py", "python/forge_early.py"])
-async def test_what_a_child_does_after_its_answer_ends_with_the_child(rig: Rig, path: str) -> None:
+async def test_work_after_the_answer_ends_with_the_child(rig: Rig, path: str) -> None:
     name = rig.write_file(path, isolation=Isolation.FORK)
     assert (await rig.run(name, 1)).kind is K.OK
     outcome = await rig.run(name, "behave")

@@ -155,7 +155,7 @@ async def test_logs_are_capped_by_the_functions_limit(rig: Rig) -> None:
     assert (await rig.run(name)).logs == b"x" * 100 + b"\n[sandlot] 4901 more bytes were printed; 100 bytes are kept\n"
 
 
-async def test_timings_and_receipt_tell_cold_from_warm(rig: Rig) -> None:
+async def test_timings_and_receipt_distinguish_cold_from_warm(rig: Rig) -> None:
     name = rig.write("import time\ntime.sleep(0.02)\ndef handler(event, context):\n    time.sleep(0.03)\n")
     cold, warm = await rig.run(name), await rig.run(name)
     assert (cold.cold, warm.cold) == (True, False)
@@ -167,6 +167,7 @@ async def test_timings_and_receipt_tell_cold_from_warm(rig: Rig) -> None:
     assert json.loads(warm.receipt)["level"] in ("strict", "restricted")
 
 
+@pytest.mark.slow
 async def test_the_wall_limit_starts_after_the_import(rig: Rig) -> None:
     name = rig.write("import time\ntime.sleep(0.3)\ndef handler(event, context):\n    return 'in time'\n")
     assert await rig.value(name, wall_s=0.2) == "in time"
@@ -175,6 +176,7 @@ async def test_the_wall_limit_starts_after_the_import(rig: Rig) -> None:
 # Many at once.
 
 
+@pytest.mark.slow
 async def test_invocations_of_one_version_run_at_once(rig: Rig) -> None:
     name = rig.write(SLEEP)
     began_s = asyncio.get_running_loop().time()
@@ -184,7 +186,8 @@ async def test_invocations_of_one_version_run_at_once(rig: Rig) -> None:
     assert rig.pool.idle == 4
 
 
-async def test_a_process_that_comes_free_takes_who_waits(rig: Rig) -> None:
+@pytest.mark.slow
+async def test_an_instance_that_becomes_free_serves_the_waiting_run(rig: Rig) -> None:
     """Boots are slower than short calls: those that wait are served by whatever comes first, and all are served."""
     name = rig.write(ECHO)
     outcomes = await asyncio.gather(*(rig.run(name, n) for n in range(30)))
@@ -248,6 +251,7 @@ async def test_idle_processes_beyond_the_limit_go_oldest_first(host: SandboxHost
         assert [instance.spec.function for instance in rig.pool._idle] == ["two", "three"]
 
 
+@pytest.mark.slow
 async def test_idle_processes_go_when_their_time_is_over(host: SandboxHost) -> None:
     async with open_rig(host, idle_ttl_s=0.2) as rig:
         await rig.value(rig.write(COUNT))
@@ -255,6 +259,7 @@ async def test_idle_processes_go_when_their_time_is_over(host: SandboxHost) -> N
         await eventually(lambda: rig.pool.idle == 0)
 
 
+@pytest.mark.slow
 async def test_a_process_that_grows_is_replaced_before_it_fails(host: SandboxHost) -> None:
     async with open_rig(host) as rig:
         name = rig.write(
@@ -312,7 +317,7 @@ async def test_an_abandoned_invocation_is_never_done(rig: Rig) -> None:
     assert not running.done()
 
 
-async def test_closing_tells_those_that_run(host: SandboxHost) -> None:
+async def test_closing_ends_running_and_waiting_runs(host: SandboxHost) -> None:
     async with open_rig(host) as rig:
         name = rig.write(SLEEP)
         running = await begun(rig, name, 3600)
@@ -350,8 +355,9 @@ async def test_a_bundle_that_vanished_is_our_error(rig: Rig) -> None:
     assert rig.pool.busy == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", [Runtime.PYTHON, Runtime.NODE])
-async def test_a_zygote_that_dies_while_a_bundle_is_handed_over_is_our_error(runtime: Runtime) -> None:
+async def test_a_zygote_that_dies_while_a_bundle_is_attached_is_a_platform_error(runtime: Runtime) -> None:
     """Python's runtime has been told to import by then, and waits: its death says nothing about the function."""
     source = ECHO if runtime is Runtime.PYTHON else "(event, context) => event\n"
     async with open_host(node=True) as host, open_rig(host, prewarmed=1) as rig:
@@ -370,7 +376,7 @@ async def test_a_zygote_that_dies_while_a_bundle_is_handed_over_is_our_error(run
         assert await rig.value(name, 2) == 2
 
 
-async def test_what_a_module_sees_while_it_is_imported_is_what_its_handler_sees(rig: Rig) -> None:
+async def test_a_module_sees_the_same_surroundings_during_import_and_in_a_call(rig: Rig) -> None:
     """The import is asked for before the bundle is mounted and the limits are lowered."""
     look = (
         "import os, resource\n"
@@ -389,6 +395,7 @@ async def test_what_a_module_sees_while_it_is_imported_is_what_its_handler_sees(
 # Nothing is left.
 
 
+@pytest.mark.slow
 async def test_a_thousand_invocations_leave_nothing_behind(host: SandboxHost) -> None:
     def own_fds() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -71,6 +71,7 @@ MISDEEDS: list[tuple[str, Any, OutcomeKind]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "event", "kind"), MISDEEDS, ids=[path for path, _, _ in MISDEEDS])
 async def test_a_misdeed_ends_as_it_has_to_and_the_next_invocation_works(
     rig: Rig, path: str, event: object, kind: OutcomeKind
@@ -85,8 +86,9 @@ async def test_a_misdeed_ends_as_it_has_to_and_the_next_invocation_works(
     assert await rig.value(name, "behave") == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["python/ignore_signals.py", "python/stop_itself.py", "node/promise_chain.js"])
-async def test_the_wall_limit_is_kept_to_within_250_ms(rig: Rig, path: str) -> None:
+async def test_the_wall_limit_is_enforced_within_250_ms(rig: Rig, path: str) -> None:
     name = rig.write_file(path)
     await rig.run(name, "behave")
     outcome = await rig.run(name, 1, wall_s=WALL_S)
@@ -96,6 +98,7 @@ async def test_the_wall_limit_is_kept_to_within_250_ms(rig: Rig, path: str) -> N
     assert outcome.timings.total < (WALL_S + 0.25) * 1000
 
 
+@pytest.mark.slow
 async def test_a_chain_of_nested_promises_ends_at_whichever_limit_it_meets_first(rig: Rig) -> None:
     """`() => Promise.resolve().then(f)` keeps every promise it made: it fills 256 MiB in about half a second."""
     name = rig.write_file("node/nested_promises.js")
@@ -112,6 +115,7 @@ async def test_a_full_heap_is_the_end_of_that_process_only(rig: Rig) -> None:
     assert await rig.value(name, "behave") == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -119,7 +123,7 @@ async def test_a_full_heap_is_the_end_of_that_process_only(rig: Rig) -> None:
         ("node/busy_loop.js", ["/fn/index.js"]),
     ],
 )
-async def test_a_timeout_says_where_the_code_was(rig: Rig, path: str, words: list[str]) -> None:
+async def test_a_timeout_names_the_line_that_was_running(rig: Rig, path: str, words: list[str]) -> None:
     name = rig.write_file(path)
     for _ in range(10):  # it is asked for shortly before the kill, which waits for no answer
         outcome = await rig.run(name, 1, wall_s=WALL_S)
@@ -141,7 +145,7 @@ async def test_exit_status_and_signal_are_the_kernels_word(rig: Rig) -> None:
     assert outcome.evidence.cpu_ms
 
 
-async def test_what_it_printed_before_its_end_is_kept(rig: Rig) -> None:
+async def test_output_before_the_end_is_kept(rig: Rig) -> None:
     name = rig.write("import os\ndef handler(event, context):\n    print('last words')\n    os._exit(1)\n")
     assert (await rig.run(name)).logs == b"last words\n"
 
@@ -164,12 +168,13 @@ async def test_a_flood_is_counted_and_capped(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("path", ["python/forge_twice.py", "node/forge_twice.js"])
-async def test_an_answer_by_hand_is_none(rig: Rig, path: str) -> None:
+async def test_a_forged_answer_is_ignored(rig: Rig, path: str) -> None:
     name = rig.write_file(path)
     assert (await rig.run(name, 1)).kind is K.BAD_RESULT
     assert await rig.value(name, "behave") == "ok"
 
 
+@pytest.mark.slow
 async def test_an_answer_by_hand_with_the_right_ticket_is_not_followed_by_another(rig: Rig) -> None:
     name = rig.write_file("python/forge_with_ticket.py")
     for _ in range(10):
@@ -193,6 +198,7 @@ async def test_a_child_that_waits_for_the_next_request_gets_none(rig: Rig) -> No
     assert await rig.value(name, "behave") == "ok"
 
 
+@pytest.mark.slow
 async def test_a_process_that_computes_after_its_answer_is_retired(rig: Rig) -> None:
     name = rig.write_file("python/burn_after.py")
     assert await rig.value(name, 1) == "burning"
@@ -252,7 +258,7 @@ async def test_a_call_that_is_cancelled_while_its_answer_is_checked_ends_once(
     await eventually(lambda: (rig.pool.busy, rig.pool.idle) == (0, 0))
 
 
-async def test_a_process_whose_answer_is_checked_serves_nobody_else_meanwhile(
+async def test_an_instance_serves_no_other_run_while_its_result_is_checked(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, name = HeldCheck(monkeypatch), rig.write(LONG)
@@ -283,6 +289,7 @@ def _links_to(target: str, fd: str) -> bool:
 # Imports.
 
 
+@pytest.mark.slow
 async def test_an_import_that_hangs_is_a_timeout_of_its_own(host: SandboxHost) -> None:
     async with open_rig(host, import_limit_s=0.3) as rig:
         outcome = await rig.run(rig.write_file("python/import_hangs.py"))

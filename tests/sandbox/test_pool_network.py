@@ -10,7 +10,7 @@ import pytest
 
 from sandlot.models import Isolation, Runtime
 from tests.sandbox.pool_rig import Rig, open_host, open_rig
-from tests.sandbox.test_walls_network import FETCH, NODE_FETCH, origin
+from tests.sandbox.test_network import FETCH, NODE_FETCH, origin
 from tests.waiting import HANG_S
 from worker.sandbox.egress_proxy import EgressProxy
 
@@ -59,7 +59,7 @@ async def test_node_reaches_it_too(rig: Rig) -> None:
     assert answer == [200, "GET /x HTTP/1.1"]
 
 
-async def test_what_is_not_named_or_leads_inside_is_refused(rig: Rig) -> None:
+async def test_unlisted_and_internal_addresses_are_refused(rig: Rig) -> None:
     name = rig.write(FETCH, network=("service.test", "inner.test"))
     status, reason = await rig.value(name, {"url": "http://other.test/"})
     assert (status, "allow list" in reason) == (403, True)
@@ -84,7 +84,7 @@ async def test_https_goes_through_a_tunnel(rig: Rig) -> None:
         assert (await asyncio.wait_for(arrived.get(), HANG_S))[:2] == b"\x16\x03"
 
 
-async def test_a_waiting_blank_is_not_used_for_it(rig: Rig) -> None:
+async def test_a_waiting_prewarmed_sandbox_is_not_used_for_it(rig: Rig) -> None:
     """A blank has no door in its network; one that was taken for such a function would have to be refused."""
     plain = rig.write(FETCH, name="plain")
     asking = rig.write(FETCH, name="asking", network=("service.test",))

@@ -43,9 +43,7 @@ async def test_isolation_is_the_same(rig: Rig, isolation: Isolation, seen: list[
 
 
 @pytest.mark.parametrize("require", [("strict",), ("seccomp", "strict"), ("pid",)])
-async def test_a_function_that_requires_a_wall_which_is_not_here_is_told_which(
-    rig: Rig, require: tuple[str, ...]
-) -> None:
+async def test_a_function_that_requires_a_missing_feature_gets_its_name(rig: Rig, require: tuple[str, ...]) -> None:
     name = rig.write("raise SystemExit('it was imported')", require=require)
     with pytest.raises(IsolationMissing, match=f"do not have: {require[-1]}"):
         await rig.run(name)
@@ -94,6 +92,7 @@ async def test_node_runs_here_too(rig: Rig) -> None:
     assert [await rig.value(name) for _ in range(3)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "kind"),
     [

@@ -127,7 +127,7 @@ async def test_a_call_in_a_process_of_its_own_cannot_change_the_files_of_the_nex
     assert [await rig.value(name, how) for _ in range(3)] == [SECRETS["PASSWORD"]] * 3
 
 
-async def test_another_function_finds_none_of_it(rig: Rig, host: SandboxHost) -> None:
+async def test_another_function_finds_nothing_of_it(rig: Rig, host: SandboxHost) -> None:
     keeper = write(rig, READ[Runtime.PYTHON], name="keeper")
     folder = (await rig.value(keeper))[0]  # its sandbox is warm now
     assert folder == SECRETS

@@ -156,7 +156,9 @@ def test_a_file_is_run_once(start: Start) -> None:
         ("await new Promise(() => {})\nexport const handler = () => 1\n", "", "ImportError", "never settles"),
     ],
 )
-def test_what_cannot_be_loaded_says_why(start: Start, source: str, handler: str, type_: str, words: str) -> None:
+def test_a_function_that_cannot_be_loaded_reports_why(
+    start: Start, source: str, handler: str, type_: str, words: str
+) -> None:
     ready = start(source).load(handler)
     assert (ready["ok"], ready["kind"], ready["errorType"]) == (False, "import_error", type_)
     assert words in ready["errorMessage"]
@@ -249,7 +251,7 @@ def test_hostile_errors_are_still_small_errors(start: Start, body: str) -> None:
     assert len(json.dumps(error)) < 256 * 1024
 
 
-def test_a_refused_allocation_is_told_from_errors(start: Start) -> None:
+def test_a_refused_allocation_is_distinguished_from_errors(start: Start) -> None:
     assert answer_of(start, "return new ArrayBuffer(2 ** 52).byteLength")[1]["kind"] == "memory"
 
 
@@ -295,7 +297,7 @@ def test_overriding_exit_changes_nothing(start: Start) -> None:
         ("return { toJSON() { throw new Error('gotcha') } }", "gotcha"),
     ],
 )
-def test_a_result_that_is_not_json_says_so(start: Start, body: str, words: str) -> None:
+def test_a_result_that_is_not_json_is_reported_as_such(start: Start, body: str, words: str) -> None:
     kind, error = answer_of(start, body)
     assert (kind, error["kind"]) == (b"E", "bad_result")
     assert words in error["errorMessage"]
@@ -361,7 +363,7 @@ def test_the_environment_is_set_before_the_import(start: Start) -> None:
     assert process.call() == (b"O", "blue")
 
 
-def test_what_was_printed_is_in_the_pipe_before_the_answer(start: Start) -> None:
+def test_output_is_in_the_pipe_before_the_answer(start: Start) -> None:
     process = start("() => { console.log('out'); console.error('err'); process.stdout.write('raw\\n') }")
     process.load()
     for _ in range(20):
@@ -369,7 +371,7 @@ def test_what_was_printed_is_in_the_pipe_before_the_answer(start: Start) -> None
         assert process.logs() == "out\nerr\nraw\n"
 
 
-def test_what_fits_into_no_pipe_is_written_whole_before_the_answer(start: Start) -> None:
+def test_output_larger_than_a_pipe_is_written_before_the_answer(start: Start) -> None:
     process = start("() => { console.log('x'.repeat(300_000)); console.log('end') }")
     process.load()
     process.request()
@@ -391,7 +393,7 @@ def test_state_stays_between_calls_and_timers_go_on_with_the_next(start: Start) 
 
 
 @pytest.mark.parametrize("loop", ["while (1) {}", "const f = () => Promise.resolve().then(f); await f()"])
-def test_it_tells_where_it_is_when_asked_and_ends(start: Start, loop: str) -> None:
+def test_it_reports_the_running_line_when_asked_and_ends(start: Start, loop: str) -> None:
     process = start(
         f"const inner = async () => {{ console.log('looping'); process.exit = () => {{}}; {loop} }}\nconst f = () => inner()\n"
     )

@@ -83,7 +83,7 @@ def test_a_callable_object_answers(start: Start) -> None:
         "import functools\ndef inner(event, context): pass\n@functools.wraps(inner)\ndef handler(*given): return given[0]\n",
     ],
 )
-def test_whatever_takes_two_arguments_is_a_handler(start: Start, source: str) -> None:
+def test_any_callable_of_two_arguments_is_a_handler(start: Start, source: str) -> None:
     process = start(source)
     assert process.load()["ok"]
     assert process.call(5) == (b"O", 5)
@@ -135,7 +135,9 @@ def test_dependencies_beside_the_function_can_be_imported(start: Start) -> None:
         ("x = 1\n", "json.loads", "ImportError", "the name of a standard module"),
     ],
 )
-def test_what_cannot_be_loaded_says_why(start: Start, source: str, handler: str, type_: str, words: str) -> None:
+def test_a_function_that_cannot_be_loaded_reports_why(
+    start: Start, source: str, handler: str, type_: str, words: str
+) -> None:
     ready = start(source).load(handler)
     assert (ready["ok"], ready["kind"], ready["errorType"]) == (False, "import_error", type_)
     assert words in ready["errorMessage"]
@@ -232,7 +234,7 @@ def test_exceptions_that_are_not_errors_are_answers_too(start: Start, thrown: st
         ("import errno\nraise BlockingIOError(errno.EAGAIN, 'x')", "error"),
     ],
 )
-def test_refused_resources_are_told_from_errors(start: Start, body: str, kind: str) -> None:
+def test_refused_resources_are_distinguished_from_errors(start: Start, body: str, kind: str) -> None:
     assert answer_of(start, body)[1]["kind"] == kind
 
 
@@ -282,7 +284,7 @@ def test_the_process_ends_when_the_worker_closes(start: Start) -> None:
         ("class D(dict):\n    def items(self): raise ValueError('gotcha')\nreturn D(a=1)", "gotcha"),
     ],
 )
-def test_a_result_that_is_not_json_says_where(start: Start, body: str, words: str) -> None:
+def test_a_result_that_is_not_json_is_reported_with_its_path(start: Start, body: str, words: str) -> None:
     kind, error = answer_of(start, body)
     assert (kind, error["kind"]) == (b"E", "bad_result")
     assert words in error["errorMessage"]
@@ -345,7 +347,7 @@ def test_the_environment_is_set_before_the_import(start: Start) -> None:
     assert process.call() == (b"O", "blue")
 
 
-def test_what_was_printed_is_in_the_pipe_before_the_answer(start: Start) -> None:
+def test_output_is_in_the_pipe_before_the_answer(start: Start) -> None:
     body = "import sys\nprint('out', end='')\nprint('err', end='', file=sys.stderr)"
     process = start("def handler(event, context):\n" + "".join(f"    {line}\n" for line in body.splitlines()))
     process.load()
@@ -354,7 +356,7 @@ def test_what_was_printed_is_in_the_pipe_before_the_answer(start: Start) -> None
         assert process.logs() in ("outerr", "errout")
 
 
-def test_closed_streams_do_not_keep_it_from_answering(start: Start) -> None:
+def test_closed_streams_do_not_prevent_an_answer(start: Start) -> None:
     assert answer_of(start, "import sys\nsys.stdout.close()\nsys.stderr = None\nreturn 1") == (b"O", 1)
 
 
@@ -365,7 +367,7 @@ def test_state_stays_between_calls(start: Start) -> None:
 
 
 @pytest.mark.parametrize("isolation", ["reuse", "fork"])
-def test_it_tells_where_it_is_when_asked(start: Start, isolation: str) -> None:
+def test_it_reports_the_running_line_when_asked(start: Start, isolation: str) -> None:
     process = start(
         "def inner():\n    print('looping', flush=True)\n    while True: pass\ndef handler(event, context):\n    inner()\n"
     )

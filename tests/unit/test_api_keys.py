@@ -48,7 +48,7 @@ async def test_a_revoked_key_stops_here_at_once_and_stays_in_the_list(keys: KeyS
     assert [known.revoked_ms > 0 for known in await keys.list()] == [True]
 
 
-async def test_what_is_believed_is_believed_for_a_second_only(
+async def test_a_cached_key_is_trusted_for_one_second_only(
     keys: KeyStore, redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, key = await keys.create({Scope.ADMIN})
@@ -72,7 +72,7 @@ async def test_enrolling_makes_an_admin_once_and_never_undoes_a_revocation(keys:
         await keys.authenticate(token)
 
 
-async def test_what_is_no_key_cannot_be_enrolled_created_or_revoked(keys: KeyStore) -> None:
+async def test_an_invalid_key_cannot_be_enrolled_created_or_revoked(keys: KeyStore) -> None:
     with pytest.raises(CallerError, match="sk_"):
         await keys.enrol("hunter2")
     with pytest.raises(CallerError, match="scope"):
@@ -120,7 +120,7 @@ async def test_an_owner_is_a_name(keys: KeyStore) -> None:
             await keys.create({Scope.READ}, owner=owner)
 
 
-async def test_whoever_can_write_to_redis_makes_himself_no_key(keys: KeyStore, redis: fakeredis.FakeAsyncRedis) -> None:
+async def test_a_redis_writer_cannot_create_a_key(keys: KeyStore, redis: fakeredis.FakeAsyncRedis) -> None:
     token, mine = await keys.create({Scope.INVOKE})
     forged, key = await KeyStore(redis, b"a guess" * 8).create({Scope.ADMIN})
     with pytest.raises(Unauthenticated):

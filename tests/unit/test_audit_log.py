@@ -51,7 +51,7 @@ def test_each_record_is_bound_to_the_one_before(path: Path) -> None:
         (lambda lines: [], "ends with record 0, but 3"),
     ],
 )
-def test_whatever_is_done_to_it_is_found(path: Path, damage: object, word: str) -> None:
+def test_every_manipulation_is_found(path: Path, damage: object, word: str) -> None:
     write(path, 3)
     path.write_bytes(b"".join(line + b"\n" for line in damage(path.read_bytes().splitlines())))  # type: ignore[operator]
     with pytest.raises(CallerError, match=word):
@@ -84,7 +84,7 @@ def test_several_processes_write_one_chain(path: Path) -> None:
     assert chain_file(path).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_place_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_at_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidSettings, match=r"SANDLOT_AUDIT"):
         AuditLog(tmp_path / "file" / "audit.jsonl")

@@ -62,7 +62,7 @@ def test_a_note_is_made_every_time(signals: list[int], caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     "text", ["claimed", "claimed:explode", "nowhere:kill", "claimed:kill@0", "claimed:kill,", "a:b:c"]
 )
-def test_what_cannot_be_read_is_refused_with_what_may_stand_there(text: str) -> None:
+def test_unreadable_failpoints_are_refused_with_the_syntax(text: str) -> None:
     with pytest.raises(InvalidSettings, match=r"SANDLOT_FAILPOINTS=.*point:action.*claimed.*kill"):
         Failpoints.parse(text)
 

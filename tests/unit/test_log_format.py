@@ -48,7 +48,7 @@ def test_json_is_one_object_a_line_with_the_event_and_its_fields(monkeypatch: py
     assert (told["level"], told["event"], told["job_id"], told["run_ms"]) == ("info", "job ended", "j1", 1.5)
 
 
-def test_auto_is_json_where_nobody_looks_and_pretty_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_json_in_a_pipe_and_pretty_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said("auto", "info", monkeypatch)[0].startswith("{")
     above, child = pty.openpty()
     with open(child, "w") as terminal:
@@ -64,7 +64,7 @@ def test_levels_are_by_setting(level: str, events: int, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("formatter", [JsonLines(), PrettyLines()])
-def test_what_strangers_send_stays_within_its_line_and_moves_no_cursor(formatter: logging.Formatter) -> None:
+def test_foreign_text_stays_within_its_log_line(formatter: logging.Formatter) -> None:
     record = logging.makeLogRecord({"msg": "request", "levelname": "INFO", "name": "sandlot.access", "path": FORGED})
     line = formatter.format(record)
     assert line.isprintable()

@@ -63,7 +63,7 @@ def test_counters_gauges_and_odd_labels_are_read_back() -> None:
     assert read(render(families)) == {("calls_total", (("function", 'a"b\\c\nd'),)): 3, ("depth", ()): 1.5}
 
 
-def test_several_processes_are_told_apart_and_share_one_heading() -> None:
+def test_several_processes_have_labels_and_share_one_heading() -> None:
     def one(value: float) -> list[Family]:
         return [counter("calls", "Calls.", ("function",), [Sample(("f",), value)])]
 

@@ -31,7 +31,7 @@ def test_a_worker_runs_whatever_needs_no_more_than_it_has() -> None:
 
 
 @pytest.mark.parametrize("tags", [["GPU"], ["a b"], [""], ["a,b"], ["a@b"], ["a", "b", "c", "d", "e"]])
-def test_what_is_no_tag_is_refused(tags: list[str]) -> None:
+def test_an_invalid_tag_is_refused(tags: list[str]) -> None:
     with pytest.raises(BadSetting, match="tag"):
         parse_manifest({"tags": tags}, DEFAULTS)
 
@@ -44,7 +44,7 @@ def test_a_function_without_tags_keeps_the_digest_it_had_before_there_were_any()
     )
 
 
-def test_a_worker_is_told_its_tags_by_a_setting() -> None:
+def test_a_setting_gives_a_worker_its_tags() -> None:
     assert Settings(tags=" ssd, gpu,").read_tags() == ("gpu", "ssd")
     with pytest.raises(InvalidSettings, match=r"SANDLOT_TAGS='G PU'"):
         Settings(tags="G PU").read_tags()

@@ -7,7 +7,7 @@ import os
 from sandlot.random_pool import RandomPool
 
 
-def test_no_two_are_alike() -> None:
+def test_no_two_values_are_equal() -> None:
     draws = RandomPool(6)
     drawn = [draws.next() for _ in range(2000)]
     assert len(set(drawn)) == 2000

@@ -38,5 +38,5 @@ def test_a_full_receipt_lacks_nothing_and_an_empty_one_everything() -> None:
         ("cpu", {"cpu": "none"}),
     ],
 )
-def test_a_wall_that_fell_is_missing(wall: str, changed: dict[str, Any]) -> None:
+def test_a_feature_that_does_not_hold_is_missing(wall: str, changed: dict[str, Any]) -> None:
     assert missing_features([wall], STRICT | changed) == [wall]

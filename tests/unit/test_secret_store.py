@@ -40,7 +40,7 @@ async def test_a_secret_comes_out_as_it_went_in_and_only_for_those_it_is_for(sec
     assert await secrets.missing("shop-cart", ["PASSWORD", "OTHER"]) == ["OTHER"]
 
 
-async def test_redis_has_nothing_to_read_and_the_same_value_looks_different_each_time(
+async def test_redis_holds_no_plain_value_and_equal_values_differ_when_sealed(
     secrets: SecretStore, redis: fakeredis.FakeAsyncRedis
 ) -> None:
     await secrets.put("ONE", "hunter2-hunter2")
@@ -75,15 +75,13 @@ async def test_a_secret_that_was_moved_widened_or_changed_is_not_opened(
     ("name", "value"),
     [("1A", "v"), ("A-B", "v"), ("", "v"), ("A", ""), ("A", "hunter2\0"), ("A", "hunter2" + "x" * VALUE_LIMIT_BYTES)],
 )
-async def test_what_can_be_no_variable_is_refused_without_repeating_it(
-    secrets: SecretStore, name: str, value: str
-) -> None:
+async def test_an_invalid_variable_is_refused_without_repeating_it(secrets: SecretStore, name: str, value: str) -> None:
     with pytest.raises(CallerError) as refused:
         await secrets.put(name, value)
     assert "hunter2" not in refused.value.message
 
 
-async def test_what_is_removed_is_gone(secrets: SecretStore) -> None:
+async def test_a_deleted_secret_is_gone(secrets: SecretStore) -> None:
     await secrets.put("ONE", "value")
     assert [secret.name for secret in await secrets.list_all()] == ["ONE"]
     await secrets.delete("ONE")
@@ -138,7 +136,7 @@ class Printing:
     ("secret", "said"),
     [("hunter22", b"a *** b\n"), ("first line\nsecond line", b""), ("hunter22\n", b"a *** b\n")],
 )
-def test_what_is_said_of_a_running_job_hides_what_the_logs_hide(secret: str, said: bytes) -> None:
+def test_live_logs_hide_the_same_secrets_as_logs(secret: str, said: bytes) -> None:
     """Of a secret of several lines nothing is said before all of it is there, which is when the job is over."""
     redaction = RedactionMiddleware(lambda function, digest: [secret])
     pool = MiddlewarePool(Printing(b"a hunter22 b\n"), [redaction])

@@ -58,13 +58,15 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(json_values, st.booleans())
-def test_whatever_json_dumps_writes_is_accepted(value: object, ascii_only: bool) -> None:
+def test_everything_that_json_dumps_writes_is_accepted(value: object, ascii_only: bool) -> None:
     check_json(json.dumps(value, ensure_ascii=ascii_only).encode())
 
 
+@pytest.mark.slow
 @given(json_values, st.booleans(), st.data())
-def test_a_damaged_text_is_judged_as_the_slow_reference_judges_it(
+def test_a_damaged_text_gets_the_verdict_of_the_slow_reference(
     value: object, ascii_only: bool, data: st.DataObject
 ) -> None:
     text = bytearray(json.dumps(value, ensure_ascii=ascii_only).encode())
@@ -77,7 +79,7 @@ def test_a_damaged_text_is_judged_as_the_slow_reference_judges_it(
 
 
 @given(st.text(alphabet='[]{}",:\\u0d89c1eE+-. ', max_size=40))
-def test_hostile_soup_is_judged_as_the_slow_reference_judges_it(text: str) -> None:
+def test_hostile_text_gets_the_verdict_of_the_slow_reference(text: str) -> None:
     assert accepts(text.encode()) == reference_accepts(text.encode())
 
 
@@ -121,7 +123,7 @@ def test_depth_is_counted_outside_strings_only(levels: int, max_depth: int, leaf
         (b'{"a":' * 201 + b"1" + b"}" * 201, "deeper than 200"),
     ],
 )
-def test_a_refusal_says_what_is_wrong(text: bytes, reason: str) -> None:
+def test_a_refusal_names_the_mistake(text: bytes, reason: str) -> None:
     with pytest.raises(InvalidJson) as caught:
         check_json(text)
     assert reason in caught.value.message

@@ -24,7 +24,7 @@ def test_a_collector_is_a_url() -> None:
         open_tracing(settings(otlp_url="collector:4318"), "api")
 
 
-def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(InvalidSettings, match=r"pip install 'sandlot\[otel\]'"):
         open_tracing(settings(otlp_url="http://127.0.0.1:4318"), "api")

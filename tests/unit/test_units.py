@@ -20,7 +20,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "5", "s", "-5s", "5 years", "1e3s", "5s5", "\u0665s", "5" * 20 + "s", "nan s", "inf s"]
 )
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_anything_else_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a duration|no unit of time"):
         parse_duration(text)
 
@@ -37,7 +37,7 @@ def test_a_decimal_unit_is_refused_with_the_binary_one_to_write(text: str) -> No
 
 
 @pytest.mark.parametrize("text", ["", "256", "MiB", "-1MiB", "256 elephants", "0.3B"])
-def test_anything_else_is_no_size(text: str) -> None:
+def test_anything_else_is_not_a_size(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a size|no unit of size|whole number"):
         parse_size(text)
 

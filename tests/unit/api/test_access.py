@@ -26,7 +26,7 @@ async def test_a_list_shows_only_what_the_prefix_covers(anyone: httpx.AsyncClien
     assert [function["name"] for function in reply.json()["functions"]] == ["secret"]
 
 
-async def test_who_may_only_read_cannot_cancel(
+async def test_a_read_key_cannot_cancel(
     anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue, hold: Ending
 ) -> None:
     queue.ending = hold
@@ -37,7 +37,7 @@ async def test_who_may_only_read_cannot_cancel(
     assert (await anyone.delete(f"/v1/jobs/{job_id}", headers=headers)).status_code == 403
 
 
-async def test_a_key_is_checked_before_anything_else_is_looked_at(anyone: httpx.AsyncClient) -> None:
+async def test_the_key_is_checked_before_everything_else(anyone: httpx.AsyncClient) -> None:
     assert (await anyone.get("/v1/functions?limit=nonsense")).status_code == 401
     assert (await anyone.put("/v1/functions/secret", content=b"{" * 5000)).status_code == 401
 

@@ -273,7 +273,7 @@ async def test_a_key_for_other_functions_opens_nothing_of_this_one(
             assert (reply.status_code, reply.json()["code"]) == (403, "forbidden"), (method, path, reply.text)
 
 
-async def test_what_concerns_no_single_function_shows_nothing_of_functions_the_key_is_not_for(
+async def test_a_limited_key_sees_nothing_of_other_functions_in_lists(
     api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue, secrets: SecretStore
 ) -> None:
     token, _ = await keys.create(set(Scope) - {Scope.ADMIN}, prefix="other", owner="us")
@@ -299,7 +299,7 @@ async def test_a_job_of_another_owner_is_a_job_that_never_was(
 
 
 @pytest.mark.parametrize(("owner", "admin"), [("somebody", True), ("", False)])
-async def test_jobs_are_open_to_an_admin_and_those_without_an_owner_to_who_knows_the_id(
+async def test_an_admin_sees_every_job_and_an_id_opens_a_job_without_an_owner(
     api: Api, anyone: httpx.AsyncClient, keys: KeyStore, queue: FakeQueue, owner: str, admin: bool
 ) -> None:
     token = (await keys.create({Scope.ADMIN}, owner="else"))[0] if admin else ""

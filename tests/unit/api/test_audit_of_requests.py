@@ -56,7 +56,9 @@ def test_every_route_that_changes_something_is_audited() -> None:
     assert len({operation.audit for operation in OPERATIONS if operation.audit}) == len(audited)
 
 
-async def test_a_deploy_says_who_what_and_from_where(open_audited: Open, keys: KeyStore, tmp_path: Path) -> None:
+async def test_an_audited_deploy_names_key_function_and_address(
+    open_audited: Open, keys: KeyStore, tmp_path: Path
+) -> None:
     token, key = await keys.create({Scope.DEPLOY, Scope.READ}, owner="ci")
     async with open_audited(token) as client:
         reply = await client.put("/v1/functions/fresh", json=SOURCE, headers={"x-request-id": "mine"})
@@ -74,7 +76,7 @@ async def test_a_deploy_says_who_what_and_from_where(open_audited: Open, keys: K
     assert token.split(".")[1] not in (tmp_path / "audit.jsonl").read_text()
 
 
-async def test_secrets_and_aliases_are_named_and_no_value_is_told(
+async def test_secrets_and_aliases_are_listed_without_values(
     open_audited: Open, keys: KeyStore, tmp_path: Path
 ) -> None:
     token, _ = await keys.create({Scope.ADMIN})
@@ -88,7 +90,7 @@ async def test_secrets_and_aliases_are_named_and_no_value_is_told(
     assert "hunter2" not in (tmp_path / "audit.jsonl").read_text()
 
 
-async def test_whoever_is_refused_is_recorded_on_every_route(open_audited: Open, tmp_path: Path) -> None:
+async def test_a_refused_caller_is_recorded_on_every_route(open_audited: Open, tmp_path: Path) -> None:
     async with open_audited("") as client:
         for method, path in (("POST", "/v1/functions/secret/invoke"), ("GET", "/fn/secret"), ("GET", "/v1/functions"), ("GET", "/secret")):  # fmt: skip
             assert (await client.request(method, path)).status_code == 401
@@ -97,7 +99,7 @@ async def test_whoever_is_refused_is_recorded_on_every_route(open_audited: Open,
     assert len(seen) == 4
 
 
-async def test_who_knocks_too_often_is_counted_instead_of_recorded(
+async def test_frequent_refusals_are_counted_instead_of_recorded(
     open_audited: Open, keys: KeyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.middleware.audit.time.monotonic", lambda: 7.0)

@@ -52,7 +52,7 @@ async def test_a_zip_may_be_the_only_part_of_a_form(admin: httpx.AsyncClient) ->
         ([("manifest", (None, b"{}"))], "bad_request", "no file"),
     ],
 )
-async def test_a_form_that_is_no_function_is_told_why(
+async def test_a_form_without_a_function_is_refused_with_the_reason(
     admin: httpx.AsyncClient, files: list[tuple[str, tuple[str | None, bytes]]], code: str, word: str
 ) -> None:
     reply = await admin.put("/v1/functions/form", files=files)
@@ -72,7 +72,7 @@ async def test_a_form_that_is_no_function_is_told_why(
         ("multipart/form-data; boundary=x", b"--x\r\n\r\n\r\n" * 5 + b"--x--", "more than 3 parts"),
     ],
 )
-def test_a_form_that_is_none_is_refused(content_type: str, body: bytes, reason: str) -> None:
+def test_a_malformed_form_is_refused(content_type: str, body: bytes, reason: str) -> None:
     with pytest.raises(CallerError, match=reason):
         read_multipart(content_type, body, 3)
 
@@ -84,7 +84,7 @@ def test_names_with_quotes_arrive_as_curl_and_browsers_write_them() -> None:
 
 
 @pytest.mark.parametrize("value", ["1", '"', '""', '"a", "b"', 'W/"1"'])
-async def test_an_if_match_that_is_no_etag_is_refused(admin: httpx.AsyncClient, value: str) -> None:
+async def test_an_if_match_that_is_not_an_etag_is_refused(admin: httpx.AsyncClient, value: str) -> None:
     reply = await admin.put("/v1/functions/hello", json={"source": SOURCE.decode()}, headers={"if-match": value})
     assert (reply.status_code, "If-Match" in reply.json()["detail"]) == (400, True)
 
@@ -99,7 +99,7 @@ async def test_an_if_match_that_is_no_etag_is_refused(admin: httpx.AsyncClient, 
         ('{"version": 1, "w": 2}', "an alias is"),
     ],
 )
-async def test_an_alias_that_is_none_is_told_what_one_is(admin: httpx.AsyncClient, body: str, word: str) -> None:
+async def test_an_invalid_alias_name_is_refused_with_the_rule(admin: httpx.AsyncClient, body: str, word: str) -> None:
     reply = await admin.put("/v1/functions/hello/aliases/prod", content=body)
     assert (reply.status_code, word in reply.json()["detail"]) == (400, True), reply.text
 

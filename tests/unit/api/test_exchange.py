@@ -98,9 +98,7 @@ async def test_a_reply_at_once_is_what_the_two_messages_would_have_sent_and_ther
     ("method", "headers"),
     [(b"HEAD", PLAIN), (b"POST", [*PLAIN, (b"transfer-encoding", b"chunked")]), (b"POST", [(b"content-type", b"a/b")])],
 )
-async def test_what_is_out_of_the_ordinary_is_not_sent_at_once(
-    method: bytes, headers: list[tuple[bytes, bytes]]
-) -> None:
+async def test_unusual_replies_take_the_general_path(method: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     application = AtOnce(headers)
     transport = await exchange(application, method=method)
     assert application.taken == [False]
@@ -118,7 +116,7 @@ async def test_pipelined_requests_are_answered_in_turn() -> None:
     assert len(transport.sent) == 3
 
 
-async def test_a_connection_that_is_to_be_closed_says_so_and_is_closed() -> None:
+async def test_a_connection_that_closes_announces_it() -> None:
     transport = await exchange(Application(PLAIN), more=b"connection: close\r\n")
     assert b"\r\nconnection: close\r\n" in transport.sent[0]
     assert transport.closed

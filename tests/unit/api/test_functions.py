@@ -60,7 +60,7 @@ async def test_a_folder_is_deployed_as_a_zip(admin: httpx.AsyncClient) -> None:
         (b"", "text/plain", 415, "unsupported_media_type", "text/plain"),
     ],
 )
-async def test_what_cannot_be_deployed_is_told_why(
+async def test_a_function_that_cannot_be_deployed_is_refused_with_the_reason(
     admin: httpx.AsyncClient, body: bytes, media_type: str, status: int, code: str, word: str
 ) -> None:
     reply = await admin.put("/v1/functions/new-one", content=body, headers={"content-type": media_type})
@@ -69,7 +69,7 @@ async def test_what_cannot_be_deployed_is_told_why(
         assert word in reply.json()["detail"]
 
 
-async def test_a_bug_of_ours_is_a_problem_document_on_every_route(
+async def test_a_platform_bug_is_a_problem_document_on_every_route(
     admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: object) -> None:

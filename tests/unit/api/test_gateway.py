@@ -104,7 +104,7 @@ async def test_the_query_belongs_to_the_function(anyone: httpx.AsyncClient) -> N
     "path",
     ["/", "/no.such", "/UPPER", "/favicon.ico", "/a/b", "/v1", "/v1/nothing", "/" + "a" * 64, "/-x", "/%00", "/fn"],
 )
-async def test_what_cannot_be_a_functions_name_is_nothing(anyone: httpx.AsyncClient, path: str) -> None:
+async def test_a_path_that_cannot_name_a_function_is_404(anyone: httpx.AsyncClient, path: str) -> None:
     reply = await anyone.get(path)
     expected = (401, "unauthenticated") if path in ("/v1", "/fn") else (404, "not_found")
     assert (reply.status_code, reply.json()["code"]) == expected
@@ -158,6 +158,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {"statusCode": json_values | st.integers(100, 700)},
@@ -170,7 +171,7 @@ json_values = st.recursive(
         },
     )
 )
-def test_whatever_a_function_answers_is_sendable_or_refused(answer: object) -> None:
+def test_every_answer_of_a_function_is_sendable_or_refused(answer: object) -> None:
     try:
         status, headers, _ = response_from_result(json.dumps(answer).encode())
     except BadFunctionResponse:

@@ -81,7 +81,7 @@ async def test_an_end_that_is_not_a_value_is_a_problem_that_names_the_job(
     assert "wall_s=5" in document["detail"]
 
 
-async def test_what_a_function_raised_is_passed_on(anyone: httpx.AsyncClient, queue: FakeQueue, raised: Ending) -> None:
+async def test_a_raised_error_is_passed_on(anyone: httpx.AsyncClient, queue: FakeQueue, raised: Ending) -> None:
     queue.ending = raised
     document = (await anyone.post(HELLO)).json()
     assert document["error"] == {"errorType": "ValueError", "errorMessage": "no name", "stackTrace": ["line 3"]}
@@ -125,7 +125,7 @@ async def test_a_body_at_the_limit_is_accepted(anyone: httpx.AsyncClient) -> Non
         (NoWorker("no worker", retry_after_s=5), 503, "5"),
     ],
 )
-async def test_what_the_queue_refuses_says_when_to_try_again(
+async def test_a_refused_submit_carries_retry_after(
     anyone: httpx.AsyncClient, queue: FakeQueue, refusal: SandlotError, status: int, retry_after: str
 ) -> None:
     queue.refusal = refusal
@@ -209,7 +209,7 @@ async def test_a_repeated_call_waits_for_the_job_that_runs(
     assert (reply.content, reply.headers["x-job-id"]) == (b"7", job_id)
 
 
-async def test_what_is_asked_in_headers_reaches_the_queue(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
+async def test_call_options_in_headers_reach_the_queue(anyone: httpx.AsyncClient, queue: FakeQueue) -> None:
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     headers = {"x-sandlot-delay": "2s", "x-sandlot-expires": "1m", "traceparent": traceparent}
     await anyone.post(HELLO, headers=headers)
@@ -232,7 +232,7 @@ async def test_what_is_asked_in_headers_reaches_the_queue(anyone: httpx.AsyncCli
         ({}, "?wait=1&wait=2"),
     ],
 )
-async def test_what_means_nothing_is_refused(
+async def test_options_without_meaning_are_refused(
     anyone: httpx.AsyncClient, queue: FakeQueue, headers: dict[str, str], query: str
 ) -> None:
     reply = await anyone.post(HELLO + query, headers=headers)
@@ -240,7 +240,7 @@ async def test_what_means_nothing_is_refused(
     assert not queue.invocations
 
 
-async def test_who_is_to_be_told_of_the_end_is_looked_at_before_anything_is_queued(
+async def test_the_callback_url_is_checked_before_anything_is_queued(
     anyone: httpx.AsyncClient, queue: FakeQueue
 ) -> None:
     asynchronous = {"prefer": "respond-async"}
@@ -258,7 +258,7 @@ async def test_who_is_to_be_told_of_the_end_is_looked_at_before_anything_is_queu
     assert [each.callback_url for each in queue.invocations.values()] == [url]
 
 
-async def test_a_stopping_server_answers_those_who_wait_with_the_place_of_their_job(
+async def test_a_stopping_server_answers_waiting_callers_with_the_jobs_address(
     api: Api, anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
 ) -> None:
     queue.ending = hold
@@ -271,7 +271,7 @@ async def test_a_stopping_server_answers_those_who_wait_with_the_place_of_their_
     assert (await anyone.post(HELLO, headers={"prefer": "respond-async, wait=9"})).status_code == 202
 
 
-async def test_hanging_up_cancels_the_job_of_who_asked_for_that(api: Api, queue: FakeQueue, hold: Ending) -> None:
+async def test_hanging_up_cancels_the_job_if_the_call_asked_for_it(api: Api, queue: FakeQueue, hold: Ending) -> None:
     queue.ending = hold
     sent = await hang_up(api, queue, [(b"x-sandlot-on-disconnect", b"cancel")])
     assert not sent
@@ -282,7 +282,7 @@ async def test_hanging_up_cancels_the_job_of_who_asked_for_that(api: Api, queue:
     ("on_disconnect", "headers", "cancelled"),
     [("cancel", [], 1), ("cancel", [(b"x-sandlot-on-disconnect", b"detach")], 0), ("detach", [], 0)],
 )
-async def test_what_hanging_up_does_is_the_function_s_to_say_unless_the_call_does(
+async def test_the_call_decides_about_hanging_up_and_otherwise_the_manifest(
     api: Api,
     queue: FakeQueue,
     hold: Ending,
@@ -328,7 +328,7 @@ async def hang_up(api: Api, queue: FakeQueue, headers: list[tuple[bytes, bytes]]
     return sent
 
 
-async def test_a_bug_of_ours_is_a_500_with_a_request_id_and_no_secrets(
+async def test_a_platform_bug_is_a_500_with_a_request_id_and_no_secrets(
     anyone: httpx.AsyncClient, queue: FakeQueue
 ) -> None:
     def explode(invocation: Invocation) -> None:

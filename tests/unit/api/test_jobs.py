@@ -32,9 +32,7 @@ async def test_a_job_that_succeeded_shows_its_result_and_links(anyone: httpx.Asy
     assert (result.status_code, result.content) == (200, b'{"a":1}')
 
 
-async def test_an_unfinished_job_says_when_to_ask_again(
-    anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending
-) -> None:
+async def test_an_unfinished_job_carries_retry_after(anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending) -> None:
     queue.ending = hold
     job_id = await submitted(anyone)
     for path in ("", "/result", "/logs"):
@@ -43,7 +41,7 @@ async def test_an_unfinished_job_says_when_to_ask_again(
         assert reply.headers["retry-after"] == "1"
 
 
-async def test_who_polls_is_sent_a_job_again_only_when_it_has_changed(
+async def test_a_poll_gets_the_job_again_only_after_a_change(
     anyone: httpx.AsyncClient, queue: FakeQueue, hold: Ending, end_of: Callable[..., JobResult]
 ) -> None:
     queue.ending = hold
@@ -81,7 +79,7 @@ async def test_a_long_poll_that_is_over_shows_the_job_as_it_is(
     assert (reply.status_code, reply.json()["status"]) == (200, "queued")
 
 
-async def test_a_job_that_ended_without_a_result_says_why(
+async def test_a_job_that_ended_without_a_result_gives_the_reason(
     anyone: httpx.AsyncClient, queue: FakeQueue, raised: Ending
 ) -> None:
     queue.ending = raised

@@ -86,7 +86,7 @@ async def test_calls_are_counted_by_function_and_status_and_under_the_names_of_o
     assert {("/v1/functions/{name}/invoke", "POST"), ("/fn/{name}", "POST"), ("/{name}", "POST")} <= routes
 
 
-async def test_a_name_that_anybody_may_make_up_is_no_label(
+async def test_a_name_that_a_caller_invents_is_not_a_label(
     anyone: httpx.AsyncClient, prometheus: httpx.AsyncClient
 ) -> None:
     for path in ("/fn/no-such", "/no-such-either", "/a/b/c", "/v1/functions/no-such/invoke", "/v1/jobs/no-such"):
@@ -120,7 +120,7 @@ async def test_the_longest_queues_have_labels_of_their_own_and_placements_have_a
     assert (found["sandlot_redis_up"], found["sandlot_jobs_scheduled"]) == ([({}, 1)], [({}, 7)])
 
 
-async def test_without_redis_the_rest_is_still_told(prometheus: httpx.AsyncClient) -> None:
+async def test_without_redis_the_other_metrics_are_still_exported(prometheus: httpx.AsyncClient) -> None:
     found = await scrape(prometheus)
     assert found["sandlot_redis_up"] == [({}, 0)]
     assert "sandlot_queue_depth" not in found

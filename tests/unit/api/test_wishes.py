@@ -72,7 +72,7 @@ def test_an_idempotency_key_may_be_a_structured_string_or_bare(header: str, key:
 
 
 @pytest.mark.parametrize("header", ["", '""', "x" * 256, "caf\xe9", "a\tb"])
-def test_an_idempotency_key_that_is_none_is_refused(header: str) -> None:
+def test_an_invalid_idempotency_key_is_refused(header: str) -> None:
     with pytest.raises(CallerError):
         wish_of(idempotency_key=header)
 

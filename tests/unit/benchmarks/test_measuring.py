@@ -89,7 +89,7 @@ def test_rate_runs_from_the_first_mark_to_the_highest() -> None:
     assert rate([(0, 10.0), (50, 10.5), (100, 11.0)]) == pytest.approx(100.0)
 
 
-def test_one_mark_is_no_rate() -> None:
+def test_one_sample_gives_no_rate() -> None:
     with pytest.raises(ValueError, match="too few"):
         rate([(0, 1.0)])
 

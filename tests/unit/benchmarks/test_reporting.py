@@ -69,14 +69,14 @@ def test_one_failed_round_fails_the_cell() -> None:
     assert row.failed == "3 of 1000 failed"
 
 
-def test_what_was_not_measured_has_no_median() -> None:
+def test_a_contender_without_samples_has_no_median() -> None:
     assert Results().cell("fastapi", "hello@64") is None
     assert Results().drain("fastapi", "noop") is None
     assert best([]) is None
 
 
 @pytest.mark.parametrize(("ours", "reached"), [(15000.0, True), (14999.0, False)])
-def test_throughput_is_judged_against_bare_fastapi_with_both_numbers(ours: float, reached: bool) -> None:
+def test_throughput_is_compared_with_bare_fastapi_showing_both_numbers(ours: float, reached: bool) -> None:
     results = Results(served=[served("sandlot", "hello@64", ours), served("fastapi", "hello@64", 15000.0)])
     verdict = find(verdicts.judge(results, "sandlot"), "bare FastAPI")
     assert verdict.reached is reached
@@ -100,7 +100,7 @@ def test_a_missing_or_failed_figure_is_never_reached() -> None:
 
 
 @pytest.mark.parametrize(("p50_ms", "p99_ms", "reached"), [(10.0, 30.0, True), (10.0, 30.1, False)])
-def test_tail_latency_is_judged_against_its_own_median(p50_ms: float, p99_ms: float, reached: bool) -> None:
+def test_tail_latency_is_compared_with_its_own_median(p50_ms: float, p99_ms: float, reached: bool) -> None:
     results = Results(served=[served("sandlot", "hello@64", p50_ms=p50_ms, p99_ms=p99_ms)])
     assert find(verdicts.judge(results, "sandlot"), " p50").reached is reached
 
@@ -112,7 +112,7 @@ def test_latency_alone_has_an_absolute_and_a_relative_goal() -> None:
     assert find(found, "bare FastAPI + 0.7 ms").reached is False
 
 
-def test_draining_is_judged_against_rq_the_fastest_peer_and_one_worker() -> None:
+def test_draining_is_compared_with_rq_the_fastest_peer_and_one_worker() -> None:
     rates = {
         ("sandlot", "noop"): 7000.0,
         ("rq-fork", "noop"): 200.0,
@@ -154,7 +154,7 @@ def test_report_of_an_empty_run_is_still_a_report(tmp_path: Path) -> None:
     parsed(written[2].read_text())
 
 
-def test_report_says_who_has_no_queue_no_durability_no_sandbox() -> None:
+def test_the_report_names_contenders_without_queue_durability_or_sandbox() -> None:
     rows = {row[0]: row[-3:] for row in report.rows(run_of(Results()))}
     assert rows["bare FastAPI"] == ["**no queue**", "**not durable**", "**no sandbox**"]
     assert rows["FastAPI + Celery (prefork)"] == ["yes", "yes", "**no sandbox**"]

@@ -27,7 +27,7 @@ WALL_CLOCKS = {"time", "time_ns", "now", "utcnow", "today", "localtime", "gmtime
 
 
 @pytest.mark.parametrize("path", SENDERS, ids=lambda path: path.name)
-def test_who_sends_scripts_never_reads_a_wall_clock(path: Path) -> None:
+def test_modules_that_send_scripts_never_read_a_wall_clock(path: Path) -> None:
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     read = [
         ast.unparse(call)

@@ -87,7 +87,7 @@ def test_a_record_that_differs_later_is_changed(history: History, field: dict[st
     assert len(judge(history).changed) == 1
 
 
-def test_a_record_that_differs_from_what_its_caller_was_told_is_changed(history: History) -> None:
+def test_a_record_that_differs_from_the_callers_reply_is_changed(history: History) -> None:
     history.acknowledged.append(Acknowledgement(1, JOB, 1000.0, "ok", 2))
     assert len(judge(history).changed) == 1
 
@@ -102,7 +102,7 @@ def test_a_result_of_an_attempt_that_never_ran_is_unfenced(history: History) -> 
     assert len(judge(history).unfenced) == 1
 
 
-def test_a_second_attempt_is_no_offence(history: History) -> None:
+def test_a_second_attempt_is_not_an_offence(history: History) -> None:
     history.runs[JOB, 2] = 1
     assert (judge(history).offences, judge(history).repeated) == ([], 1)
 

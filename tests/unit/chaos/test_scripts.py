@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 SCRIPTS = {path.stem for path in (ROOT / "sandlot" / "redis" / "scripts").rglob("*.lua")}
 
 
-def test_every_script_has_somebody_who_sends_it_and_loses_its_reply() -> None:
+def test_every_script_has_a_sender_whose_reply_gets_lost() -> None:
     """A new script: say in `tests/chaos/reply_faults.py` who sends it and when, or in ELSEWHERE which test loses its reply."""
     assert SENDERS.keys() | FRAGMENTS | ELSEWHERE.keys() == SCRIPTS
 

@@ -71,7 +71,7 @@ def run(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_says_what_it_does(command: str) -> None:
+def test_every_command_has_help_that_describes_it(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0
     assert "Usage: sandlot" in shown.output or f"{command} [" in shown.output
@@ -89,7 +89,7 @@ def test_an_unknown_command_is_a_usage_error(
     assert (code, "No such command 'frobnicate'" in err) == (2, True)
 
 
-def test_nobody_there_is_one_line_that_says_how_to_start_it(
+def test_a_platform_that_is_down_is_one_line_with_the_start_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run("functions", "--url", "http://127.0.0.1:9", monkeypatch=monkeypatch, capsys=capsys)
@@ -145,7 +145,7 @@ def test_a_wrong_installation_is_one_line_and_status_4(
         (SandlotError("x"), 1),
     ],
 )
-def test_an_exit_code_says_who_has_to_act(error: SandlotError, code: int) -> None:
+def test_an_exit_code_names_the_party_that_has_to_act(error: SandlotError, code: int) -> None:
     assert exit_code(error) == code
 
 
@@ -164,7 +164,7 @@ def test_a_scaffold_is_a_function_at_once(runtime: Runtime, tmp_path: Path, monk
         ast.parse(bundle.files["word_count.py"])
 
 
-def test_a_scaffold_goes_where_it_is_told_and_leaves_a_test_that_is_there(tmp_path: Path) -> None:
+def test_a_scaffold_goes_to_the_given_folder_and_keeps_an_existing_test(tmp_path: Path) -> None:
     (tmp_path / "app" / "tests").mkdir(parents=True)
     (tmp_path / "app" / "tests" / "test_import.py").write_text("mine")
     assert CliRunner().invoke(app, ["new", "import", "--functions", "app/lambdas"]).exit_code == 0
@@ -194,7 +194,7 @@ def test_redis_users_are_printed_for_a_server_and_their_passwords_for_us() -> No
         assert password not in shown.stdout
 
 
-def test_redis_users_take_passwords_from_stdin_and_show_none() -> None:
+def test_redis_users_take_passwords_from_stdin_and_hide_them() -> None:
     given = {role: f"{role}-is-long-enough-now" for role in Role}
     stdin = "\n".join(f"{role} {password}" for role, password in given.items())
     shown = CliRunner().invoke(app, ["redis-acl", "--aclfile", "--passwords"], input=stdin)
@@ -212,7 +212,7 @@ def test_redis_users_take_passwords_from_stdin_and_show_none() -> None:
         ("\n".join(f"{role} with a space in it" for role in Role), "without spaces"),
     ],
 )
-def test_passwords_that_cannot_be_used_are_told_without_showing_them(stdin: str, reason: str) -> None:
+def test_unusable_passwords_are_refused_without_showing_them(stdin: str, reason: str) -> None:
     error = CliRunner().invoke(app, ["redis-acl", "--passwords"], input=stdin).exception
     assert isinstance(error, CallerError)
     assert reason in error.message
@@ -225,6 +225,7 @@ def test_the_command_line_costs_no_import_until_a_command_runs() -> None:
     assert shown.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_calling_a_function_costs_no_import_of_redis() -> None:
     script = (
         "import sys, sandlot.cli\n"

@@ -39,7 +39,7 @@ def test_the_signing_key_that_is_made_is_one_that_the_settings_accept(home: Data
     assert len(Settings(data=home.path).read_signing_key()) == 64
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_one_line_of_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
         InvalidSettings,
@@ -62,7 +62,7 @@ def test_only_one_up_at_a_time_and_the_second_is_told_who_the_first_is(home: Dat
         pass
 
 
-def test_what_runs_is_announced_while_it_does(home: DataDir) -> None:
+def test_a_running_platform_is_announced(home: DataDir) -> None:
     running = RunningPlatform(pid=os.getpid(), url="http://127.0.0.1:8123", redis_url="unix:///x")
     assert home.running() is None
     with home.announced(running):

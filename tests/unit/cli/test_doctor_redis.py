@@ -64,7 +64,7 @@ def test_versions_with_known_flaws_are_named_with_the_one_to_go_to(
     assert (check.grade, remedy in check.remedy) == (grade, True)
 
 
-def test_what_may_not_be_asked_is_taken_from_info_or_said_to_be_unknown() -> None:
+def test_forbidden_questions_are_answered_from_info_or_as_unknown() -> None:
     told = look({}, aof_enabled=1, maxmemory_policy="noeviction")
     assert (told["Durability"].grade, told["Eviction"].grade) == ("ok", "ok")
     assert look({})["Queue settings"].grade == "warning"
@@ -90,7 +90,7 @@ def test_no_password_is_worst_where_the_network_reaches_it(
     assert (grade == "ok") == (check.remedy == "")
 
 
-def test_what_crosses_a_network_in_the_clear_is_said_so() -> None:
+def test_unencrypted_traffic_across_a_network_is_reported() -> None:
     assert "Encryption" in by_name(check_access("redis://10.0.0.5/0", {}, anonymous=False))
     for url in ("rediss://10.0.0.5/0", "redis://[::1]/0", "unix:///s"):
         assert "Encryption" not in by_name(check_access(url, {}, anonymous=False))

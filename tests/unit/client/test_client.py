@@ -84,7 +84,7 @@ def test_something_that_is_not_sandlot_is_named() -> None:
         api.functions()
 
 
-def test_nobody_at_the_url_is_one_clear_line() -> None:
+def test_an_unreachable_url_is_one_clear_line() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("Connection refused")
 
@@ -95,7 +95,7 @@ def test_nobody_at_the_url_is_one_clear_line() -> None:
         api.status()
 
 
-def test_a_result_that_is_not_there_yet_is_none() -> None:
+def test_a_result_that_does_not_exist_yet_is_none() -> None:
     with client(lambda request: httpx.Response(202, json={})) as api:
         assert api.result("j") is None
 

@@ -9,7 +9,7 @@ from sandlot.client.transport import StreamEvent, read_events
 from sandlot.errors import CallerError
 
 
-def test_events_are_told_apart_by_empty_lines_and_comments_are_none() -> None:
+def test_empty_lines_separate_events_and_comments_are_ignored() -> None:
     lines = [
         "retry: 1000",
         "",
@@ -29,7 +29,7 @@ def test_events_are_told_apart_by_empty_lines_and_comments_are_none() -> None:
     ]
 
 
-def test_an_event_that_was_broken_off_is_none() -> None:
+def test_a_truncated_event_is_ignored() -> None:
     assert list(read_events(["event: log", "data: 1"])) == []
 
 
@@ -42,7 +42,7 @@ def test_an_event_that_was_broken_off_is_none() -> None:
         StreamPosition("succeeded", 1, 7),
     ],
 )
-def test_an_id_says_how_far_its_reader_is(place: StreamPosition) -> None:
+def test_an_event_id_carries_the_readers_position(place: StreamPosition) -> None:
     assert read_position(str(place)) == place
 
 
@@ -65,6 +65,6 @@ def test_behind_the_last_event_there_is_nothing() -> None:
         "running.1.٣",
     ],
 )
-def test_an_id_that_is_none_is_refused(made_up: str) -> None:
+def test_an_invalid_last_event_id_is_refused(made_up: str) -> None:
     with pytest.raises(CallerError, match="not an id of this stream"):
         read_position(made_up)

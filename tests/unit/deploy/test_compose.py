@@ -152,7 +152,7 @@ def test_the_image_runs_as_a_numbered_user_says_how_it_is_and_holds_no_build_too
     assert DOCKERFILE.count("uv sync") == DOCKERFILE.count("--frozen") - 1, "every install is what uv.lock names"
 
 
-def test_what_the_image_is_built_on_is_pinned() -> None:
+def test_the_base_of_the_image_is_pinned() -> None:
     assert re.search(r"^ARG BASE=\S+@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)
     assert re.search(r"^ARG UV_VERSION=\d+\.\d+\.\d+$", DOCKERFILE, re.MULTILINE)
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)

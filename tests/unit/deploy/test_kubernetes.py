@@ -119,7 +119,7 @@ def test_the_scaler_scales_a_deployment_that_exists() -> None:
 
 
 @pytest.mark.parametrize("runtime", Runtime)
-def test_the_scaler_reads_a_number_that_the_api_tells(runtime: Runtime) -> None:
+def test_the_scaler_reads_a_number_that_the_api_exports(runtime: Runtime) -> None:
     """GJSON's `list.#(key=="value").field` is the field of the first that has it."""
     load = QueueLoads(3, 0, 0, 0, [*Runtime], [QueueLoad("f", runtime, 3, 0, 1.0)], [])
     read = []

@@ -27,7 +27,7 @@ def test_the_profile_is_prometheus_and_grafana_of_pinned_versions() -> None:
         assert re.search(r":v?\d+\.\d+\.\d+\}$", service["image"]), service["image"]
 
 
-def test_what_the_profile_reads_of_this_repository_is_there_and_read_only() -> None:
+def test_the_profile_reads_existing_files_read_only() -> None:
     for service in PROFILE.values():
         for volume in service["volumes"]:
             source, _, target = volume.partition(":")

@@ -29,7 +29,7 @@ def test_a_url_that_is_given_wins_over_the_file(environment: Path) -> None:
     assert load_settings(redis_url="redis://other").redis_url.get_secret_value() == "redis://other"
 
 
-def test_a_file_that_is_missing_is_said_so_by_its_name(environment: Path) -> None:
+def test_the_message_names_the_missing_file(environment: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"cannot read the Redis URL from .*redis\.url: No such file"):
         load_settings()
 

@@ -15,6 +15,7 @@ CHECKED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKED)
 def test_prose_keeps_the_rules(name: str) -> None:
     faults = faults_below([REPOSITORY / name])

@@ -77,7 +77,7 @@ def test_another_manifest_is_another_digest() -> None:
         max_size=8,
     )
 )
-def test_what_is_packed_is_unpacked(files: dict[str, bytes]) -> None:
+def test_a_packed_bundle_unpacks_to_the_same_files(files: dict[str, bytes]) -> None:
     bundle, manifest = unpack(pack(Bundle(files), MANIFEST))
     assert dict(bundle.files) == files
     assert manifest == MANIFEST
@@ -140,7 +140,7 @@ def test_an_entry_outside_the_folder_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
-def test_an_entry_that_is_no_file_is_refused(kind: int) -> None:
+def test_an_archive_entry_that_is_not_a_file_is_refused(kind: int) -> None:
     entry = zipfile.ZipInfo("main.py")
     entry.external_attr = (kind | 0o777) << 16
     with pytest.raises(InvalidManifest, match="neither a file nor a folder; links and devices"):
@@ -224,7 +224,7 @@ def test_a_downloaded_version_is_the_same_version_again() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"PK", b"not a zip at all", b"PK\x03\x04" + bytes(100)])
-def test_what_is_no_archive_is_refused(junk: bytes) -> None:
+def test_a_malformed_archive_is_refused(junk: bytes) -> None:
     with pytest.raises(InvalidManifest, match="cannot be read"):
         read_archive(junk)
 
@@ -266,7 +266,7 @@ def test_an_archive_with_bytes_that_were_changed_is_read_or_refused_and_never_br
             read_archive(bytes(bent))
 
 
-def test_what_a_folder_leaves_out_an_archive_leaves_out_too() -> None:
+def test_an_archive_leaves_out_the_same_files_as_a_folder() -> None:
     """Finder puts `__MACOSX/._main.py` there, which is no Python; whoever deploys the folder gets the same version."""
     names = ("main.py", ".DS_Store", "__MACOSX/._main.py", "__pycache__/main.cpython-311.pyc", ".git/config")
     bundle, _ = read_archive(archive([(zipfile.ZipInfo(name), SOURCE) for name in names]))

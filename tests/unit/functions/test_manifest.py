@@ -16,7 +16,7 @@ PYTHON = {"runtime": "python", "handler": "main.handler"}
 NODE = {"runtime": "node", "handler": "index.handler"}
 
 
-def test_what_is_not_written_has_its_default() -> None:
+def test_absent_settings_have_their_defaults() -> None:
     manifest = parse_manifest({}, PYTHON)
     assert (manifest.timeout_s, manifest.memory_mib, manifest.isolation) == (5.0, 256, Isolation.REUSE)
     assert (manifest.visibility, manifest.network, manifest.concurrency, manifest.result_ttl_s) == (
@@ -27,7 +27,7 @@ def test_what_is_not_written_has_its_default() -> None:
     )
 
 
-def test_what_is_written_is_read_in_our_units() -> None:
+def test_sizes_and_durations_are_read_in_their_units() -> None:
     manifest = parse_manifest(
         {
             "timeout": "250ms",
@@ -113,7 +113,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("table", "key", "reason"), WRONG)
-def test_what_a_manifest_cannot_say_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
+def test_an_invalid_manifest_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
     with pytest.raises(BadSetting) as refused:
         parse_manifest(table, PYTHON)
     assert refused.value.key == key
@@ -128,9 +128,7 @@ def toml(value: object) -> str:
 
 
 @pytest.mark.parametrize(("table", "key", "reason"), WRONG)
-def test_what_a_manifest_cannot_say_is_refused_with_the_line_where_it_is_written(
-    table: dict[str, Any], key: str, reason: str
-) -> None:
+def test_an_invalid_manifest_is_refused_with_its_line(table: dict[str, Any], key: str, reason: str) -> None:
     lines = ["# settings", 'log_limit = "1MiB"', *(f"{name} = {toml(value)}" for name, value in table.items())]
     with pytest.raises(InvalidManifest) as refused:
         toml_manifest("function.toml", "\n".join(lines), PYTHON)
@@ -151,7 +149,7 @@ def test_hosts_are_read_in_one_spelling_and_order() -> None:
     )
 
 
-def test_one_wall_is_a_list_of_one_and_no_wall_leaves_the_digest_as_it_was() -> None:
+def test_one_feature_is_a_list_of_one_and_none_leaves_the_digest_unchanged() -> None:
     assert parse_manifest({"require": "strict"}, PYTHON).require == ("strict",)
     manifest = parse_manifest({"require": ["memory", "strict", "memory"]}, PYTHON)
     assert manifest.require == ("memory", "strict")
@@ -202,7 +200,7 @@ def test_equal_manifests_have_equal_bytes_however_they_were_written() -> None:
         ({"attempts": 1, "max_age": "1h"}, "retry", "max_age has no effect with attempts = 1"),
     ],
 )
-def test_what_retry_cannot_say_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
+def test_an_invalid_retry_setting_is_refused_by_key(table: dict[str, Any], key: str, reason: str) -> None:
     with pytest.raises(BadSetting) as refused:
         parse_manifest({"retry": table}, PYTHON)
     assert refused.value.key == key

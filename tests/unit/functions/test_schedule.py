@@ -47,13 +47,13 @@ def test_six_fields_name_seconds() -> None:
 @pytest.mark.parametrize(
     "cron", ["", "x", "61 * * * *", "* * *", "*/0 * * * *", "0 0 30 2 *", "@daily", "\u0661 * * * *"]
 )
-def test_what_names_no_moment_is_refused(cron: str) -> None:
+def test_an_invalid_cron_expression_is_refused(cron: str) -> None:
     with pytest.raises(ValueError, match="is not a cron expression"):
         Schedule(cron)
 
 
 @pytest.mark.parametrize("zone", ["", "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "Europe", "a\0b"])
-def test_what_is_no_zone_is_refused(zone: str) -> None:
+def test_an_invalid_time_zone_is_refused(zone: str) -> None:
     with pytest.raises(ValueError, match="is not a time zone"):
         Schedule("* * * * *", zone)
 

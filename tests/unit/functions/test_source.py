@@ -35,7 +35,7 @@ def test_a_file_or_folder_names_its_function(path: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["9lives.py", "_x.py", "ä.py", ".py", "a b.py", "a" * 64 + ".py"])
-def test_a_file_whose_name_is_no_function_name_is_refused(path: str) -> None:
+def test_a_file_without_a_valid_function_name_is_refused(path: str) -> None:
     with pytest.raises(InvalidManifest, match="is not a valid function name"):
         function_name(Path(path))
 
@@ -95,7 +95,7 @@ def test_keys_given_with_a_request_win_over_those_in_the_text() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_python_file_is_said_with_its_line(source: str, where: str, reason: str) -> None:
+def test_a_mistake_in_a_python_file_is_reported_with_its_line(source: str, where: str, reason: str) -> None:
     with pytest.raises(InvalidManifest) as refused:
         python(source)
     assert refused.value.message.startswith(where + ":"), refused.value.message
@@ -137,7 +137,7 @@ def test_a_handler_may_be_bound_in_any_way(source: str) -> None:
         ('// sandlot: {"isolation": "fork"}\n', "f.js:1", "no effect on Node"),
     ],
 )
-def test_what_is_wrong_with_a_node_header_is_said_with_its_line(source: str, where: str, reason: str) -> None:
+def test_a_mistake_in_a_node_header_is_reported_with_its_line(source: str, where: str, reason: str) -> None:
     with pytest.raises(InvalidManifest) as refused:
         read_source("f", "f.js", source, node=NO_NODE)
     assert refused.value.message.startswith(where + ":"), refused.value.message
@@ -145,7 +145,7 @@ def test_what_is_wrong_with_a_node_header_is_said_with_its_line(source: str, whe
 
 
 @pytest.mark.parametrize("filename", ["f.rb", "../f.py", "f", "a/f.py", ""])
-def test_a_filename_that_is_no_source_file_is_refused(filename: str) -> None:
+def test_a_filename_that_is_not_a_source_file_is_refused(filename: str) -> None:
     with pytest.raises(InvalidManifest, match="not the name of a source file"):
         read_source("f", filename, HANDLER)
 
@@ -231,7 +231,7 @@ def test_a_folder_is_a_function_with_its_function_toml(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said_with_file_and_line(
+def test_a_mistake_in_a_folder_is_reported_with_file_and_line(
     tmp_path: Path, files: dict[str, str], where: str, reason: str
 ) -> None:
     folder = tmp_path / "job"
@@ -256,7 +256,7 @@ def test_what_is_wrong_with_a_folder_is_said_with_file_and_line(
     ],
     ids=["requirements", "package", "lock", "modules"],
 )  # fmt: skip
-def test_what_a_folder_depends_on_is_in_the_file_that_its_language_has_for_that(
+def test_a_folder_names_its_dependencies_in_its_languages_own_file(
     files: dict[str, str], dependencies: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sandlot.functions.source.find_node", lambda: None)  # no process in a unit test
@@ -281,7 +281,7 @@ def test_a_pipe_in_a_folder_is_refused_and_not_read(tmp_path: Path) -> None:
         folder_files(tmp_path)
 
 
-def test_a_file_that_is_no_source_is_told_what_a_function_is(tmp_path: Path) -> None:
+def test_a_file_that_is_not_source_code_is_refused_with_a_description_of_functions(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(
         InvalidManifest,
@@ -290,7 +290,7 @@ def test_a_file_that_is_no_source_is_told_what_a_function_is(tmp_path: Path) -> 
         read_path(tmp_path / "notes.txt")
 
 
-def test_a_file_that_vanished_is_said_to_be_unreadable(tmp_path: Path) -> None:
+def test_a_file_that_vanished_is_reported_as_unreadable(tmp_path: Path) -> None:
     with pytest.raises(InvalidManifest, match="cannot be read: No such file"):
         read_path(tmp_path / "gone.py")
 

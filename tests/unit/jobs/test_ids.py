@@ -31,7 +31,7 @@ def test_a_later_one_sorts_after_an_earlier_one(monkeypatch: pytest.MonkeyPatch)
     assert ids == sorted(ids)
 
 
-def test_only_its_owner_is_told_that_it_was() -> None:
+def test_only_its_owner_learns_that_it_existed() -> None:
     job_id = new_job_id(KEY, "ada")
     assert was_issued(KEY, "ada", job_id)
     assert not was_issued(KEY, "grace", job_id)
@@ -42,7 +42,7 @@ def test_only_its_owner_is_told_that_it_was() -> None:
 @pytest.mark.parametrize(
     "made_up", ["", "x", "0" * 36, "0" * 32, "é" * 36, "4573033d-154a-44b9-920a-fb2b50af29c5", "-" * 36]
 )
-def test_what_was_made_up_is_not_recognised(made_up: str) -> None:
+def test_invented_ids_are_not_recognised(made_up: str) -> None:
     assert not was_issued(KEY, "", made_up)
 
 

@@ -142,7 +142,7 @@ def test_the_text_for_rq_survives_lone_surrogates() -> None:
     assert exc_string(Outcome(kind=OutcomeKind.ERROR, error=error))
 
 
-def test_a_hash_that_is_not_ours_is_no_job() -> None:
+def test_a_foreign_hash_is_not_a_job() -> None:
     """Another RQ application may share the server."""
     assert record_from(KEY, "j", [b"queued", b"2026-01-01T00:00:00.000000Z", *[None] * (len(JOB_FIELDS) - 2)]) is None
 
@@ -170,7 +170,7 @@ def test_addresses_show_no_password() -> None:
     assert "secret" not in repr(address)
 
 
-def test_a_url_that_is_none_is_refused_without_being_shown() -> None:
+def test_an_invalid_url_is_refused_without_being_shown() -> None:
     """It may hold a password."""
     with pytest.raises(InvalidSettings) as caught:
         parse_address("http://u:secret@h")

@@ -62,7 +62,7 @@ def test_breaking_off_anywhere_is_closing(pair: tuple[FrameSocket, socket.socket
         link.receive()
 
 
-def test_sending_to_nobody_is_closing(pair: tuple[FrameSocket, socket.socket]) -> None:
+def test_sending_to_a_closed_peer_closes(pair: tuple[FrameSocket, socket.socket]) -> None:
     link, peer = pair
     peer.close()
     with pytest.raises(Closed):

@@ -22,7 +22,7 @@ def test_its_programs_are_found_by_a_zygote_that_is_in_another_folder(
     assert tools[Runtime.PYTHON].is_relative_to(tmp_path / ".sandlot")
 
 
-def test_an_index_that_is_off_is_said_with_its_setting_and_the_other_one_serves() -> None:
+def test_a_disabled_index_is_refused_with_its_setting_and_the_other_one_serves() -> None:
     sources = read_indexes(load_settings(python_index_url="off"), None)
     assert "SANDLOT_PYTHON_INDEX_URL is `off`" in sources.obstacle(Runtime.PYTHON)
     assert "npm" in sources.obstacle(Runtime.NODE)
@@ -32,6 +32,6 @@ def test_an_index_that_is_off_is_said_with_its_setting_and_the_other_one_serves(
 
 
 @pytest.mark.parametrize("url", ["", "OFF", "pypi.org", "ftp://pypi.org/simple"])
-def test_what_is_no_address_of_an_index_is_refused(url: str) -> None:
+def test_an_invalid_index_address_is_refused(url: str) -> None:
     with pytest.raises(InvalidSettings, match="SANDLOT_PYTHON_INDEX_URL is neither"):
         read_indexes(load_settings(python_index_url=url), None)

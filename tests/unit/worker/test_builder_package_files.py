@@ -56,7 +56,7 @@ def test_a_stream_becomes_the_files_that_were_announced_empty_ones_too(tmp_path:
         (announced(("a/b", 1), ("a", 1)), [chunk(b"ab")], "a file and a folder"),
     ],
 )
-def test_what_is_not_what_was_announced_is_refused(
+def test_a_package_file_that_differs_from_its_announcement_is_refused(
     tmp_path: Path, files: list[PackageFile], chunks: list[bytes], reason: str
 ) -> None:
     with pytest.raises(BuildFailed, match=reason):

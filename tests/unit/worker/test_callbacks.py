@@ -103,7 +103,7 @@ def test_secrets_are_read_from_the_setting_or_a_file(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_c2hvcnQ=", "whsec_*", base64.b64encode(b"s" * 32).decode(), "whsk_x"])
-def test_a_secret_that_is_none_is_refused_without_being_shown(secret: str) -> None:
+def test_an_invalid_secret_is_refused_without_being_shown(secret: str) -> None:
     with pytest.raises(InvalidSettings) as refused:
         callback_secrets(settings(callback_secret=secret))
     assert "openssl rand" in refused.value.message
@@ -155,7 +155,7 @@ def test_an_order_is_believed_for_its_own_job_alone() -> None:
             open_callback(KEY, job_id, text)
 
 
-def test_the_trace_goes_on_under_a_span_of_ours() -> None:
+def test_the_trace_continues_under_a_span_of_the_platform() -> None:
     given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     version, trace, span, flags = next_traceparent(given).split("-")
     assert (version, trace, flags) == ("00", "4bf92f3577b34da6a3ce929d0e0e4736", "01")
@@ -175,7 +175,9 @@ def test_the_table_of_tries_is_the_specification_s() -> None:
         (429, "soon", 0, 0), (429, "-3", 0, 0), (429, "", 0, 0), (429, "Fri, 31 Dec 1999 23:59:59 GMT", 0, 0),
     ],
 )  # fmt: skip
-def test_what_a_receiver_asks_is_honoured_within_a_day(status: int, header: str, least_s: float, most_s: float) -> None:
+def test_a_receivers_retry_after_is_honoured_up_to_a_day(
+    status: int, header: str, least_s: float, most_s: float
+) -> None:
     assert least_s <= retry_after_s(WebhookReply(status, header)) <= most_s
 
 

@@ -42,7 +42,7 @@ def test_v8s_frames_are_taken_out_of_the_logs() -> None:
     assert logs == b"printed\n"
 
 
-def test_no_hint_is_no_frames() -> None:
+def test_without_a_hint_there_are_no_frames() -> None:
     assert python_stack(b"", "/fn") == []
     assert python_stack(b"\xff" * 1000, "/fn") == []
     assert node_stack(b"just logs\n", "/fn") == ([], b"just logs\n")

@@ -88,7 +88,7 @@ def test_anything_else_is_an_import_error(body: bytes) -> None:
         (end(exit_code=1), b"JavaScript heap out of memory", K.EXIT),
     ],
 )
-def test_an_end_without_an_answer_is_judged_by_the_kernels_word(ended: SandboxExit, logs: bytes, outcome: K) -> None:
+def test_an_exit_without_an_answer_gets_the_kernels_verdict(ended: SandboxExit, logs: bytes, outcome: K) -> None:
     assert verdict.of_end(ended, 256, logs).kind is outcome
 
 
@@ -102,7 +102,7 @@ def test_evidence_names_limit_and_measure_in_one_unit() -> None:
     assert decided.evidence.stack == ["f"]
 
 
-def test_every_end_but_ok_says_something_to_people() -> None:
+def test_every_outcome_but_ok_has_a_sentence_for_people() -> None:
     decided = [
         verdict.of_cancel(None),
         verdict.of_flood(1, None),

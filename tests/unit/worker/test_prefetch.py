@@ -26,7 +26,7 @@ def test_the_last_in_hand_waits_about_ten_milliseconds(run_ms: float, per_slot: 
     assert after(run_ms).limit(8) == 8 * per_slot
 
 
-def test_one_long_run_shuts_the_door_for_some_runs_not_for_hundreds() -> None:
+def test_one_long_run_stops_prefetching_for_some_runs_not_for_hundreds() -> None:
     prefetch = after(0.1)
     for _ in range(3):
         prefetch.note_run(60_000)

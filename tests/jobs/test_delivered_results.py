@@ -85,7 +85,7 @@ async def test_every_other_end_is_kept(
     assert lives(raw, job.job_id) == LONG
 
 
-async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
+async def test_a_later_waiter_does_not_shorten_an_asynchronous_jobs_life(
     queue: Queue, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = wanted()
@@ -97,7 +97,7 @@ async def test_whoever_waits_later_for_an_asynchronous_job_does_not_shorten_it(
     assert lives(raw, job.job_id) == LONG
 
 
-async def test_an_end_that_reaches_no_api_process_is_kept(
+async def test_a_result_that_reaches_no_api_process_is_kept(
     url: str, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
 ) -> None:
     """The process in which the caller waited has died: publishing is at most once."""
@@ -110,7 +110,7 @@ async def test_an_end_that_reaches_no_api_process_is_kept(
     assert lives(raw, job.job_id) == LONG
 
 
-async def test_an_end_that_comes_for_nobody_is_kept(
+async def test_a_result_without_a_waiter_is_kept(
     queue: Queue, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
 ) -> None:
     """The caller stopped waiting, and nobody has said so in time."""
@@ -123,7 +123,7 @@ async def test_an_end_that_comes_for_nobody_is_kept(
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_what_could_not_be_delivered_is_kept_before_its_end_and_after(
+async def test_undelivered_results_are_kept_before_and_after_the_end(
     queue: Queue, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis, before: bool
 ) -> None:
     job = wanted()
@@ -140,7 +140,7 @@ async def test_what_could_not_be_delivered_is_kept_before_its_end_and_after(
     assert not raw.exists(keys.JOB + "no-such-job")
 
 
-async def test_a_keep_whose_reply_is_lost_keeps(
+async def test_keep_result_works_when_its_reply_is_lost(
     server: ValkeyServer, worker: HandWorker, wanted: MakeInvocation, raw: redis.Redis
 ) -> None:
     proxy = LossyProxy(str(server.unix_socket_path))

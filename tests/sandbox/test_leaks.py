@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sandlot.errors import SandboxUnavailable
-from tests.sandbox.walls_rig import PATIENCE_S, bundle, open_level, processes_of
+from tests.sandbox.level_rig import PATIENCE_S, bundle, open_level, processes_of
 from tests.waiting import HANG_S
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.selftest.trial import try_once
@@ -114,7 +114,7 @@ async def spawn_and_end(host: SandboxHost, count: int, litter: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["strict", "restricted"])
-async def test_a_sandbox_nobody_closes_goes_with_the_host(level: str) -> None:
+async def test_an_unclosed_sandbox_ends_with_the_host(level: str) -> None:
     async with open_level(level) as host:
         sandbox = await host.prewarm("python")
         pids = processes_of(sandbox)
@@ -122,6 +122,7 @@ async def test_a_sandbox_nobody_closes_goes_with_the_host(level: str) -> None:
     sandbox.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["strict", "restricted"])
 async def test_a_killed_zygote_takes_only_its_own_and_is_replaced(level: str, tmp_path: Path) -> None:
     async with open_level(level) as host:
@@ -137,7 +138,8 @@ async def test_a_killed_zygote_takes_only_its_own_and_is_replaced(level: str, tm
         sandbox.close()
 
 
-async def test_a_zygote_whose_mould_was_killed_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_a_zygote_whose_fork_server_was_killed_is_replaced(tmp_path: Path) -> None:
     async with open_level("strict") as host:
         sandbox = await host.prewarm("python")
         pids = processes_of(sandbox)
@@ -171,7 +173,7 @@ async def until_gone(pids: list[int]) -> None:
 
 ABANDONED_WORKER = textwrap.dedent("""
     import asyncio, os, signal, sys
-    from tests.sandbox.walls_rig import open_level, processes_of
+    from tests.sandbox.level_rig import open_level, processes_of
     async def main():
         async with open_level(sys.argv[1]) as host:
             sandbox = await host.prewarm("python")
@@ -183,6 +185,7 @@ ABANDONED_WORKER = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["strict", "restricted"])
 def test_a_killed_worker_leaves_nothing_running_and_no_cgroup(level: str) -> None:
     done = subprocess.run(
@@ -197,6 +200,7 @@ def test_a_killed_worker_leaves_nothing_running_and_no_cgroup(level: str) -> Non
     assert not [found for pid in pids for found in (*cgroups_of(pid), *folders_of(pid))]
 
 
+@pytest.mark.slow
 async def test_cgroups_of_a_killed_zygote_are_removed_by_the_next() -> None:
     async with open_level("strict") as host:
         sandbox = await host.prewarm("python")
@@ -212,6 +216,7 @@ async def test_cgroups_of_a_killed_zygote_are_removed_by_the_next() -> None:
         assert not cgroups_of(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="reading another process's memory needs root")
 @pytest.mark.parametrize("level", ["strict", "restricted"])
 async def test_no_secret_of_the_worker_is_in_memory_inside(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,8 +257,9 @@ def holds(pid: int, secret: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [False, True], ids=["before its plan", "after it"])
-def test_a_zygote_whose_worker_ends_while_it_starts_ends_without_a_word(tmp_path: Path, told: bool) -> None:
+def test_a_zygote_whose_worker_ends_during_its_start_ends_silently(tmp_path: Path, told: bool) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     runtime = find_python_runtime(RUNTIMES / "python")
     with theirs:

@@ -69,6 +69,7 @@ def _refusal() -> str:
     return "" if done.returncode == 0 else f"no namespaces here: {done.stderr.strip()}"
 
 
+@pytest.mark.slow
 def test_a_silent_name_server_delays_the_connection_and_does_not_prevent_it(tmp_path: Path) -> None:
     """It is asked first, for five seconds: longer than a connection may take."""
     if refusal := _refusal():
@@ -115,6 +116,6 @@ async def test_the_next_address_is_tried_when_one_refuses(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("url", ["redis://10.0.0.5:6379", "redis://[::1]:6379", "unix:///tmp/socket"])
-async def test_where_nothing_is_looked_up_the_limit_is_that_of_connecting(url: str) -> None:
+async def test_without_a_name_lookup_the_connect_timeout_applies(url: str) -> None:
     async with connect(url) as client:
         assert client.connection_pool.connection_kwargs["socket_connect_timeout"] == CONNECT_TIMEOUT_S

@@ -15,7 +15,7 @@ import pytest
 
 from sandlot.errors import IsolationMissing
 from sandlot.network_policy import AllowList, is_public
-from tests.sandbox.walls_rig import bundle, open_level
+from tests.sandbox.level_rig import bundle, open_level
 from worker.sandbox.egress_proxy import EgressProxy
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.selftest.trial import try_in
@@ -81,7 +81,7 @@ def test_public_addresses_are_public(text: str) -> None:
         ("example.com:8443", "example.com", 443, False),
     ],
 )
-def test_allow_list_means_what_it_says(entry: str, host: str, port: int, permitted: bool) -> None:
+def test_the_allow_list_admits_exactly_its_entries(entry: str, host: str, port: int, permitted: bool) -> None:
     assert AllowList((entry,)).permits(host, port) is permitted
 
 
@@ -218,7 +218,7 @@ async def test_udp_goes_nowhere(host: SandboxHost, tmp_path: Path) -> None:
         "nonsense\r\n\r\n",
     ],
 )
-async def test_bad_requests_are_told_so(host: SandboxHost, tmp_path: Path, say: str) -> None:
+async def test_malformed_requests_get_a_400(host: SandboxHost, tmp_path: Path, say: str) -> None:
     answer = await call(host, tmp_path, {"host": "127.0.0.1", "port": 3128, "say": say}, "example.com")
     assert answer.startswith("HTTP/1.1 400")
 
@@ -231,6 +231,7 @@ async def test_no_network_by_default(host: SandboxHost, tmp_path: Path) -> None:
     assert json.loads(sandbox.receipt)["network"] == "none"
 
 
+@pytest.mark.slow
 async def test_restricted_refuses_functions_with_network() -> None:
     async with open_level("restricted") as host:
         with pytest.raises(IsolationMissing, match="need strict"):

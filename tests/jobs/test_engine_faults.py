@@ -48,6 +48,7 @@ async def start_process(url: str, seconds: float, raw: redis.Redis) -> asyncio.s
     return process
 
 
+@pytest.mark.slow
 async def test_a_killed_workers_jobs_run_again_elsewhere(
     url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path
 ) -> None:
@@ -74,7 +75,8 @@ async def test_a_killed_workers_jobs_run_again_elsewhere(
     assert await asyncio.wait_for(heir.wait(), HANG_S) == 0
 
 
-async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
+@pytest.mark.slow
+async def test_worker_died_requeues_the_jobs_of_a_dead_worker_at_once(
     url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path, start_engine: StartEngine
 ) -> None:
     journal = tmp_path / "journal"
@@ -89,6 +91,7 @@ async def test_whoever_saw_a_worker_die_can_have_its_jobs_run_at_once(
     assert await queue.worker_died(socket.gethostname(), victim.pid) == 0
 
 
+@pytest.mark.slow
 async def test_sigterm_finishes_what_runs_and_exits_with_zero(
     url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path
 ) -> None:
@@ -103,6 +106,7 @@ async def test_sigterm_finishes_what_runs_and_exits_with_zero(
     assert (record.status, record.attempt) == (JobStatus.SUCCEEDED, 1)
 
 
+@pytest.mark.slow
 async def test_a_frozen_workers_jobs_run_elsewhere_and_its_late_outcome_is_refused(
     url: str, queue: Queue, make: MakeInvocation, raw: redis.Redis, tmp_path: Path, start_engine: StartEngine
 ) -> None:
@@ -136,7 +140,8 @@ async def test_a_submit_whose_reply_is_lost_makes_one_job(
         await queue.close()
 
 
-async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_reply(
+@pytest.mark.slow
+async def test_live_logs_are_neither_doubled_nor_lost_with_a_reply(
     proxy: LossyProxy, queue: Queue, make: MakeInvocation, start_engine: StartEngine
 ) -> None:
     proxied = await proxy.open()
@@ -161,6 +166,7 @@ async def test_what_is_said_of_a_running_job_is_neither_doubled_nor_lost_with_a_
         await watching.close()
 
 
+@pytest.mark.slow
 async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
     proxy: LossyProxy, queue: Queue, make: MakeInvocation, start_engine: StartEngine, raw: redis.Redis
 ) -> None:
@@ -181,7 +187,8 @@ async def test_a_step_whose_reply_is_lost_loses_and_doubles_nothing(
     assert len(running.pool.started) == 50
 
 
-async def test_a_beat_whose_reply_is_lost_costs_nothing(
+@pytest.mark.slow
+async def test_a_heartbeat_whose_reply_is_lost_costs_nothing(
     proxy: LossyProxy, queue: Queue, make: MakeInvocation, start_engine: StartEngine
 ) -> None:
     proxied = await proxy.open()
@@ -196,6 +203,7 @@ async def test_a_beat_whose_reply_is_lost_costs_nothing(
     assert (await asyncio.wait_for(future, HANG_S)).attempt == 1
 
 
+@pytest.mark.slow
 async def test_redis_restarts_in_the_middle(tmp_path: Path, make: MakeInvocation) -> None:
     config = {"appendonly": "yes", "appendfsync": "always"}
     path = tmp_path / "s"
@@ -259,6 +267,7 @@ async def test_a_full_redis_refuses_submits_and_still_records_outcomes(
     assert (await queue.job(job.job_id)).status is JobStatus.SUCCEEDED
 
 
+@pytest.mark.slow
 async def test_an_outcome_written_by_another_hand_is_not_believed(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:

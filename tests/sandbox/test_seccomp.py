@@ -123,7 +123,7 @@ def test_network_means_tcp_and_udp(machine: str) -> None:
     assert ask(machine, "socket", 40, 1, 0, choice=network) == EACCES  # vsock
 
 
-def test_uncounted_memory_is_refused_where_nobody_counts_it(machine: str) -> None:
+def test_uncounted_memory_is_refused_where_no_cgroup_counts_it(machine: str) -> None:
     assert ask(machine, "mmap", 0, 4096, 3, 0x21) == ERRNO | errno.ENOMEM
     assert ask(machine, "mmap", 0, 4096, 3, 0x22) == ALLOW
     assert ask(machine, "mmap", 0, 4096, 3, 0x01) == ALLOW

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.walls_rig import PATIENCE_S, open_level, processes_of
+from tests.sandbox.level_rig import PATIENCE_S, open_level, processes_of
 from worker.sandbox.sandbox import Sandbox
 
 BOUND_KIB = 3_500
 """2,900 measured with Python 3.11, 4,200 before the zygote rehearsed and a mould forked."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into the processes of a sandbox")
 async def test_a_waiting_sandbox_has_little_memory_of_its_own() -> None:
     async with open_level("strict") as host:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.walls_rig import KILL_LIMIT_S, PATIENCE_S, bundle, call_forever, open_level, processes_of
+from tests.sandbox.level_rig import KILL_LIMIT_S, PATIENCE_S, bundle, call_forever, open_level, processes_of
 from worker.sandbox.host import SandboxHost
 from worker.sandbox.selftest.trial import try_once
 from worker.sandbox.spec import SandboxSpec
@@ -76,7 +76,7 @@ def _is_alive(pid: int) -> bool:
         ("import os, signal\ndef handler(e, c): os.kill(os.getpid(), signal.SIGKILL)", None, signal.SIGKILL),
     ],
 )
-async def test_end_says_how(
+async def test_the_exit_tells_how_the_process_ended(
     host: SandboxHost, tmp_path: Path, source: str, exit_code: int | None, number: int | None
 ) -> None:
     trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {})
@@ -85,6 +85,7 @@ async def test_end_says_how(
     assert trial.exit.peak_memory_bytes > 1 << 20
 
 
+@pytest.mark.slow
 async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) -> None:
     trial = await try_once(
         host.prewarm,
@@ -98,7 +99,7 @@ async def test_cpu_limit_ends_with_sigxcpu(host: SandboxHost, tmp_path: Path) ->
     assert trial.exit.cpu_ms > 500
 
 
-async def test_memory_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
+async def test_the_memory_limit_is_reported(host: SandboxHost, tmp_path: Path) -> None:
     source = "def handler(e, c):\n kept = []\n while True: kept.append(bytearray(b'x') * (8 << 20))"
     trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {}, spec=SandboxSpec(memory_limit_mib=64))
     if trial.receipt["memory"] == "rlimit":
@@ -109,7 +110,7 @@ async def test_memory_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
         assert trial.exit.peak_memory_bytes > 32 << 20
 
 
-async def test_process_limit_is_told(host: SandboxHost, tmp_path: Path) -> None:
+async def test_the_process_limit_is_reported(host: SandboxHost, tmp_path: Path) -> None:
     source = "import os, time\ndef handler(e, c):\n for n in range(100):\n  if os.fork() == 0: time.sleep(60)"
     trial = await try_once(host.prewarm, "python", bundle(tmp_path, source), {}, spec=SandboxSpec(processes=16))
     assert trial.answer["errorType"] == "BlockingIOError"
@@ -167,7 +168,7 @@ async def _read_some(fd: int) -> str:
     return os.read(fd, 65536).decode()
 
 
-async def test_limits_differ_from_the_blank_that_served(host: SandboxHost, tmp_path: Path) -> None:
+async def test_limits_of_a_call_differ_from_those_of_the_prewarmed_sandbox(host: SandboxHost, tmp_path: Path) -> None:
     source = "import resource\ndef handler(e, c): return [resource.getrlimit(resource.RLIMIT_NPROC)[1], resource.getrlimit(resource.RLIMIT_NOFILE)[1]]"
     from worker.sandbox.selftest.trial import try_in
 

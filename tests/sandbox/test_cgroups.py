@@ -49,7 +49,7 @@ def test_counters_are_read(tmp_path: Path, slot: Path, monkeypatch: pytest.Monke
     assert removed == [str(slot)]
 
 
-def test_what_is_not_delegated_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cgroup_that_is_not_delegated_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroup_v2, "own_groups", lambda: {"": str(tmp_path)})
     (tmp_path / "cgroup.controllers").write_text("cpu io")
     assert open_cgroups_v2() is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.walls_rig import bundle, open_level
+from tests.sandbox.level_rig import bundle, open_level
 from worker.sandbox.selftest.trial import try_once
 from worker.sandbox.zygote import syscalls
 from worker.sandbox.zygote.isolation import landlock
@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: functions get another uid only there")
 
 
+@pytest.mark.slow
 @AS_ROOT
 async def test_a_bundle_in_a_closed_folder_is_read_and_the_folder_stays_closed(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
@@ -39,6 +40,7 @@ async def test_a_bundle_in_a_closed_folder_is_read_and_the_folder_stays_closed(t
     assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith(f"sandlot-bundles-{os.getpid()}")]
 
 
+@pytest.mark.slow
 async def test_home_is_writable_and_its_own(tmp_path: Path) -> None:
     source = "import os, tempfile\ndef handler(e, c):\n with tempfile.NamedTemporaryFile() as file: file.write(b'x')\n return os.environ['HOME']"
     async with open_level("restricted") as host:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandlot.errors import SandboxUnavailable
-from tests.sandbox.walls_rig import open_level, runtime_commands
+from tests.sandbox.level_rig import open_level, runtime_commands
 from tests.waiting import HANG_S
 from worker.sandbox.selftest.trial import Trial
 from worker.sandbox.selftest.verify import attack, describe_failures, probe
@@ -32,15 +32,16 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "wall", "named"), [(*key, named) for key, named in BROKEN.items()])
-async def test_a_missing_wall_keeps_the_host_shut(level: str, wall: str, named: str) -> None:
+async def test_a_missing_layer_keeps_the_host_closed(level: str, wall: str, named: str) -> None:
     with pytest.raises(SandboxUnavailable, match=rf"\b{named} does not hold"):
         async with open_level(level, missing=(wall,)):
             pass
 
 
 @pytest.mark.parametrize(("level", "wall", "named"), [(*key, named) for key, named in BROKEN.items()])
-async def test_doctor_names_the_missing_wall(level: Level, wall: str, named: str) -> None:
+async def test_doctor_names_the_missing_layer(level: Level, wall: str, named: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # noqa: S103 - the sandbox's user is another one
         results = await probe(level=level, runtimes=runtime_commands(), state_dir=Path(folder), missing=(wall,))
@@ -51,7 +52,7 @@ async def test_doctor_names_the_missing_wall(level: Level, wall: str, named: str
 
 START = """
 import asyncio
-from tests.sandbox.walls_rig import open_level
+from tests.sandbox.level_rig import open_level
 
 async def main():
     async with open_level("strict"):
@@ -61,6 +62,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, and setpriv")
 def test_a_level_that_does_not_even_start_names_the_remedy() -> None:
     """As in Docker without our profile, which refuses the first `unshare`: here for want of a capability."""
@@ -72,19 +74,21 @@ def test_a_level_that_does_not_even_start_names_the_remedy() -> None:
     assert "deploy/worker-seccomp.json" in done.stderr.splitlines()[-1]
 
 
-async def test_auto_says_both_reasons_when_nothing_holds() -> None:
+@pytest.mark.slow
+async def test_auto_gives_both_reasons_when_no_level_holds() -> None:
     with pytest.raises(SandboxUnavailable, match=r"nothing will be run.*strict.*restricted"):
         async with open_level("auto", missing=("seccomp",)):
             pass
 
 
+@pytest.mark.slow
 async def test_auto_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with open_level("auto", missing=("cgroup",)) as host:
         assert host.level == "restricted"
     assert "sandbox_restricted" in caplog.text
 
 
-async def test_strict_receipt_says_what_holds() -> None:
+async def test_the_strict_receipt_lists_what_holds() -> None:
     async with open_level("strict") as host:
         sandbox = await host.prewarm("python")
         receipt = json.loads(sandbox.receipt)
@@ -100,8 +104,9 @@ async def test_strict_receipt_says_what_holds() -> None:
     assert receipt["network"] == "none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", ["time", "landlock", "cgroups"])
-async def test_receipt_changes_with_an_optional_wall(without: str) -> None:
+async def test_the_receipt_changes_with_an_optional_layer(without: str) -> None:
     async with open_level("strict") as host, open_level("strict", missing=(without,)) as weaker:
         receipts = []
         for each in (host, weaker):
@@ -114,7 +119,7 @@ async def test_receipt_changes_with_an_optional_wall(without: str) -> None:
     assert receipts[0][key] != receipts[1][key]
 
 
-async def test_an_attack_that_fails_counts_as_a_wall_that_fell(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_attack_that_cannot_run_counts_as_a_layer_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first prototype took an erring self-test for a pass."""
 
     async def erring(_sandbox: object, _event: object, **_options: object) -> Trial:

@@ -50,7 +50,7 @@ async def glance_at(queue: Queue, job_id: str) -> JobSnapshot | None:
             return follower.snapshot
 
 
-async def test_whole_lines_are_said_while_the_job_runs(
+async def test_whole_lines_are_streamed_while_the_job_runs(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     pool = InlinePool(behaviour=lambda execution: None)
@@ -68,7 +68,7 @@ async def test_whole_lines_are_said_while_the_job_runs(
     assert await glance_at(queue, job.job_id) == JobSnapshot(JobStatus.SUCCEEDED, 1)
 
 
-async def test_of_a_job_that_nobody_watches_nothing_is_written(
+async def test_a_job_without_followers_writes_no_live_logs(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     pool = InlinePool(behaviour=lambda execution: None)
@@ -100,7 +100,7 @@ async def test_a_worker_that_lost_its_lease_is_not_heard(
     assert await queue.read_logs(job.job_id, 1, 0) == b"a\n"
 
 
-async def test_what_was_said_and_is_gone_is_said_from_the_beginning(
+async def test_lost_live_logs_are_sent_from_the_beginning(
     queue: Queue, worker: HandWorker, make: MakeInvocation, raw: redis.Redis
 ) -> None:
     job = make()
@@ -138,8 +138,9 @@ async def looks_cost(queue: Queue, raw: redis.Redis, readers: list[Reader]) -> d
     return {name: calls - before[name] for name, calls in counted(raw).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, MANY])
-async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
+async def test_many_followers_cost_one_read_and_nothing_while_nothing_happens(
     queue: Queue,
     worker: HandWorker,
     make: MakeInvocation,
@@ -184,7 +185,8 @@ async def test_many_who_follow_cost_one_look_and_nothing_while_nothing_happens(
     assert queue._followers._jobs == {}
 
 
-async def test_what_happens_of_itself_is_seen_at_the_next_look(
+@pytest.mark.slow
+async def test_a_change_without_a_message_is_seen_at_the_next_read(
     queue: Queue, worker: HandWorker, make: MakeInvocation, read: Callable[[str], Any], raw: redis.Redis
 ) -> None:
     job, broken = make(), make()
