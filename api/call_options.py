@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -62,8 +62,7 @@ def read_call_options(
     """
     if not query and HEADERS.isdisjoint(headers):
         return DEFAULTS
-    prefer = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"prefer")
-    respond_async, wait_s, applied = _read_prefer(prefer, wait_cap_s)
+    respond_async, wait_s, applied = _read_prefer(_prefer_of(scope), wait_cap_s)
     if "async" in query:
         respond_async = _read_flag(query["async"])
     if "wait" in query:
@@ -101,17 +100,24 @@ def read_query(scope: Scope, allowed: frozenset[str]) -> dict[str, str]:
     return query
 
 
-def read_wait(prefer: Iterable[str], query_wait_s: float | None, wait_cap_s: float) -> tuple[float | None, bytes]:
+def read_wait(scope: Scope, query: Mapping[str, str], wait_cap_s: float) -> tuple[float | None, bytes]:
     """Return the seconds that a long poll waits and the value of Preference-Applied.
 
-    Args:
-        prefer: the values of the Prefer headers.
-        query_wait_s: the query parameter `wait`, which overrides Prefer; None without it.
+    The query parameter `wait` overrides Prefer. Without either, the seconds are None.
+
+    Raises:
+        InvalidPreference: Prefer has `handling=strict` and something that cannot be honoured.
+        CallerError: the query parameter is not a number of seconds.
     """
-    _, wait_s, applied = _read_prefer(",".join(prefer), wait_cap_s, knows_async=False)
-    if query_wait_s is not None:
-        wait_s = min(query_wait_s, wait_cap_s)
+    _, wait_s, applied = _read_prefer(_prefer_of(scope), wait_cap_s, knows_async=False)
+    if "wait" in query:
+        wait_s = min(_read_query_wait(query["wait"]), wait_cap_s)
     return wait_s, applied
+
+
+def _prefer_of(scope: Scope) -> str:
+    """Return all Prefer headers as one list."""
+    return ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"prefer")
 
 
 def _read_prefer(text: str, wait_cap_s: float, *, knows_async: bool = True) -> tuple[bool, float | None, bytes]:

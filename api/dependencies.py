@@ -98,26 +98,32 @@ JobId = Annotated[str, JOB.field()]
 
 
 async def get_job_record(request: Request, job_id: JobId) -> JobRecord:
-    """Return the job of the path, if the caller may use it.
+    """Return the job of the path, if the caller may use it; see `read_job`."""
+    return await read_job(services_of(request), request, job_id)
+
+
+async def read_job(services: Services, request: Request, job_id: str) -> JobRecord:
+    """Return a job, if the caller may use it.
 
     Raises:
         JobNotFound, JobGone, Forbidden: see `Authorizer.authorize_job`.
         QueueUnavailable, UnsafeRecord: the job cannot be read.
     """
-    services = services_of(request)
     return services.authorizer.authorize_job(request.scope, job_id, await services.queue.job(job_id))
 
 
 JobDep = Annotated[JobRecord, Depends(get_job_record)]
 
 
-async def get_revision(if_match: Annotated[str, IF_MATCH.field()] = "") -> str:
+async def get_revision(if_match: Annotated[list[str] | None, IF_MATCH.field()] = None) -> str:
     """Return the revision that the function must still have; "*" for any, empty without If-Match.
+
+    The last of several headers counts.
 
     Raises:
         CallerError: If-Match is not a single ETag.
     """
-    return read_if_match(if_match)
+    return read_if_match(if_match[-1] if if_match else "")
 
 
 RevisionDep = Annotated[str, Depends(get_revision)]

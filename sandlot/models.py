@@ -176,11 +176,6 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Age beyond which the job does not run again, counted from the time it was queued or became
     due. 0: no limit."""
 
-    @property
-    def attempts_if_lost(self) -> int:
-        """How often a job runs if each of its workers is lost."""
-        return self.attempts if OutcomeKind.WORKER_LOST in self.on else 1
-
 
 DEFAULT_RETRY: Final = RetryPolicy()
 """Policy of a function without one: a job whose worker was lost runs again, since that is not the

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable, Set
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from worker.disk_cache import DiskCache, seal
 from worker.execution import VersionSpec
 
 REPORT_S: Final = 60.0
-_NONE: Final[frozenset[str]] = frozenset()
 
 
 class BundleCache:
@@ -40,7 +39,9 @@ class BundleCache:
         self._cache = cache
         self._packages_of = packages_of
         self._secret_store = secret_store
-        self._revealed: dict[tuple[str, str], set[str]] = {}
+        self.revealed: Final[dict[tuple[str, str], set[str]]] = {}
+        """By function and digest, every secret value that this process gave to sandboxes of that
+        version. A version without secrets has no entry."""
         self._reports: asyncio.Task[None] | None = None
         self._specs: dict[tuple[str, str], VersionSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[VersionSpec]] = {}
@@ -108,12 +109,8 @@ class BundleCache:
         if not spec.secret_names:
             return spec
         values = await self._secret_store.reveal(spec.function, spec.secret_names)
-        self._revealed.setdefault((spec.function, spec.digest), set()).update(values.values())
+        self.revealed.setdefault((spec.function, spec.digest), set()).update(values.values())
         return dataclasses.replace(spec, secrets=values)
-
-    def revealed(self, function: str, digest: str) -> Set[str]:
-        """Return every secret value that this process gave to sandboxes of the version."""
-        return self._revealed.get((function, digest), _NONE)
 
     def _on_fetched(self, function: str, digest: str, task: asyncio.Task[VersionSpec]) -> None:
         del self._fetches[function, digest]

@@ -46,15 +46,12 @@ class RequestAudit:
         """
         self._log = log
         self._invocations = settings.audit_invoke
+        self.records_calls: Final = settings.audit_invoke and log is not None
+        """Calls of functions are recorded even if they are not refused."""
         self._proxies = read_proxies(settings)
         self._second = 0
         self._refusals = 0
         self._left_out = 0
-
-    @property
-    def records_calls(self) -> bool:
-        """True if calls of functions are recorded even if they are not refused."""
-        return self._invocations and self._log is not None
 
     def record(self, scope: Scope, status: int, request_id: bytes, body: bytes = b"") -> None:
         """Record an answered request, if it has to be.

@@ -27,6 +27,14 @@ _ETAG: Final = f'"{"1" * 64}"'
 _IF_NONE_MATCH: Final = Parameter(
     "If-None-Match", "header", "the ETag of an earlier reply: 304 if the reply would be the same", _ETAG
 )
+_RANGE: Final = Parameter(
+    "Range", "header", "the part of the value to send: one range of bytes; others are ignored", "bytes=0-1023"
+)
+_IF_RANGE: Final = Parameter(
+    "If-Range", "header", "the ETag of an earlier reply: Range is ignored if the value has another one", _ETAG
+)
+_RESULT_ETAG: Final = Header("ETag", "the SHA-256 of the value", _ETAG)
+_RESULT_HEADERS: Final = (_RESULT_ETAG, Header("Accept-Ranges", "Range is accepted", "bytes", ("bytes",)))
 _ETAG_HEADER: Final = Header("ETag", "changes whenever the job does", _ETAG)
 _LAST_EVENT_ID: Final = Parameter(
     "Last-Event-ID", "header", "continue after the event with this id", "running.1.512", POSITION
@@ -96,12 +104,22 @@ GET_RESULT: Final = Operation(
     description="The ETag never changes: If-None-Match answers 304, Range returns a part, HEAD the length. A value "
     "above 256 KiB is read while it is sent; if the rest cannot be read, the connection closes before Content-Length "
     "is reached.",
-    parameters=(JOB,),
+    parameters=(JOB, _RANGE, _IF_RANGE, _IF_NONE_MATCH),
     answers_head=True,
     answers=(
-        ResponseDoc(200, "the value alone", {"message": "Hello, Ada!"}),
-        ResponseDoc(206, "the part that Range requests", "Ada!", "application/json"),
+        ResponseDoc(200, "the value alone", {"message": "Hello, Ada!"}, headers=_RESULT_HEADERS),
+        ResponseDoc(
+            206,
+            "the part that Range requests",
+            "Ada!",
+            "application/json",
+            headers=(
+                *_RESULT_HEADERS,
+                Header("Content-Range", "the part and the length of the value", "bytes 19-22/25"),
+            ),
+        ),
         ResponseDoc(202, "the job is not over yet", QUEUED, schema=ref("Job")),
+        ResponseDoc(304, "the caller has the value already", headers=(_RESULT_ETAG,)),
         BAD_REQUEST,
         UNAUTHENTICATED,
         FORBIDDEN,
@@ -113,6 +131,7 @@ GET_RESULT: Final = Operation(
             outcome="timeout",
         ),
         JOB_GONE,
+        problem_doc("the range starts after the end", "range_not_satisfiable", "the result has 25 bytes"),
         TRY_AGAIN,
     ),
     curl=f"curl localhost:8000/v1/jobs/{JOB_ID}/result",

@@ -8,8 +8,17 @@ from typing import Annotated, Final
 from fastapi import Request
 from fastapi.responses import Response
 
-from api.call_options import DEFAULTS, read_wait
-from api.dependencies import AuthorizerDep, InvocationsDep, JobDep, KeyDep, QueueDep, ServicesDep
+from api.call_options import DEFAULTS, read_query, read_wait
+from api.dependencies import (
+    AuthorizerDep,
+    InvocationsDep,
+    JobDep,
+    JobId,
+    KeyDep,
+    QueueDep,
+    read_job,
+    services_of,
+)
 from api.documents import job_document
 from api.http.body import Body, start_stream
 from api.http.conditional import RangeNotSatisfiable, etag_matches, requested_range
@@ -48,15 +57,13 @@ async def list_jobs(
     return response_of(json_reply(200, {"jobs": jobs, "next": page.next or None}))
 
 
-@handlers.serves(GET_JOB)
-async def get_job(
-    job: JobDep,
-    services: ServicesDep,
-    wait: Annotated[float | None, GET_JOB.field("wait")] = None,
-    prefer: Annotated[list[str] | None, GET_JOB.field("Prefer")] = None,
-    if_none_match: Annotated[str, GET_JOB.field("If-None-Match")] = "",
-) -> Response:
-    wait_s, applied = read_wait(prefer or [], wait, services.settings.wait_cap_s)
+@handlers.serves(GET_JOB, reads=("wait", "Prefer", "If-None-Match"))
+async def get_job(request: Request, job_id: JobId) -> Response:
+    # Polled often, so it reads its parameters itself. A bad wait is a 400 whatever the job.
+    services = services_of(request)
+    query = read_query(request.scope, GET_JOB.query_names)
+    wait_s, applied = read_wait(request.scope, query, services.settings.wait_cap_s)
+    job = await read_job(services, request, job_id)
     if wait_s and not job.status.final:
         job = await services.invocations.long_poll(job.id, wait_s) or job
     headers: Headers = [(b"preference-applied", applied)] if applied else []
@@ -65,7 +72,7 @@ async def get_job(
     status, described, body = json_reply(200, job_document(job, await inline_result(services.queue, job)))
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     headers.append((b"etag", etag.encode()))
-    if etag_matches(if_none_match, etag):
+    if etag_matches(request.headers.get("if-none-match", ""), etag):
         return response_of((304, headers, b""))
     return response_of((status, [*described, *headers], body))
 
@@ -78,7 +85,7 @@ async def inline_result(queue: Queue, job: JobRecord) -> bytes | None:
     return None if ended is None else ended.result
 
 
-@handlers.serves(GET_RESULT)
+@handlers.serves(GET_RESULT, reads=("Range", "If-Range", "If-None-Match"))
 async def get_result(request: Request, job: JobDep, queue: QueueDep) -> Response:
     if not job.status.final:
         return response_of(json_reply(202, job_document(job, None), [RETRY_SOON]))

@@ -167,10 +167,11 @@ class Registry:
             VersionPending, VersionFailed: its dependencies are not resolved yet, or cannot be.
         """
         cached = self._resolved.get((name, qualifier))
-        if cached is not None and (self._invalidation.alive or time.monotonic() - cached[1] < _SAFETY_TTL_S):
+        now_s = time.monotonic()
+        if cached is not None and now_s < max(self._invalidation.alive_until_s, cached[1] + _SAFETY_TTL_S):
             target = cached[0]
         else:
-            epoch, read_at_s = self._epoch, time.monotonic()
+            epoch, read_at_s = self._epoch, now_s
             target = await self._look_up(name, qualifier)
             if epoch == self._epoch:  # else a push came in between, which may invalidate what was read
                 _bounded(self._resolved)[name, qualifier] = target, read_at_s

@@ -33,7 +33,9 @@ class Admission:
     """The breakers that are not closed and the last memory alert, kept up to date by Pub/Sub.
 
     `breakers_to_check` is the third argument of `submit.lua`: the queues whose breaker the script
-    has to look up, as ` a b `, `*` for every queue or an empty string for none.
+    has to look up, as ` a b `, `*` for every queue or an empty string for none. `memory_alert` is
+    the share of Redis's memory in use, in percent, and the time by `time.monotonic` at which the
+    alert expires; `None` if memory is not short. `memory_percent` drops an expired one.
     """
 
     def __init__(self, url: str, read_open_breakers: Callable[[], Awaitable[list[str]]]) -> None:
@@ -46,14 +48,14 @@ class Admission:
         self._must_reread = asyncio.Event()
         self._subscription = Subscription(url, keys.BREAKERS_CHANGED, self._on_message, self._on_subscribed)
         self._reader: asyncio.Task[None] | None = None
-        self._memory_alert: tuple[int, float] | None = None
+        self.memory_alert: tuple[int, float] | None = None
         self.breakers_to_check = CHECK_ALL
 
     def memory_percent(self) -> int:
         """Return the share of Redis's memory in use if it is too high for new work, else 0."""
-        if self._memory_alert is not None and self._memory_alert[1] < time.monotonic():
-            self._memory_alert = None
-        return 0 if self._memory_alert is None else self._memory_alert[0]
+        if self.memory_alert is not None and self.memory_alert[1] < time.monotonic():
+            self.memory_alert = None
+        return 0 if self.memory_alert is None else self.memory_alert[0]
 
     async def open(self) -> None:
         """Subscribe and read the breakers.
@@ -78,9 +80,9 @@ class Admission:
         elif sign == "-":
             self._open_breakers.discard(queue)
         elif sign == "!" and queue.isdecimal():
-            if self._memory_alert is None:
+            if self.memory_alert is None:
                 log.warning("redis memory is low, new work is refused", extra={"used_percent": int(queue)})
-            self._memory_alert = int(queue), time.monotonic() + MEMORY_ALERT_TTL_S
+            self.memory_alert = int(queue), time.monotonic() + MEMORY_ALERT_TTL_S
         if self.breakers_to_check != CHECK_ALL:
             self._update_breakers_to_check()
 

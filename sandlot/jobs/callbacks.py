@@ -82,9 +82,7 @@ _decoder: Final = msgspec.json.Decoder(CallbackRequest)
 
 
 def seal_callback(key: bytes, invocation: Invocation) -> bytes:
-    """Return `<signature>|<json>` for the invocation's callback, or an empty text without one."""
-    if not invocation.callback_url:
-        return b""
+    """Return `<signature>|<json>` for the callback of an invocation that has one."""
     request = CallbackRequest(
         invocation.job_id,
         invocation.function,

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from sandlot.errors import UnsafeRecord
-from sandlot.models import DEFAULT_RETRY, Invocation, RetryPolicy
+from sandlot.models import DEFAULT_RETRY, Invocation, OutcomeKind, RetryPolicy
 from sandlot.signing import mac
 
 DATA_PREFIX: Final = b'["sandlot.jobs.invoke",null,['
@@ -59,8 +59,13 @@ def seal(key: bytes, invocation: Invocation) -> bytes:
         owner=invocation.owner,
         request=msgspec.Raw(invocation.request) if invocation.request else msgspec.UNSET,
     )
-    text = b"%d|%d|%b" % (invocation.retry.attempts_if_lost, invocation.not_after_ms, _encoder.encode(envelope))
+    text = b"%d|%d|%b" % (_attempts_if_lost(invocation.retry), invocation.not_after_ms, _encoder.encode(envelope))
     return mac(key, b"envelope", text, invocation.event) + b"|" + text
+
+
+def _attempts_if_lost(retry: RetryPolicy) -> int:
+    """Return how often a job runs if each of its workers is lost."""
+    return retry.attempts if OutcomeKind.WORKER_LOST in retry.on else 1
 
 
 def unseal(key: bytes, job_id: str, sealed: bytes, data: Event) -> tuple[Envelope, Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import lru_cache
 from heapq import nlargest
 from typing import Final, cast
 
@@ -124,9 +125,10 @@ def _milliseconds(stamp: bytes) -> int:
     return int(moment.timestamp()) * 1000 + moment.microsecond // 1000
 
 
+@lru_cache(maxsize=64)
 def job_status(status: bytes, kind: bytes) -> JobStatus:
     """Return the status of a job from RQ's status and the outcome kind, both as the scripts return
-    them."""
+    them. There are few of each, and every submit asks."""
     return status_of(OutcomeKind(kind.decode())) if kind else _LIVE_STATUS.get(status, JobStatus.FAILED)
 
 

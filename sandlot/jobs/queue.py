@@ -152,7 +152,7 @@ class Queue:
             QueueUnavailable: nothing was acknowledged; the message says whether it may have been
                 queued all the same.
         """
-        if percent := self._admission.memory_percent():
+        if self._admission.memory_alert is not None and (percent := self._admission.memory_percent()):
             raise memory_low(percent)
         arguments = await offload(
             len(invocation.event), submit_arguments, self._key, invocation, self._channel if reply else ""

@@ -59,7 +59,7 @@ def submit_arguments(signing_key: bytes, invocation: Invocation, channel: str) -
         invocation.delay_ms,
         *_idempotency(invocation),
         channel,
-        seal_callback(signing_key, invocation),
+        seal_callback(signing_key, invocation) if invocation.callback_url else b"",
     )
 
 

@@ -29,13 +29,10 @@ class Invalidation:
         self._redis = redis
         self._channel = channel
         self._changed = changed
-        self._heard_s = float("-inf")
+        self.alive_until_s = float("-inf")
+        """The time by `time.monotonic` until which every change reaches this process, because the
+        subscription answered within the last seconds."""
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """True if a change made now would arrive: subscribed, with traffic in the last seconds."""
-        return time.monotonic() - self._heard_s < _SILENCE_S
 
     def start(self) -> None:
         if self._task is None:
@@ -50,8 +47,9 @@ class Invalidation:
             try:
                 await self._subscribe()
             except (RedisError, OSError, TimeoutError) as error:
-                level = logging.WARNING if self._heard_s > float("-inf") else logging.DEBUG  # Log an outage once.
-                self._heard_s = float("-inf")
+                was_alive = self.alive_until_s > float("-inf")
+                level = logging.WARNING if was_alive else logging.DEBUG  # Log an outage once.
+                self.alive_until_s = float("-inf")
                 _log.log(
                     level,
                     "invalidation subscription lost",
@@ -70,12 +68,13 @@ class Invalidation:
                     await pubsub.ping()
                     continue
                 heard_s = self._on_message(message["type"], message["data"])
-        self._heard_s = float("-inf")
+        self.alive_until_s = float("-inf")
 
     def _on_message(self, kind: str, data: object) -> float:
-        self._heard_s = time.monotonic()
+        heard_s = time.monotonic()
+        self.alive_until_s = heard_s + _SILENCE_S
         if kind == "subscribe":
             self._changed(None)  # Changes before the subscription were not published to this client.
         elif kind == "message" and isinstance(data, bytes):
             self._changed(data.decode("utf-8", "replace"))
-        return self._heard_s
+        return heard_s

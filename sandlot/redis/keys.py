@@ -7,6 +7,7 @@ primary, with replicas if needed.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 # RQ 3.0 (rq/job.py, queue.py, registry.py, results.py, worker_registration.py).
@@ -160,6 +161,7 @@ END: Final = "sl_end"
 """The signed outcome record."""
 
 
+@lru_cache(maxsize=1024)
 def queue_name(function: str, placement: str) -> str:
     """Return the RQ queue of a function's jobs, such as `hello@python`."""
     return f"{function}@{placement}"

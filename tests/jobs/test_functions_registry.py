@@ -74,7 +74,7 @@ async def test_deploys_at_the_same_time_each_get_a_number_of_their_own(registry:
 
 
 async def test_a_deploy_elsewhere_is_pushed_here(registry: Registry, elsewhere: Registry) -> None:
-    await eventually(lambda: elsewhere._invalidation.alive)
+    await eventually(lambda: elsewhere._invalidation.alive_until_s > time.monotonic())
     await registry.deploy("hello", code(1), MANIFEST)
     assert (await elsewhere.resolve("hello")).number == 1
     await registry.deploy("hello", code(2), MANIFEST)
@@ -83,7 +83,7 @@ async def test_a_deploy_elsewhere_is_pushed_here(registry: Registry, elsewhere: 
 
 
 async def test_a_name_that_is_known_costs_no_call_while_pushes_come(registry: Registry, raw: redis.Redis) -> None:
-    await eventually(lambda: registry._invalidation.alive)
+    await eventually(lambda: registry._invalidation.alive_until_s > time.monotonic())
     epoch = registry._epoch
     await registry.deploy("hello", code(1), MANIFEST)
     await eventually(lambda: registry._epoch == epoch + 2)  # once by the deploy itself, once by its push
@@ -211,11 +211,11 @@ async def test_without_redis_every_request_reports_it() -> None:
 async def test_a_subscription_that_is_cut_is_made_again(
     registry: Registry, elsewhere: Registry, raw: redis.Redis
 ) -> None:
-    await eventually(lambda: elsewhere._invalidation.alive)
+    await eventually(lambda: elsewhere._invalidation.alive_until_s > time.monotonic())
     await registry.deploy("hello", code(1), MANIFEST)
     assert (await elsewhere.resolve("hello")).number == 1
     raw.client_kill_filter(_type="pubsub")
-    await eventually(lambda: not elsewhere._invalidation.alive)
+    await eventually(lambda: elsewhere._invalidation.alive_until_s <= time.monotonic())
     await registry.deploy("hello", code(2), MANIFEST)
-    await eventually(lambda: elsewhere._invalidation.alive)
+    await eventually(lambda: elsewhere._invalidation.alive_until_s > time.monotonic())
     assert (await elsewhere.resolve("hello")).number == 2, "what was missed while cut off is not believed"

@@ -138,7 +138,7 @@ class Printing:
 )
 def test_live_logs_hide_the_same_secrets_as_logs(secret: str, said: bytes) -> None:
     """Of a secret of several lines nothing is said before all of it is there, which is when the job is over."""
-    redaction = RedactionMiddleware(lambda function, digest: [secret])
+    redaction = RedactionMiddleware({("f", "d"): [secret]})
     pool = MiddlewarePool(Printing(b"a hunter22 b\n"), [redaction])
     assert pool.output_of("j") == b""
     pool.start(Execution("j", 1, "f", 1, "d", b"1", 1000), lambda *ended: None)

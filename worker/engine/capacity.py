@@ -1,4 +1,4 @@
-"""Capacity of a worker: how many slots it has, and how many jobs it claims beyond idle slots."""
+"""Capacity of a worker: how many slots it has."""
 
 from __future__ import annotations
 
@@ -6,54 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-SHORT_RUN_MS: Final = 5.0
-"""Runs that take less than this on average are short: only then are jobs prefetched."""
-TARGET_WAIT_MS: Final = 10.0
-"""About how long the last prefetched job waits for its slot. A lost wake-up would cost as much."""
-PREFETCH_PER_SLOT: Final = 12
-"""Upper limit: prefetched jobs are held up by a lease if this worker dies. Measured with 2, 4, 6
-and 10, each better than the one before."""
-PREFETCH_WAIT_LIMIT_S: Final = 0.05
-"""A prefetched job that has waited this long goes back to its queue: the runs before it were not as
-short as those before them."""
 SHRINK_AFTER_BEATS: Final = 30
 """Heartbeats (one a second) with an idle slot after which the worker gives slots up."""
-_NEWEST_RUN_WEIGHT: Final = 0.1
-"""Share of the newest run in the average, so that about ten runs decide."""
-
-
-class Prefetch:
-    """Limit of the jobs that a worker claims beyond its idle slots.
-
-    With runs shorter than a round trip to Redis, a slot would wait longer for its next job than it
-    works on it, and each step would settle and claim one or two. Prefetched jobs keep the slots
-    busy and make each step serve many: with up to twelve a slot instead of two, 256 clients get 1.1
-    times as many answers. Longer runs gain nothing from it, and no other worker can run a
-    prefetched job. settle_and_claim.lua gives each worker at most its share of the queued jobs.
-
-    The average run time starts above `SHORT_RUN_MS`, and returns there after each job that has
-    waited too long.
-    """
-
-    def __init__(self) -> None:
-        self._run_ms = 2 * SHORT_RUN_MS
-
-    def note_run(self, run_ms: float) -> None:
-        """Count a run. A long run counts as four short ones at most.
-
-        Otherwise a single long run would stop prefetching for hundreds of runs.
-        """
-        self._run_ms += (min(run_ms, 4 * SHORT_RUN_MS) - self._run_ms) * _NEWEST_RUN_WEIGHT
-
-    def note_waited_too_long(self) -> None:
-        """Stop prefetching until runs are short again."""
-        self._run_ms = 4 * SHORT_RUN_MS
-
-    def limit(self, slots: int) -> int:
-        """Return how many jobs a worker with this many slots may hold beyond them."""
-        if self._run_ms >= SHORT_RUN_MS:
-            return 0
-        return slots * int(min(PREFETCH_PER_SLOT, TARGET_WAIT_MS / max(self._run_ms, 0.001)))
 
 
 class Scaling:

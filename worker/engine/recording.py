@@ -1,4 +1,4 @@
-"""Slow settlements: large results, failures that may be retried, and leases given back.
+"""Finished attempts, and the slow calls that record some of them.
 
 The dispatcher's next step records a small result of a successful run. Before a large result is
 recorded its chunks are stored, and Redis decides one by one whether a failure is retried. An
@@ -16,15 +16,15 @@ from time import monotonic as monotonic_s
 from typing import Final, TypeVar, cast
 
 import hiredis
+import msgspec
 
 from sandlot.errors import QueueUnavailable
 from sandlot.jobs.large_results import LARGE_RESULT_BYTES, split_chunks
-from sandlot.jobs.settlement import encode_chunked_result, encode_result
-from sandlot.jobs.worker_queue import RetryDecision, WorkerQueue
-from sandlot.models import CRASHES
+from sandlot.jobs.settlement import EncodedResult, SealedOutcome, encode_chunked_result, encode_result
+from sandlot.jobs.worker_queue import Claim, RetryDecision, WorkerQueue
+from sandlot.models import CRASHES, Outcome, RetryPolicy, Timings
 from sandlot.offload import OFFLOAD_BYTES
 from sandlot.redis.pipeline import BACKOFFS_S
-from worker.engine.attempts import FinishedAttempt
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,54 @@ CHUNKS_AT_ONCE: Final = 4
 is some milliseconds away. Only these chunks are copied."""
 
 Answer = TypeVar("Answer")
+_NOTHING_TIMED: Final = Timings()
+
+
+class FinishedAttempt(msgspec.Struct, eq=False):
+    """An attempt whose outcome is not recorded yet. Moments are by `time.monotonic`."""
+
+    claim: Claim
+    function: str
+    version: int
+    outcome: Outcome
+    claimed_s: float
+    done_s: float
+    retry: RetryPolicy | None = None
+    """None if every further attempt would end in the same way."""
+    encoded: EncodedResult | None = None
+    """Set for a large result only, which is encoded or stored before a step records it."""
+    timings: Timings = _NOTHING_TIMED
+    """Complete once `seal` was called."""
+
+    @property
+    def recorded_bytes(self) -> int:
+        """How many bytes of its result the step carries; 0 if the result is already stored."""
+        return 0 if self.encoded is not None and self.encoded.digests else len(self.outcome.result)
+
+    def seal(self, queue: WorkerQueue, now_s: float) -> SealedOutcome:
+        """Return the signed arguments that record it; `settle` is its wait for this moment."""
+        inner, queued_ms = self.outcome.timings, self.claim.queued_ms
+        self.timings = Timings(
+            queued=queued_ms,
+            boot=inner.boot,
+            import_=inner.import_,
+            run=inner.run,
+            settle=round((now_s - self.done_s) * 1000, 3),
+            total=round(queued_ms + (now_s - self.claimed_s) * 1000, 3),
+        )
+        return queue.seal_outcome(self.claim, self.function, self.version, self.outcome, self.timings, self.encoded)
+
+    def log_fields(self) -> dict[str, object]:
+        """Return the fields of a log line about this attempt."""
+        return {
+            "job_id": self.claim.job_id,
+            "attempt": self.claim.attempt,
+            "function": self.function,
+            "version": self.version,
+            "outcome": self.outcome.kind.value,
+            "run_ms": self.timings.run,
+            "total_ms": self.timings.total,
+        }
 
 
 def retry_decision(finished: FinishedAttempt) -> RetryDecision | None:

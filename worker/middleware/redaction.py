@@ -6,7 +6,7 @@ own answer and stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -24,21 +24,21 @@ SHORTEST: Final = 4
 class RedactionMiddleware(Middleware):
     """Middleware that masks a version's secrets in outcomes and in the output of running jobs."""
 
-    def __init__(self, values_of: Callable[[str, str], Collection[str]]) -> None:
+    def __init__(self, revealed: Mapping[tuple[str, str], Collection[str]]) -> None:
         """
         Args:
-            values_of: returns every value that a version, by function and digest, was given since
-                this process started.
+            revealed: by function and digest, every value that a version was given since this
+                process started; versions without secrets are missing.
         """
-        self._values_of = values_of
+        self._revealed = revealed
 
     def before_done(self, execution: Execution, ended: Outcome | SandlotError) -> Outcome | SandlotError:
-        if isinstance(ended, Outcome) and (values := self._values_of(execution.function, execution.digest)):
+        if isinstance(ended, Outcome) and (values := self._revealed.get((execution.function, execution.digest))):
             return masked(ended, values)
         return ended
 
     def filter_output(self, execution: Execution, output: bytes) -> bytes:
-        values = self._values_of(execution.function, execution.digest)
+        values = self._revealed.get((execution.function, execution.digest), ())
         # The first line of a secret could be shown before the rest is printed, when it is not yet
         # recognisable.
         if any(len(value.strip().splitlines()) > 1 for value in values):

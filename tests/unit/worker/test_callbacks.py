@@ -16,6 +16,7 @@ from sandlot.callback_policy import callback_hosts, callback_secrets, check_call
 from sandlot.errors import CallbackRefused, InvalidSettings, UnsafeRecord
 from sandlot.jobs.callbacks import CallbackRequest, open_callback, seal_callback
 from sandlot.jobs.settlement import OutcomeRecord
+from sandlot.jobs.submit import submit_arguments
 from sandlot.models import Evidence, FunctionError, Invocation, OutcomeKind
 from sandlot.network_policy import AllowList
 from sandlot.settings import Settings
@@ -149,7 +150,8 @@ def test_an_order_is_believed_for_its_own_job_alone() -> None:
     )  # fmt: skip
     sealed = seal_callback(KEY, invocation)
     assert open_callback(KEY, "j-1", sealed) == ORDER
-    assert seal_callback(KEY, msgspec.structs.replace(invocation, callback_url="")) == b""
+    assert submit_arguments(KEY, invocation, "")[-1] == sealed
+    assert submit_arguments(KEY, msgspec.structs.replace(invocation, callback_url=""), "")[-1] == b""
     for job_id, text in (("j-2", sealed), ("j-1", sealed.replace(b"hooks", b"crook")), ("j-1", b""), ("j-1", b"|{}")):
         with pytest.raises(UnsafeRecord):
             open_callback(KEY, job_id, text)

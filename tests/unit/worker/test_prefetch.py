@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.engine.capacity import PREFETCH_PER_SLOT, SHORT_RUN_MS, Prefetch
+from worker.engine.dispatcher import PREFETCH_PER_SLOT, SHORT_RUN_MS, Prefetch
 
 
 def after(run_ms: float, runs: int = 100) -> Prefetch:
