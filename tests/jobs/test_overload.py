@@ -195,7 +195,7 @@ async def test_when_memory_runs_short_new_work_is_refused_and_the_old_is_finishe
         assert (await worker.step(0, worker.ending(claim))).answers == ["ok"]
     finally:
         raw.config_set("maxmemory", 0)
-    queue._admission._memory_alert = (90, 0.0)  # the last word of it is long ago
+    queue._admission.memory_alert = (90, 0.0)  # the last alert has expired
     await queue.submit(make(), reply=False)
 
 
