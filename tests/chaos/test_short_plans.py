@@ -25,7 +25,7 @@ SEED = 1
 
 
 @pytest.mark.parametrize("name", SHORT_S)
-async def test_nothing_acknowledged_is_lost_doubled_or_changed(name: str, tmp_path: Path) -> None:
+async def test_acknowledged_jobs_are_never_lost_doubled_or_changed(name: str, tmp_path: Path) -> None:
     plan = _plan(name)
     if reason := why_not(plan):
         pytest.skip(reason)

@@ -42,7 +42,7 @@ async def upgraded(
     return history, judgement
 
 
-async def test_no_call_is_lost_refused_or_run_twice_while_another_version_takes_over(new: Path, tmp_path: Path) -> None:
+async def test_no_call_is_lost_refused_or_run_twice_during_an_upgrade(new: Path, tmp_path: Path) -> None:
     """A link means the new version; workers one by one; SIGHUP for the API, whose successors are of the new one."""
     old = installations.install(installations.this_tree(tmp_path), OLD, tmp_path)
     current = tmp_path / "sandlot"
@@ -65,9 +65,7 @@ async def test_no_call_is_lost_refused_or_run_twice_while_another_version_takes_
 
 @pytest.mark.skipif("SANDLOT_TEST_UPGRADES" not in os.environ, reason="half a minute more: make test-upgrades")
 @pytest.mark.skipif(bool(installations.why_no_history()), reason=installations.why_no_history())
-async def test_nothing_is_lost_or_run_twice_while_the_code_of_another_day_is_replaced(
-    new: Path, tmp_path: Path
-) -> None:
+async def test_nothing_is_lost_or_run_twice_when_code_of_another_date_is_replaced(new: Path, tmp_path: Path) -> None:
     """Really different code: its workers under its API, then, as the changelog has it, under ours, then workers of both. Its API is restarted, and its callers try again meanwhile."""
     old = installations.install(installations.released_tree(tmp_path), OLD, tmp_path)
     current = tmp_path / "sandlot"

@@ -94,7 +94,7 @@ def labels(network: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("function", "answer"), [("py", {"python": 42}), ("js", {"node": 42})])
-def test_a_call_is_answered_from_a_strict_sandbox(stack: Stack, function: str, answer: object) -> None:
+def test_a_call_runs_in_a_strict_sandbox(stack: Stack, function: str, answer: object) -> None:
     reply = stack.call(function, {"n": 21})
     assert (reply.status_code, reply.json()) == (200, answer)
     receipt = stack.job(reply.headers["x-job-id"])["sandbox"]
@@ -103,12 +103,12 @@ def test_a_call_is_answered_from_a_strict_sandbox(stack: Stack, function: str, a
 
 
 @pytest.mark.parametrize(("function", "answer"), [("py", {"python": 42}), ("js", {"node": 42})])
-def test_a_job_is_accepted_run_and_kept(stack: Stack, function: str, answer: object) -> None:
+def test_a_job_is_accepted_run_and_its_result_kept(stack: Stack, function: str, answer: object) -> None:
     record = stack.job(stack.submit(function, {"n": 21}))
     assert (record["outcome"], record["result"]) == ("ok", answer)
 
 
-def test_what_a_function_depends_on_comes_from_the_index_that_was_named(stack: Stack) -> None:
+def test_dependencies_come_from_the_configured_index(stack: Stack) -> None:
     stack.deploy("greet", "greet.py", GREET)
     version = stack.built("greet")
     assert version["state"] == "active", version
@@ -117,19 +117,19 @@ def test_what_a_function_depends_on_comes_from_the_index_that_was_named(stack: S
     assert stack.job(reply.headers["x-job-id"])["sandbox"]["level"] == "strict"
 
 
-def test_without_the_key_nothing_is_run(stack: Stack) -> None:
+def test_calls_without_the_key_run_nothing(stack: Stack) -> None:
     reply = stack.http.post("/v1/functions/py/invoke", json={"n": 1}, headers={"authorization": ""})
     assert reply.status_code == 401
 
 
 @pytest.mark.parametrize("service", ["valkey", "api", "worker"])
-def test_every_container_is_healthy_by_its_own_account(stack: Stack, service: str) -> None:
+def test_every_container_reports_itself_healthy(stack: Stack, service: str) -> None:
     (name,) = stack.containers(service)
     until(lambda: stack.engine.healthy(name), reason=lambda: f"{service} to be healthy")
 
 
 @pytest.mark.parametrize("service", ["valkey", "api", "worker"])
-def test_every_process_in_a_container_is_nobody_and_can_write_nothing_of_the_image(stack: Stack, service: str) -> None:
+def test_every_process_in_a_container_is_unprivileged_and_cannot_write_to_the_image(stack: Stack, service: str) -> None:
     (name,) = stack.containers(service)
     look = "cat /proc/1/status; touch /opt/x /etc/x /x 2>&1 | wc -l"
     found = stack.engine.run("exec", name, "bash", "-c", look).stdout
@@ -141,7 +141,7 @@ def test_every_process_in_a_container_is_nobody_and_can_write_nothing_of_the_ima
 
 
 @pytest.mark.parametrize("service", ["valkey", "api", "worker"])
-def test_the_engine_bounds_every_container_and_starts_it_again(stack: Stack, service: str) -> None:
+def test_the_engine_limits_and_restarts_every_container(stack: Stack, service: str) -> None:
     (name,) = stack.containers(service)
     given = stack.engine.inspect(name)["HostConfig"]
     assert given["Memory"] > 0
@@ -150,7 +150,7 @@ def test_the_engine_bounds_every_container_and_starts_it_again(stack: Stack, ser
     assert given["RestartPolicy"]["Name"] == "unless-stopped"
 
 
-def test_a_worker_that_dies_is_started_again_by_the_engine(stack: Stack) -> None:
+def test_the_engine_restarts_a_dead_worker(stack: Stack) -> None:
     (worker,) = stack.containers("worker")
     before = stack.worker_names()
     os.kill(
@@ -160,7 +160,7 @@ def test_a_worker_that_dies_is_started_again_by_the_engine(stack: Stack) -> None
     stack.wait_for(workers=1)
 
 
-def test_no_secret_is_in_the_environment_or_the_arguments_of_a_container(stack: Stack, secrets: Path) -> None:
+def test_no_container_has_a_secret_in_its_environment_or_arguments(stack: Stack, secrets: Path) -> None:
     values = {
         (secrets / name).read_text().strip()
         for name in ("signing.key", "api.key", "metrics.token", "redis-api.url", "redis-worker.url")
@@ -171,13 +171,13 @@ def test_no_secret_is_in_the_environment_or_the_arguments_of_a_container(stack: 
         assert not [value for value in values if value in text]
 
 
-def test_valkey_has_the_allocator_that_does_not_slow_with_the_queue(stack: Stack) -> None:
+def test_valkey_uses_the_allocator_that_stays_fast_as_the_queue_grows(stack: Stack) -> None:
     (valkey,) = stack.containers("valkey")
     look = "for maps in /proc/[0-9]*/maps; do grep -l mimalloc $maps; done 2>/dev/null | xargs dirname | xargs -I{} cat {}/comm"
     assert stack.engine.run("exec", valkey, "bash", "-c", look).stdout.split() == ["valkey-server"]
 
 
-def test_valkey_answers_nobody_without_a_password_and_cannot_reach_the_world(stack: Stack) -> None:
+def test_valkey_needs_a_password_and_cannot_reach_other_networks(stack: Stack) -> None:
     (valkey,) = stack.containers("valkey")
     assert "NOPERM" in stack.engine.run("exec", valkey, "bash", "-c", ASK_VALKEY).stdout
     (api,) = stack.containers("api")
@@ -203,7 +203,7 @@ for address in sorted({found[4][0] for found in socket.getaddrinfo("worker", 910
 """
 
 
-def test_every_worker_is_scraped_by_its_services_name_with_the_token_alone(stack: Stack) -> None:
+def test_workers_are_scraped_by_service_name_and_only_with_the_token(stack: Stack) -> None:
     """As Prometheus does it, whose image cannot be had where these tests run."""
     (api,) = stack.containers("api")
     told = stack.engine.run("exec", api, "python", "-c", SCRAPE).stdout.splitlines()
@@ -215,7 +215,7 @@ def test_every_worker_is_scraped_by_its_services_name_with_the_token_alone(stack
     assert 'sandlot_placement_workers{placement="python"}' in reply.text
 
 
-def test_a_workers_own_attack_on_its_sandboxes_finds_every_wall(stack: Stack) -> None:
+def test_a_workers_selftest_finds_every_isolation_feature(stack: Stack) -> None:
     (worker,) = stack.containers("worker")
     checks = json.loads(stack.engine.run("exec", worker, "sandlot", "doctor", "--json").stdout)
     walls = {check["name"]: check["grade"] for check in checks if "andbox" in check["name"]}
@@ -232,7 +232,7 @@ def test_four_workers_share_the_work(stack: Stack) -> None:
     assert len(stack.containers("worker")) == 4
 
 
-def test_workers_that_are_stopped_finish_what_they_run(stack: Stack) -> None:
+def test_stopped_workers_finish_their_running_jobs(stack: Stack) -> None:
     """As at an upgrade: new ones are there, old ones are stopped."""
     stack.up(workers=4)
     stack.wait_for(workers=4)
@@ -245,7 +245,7 @@ def test_workers_that_are_stopped_finish_what_they_run(stack: Stack) -> None:
     assert Counter((record["outcome"], record["attempt"]) for record in records) == {("ok", 1): 4 * SLOTS}
 
 
-def test_what_a_killed_worker_had_begun_is_done_by_the_others(stack: Stack) -> None:
+def test_jobs_of_a_killed_worker_finish_on_the_others(stack: Stack) -> None:
     stack.up(workers=4)
     stack.wait_for(workers=4)
     jobs = [stack.submit("slow", {"s": 3}) for _ in range(4 * SLOTS)]
@@ -257,7 +257,7 @@ def test_what_a_killed_worker_had_begun_is_done_by_the_others(stack: Stack) -> N
 
 
 @pytest.mark.parametrize("ending", ["TERM", "KILL"])
-def test_nothing_that_was_accepted_is_lost_when_valkey_goes_and_comes_back(stack: Stack, ending: str) -> None:
+def test_no_accepted_job_is_lost_when_valkey_restarts(stack: Stack, ending: str) -> None:
     jobs = [stack.submit("slow", {"s": 0.05, "n": number}) for number in range(60)]
     (valkey,) = stack.containers("valkey")
     before = stack.engine.inspect(valkey)["State"]["StartedAt"]
@@ -273,7 +273,7 @@ def test_nothing_that_was_accepted_is_lost_when_valkey_goes_and_comes_back(stack
     assert Counter(stack.job(job)["outcome"] for job in jobs) == {"ok": 80}
 
 
-def test_a_worker_that_cannot_be_strict_does_not_start(stack: Stack) -> None:
+def test_a_worker_without_strict_sandboxes_does_not_start(stack: Stack) -> None:
     """As compose.yaml starts it, but without the profile."""
     settings = {
         "SANDBOX": "strict",

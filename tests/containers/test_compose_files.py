@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.worker.yaml"])
-def test_the_file_is_read_without_a_warning(
+def test_the_compose_file_parses_without_a_warning(
     request: pytest.FixtureRequest, secrets: Path, file: str, name: str
 ) -> None:
     engine: Engine = request.getfixturevalue(name)
@@ -23,9 +23,7 @@ def test_the_file_is_read_without_a_warning(
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_the_profile_with_prometheus_and_grafana_is_read(
-    request: pytest.FixtureRequest, secrets: Path, name: str
-) -> None:
+def test_the_monitoring_profile_parses(request: pytest.FixtureRequest, secrets: Path, name: str) -> None:
     """Only read: no registry of images is asked for them here."""
     engine: Engine = request.getfixturevalue(name)
     text = Stack(engine, "sandlot-test-config", "compose.yaml", secrets).compose("--profile", "monitoring", "config")

@@ -98,7 +98,7 @@ def images(stack: Stack, service: str) -> dict[str, str]:
     return {name: stack.engine.inspect(name)["Image"] for name in stack.containers(service)}
 
 
-def test_workers_and_api_are_replaced_by_the_commands_of_the_documentation(stack: Stack, tmp_path: Path) -> None:
+def test_the_documented_commands_replace_workers_and_api(stack: Stack, tmp_path: Path) -> None:
     """The API first, as the changelog has it for this version: its workers write results that an older API cannot read."""
     workers, api = documented()
     old = images(stack, "worker")

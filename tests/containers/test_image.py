@@ -26,13 +26,13 @@ def walls(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {check["name"]: check["grade"] for check in found if check["name"].startswith("Sandbox")}
 
 
-def test_it_has_no_build_tool_no_package_manager_of_a_language_and_no_other_user_than_ours(engine: Engine) -> None:
+def test_the_image_has_no_build_tool_no_package_manager_and_only_our_user(engine: Engine) -> None:
     tools = "gcc cc make ld strip pip pip3 npm npx uvx corepack git curl wget"
     done = engine.once("--entrypoint", "bash", IMAGE, "-c", f"for tool in {tools}; do command -v $tool; done; id")
     assert done.stdout.strip() == "uid=10001(sandlot) gid=10001(sandlot) groups=10001(sandlot)"
 
 
-def test_it_says_what_it_is_and_how_to_ask_whether_it_is_well(engine: Engine) -> None:
+def test_the_image_has_labels_and_a_health_check(engine: Engine) -> None:
     image = engine.inspect(IMAGE)
     config = image["Config"]
     assert config["User"] == "10001:10001"
@@ -41,17 +41,17 @@ def test_it_says_what_it_is_and_how_to_ask_whether_it_is_well(engine: Engine) ->
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
-def test_it_adds_less_than_300_mb_to_its_base(engine: Engine) -> None:
+def test_the_image_adds_less_than_300_mb_to_its_base(engine: Engine) -> None:
     added = engine.inspect(IMAGE)["Size"] - engine.inspect(BASE)["Size"]
     assert added < 300e6, f"{added / 1e6:.0f} MB, of which Node and npm are about 125 and uv 38"
 
 
-def test_nothing_of_ours_can_be_written_by_the_user_it_runs_as(engine: Engine) -> None:
+def test_the_images_user_cannot_write_to_our_files(engine: Engine) -> None:
     done = engine.once("--entrypoint", "find", IMAGE, "/opt", "/usr", "/etc", "-writable", "-not", "-type", "l")
     assert done.stdout.split() == []
 
 
-def test_the_bill_of_materials_names_what_is_in_the_image(engine: Engine, tmp_path: Path) -> None:
+def test_the_bill_of_materials_lists_the_images_packages(engine: Engine, tmp_path: Path) -> None:
     """As CycloneDX, every Python package at the version that is installed, Node's wheel among them."""
     engine.build("--build-arg", f"BASE={BASE}", "--target", "sbom", "--output", f"type=local,dest={tmp_path}", ".")
     bill = json.loads((tmp_path / "sandlot.cdx.json").read_text())
@@ -70,7 +70,7 @@ for found in importlib.metadata.distributions():
 """
 
 
-def test_one_container_alone_is_a_whole_platform(engine: Engine) -> None:
+def test_a_single_container_is_a_whole_platform(engine: Engine) -> None:
     """`docker run sandlot`: the default command, with everything in it."""
     done = engine.once("--entrypoint", "bash", IMAGE, "-c", ALONE, limit_s=90)
     assert done.stdout.strip().endswith("it works!"), done.stdout + done.stderr
@@ -85,12 +85,12 @@ kill %1; wait %1
 """
 
 
-def test_our_options_give_strict_sandboxes_to_a_user_without_capabilities(engine: Engine) -> None:
+def test_the_documented_options_give_an_unprivileged_user_strict_sandboxes(engine: Engine) -> None:
     done = engine.once(*OURS, *PROFILE, "--env", "SANDLOT_SANDBOX=strict", IMAGE, "doctor", "--json")
     assert walls(done) == {"Sandbox strict python": "ok", "Sandbox strict node": "ok"}, done.stdout + done.stderr
 
 
-def test_a_container_without_our_profile_is_restricted_and_says_what_is_missing(engine: Engine) -> None:
+def test_a_container_without_the_profile_is_restricted_and_names_what_is_missing(engine: Engine) -> None:
     done = engine.once(*OURS, IMAGE, "doctor", "--json")
     found = walls(done)
     assert (found["Sandbox strict python"], found["Sandbox restricted python"]) == ("warning", "ok"), done.stdout

@@ -30,11 +30,11 @@ def name(resource: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=name)
-def test_every_resource_is_one(resource: dict[str, Any]) -> None:
+def test_every_resource_is_valid(resource: dict[str, Any]) -> None:
     kubernetes_validate.validate(resource, VERSION, strict=True)
 
 
-def test_a_field_that_there_is_not_is_refused() -> None:
+def test_an_unknown_field_is_refused() -> None:
     """Else the test above would say nothing."""
     (worker,) = [found for found in RESOURCES if name(found) == "Deployment sandlot-worker"]
     wrong = copy.deepcopy(worker)
@@ -44,7 +44,7 @@ def test_a_field_that_there_is_not_is_refused() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl here")
-def test_kubectl_makes_the_same_resources_of_the_folder_with_the_image_that_is_named() -> None:
+def test_kubectl_renders_the_same_resources_with_the_named_image() -> None:
     words = ["kubectl", "kustomize", str(FOLDER)]
     made = list(yaml.safe_load_all(subprocess.run(words, check=True, capture_output=True, timeout=60).stdout))
     assert sorted(map(name, made)) == sorted(map(name, RESOURCES))

@@ -57,7 +57,7 @@ def there(here: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
 
 def open_door(here: Stack, there: Stack, folder: Path) -> None:
     """By the server's number: on two networks, Podman 4.3's name server at times asks the outer world for a name of the other one."""
-    script = Path(__file__).parent / "tls_door.py"
+    script = Path(__file__).parent / "tls_proxy.py"
     (valkey,) = here.containers("valkey")
     address = here.engine.inspect(valkey)["NetworkSettings"]["Networks"][f"{here.project}_queue"]["IPAddress"]
     here.engine.run(
@@ -68,7 +68,7 @@ def open_door(here: Stack, there: Stack, folder: Path) -> None:
     )
 
 
-def test_it_joins_over_tls_and_runs_what_was_deployed_here(here: Stack, there: Stack) -> None:
+def test_a_remote_worker_joins_over_tls_and_runs_deployed_functions(here: Stack, there: Stack) -> None:
     here.wait_for(workers=2)
     here.engine.run("stop", "--time", "8", *here.containers("worker"))
     here.deploy("echo", "echo.py", SOURCE)
@@ -79,16 +79,14 @@ def test_it_joins_over_tls_and_runs_what_was_deployed_here(here: Stack, there: S
     assert here.job(reply.headers["x-job-id"])["sandbox"]["level"] == "strict"
 
 
-def test_without_an_index_named_none_is_reached_and_who_deploys_is_told_which_setting(
-    here: Stack, there: Stack
-) -> None:
+def test_without_a_configured_index_a_deploy_names_the_missing_setting(here: Stack, there: Stack) -> None:
     here.deploy("needy", "needy.py", NEEDY)
     version = here.built("needy")
     assert version["state"] == "failed", version
     assert "SANDLOT_PYTHON_INDEX_URL is `off`" in version["reason"]
 
 
-def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:
+def test_a_remote_worker_has_only_the_secrets_it_needs(there: Stack) -> None:
     (worker,) = there.containers("worker")
     assert there.engine.run("exec", worker, "ls", "/run/secrets").stdout.split() == [
         "callback_secret",
@@ -99,7 +97,7 @@ def test_it_knows_neither_an_api_key_nor_another_secret(there: Stack) -> None:
     ]
 
 
-def test_it_is_healthy_by_its_own_account(there: Stack) -> None:
+def test_a_remote_worker_reports_itself_healthy(there: Stack) -> None:
     (worker,) = there.containers("worker")
     until(
         lambda: there.engine.run("healthcheck", "run", worker, check=False).returncode == 0,

@@ -18,7 +18,7 @@ Sandlot = Callable[..., subprocess.CompletedProcess[str]]
 IT_WORKS = {"message": "it works!", "status": "ok "}
 
 
-def test_an_answer_is_all_there_is_on_stdout(sandlot: Sandlot) -> None:
+def test_stdout_has_only_the_result(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "hello")
     assert (shown.returncode, json.loads(shown.stdout)) == (0, IT_WORKS)
     assert re.search(r"ok in [\d.]+ ms · version 1 · job \S+", shown.stderr)
@@ -32,7 +32,7 @@ def test_an_event_comes_from_the_argument_a_file_or_stdin(sandlot: Sandlot, plat
     assert json.loads(shown.stdout)["columns"]["a"]["sum"] == 3.0
 
 
-def test_a_batch_prints_the_ids_of_its_jobs_and_they_are_listed(sandlot: Sandlot) -> None:
+def test_a_batch_prints_the_ids_of_its_jobs_and_lists_them(sandlot: Sandlot) -> None:
     shown = sandlot("batch", "hello", "[1, 2, 3]")
     ids = shown.stdout.split()
     assert (shown.returncode, len(ids)) == (0, 3)
@@ -45,19 +45,19 @@ def test_a_batch_prints_the_ids_of_its_jobs_and_they_are_listed(sandlot: Sandlot
 
 
 @pytest.mark.parametrize(("events", "said"), [("[]", "a batch of 0 events"), ("{}", "the body is not an array")])
-def test_a_batch_that_is_none_is_status_2(sandlot: Sandlot, events: str, said: str) -> None:
+def test_an_invalid_batch_exits_with_2(sandlot: Sandlot, events: str, said: str) -> None:
     shown = sandlot("batch", "hello", events)
     assert (shown.returncode, shown.stdout) == (2, "")
     assert said in shown.stderr
 
 
-def test_what_a_function_printed_is_shown_on_request(sandlot: Sandlot) -> None:
+def test_output_is_shown_on_request(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "side-by-side", '{"tea": 0.01}', "--logs")
     assert "tea is ready\n" in shown.stderr
     assert json.loads(shown.stdout)["finished_in_order"] == ["tea"]
 
 
-def test_json_has_everything_in_one_document(sandlot: Sandlot) -> None:
+def test_json_output_is_one_complete_document(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "side-by-side", '{"tea": 0.01}', "--logs", "--json")
     document = json.loads(shown.stdout)
     assert (document["outcome"], document["version"], document["logs"]) == ("ok", "1", "tea is ready\n")
@@ -65,7 +65,7 @@ def test_json_has_everything_in_one_document(sandlot: Sandlot) -> None:
     assert document["timings"]["total"] > 0
 
 
-def test_what_a_function_raises_is_shown_with_its_own_frames_and_status_1(sandlot: Sandlot) -> None:
+def test_an_exception_is_shown_with_its_own_frames_and_exits_with_1(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "csv-report", '{"csv": 1}')
     assert (shown.returncode, shown.stdout) == (1, "")
     assert "TypeError: " in shown.stderr
@@ -90,7 +90,7 @@ def test_what_a_function_raises_is_shown_with_its_own_frames_and_status_1(sandlo
         (("key", "revoke", "0000000000000000"), 2, "no key '0000000000000000' exists"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_each_usage_error_is_reported_without_a_traceback(
     sandlot: Sandlot, words: tuple[str, ...], status: int, reason: str
 ) -> None:
     shown = sandlot(*words)
@@ -131,7 +131,7 @@ def test_a_job_is_cancelled(sandlot: Sandlot, tmp_path: Path) -> None:
     assert sandlot("functions", "naps", "--delete").returncode == 0
 
 
-def test_a_wait_that_is_over_leaves_the_job_running(sandlot: Sandlot) -> None:
+def test_an_elapsed_wait_leaves_the_job_running(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "side-by-side", '{"long": 1}', "--wait", "0.1")
     assert shown.returncode == 3
     (job_id,) = re.findall(r"/v1/jobs/(\S+)", shown.stderr)
@@ -174,7 +174,7 @@ def test_a_folder_is_deployed_as_a_folder(sandlot: Sandlot, tmp_path: Path) -> N
         sandlot("functions", "in-parts", "--delete")
 
 
-def test_a_key_does_what_its_scopes_say_until_it_is_revoked(sandlot: Sandlot, platform: Up, tmp_path: Path) -> None:
+def test_a_key_works_within_its_scopes_until_it_is_revoked(sandlot: Sandlot, platform: Up, tmp_path: Path) -> None:
     (tmp_path / "shop-cart.py").write_text("def handler(event, context):\n    return 1\n")
     sandlot("deploy", str(tmp_path / "shop-cart.py"))
     try:
@@ -192,7 +192,7 @@ def test_a_key_does_what_its_scopes_say_until_it_is_revoked(sandlot: Sandlot, pl
         sandlot("functions", "shop-cart", "--delete")
 
 
-def test_doctor_looks_at_everything_and_finds_this_machine_fit(sandlot: Sandlot) -> None:
+def test_doctor_checks_everything_and_passes_on_this_machine(sandlot: Sandlot) -> None:
     shown = sandlot("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(shown.stdout)}
     assert {"Python", "Node", "Queue", "Durability", "Eviction"} <= set(checks)
@@ -202,7 +202,7 @@ def test_doctor_looks_at_everything_and_finds_this_machine_fit(sandlot: Sandlot)
     assert "✓" in sandlot("doctor").stdout
 
 
-def test_the_list_can_be_cut_short_by_its_reader(platform: Up, sandlot: Sandlot) -> None:
+def test_a_list_ends_quietly_when_its_reader_closes_the_pipe(platform: Up, sandlot: Sandlot) -> None:
     script = f"{sys.executable} -m sandlot functions | head -1"
     shown = subprocess.run(
         ["bash", "-c", script], cwd=platform.folder, capture_output=True, text=True, timeout=HANG_S, check=False
@@ -210,7 +210,7 @@ def test_the_list_can_be_cut_short_by_its_reader(platform: Up, sandlot: Sandlot)
     assert (shown.stdout.split()[:2], shown.stderr) == (["NAME", "VERSION"], "")
 
 
-def test_dead_letters_are_listed_taken_up_and_let_go(sandlot: Sandlot, platform: Up) -> None:
+def test_dead_letters_are_listed_redriven_and_discarded(sandlot: Sandlot, platform: Up) -> None:
     source = platform.folder / "in_vain.py"
     source.write_text(
         '# /// script\n# [tool.sandlot.retry]\n# attempts = 2\n# on = ["error"]\n# backoff = "10ms"\n# ///\n'

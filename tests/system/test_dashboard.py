@@ -36,7 +36,7 @@ def has_data(prometheus: Prometheus, promql: str) -> bool:
     return any(not math.isnan(float(series["value"][1])) for series in prometheus.query(promql))
 
 
-def test_every_query_of_the_dashboard_has_data_and_every_other_query_is_understood(
+def test_every_dashboard_query_has_data_and_every_other_query_parses(
     start_up: Callable[..., Up], tmp_path: Path
 ) -> None:
     port = free_port()

@@ -56,7 +56,7 @@ def test_zips_are_deployed_rolled_back_and_downloaded(sandlot: Sandlot, folder: 
     assert (refused.returncode, "cannot write" in refused.stderr) == (2, True)
 
 
-def test_an_alias_shares_its_calls_and_is_removed_without_its_versions(sandlot: Sandlot, folder: Path) -> None:
+def test_an_alias_splits_calls_and_is_removed_without_its_versions(sandlot: Sandlot, folder: Path) -> None:
     for number in (1, 2):
         sandlot("deploy", str(write(folder, number)))
     moved = sandlot("rollback", "trial", "1", "--alias", "prod", "--share", "2=25%")
@@ -72,7 +72,7 @@ def test_an_alias_shares_its_calls_and_is_removed_without_its_versions(sandlot: 
     assert (again.returncode, "has no alias 'prod'" in again.stderr) == (2, True), again.stderr
 
 
-def test_a_hostile_zip_is_refused_by_the_name_of_its_entry(sandlot: Sandlot, folder: Path) -> None:
+def test_a_hostile_zip_is_refused_and_its_entry_named(sandlot: Sandlot, folder: Path) -> None:
     path = write(folder, 1)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../../outside.py", "x = 1")
@@ -81,7 +81,7 @@ def test_a_hostile_zip_is_refused_by_the_name_of_its_entry(sandlot: Sandlot, fol
     assert shown.stderr.startswith("error trial.zip: the archive is refused"), "of several paths it says which"
 
 
-def test_of_two_who_looked_at_the_same_time_the_second_is_told(sandlot: Sandlot, folder: Path) -> None:
+def test_the_second_of_two_concurrent_changes_is_refused(sandlot: Sandlot, folder: Path) -> None:
     sandlot("deploy", str(write(folder, 1)))
     revision = json.loads(sandlot("functions", "trial", "--json").stdout)["revision"]
     assert f"revision {revision}" in sandlot("functions", "trial").stderr
@@ -93,9 +93,7 @@ def test_of_two_who_looked_at_the_same_time_the_second_is_told(sandlot: Sandlot,
     assert json.loads(sandlot("invoke", "trial").stdout) == 2
 
 
-def test_a_list_of_packages_that_is_unread_is_said_to_be_and_a_name_given_is_the_functions(
-    sandlot: Sandlot, folder: Path
-) -> None:
+def test_an_ignored_package_list_is_warned_about_and_the_given_name_is_used(sandlot: Sandlot, folder: Path) -> None:
     (folder / "trial.py").write_text("def handler(event, context):\n    return 1\n")
     (folder / "requirements.txt").write_text("numpy\n")
     shown = sandlot("deploy", str(folder))
@@ -106,7 +104,7 @@ def test_a_list_of_packages_that_is_unread_is_said_to_be_and_a_name_given_is_the
     assert f"{folder}/requirements.txt is ignored" in shown.stderr.replace("\n", "")
 
 
-def test_going_back_to_what_never_was_is_said_in_a_line(sandlot: Sandlot, folder: Path) -> None:
+def test_rolling_back_to_an_unknown_version_is_one_line(sandlot: Sandlot, folder: Path) -> None:
     sandlot("deploy", str(write(folder, 1)))
     shown = sandlot("rollback", "trial", "9")
     assert (shown.returncode, "'trial' has no version 9" in shown.stderr) == (2, True), shown.stderr

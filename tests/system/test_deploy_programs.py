@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "secrets"
 
 
-def test_the_secrets_are_those_that_the_platform_takes(folder: Path) -> None:
+def test_the_generated_secrets_are_accepted_by_the_platform(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == NAMES
     assert len((folder / "signing.key").read_text().strip()) >= 32
     key = (folder / "api.key").read_text().strip()
@@ -40,7 +40,7 @@ def test_the_secrets_are_those_that_the_platform_takes(folder: Path) -> None:
     assert shape.fullmatch(new_token()), "the shape of keys has changed: make-secrets.sh has to follow"
 
 
-def test_the_password_is_the_same_for_who_asks_and_who_answers(folder: Path) -> None:
+def test_client_and_server_get_the_same_password(folder: Path) -> None:
     acl = [DEFAULT_USER]
     for role, name in URLS.items():
         (password,) = re.findall(
@@ -52,26 +52,26 @@ def test_the_password_is_the_same_for_who_asks_and_who_answers(folder: Path) -> 
     )
 
 
-def test_others_on_the_host_do_not_get_at_them_and_containers_do(folder: Path) -> None:
+def test_other_users_cannot_read_the_secrets_and_containers_can(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
 
 
-def test_running_it_again_keeps_everything(folder: Path) -> None:
+def test_running_the_script_again_keeps_every_secret(folder: Path) -> None:
     before = {path.name: path.read_text() for path in folder.iterdir()}
     again = make_secrets(folder)
     assert again.stdout.count("kept") == len(NAMES)
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
-def test_a_url_without_its_password_file_is_not_replaced_in_silence(folder: Path) -> None:
+def test_a_url_without_its_password_file_is_not_silently_replaced(folder: Path) -> None:
     (folder / "valkey.acl").unlink()
     refused = make_secrets(folder)
     assert refused.returncode == 1
     assert "not all: remove them" in refused.stderr
 
 
-def test_systemd_reads_every_line_of_our_units(tmp_path: Path) -> None:
+def test_systemd_parses_every_line_of_the_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
     for unit in (DEPLOY / "systemd").glob("*.service"):

@@ -20,7 +20,7 @@ def shows(dev: Command, pattern: str) -> None:
     until(lambda: re.search(pattern, dev.output), reason=lambda: f"never said {pattern!r}; it said:\n{dev.output}")
 
 
-def test_a_save_is_deployed_and_a_call_is_shown_with_what_it_printed(platform: Up, tmp_path: Path) -> None:
+def test_a_saved_file_is_deployed_and_a_call_is_shown_with_its_output(platform: Up, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "divide.py").write_text(SOURCE.format(6))
@@ -56,7 +56,7 @@ def handler(event, context):
 """
 
 
-def test_what_a_call_prints_is_shown_while_it_runs_and_once(platform: Up, tmp_path: Path) -> None:
+def test_output_is_shown_once_and_while_the_call_runs(platform: Up, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "held.py").write_text('# /// script\n# [tool.sandlot]\n# timeout = "1m"\n# ///\n' + HELD)
@@ -77,7 +77,7 @@ def test_what_a_call_prints_is_shown_while_it_runs_and_once(platform: Up, tmp_pa
     assert status == 0
 
 
-def test_ctrl_c_does_not_wait_for_a_call_that_is_listened_to(platform: Up, tmp_path: Path) -> None:
+def test_ctrl_c_does_not_wait_for_a_followed_call(platform: Up, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "held.py").write_text('# /// script\n# [tool.sandlot]\n# timeout = "1m"\n# ///\n' + HELD)
@@ -98,7 +98,7 @@ def test_ctrl_c_does_not_wait_for_a_call_that_is_listened_to(platform: Up, tmp_p
     assert "Traceback" not in dev.output
 
 
-def test_what_was_saved_while_the_platform_was_away_is_deployed_when_it_is_back(
+def test_files_saved_while_the_platform_was_down_are_deployed_when_it_returns(
     start_up: Callable[..., Up], tmp_path: Path
 ) -> None:
     (tmp_path / "functions").mkdir()
@@ -126,7 +126,7 @@ def test_what_was_saved_while_the_platform_was_away_is_deployed_when_it_is_back(
     ("words", "status", "reason"),
     [(("--functions", "nowhere"), 4, "there is no such folder"), (("--url", "http://127.0.0.1:9"), 3, "sandlot up")],
 )
-def test_what_it_cannot_work_with_is_said_at_once(
+def test_unusable_arguments_are_reported_at_once(
     platform: Up, words: tuple[str, ...], status: int, reason: str
 ) -> None:
     shown = subprocess.run(

@@ -25,7 +25,7 @@ def call(platform: Up, name: str, event: object = None) -> object:
     return reply.json()
 
 
-def test_there_are_at_least_six_and_all_are_deployed(platform: Up) -> None:
+def test_at_least_six_examples_exist_and_all_are_deployed(platform: Up) -> None:
     with platform.client() as client:
         deployed = {function["name"]: function for function in client.get("/v1/functions").json()["functions"]}
     names = {Path(example).stem.replace("_", "-") for example in EXAMPLES}
@@ -69,7 +69,7 @@ def test_a_picture_is_a_png_that_a_browser_can_show(platform: Up) -> None:
     assert len(zlib.decompress(reply.content[start : start + length])) == 40 * (1 + 3 * 60)
 
 
-def test_steps_that_wait_do_so_side_by_side(platform: Up) -> None:
+def test_waiting_steps_run_concurrently(platform: Up) -> None:
     answer = call(platform, "side-by-side", {"slow": 0.4, "quick": 0.1, "middle": 0.25})
     assert isinstance(answer, dict)
     assert answer["finished_in_order"] == ["quick", "middle", "slow"]
@@ -86,7 +86,7 @@ def test_a_page_greets_and_escapes(platform: Up) -> None:
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_an_es_module_knows_when_the_sun_rises(platform: Up) -> None:
+def test_an_es_module_computes_the_sunrise(platform: Up) -> None:
     oslo = call(platform, "sunrise", {"latitude": 59.91, "longitude": 10.75, "date": "2026-06-21"})
     assert isinstance(oslo, dict)
     # The almanac has 01:54 and 20:44 UTC.
@@ -103,7 +103,7 @@ def minutes(clock: str) -> int:
     return int(hours) * 60 + int(rest)
 
 
-def test_what_an_example_raises_is_the_callers_to_read(platform: Up) -> None:
+def test_the_caller_sees_an_examples_exception(platform: Up) -> None:
     with platform.client(key=False) as client:
         reply = client.post("/v1/functions/sunrise/invoke", json={"latitude": 91, "longitude": 0, "date": "2026-06-21"})
     assert (reply.status_code, reply.json()["code"]) == (502, "function_error")
@@ -141,7 +141,7 @@ def test_the_command_in_an_examples_comment_works_as_written(platform: Up, comma
     assert shown.returncode == 0, shown.stdout + shown.stderr
 
 
-def test_what_an_example_prints_is_its_jobs_log(platform: Up) -> None:
+def test_an_examples_output_is_in_its_jobs_log(platform: Up) -> None:
     with platform.client() as client:
         reply = client.post("/v1/functions/side-by-side/invoke", json={"tea": 0.01})
         logs = client.get(f"/v1/jobs/{reply.headers['x-job-id']}/logs")

@@ -294,7 +294,7 @@ def test_functions_run_wherever_a_worker_joins_and_survive_the_loss_of_a_machine
     assert built == {second.name: 1, third.name: 1, fourth.name: 1}
 
 
-def test_nobody_gets_into_redis_without_a_password_or_further_than_its_role(platform_of_machines: Platform) -> None:
+def test_redis_needs_a_password_and_limits_each_role(platform_of_machines: Platform) -> None:
     """Over the cable, as another machine sees it."""
     machine = platform_of_machines.lan.join()
     asked = [(None, None, "PING"), (None, None, "INFO"), ("sandlot-worker", "a guess", "PING")]

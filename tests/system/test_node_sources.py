@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(find_node() is None, reason="there is no Node on
         ("f.js", "process.exit(1)"),
     ],
 )
-def test_a_form_that_parses_is_taken_and_not_run(filename: str, source: str) -> None:
+def test_valid_syntax_is_accepted_and_not_run(filename: str, source: str) -> None:
     bundle, _ = read_source("f", filename, source)
     assert list(bundle.files) == [filename]
 
@@ -45,7 +45,7 @@ def test_a_form_that_parses_is_taken_and_not_run(filename: str, source: str) -> 
         ("f.js", "(" * 100_000, 1),
     ],
 )
-def test_a_mistake_is_said_with_its_line(filename: str, source: str, line: int) -> None:
+def test_a_syntax_error_is_reported_with_its_line(filename: str, source: str, line: int) -> None:
     with pytest.raises(InvalidManifest) as refused:
         read_source("f", filename, source)
     assert refused.value.message.startswith(f"{filename}:{line}: does not parse"), refused.value.message

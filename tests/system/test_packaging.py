@@ -63,7 +63,7 @@ def _uv() -> str:
     return found
 
 
-def test_the_wheel_has_the_server_under_one_private_name(wheel: Path) -> None:
+def test_the_wheel_puts_the_server_under_one_private_name(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
@@ -81,14 +81,14 @@ def test_the_wheel_has_the_server_under_one_private_name(wheel: Path) -> None:
     assert not [name for name, rest in product.items() if "test" in rest or name.endswith(".deb")]
 
 
-def test_site_packages_get_one_name_of_ours(installed: Path) -> None:
+def test_site_packages_get_exactly_one_package(installed: Path) -> None:
     (site,) = (installed / "lib").glob("python3.*/site-packages")
     ours = {path.parts[0] for path in metadata.PathDistribution(next(site.glob("sandlot-*.dist-info"))).files or []}
     assert {name for name in ours if not name.startswith((".", "sandlot-"))} == {"sandlot"}
     assert not [name for name in ("api", "worker", "runtimes") if (site / name).exists()]
 
 
-def test_it_says_its_version_from_anywhere(installed: Path) -> None:
+def test_the_command_prints_its_version_from_any_folder(installed: Path) -> None:
     shown = subprocess.run(
         [installed / "bin" / "sandlot", "--version"],
         cwd="/",
@@ -100,7 +100,7 @@ def test_it_says_its_version_from_anywhere(installed: Path) -> None:
     assert shown.stdout == f"sandlot {metadata.version('sandlot')}\n"
 
 
-def test_it_runs_from_the_root_and_is_not_confused_by_what_lies_around(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_command_ignores_files_in_the_working_folder(installed: Path, tmp_path: Path) -> None:
     """Files named like our packages and like standard modules, in the folder it is started from and in that of the functions."""
     functions = tmp_path / "functions"
     functions.mkdir()

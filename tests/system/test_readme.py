@@ -31,11 +31,11 @@ def test_both_commands_are_make_targets(target: str) -> None:
     assert {"up": "sandlot up", "test": "pytest"}[target] in shown.stdout
 
 
-def test_it_is_short_enough_to_be_read() -> None:
+def test_the_readme_is_short() -> None:
     assert len(README.split()) <= WORDS_LIMIT
 
 
-def test_the_function_that_it_shows_answers_as_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
+def test_the_readmes_function_returns_the_result_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
     copy_examples(tmp_path)
     source, call, answer = [block for block in blocks(README) if block.heading == "Write a function, call it"]
     assert "`functions/greet.py`" in source.before
@@ -46,7 +46,7 @@ def test_the_function_that_it_shows_answers_as_shown(start_up: Callable[..., Up]
     assert json.loads(shown.stdout) == json.loads(answer.content), shown.stderr
 
 
-def test_its_badges_repeat_the_project_file() -> None:
+def test_the_badges_match_pyproject() -> None:
     images = runpy.run_path(str(REPOSITORY / "docs" / "images" / "make_images.py"), run_name="images")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     for name, (label, value) in images["badges"](project).items():
@@ -54,14 +54,14 @@ def test_its_badges_repeat_the_project_file() -> None:
         assert (REPOSITORY / "docs" / "images" / f"{name}.svg").read_text() == images["badge"](label, value)
 
 
-def test_its_figures_are_those_of_the_committed_benchmark() -> None:
+def test_the_figures_match_the_committed_benchmark() -> None:
     measured = (REPOSITORY / "benchmarks" / "results" / "benchmark.md").read_text()
     figures = re.findall(r"\*\*([\d,.]+) ?\w", README.partition("## How fast it is")[2].partition("## How it")[0])
     assert len(figures) == 3
     assert [figure for figure in figures if figure not in measured] == []
 
 
-def test_it_names_no_address_that_is_not_ours() -> None:
+def test_the_readme_has_no_external_address_or_pip_command() -> None:
     assert re.findall(r"https?://(?!127\.0\.0\.1:8000)\S+", README) == []
     assert "pip install" not in README
 

@@ -34,7 +34,7 @@ def run(folder: Path, *words: str, stdin: str = "", **environment: str) -> subpr
     )
 
 
-def test_the_answer_is_on_stdout_and_all_else_on_stderr(folder: Path) -> None:
+def test_the_result_is_on_stdout_and_everything_else_on_stderr(folder: Path) -> None:
     before = {path.name for path in folder.iterdir()}
     shown = run(folder, "functions/side_by_side.py", '{"tea": 0.01}')
     assert (shown.returncode, json.loads(shown.stdout)["finished_in_order"]) == (0, ["tea"])
@@ -68,7 +68,7 @@ def test_a_failure_is_shown_with_its_frames_and_status_1(folder: Path) -> None:
     assert document["sandbox"]["level"] in ("strict", "restricted")
 
 
-def test_secrets_are_variables_of_whoever_runs_it_and_masked(folder: Path) -> None:
+def test_secrets_come_from_the_environment_and_are_redacted(folder: Path) -> None:
     (folder / "keeper.py").write_text(
         "# /// script\n# [tool.sandlot]\n# secrets = ['TOKEN']\n# ///\nimport os\n"
         "def handler(event, context):\n    print(os.environ['TOKEN'])\n    return [os.environ['TOKEN'], 'HOME' in os.environ, 'OTHER' in os.environ]\n"
@@ -88,7 +88,9 @@ def test_secrets_are_variables_of_whoever_runs_it_and_masked(folder: Path) -> No
         (("functions/hello.py", "1", "--event", "-"), 2, "the event is given twice"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_line(folder: Path, words: tuple[str, ...], status: int, reason: str) -> None:
+def test_each_input_that_cannot_run_is_reported_without_a_traceback(
+    folder: Path, words: tuple[str, ...], status: int, reason: str
+) -> None:
     (folder / "broken.py").write_text("def handler(\n")
     shown = run(folder, *words)
     assert (shown.returncode, shown.stdout) == (status, ""), shown.stderr
@@ -96,7 +98,7 @@ def test_what_cannot_be_run_is_said_in_a_line(folder: Path, words: tuple[str, ..
     assert "Traceback" not in shown.stderr
 
 
-def test_a_machine_that_has_no_such_sandbox_runs_nothing(folder: Path) -> None:
+def test_a_machine_without_a_strict_sandbox_runs_nothing(folder: Path) -> None:
     shown = run(folder, "functions/hello.py", SANDLOT_SANDBOX="perfect")
     assert (shown.returncode, shown.stdout) == (4, "")
     assert "SANDLOT_SANDBOX='perfect'" in shown.stderr

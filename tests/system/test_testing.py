@@ -15,7 +15,7 @@ import pytest
 from sandlot.testing import FunctionFailed
 
 
-def test_what_a_function_raises_is_in_the_failure_with_its_logs(sandlot, tmp_path):
+def test_a_failed_test_shows_the_functions_exception_and_logs(sandlot, tmp_path):
     (tmp_path / "fragile.py").write_text("def handler(event, context):\\n    print('so far')\\n    raise ValueError(event)\\n")
     fragile = sandlot.deploy(tmp_path / "fragile.py")
     with pytest.raises(FunctionFailed, match=r"(?s)ValueError: oh no.*line 3.*so far") as failed:
@@ -26,7 +26,7 @@ def test_what_a_function_raises_is_in_the_failure_with_its_logs(sandlot, tmp_pat
     assert sandlot.logs(result) == "so far\\n"
 
 
-def test_a_secret_is_set_for_it_and_a_name_can_be_chosen(sandlot, tmp_path):
+def test_a_test_can_set_a_secret_and_choose_a_name(sandlot, tmp_path):
     (tmp_path / "a.py").write_text(
         "# /// script\\n# [tool.sandlot]\\n# secrets = ['TOKEN']\\n# ///\\nimport os\\ndef handler(event, context):\\n    return os.environ['TOKEN'] == event\\n"
     )

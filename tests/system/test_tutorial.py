@@ -22,7 +22,7 @@ from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_exam
 from tests.waiting import HANG_S, until
 
 
-def test_every_command_works_as_written_and_answers_what_is_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
+def test_every_command_works_as_written_and_prints_what_is_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
     """From "Call a function" to the timeout, in order, in one shell's folder, against one platform."""
     copy_examples(tmp_path)
     up = start_up().ready()
@@ -87,7 +87,7 @@ def test_the_asynchronous_call_is_a_job_whose_result_can_be_fetched(platform: Up
 
 
 @pytest.mark.parametrize("path", ["/fn/page", "/fn/mandelbrot", "/docs"])
-def test_every_page_that_is_named_is_there(platform: Up, path: str) -> None:
+def test_every_linked_page_exists(platform: Up, path: str) -> None:
     assert f"<http://127.0.0.1:8000{path}>" in TUTORIAL
     with platform.client(key=False) as client:
         assert client.get(path).status_code == 200

@@ -95,7 +95,9 @@ def test_a_killed_platform_leaves_nothing_and_starts_again_with_what_it_had(star
     assert answer(second, "kept") == "kept"
 
 
-def test_a_save_is_deployed_a_mistake_is_told_and_the_last_good_version_serves(start_up: Start, tmp_path: Path) -> None:
+def test_a_saved_file_is_deployed_and_a_broken_one_leaves_the_last_version_serving(
+    start_up: Start, tmp_path: Path
+) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer="one"))
     up = start_up().ready()
     assert answer(up, "job") == "one"
@@ -125,7 +127,7 @@ def test_a_save_is_deployed_a_mistake_is_told_and_the_last_good_version_serves(s
     assert up.stop() == 0
 
 
-def test_a_folder_is_deployed_when_any_of_its_files_is_saved(start_up: Start, tmp_path: Path) -> None:
+def test_saving_any_file_of_a_folder_deploys_the_folder(start_up: Start, tmp_path: Path) -> None:
     folder = tmp_path / "functions" / "parts"
     folder.mkdir(parents=True)
     (folder / "function.toml").write_text("")
@@ -138,7 +140,7 @@ def test_a_folder_is_deployed_when_any_of_its_files_is_saved(start_up: Start, tm
     assert answer(up, "parts") == 2
 
 
-def test_two_run_side_by_side(start_up: Start, tmp_path: Path) -> None:
+def test_two_platforms_run_side_by_side(start_up: Start, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write(tmp_path / name, "who.py", PRIVATE.format(answer=name))
@@ -153,7 +155,7 @@ def test_two_run_side_by_side(start_up: Start, tmp_path: Path) -> None:
         assert reply.json() == name
 
 
-def test_two_on_one_data_folder_are_one_line(start_up: Start, tmp_path: Path) -> None:
+def test_a_second_platform_on_one_data_folder_is_refused_in_one_line(start_up: Start, tmp_path: Path) -> None:
     first = start_up().ready()
     status, said = refused(tmp_path)
     assert (status, said.count("\n")) == (4, 1), said
@@ -179,7 +181,7 @@ def test_a_taken_port_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         ("mongodb://127.0.0.1", "SANDLOT_REDIS_URL cannot be read"),
     ],
 )
-def test_a_redis_that_cannot_be_used_is_one_line_without_its_password(tmp_path: Path, url: str, reason: str) -> None:
+def test_an_unusable_redis_is_one_line_without_its_password(tmp_path: Path, url: str, reason: str) -> None:
     status, said = refused(tmp_path, env={"SANDLOT_REDIS_URL": url})
     assert status != 0
     assert said.count("\n") == 1, said
@@ -187,14 +189,16 @@ def test_a_redis_that_cannot_be_used_is_one_line_without_its_password(tmp_path: 
     assert "hidden" not in said
 
 
-def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_data_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     status, said = refused(tmp_path, "--data", "file/data")
     assert (status, said.count("\n")) == (4, 1), said
     assert "Choose another with --data" in said
 
 
-def test_without_node_python_runs_and_node_functions_say_what_is_missing(start_up: Start, tmp_path: Path) -> None:
+def test_without_node_python_functions_run_and_node_functions_name_what_is_missing(
+    start_up: Start, tmp_path: Path
+) -> None:
     write(tmp_path, "snake.py", PRIVATE.format(answer="python"))
     write(tmp_path, "exercise.js", "(event, context) => ({ status: 'ok ' })\n")
     up = start_up(env={"SANDLOT_NODE": "/nowhere/node"}).ready()
@@ -206,7 +210,7 @@ def test_without_node_python_runs_and_node_functions_say_what_is_missing(start_u
     assert "node" in reply.json()["detail"].lower()
 
 
-def test_a_worker_and_an_api_that_die_are_started_again(start_up: Start, tmp_path: Path) -> None:
+def test_a_dead_worker_and_a_dead_api_are_restarted(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer=1))
     up = start_up().ready()
     for module in ("worker", "api"):
@@ -225,7 +229,7 @@ def test_a_worker_and_an_api_that_die_are_started_again(start_up: Start, tmp_pat
     assert up.processes() == []
 
 
-def test_the_embedded_valkey_has_an_allocator_that_does_not_slow_with_the_queue(start_up: Start) -> None:
+def test_the_embedded_valkey_uses_an_allocator_that_stays_fast_as_the_queue_grows(start_up: Start) -> None:
     up = start_up().ready()
     loaded = [Path(f"/proc/{pid}/maps").read_text() for pid in up.processes() if "valkey-server" in _program(pid)]
     assert ["libmimalloc" in maps for maps in loaded] == [True]
@@ -240,7 +244,7 @@ def test_a_long_path_does_not_break_the_socket(start_up: Start, tmp_path: Path) 
     assert up.processes() == []
 
 
-def test_a_running_function_is_finished_before_the_stop(start_up: Start, tmp_path: Path) -> None:
+def test_a_running_function_finishes_before_the_stop(start_up: Start, tmp_path: Path) -> None:
     write(
         tmp_path,
         "slow.py",
@@ -275,7 +279,7 @@ def test_a_second_signal_stops_at_once(start_up: Start, tmp_path: Path) -> None:
     assert up.processes() == []
 
 
-def test_the_command_line_finds_url_and_key_of_what_runs_here(start_up: Start, tmp_path: Path) -> None:
+def test_the_command_line_finds_the_url_and_key_of_the_local_platform(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "secret.py", PRIVATE.format(answer=7))
     up = start_up().ready()
     below = tmp_path / "functions" / "below"
@@ -303,7 +307,7 @@ def _module(pid: int) -> str:
     return words[words.index("-m") + 1] if "-m" in words else ""
 
 
-def test_a_cache_that_is_tidied_away_under_a_running_worker_is_made_again(start_up: Start, tmp_path: Path) -> None:
+def test_a_cache_deleted_under_a_running_worker_is_recreated(start_up: Start, tmp_path: Path) -> None:
     write(
         tmp_path,
         "fresh.py",
@@ -317,20 +321,20 @@ def test_a_cache_that_is_tidied_away_under_a_running_worker_is_made_again(start_
     assert answer(up, "fresh") == 1
 
 
-def test_the_logs_are_on_the_terminal_if_asked_for(start_up: Start) -> None:
+def test_logs_are_shown_on_the_terminal_on_request(start_up: Start) -> None:
     up = start_up("--verbose").ready()
     assert "listening" in up.output
     assert re.search(r"Logs\s+this terminal", up.output)
 
 
-def test_an_event_and_a_result_of_megabytes_pass(start_up: Start, tmp_path: Path) -> None:
+def test_events_and_results_of_megabytes_pass(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "echo.py", "def handler(event, context):\n    return event\n")
     up = start_up().ready()
     event = "x" * 3_000_000
     assert answer(up, "echo", event) == event
 
 
-def test_a_redis_of_ones_own_is_used_instead(start_up: Start, tmp_path: Path) -> None:
+def test_a_configured_redis_replaces_the_embedded_one(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer=1))
     with ValkeyServer(data_dir=tmp_path / "own") as server:
         up = start_up(env={"SANDLOT_REDIS_URL": f"redis://127.0.0.1:{server.port}/3"}).ready()
@@ -352,7 +356,7 @@ def test_several_api_processes_and_workers_share_the_work_and_end_together(start
     until(lambda: up.processes() == [], reason=lambda: f"still alive: {up.processes()}")
 
 
-def test_a_worker_started_beside_it_joins_it(start_up: Start, tmp_path: Path) -> None:
+def test_a_worker_started_beside_the_platform_joins_it(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer=1))
     up = start_up().ready()
     command = [sys.executable, "-m", "sandlot", "worker", "--slots", "1"]
@@ -370,7 +374,7 @@ def test_a_worker_started_beside_it_joins_it(start_up: Start, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("command", ["worker", "api"])
-def test_alone_without_a_redis_they_say_what_is_missing_in_a_line(tmp_path: Path, command: str) -> None:
+def test_api_and_worker_without_a_redis_name_what_is_missing_in_one_line(tmp_path: Path, command: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "sandlot", command],
         cwd=tmp_path,
@@ -385,7 +389,7 @@ def test_alone_without_a_redis_they_say_what_is_missing_in_a_line(tmp_path: Path
 
 
 @pytest.mark.parametrize("said", ["", "Valkey", "listening"])
-def test_a_stop_during_the_start_leaves_nothing(start_up: Start, tmp_path: Path, said: str) -> None:
+def test_a_stop_during_startup_leaves_nothing(start_up: Start, tmp_path: Path, said: str) -> None:
     """At once, when the Valkey is there, and when the API is."""
     up = start_up("--verbose")
     logs = tmp_path / ".sandlot" / "logs" / "valkey.log"

@@ -15,7 +15,7 @@ SLEEPS = "import time\n\n\ndef handler(event, context):\n    time.sleep(1 if con
 MANIFEST = '# /// script\n# [tool.sandlot]\n# timeout = "90s"\n# ///\n'
 
 
-def test_what_a_killed_worker_ran_is_run_again_by_whoever_saw_it_die(start_up: Start, tmp_path: Path) -> None:
+def test_jobs_of_a_killed_worker_run_again(start_up: Start, tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     (tmp_path / "functions" / "sleeps.py").write_text(MANIFEST + SLEEPS)
     up = start_up().ready()
@@ -29,7 +29,7 @@ def test_what_a_killed_worker_ran_is_run_again_by_whoever_saw_it_die(start_up: S
         assert (ended["status"], ended.get("result"), ended["attempt"]) == ("succeeded", 2, 2), ended
 
 
-def test_a_killed_valkey_is_started_again_on_its_data(start_up: Start, tmp_path: Path) -> None:
+def test_a_killed_valkey_is_restarted_on_its_data(start_up: Start, tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     (tmp_path / "functions" / "sleeps.py").write_text(SLEEPS.replace("1 if context.attempt > 1 else 60", "2"))
     up = start_up().ready()

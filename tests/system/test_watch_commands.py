@@ -28,7 +28,7 @@ def called(sandlot: Sandlot, platform: Up) -> str:
     return "hello"
 
 
-def test_status_shows_slots_and_what_waits_by_placement(sandlot: Sandlot) -> None:
+def test_status_shows_slots_and_queued_jobs_by_placement(sandlot: Sandlot) -> None:
     document = json.loads(sandlot("status", "--json").stdout)
     python = next(placement for placement in document["placements"] if placement["placement"] == "python")
     assert python["workers"] == 1
@@ -40,13 +40,13 @@ def test_status_shows_slots_and_what_waits_by_placement(sandlot: Sandlot) -> Non
     assert re.search(rf"^python +- +- +1 +\d+ +{python['slots']}", shown.stdout, re.MULTILINE)
 
 
-def test_status_without_an_api_says_so_and_ends_with_3(sandlot: Sandlot) -> None:
+def test_status_without_an_api_says_so_and_exits_with_3(sandlot: Sandlot) -> None:
     shown = sandlot("status", "--url", "http://127.0.0.1:9")
     assert shown.returncode == 3
     assert "http://127.0.0.1:9" in shown.stderr
 
 
-def test_top_is_a_live_screen_until_ctrl_c(platform: Up, called: str) -> None:
+def test_top_refreshes_until_ctrl_c(platform: Up, called: str) -> None:
     terminal, child = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "sandlot", "top", "--interval", "0.2"],

@@ -103,7 +103,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
     assert machine.run("systemd-analyze verify sandlot-api.service sandlot-worker@1.service") == ""
 
 
-def test_what_the_units_give_up_is_what_the_page_says(machine: Machine) -> None:
+def test_the_units_exposure_score_matches_the_documentation(machine: Machine) -> None:
     text = " ".join((REPOSITORY / "docs" / "deploy.md").read_text().split())
     said = re.search(r"gives the API ([\d.]+) and the worker ([\d.]+)", text)
     assert said is not None
@@ -111,14 +111,14 @@ def test_what_the_units_give_up_is_what_the_page_says(machine: Machine) -> None:
     assert tuple(re.findall(r"^sandlot-\S+ +([\d.]+)", told, re.MULTILINE)) == said.groups()
 
 
-def test_the_doctor_that_the_page_ends_with_sees_every_wall_and_the_queue(machine: Machine) -> None:
+def test_the_documented_doctor_command_finds_every_isolation_feature_and_the_queue(machine: Machine) -> None:
     told = machine.run("cat /tmp/doctor")
     assert told.count("memory: cgroup v2") == 2, told
     for line in ("Queue", "Durability", "Eviction", "Sandbox strict python", "Sandbox strict node"):
         assert re.search(rf"^✓  {line} ", told, re.MULTILINE), told
 
 
-def test_a_call_is_answered_from_a_strict_sandbox_with_a_cgroup_of_its_own(machine: Machine) -> None:
+def test_a_call_runs_in_a_strict_sandbox_with_its_own_cgroup(machine: Machine) -> None:
     """Of Node the doctor above has said it: its parser, which a deploy needs, has no time for an emulated processor."""
     deploy(machine, "calm", CALM)
     job, answer = ask(machine, "POST", "/v1/functions/calm/invoke", {"n": 1})
@@ -128,7 +128,7 @@ def test_a_call_is_answered_from_a_strict_sandbox_with_a_cgroup_of_its_own(machi
     assert (receipt["memory"], receipt["processes"], receipt["cpu"]) == ("cgroup v2",) * 3
 
 
-def test_prometheus_reads_the_metrics_of_both_with_the_token(machine: Machine) -> None:
+def test_metrics_of_api_and_worker_are_scraped_with_the_token(machine: Machine) -> None:
     """A worker's port is its own: a drop-in, as the page has it."""
     drop_in = f"/etc/systemd/system/{WORKER}.service.d"
     settings = r"[Service]\nEnvironment=SANDLOT_METRICS_PORT=9101\n"
@@ -140,7 +140,7 @@ def test_prometheus_reads_the_metrics_of_both_with_the_token(machine: Machine) -
     wait_for_worker(machine)
 
 
-def test_memory_is_bounded_of_all_processes_of_a_function_together(machine: Machine) -> None:
+def test_memory_is_limited_across_all_processes_of_a_function(machine: Machine) -> None:
     deploy(machine, "together", TOGETHER)
     job, _ = ask(machine, "POST", "/v1/functions/together/invoke", {})
     record = ended(machine, job)
@@ -148,14 +148,14 @@ def test_memory_is_bounded_of_all_processes_of_a_function_together(machine: Mach
     assert record["evidence"]["peak_memory_bytes"] <= 64 << 20
 
 
-def test_so_is_the_number_of_its_processes(machine: Machine) -> None:
+def test_the_number_of_a_functions_processes_is_limited(machine: Machine) -> None:
     deploy(machine, "forks", FORKS)
     job, answer = ask(machine, "POST", "/v1/functions/forks/invoke", {})
     assert isinstance(answer, int), answer
     assert 8 < answer < 64, ended(machine, job)
 
 
-def test_no_secret_is_in_an_environment_or_an_argument_and_the_files_are_roots(machine: Machine) -> None:
+def test_no_process_has_a_secret_in_its_environment_or_arguments_and_root_owns_the_files(machine: Machine) -> None:
     machine.run(
         "for unit in sandlot-api sandlot-worker@1; do"
         ' for pid in $(find /sys/fs/cgroup/system.slice -path "*$unit.service*" -name cgroup.procs -exec cat {} +);'
@@ -166,7 +166,7 @@ def test_no_secret_is_in_an_environment_or_an_argument_and_the_files_are_roots(m
         machine.run(f"! /usr/sbin/runuser -u sandlot -- cat /etc/sandlot/{name}")
 
 
-def test_a_restarted_worker_finishes_what_it_runs(machine: Machine) -> None:
+def test_a_restarting_worker_finishes_its_running_jobs(machine: Machine) -> None:
     deploy(machine, "slow", SLOW)
     job = begun(machine, "slow", {"s": 8})
     machine.run(f"systemctl restart {WORKER}")
@@ -175,7 +175,7 @@ def test_a_restarted_worker_finishes_what_it_runs(machine: Machine) -> None:
     wait_for_worker(machine)
 
 
-def test_a_killed_worker_is_started_again_and_what_it_ran_is_run_again(machine: Machine) -> None:
+def test_a_killed_worker_is_restarted_and_its_jobs_run_again(machine: Machine) -> None:
     deploy(machine, "slow", SLOW)
     job = begun(machine, "slow", {"s": 20})
     before = shown(machine, "MainPID")
@@ -192,7 +192,7 @@ def test_a_killed_worker_is_started_again_and_what_it_ran_is_run_again(machine: 
     assert (record["outcome"], record["result"]) == ("ok", 2), record
 
 
-def test_nothing_is_left_of_a_worker_that_is_stopped(machine: Machine) -> None:
+def test_a_stopped_worker_leaves_nothing_behind(machine: Machine) -> None:
     machine.run(f"systemctl stop {WORKER}")
     assert (shown(machine, "Result"), shown(machine, "ExecMainStatus")) == ("success", "0")
     machine.run(f"! test -e '{GROUP}'")
@@ -200,7 +200,7 @@ def test_nothing_is_left_of_a_worker_that_is_stopped(machine: Machine) -> None:
     wait_for_worker(machine)
 
 
-def test_reload_replaces_the_processes_of_the_api_and_not_the_one_that_watches_them(machine: Machine) -> None:
+def test_reload_replaces_the_apis_processes_but_not_their_supervisor(machine: Machine) -> None:
     machine.run("echo SANDLOT_API_PROCESSES=2 > /etc/sandlot/api.env && systemctl restart sandlot-api")
     machine.until(f"{ASK} GET /healthz", limit_s=300)
     first = shown(machine, "MainPID", "sandlot-api")

@@ -81,7 +81,9 @@ def told(elsewhere: Lan) -> Iterator[list[Any]]:
     server.server_close()
 
 
-def test_a_public_url_is_told_and_an_internal_one_never(own: Stack, elsewhere: Lan, told: list[Any]) -> None:
+def test_callbacks_are_posted_to_public_urls_and_never_to_internal_ones(
+    own: Stack, elsewhere: Lan, told: list[Any]
+) -> None:
     _, own.url = own.start_api(**CALLBACKS)
     launch = ["-IS", str(LAUNCH), str(os.getpid()), str(NAMESPACES / elsewhere.first.name), "", ""]
     own.start("worker", command=[*launch, sys.executable, "-m", "worker"], **CALLBACKS).event("worker started")
@@ -114,14 +116,14 @@ def test_a_public_url_is_told_and_an_internal_one_never(own: Stack, elsewhere: L
         assert data["error"] == {"errorType": "ValueError", "errorMessage": "no 7"}
 
 
-def test_without_hosts_nobody_is_told(anyone: httpx.Client) -> None:
+def test_callbacks_are_refused_when_no_host_is_allowed(anyone: httpx.Client) -> None:
     headers = {"prefer": "respond-async", "x-callback-url": "https://hooks.example.com/"}
     reply = anyone.post("/v1/functions/echo/invoke", json=1, headers=headers)
     assert (reply.status_code, reply.json()["code"]) == (400, "callback_refused")
     assert "SANDLOT_CALLBACK_HOSTS" in reply.json()["detail"]
 
 
-def test_a_worker_that_could_not_sign_does_not_start(own: Stack) -> None:
+def test_a_worker_without_a_signing_secret_for_callbacks_does_not_start(own: Stack) -> None:
     part = own.start("worker", SANDLOT_CALLBACK_HOSTS="hooks.example.com")
     assert part.process.wait(30) == 2
     until(lambda: any("SANDLOT_CALLBACK_SECRET" in line for line in part.lines), reason=lambda: "".join(part.lines))

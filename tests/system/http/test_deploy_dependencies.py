@@ -64,7 +64,7 @@ def version(client: httpx.Client, number: int) -> dict[str, Any]:
     return dict(client.get("/v1/functions/hello", params={"version": number}).json())
 
 
-def test_the_version_before_serves_while_the_next_is_built_and_after_a_failure(
+def test_the_previous_version_serves_during_a_build_and_after_a_failed_one(
     stack: Stack, index: Index, tmp_path: Path
 ) -> None:
     index.open.clear()
@@ -95,7 +95,7 @@ def test_the_version_before_serves_while_the_next_is_built_and_after_a_failure(
         assert (refused.status_code, refused.json()["code"]) == (409, "version_failed")
 
 
-def test_a_build_outlives_the_worker_that_had_it_and_the_next_machine_has_nothing_but_redis(
+def test_a_build_survives_its_worker_and_finishes_on_a_machine_that_has_only_redis(
     stack: Stack, index: Index, tmp_path: Path
 ) -> None:
     index.open.clear()
@@ -156,9 +156,7 @@ class Deploying:
         return bool(read)
 
 
-def test_the_command_tells_each_step_on_a_line_and_the_answer_apart_from_them(
-    stack: Stack, index: Index, tmp_path: Path
-) -> None:
+def test_deploy_prints_each_step_on_stderr_and_the_result_on_stdout(stack: Stack, index: Index, tmp_path: Path) -> None:
     path = tmp_path / "hello.py"
     path.write_text(source("greeter"))
     index.open.clear()

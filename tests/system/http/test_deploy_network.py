@@ -83,7 +83,7 @@ def test_redis_the_api_and_metadata_are_out_of_reach(
         ({"require": ["moat"]}, "is not an isolation feature"),
     ],
 )
-def test_what_cannot_be_promised_is_refused_at_deploy(
+def test_an_unenforceable_network_policy_is_refused_at_deploy(
     admin: httpx.Client, manifest: dict[str, Any], reason: str
 ) -> None:
     refused = deploy(admin, "refused", **manifest)

@@ -63,7 +63,7 @@ def everything_in(raw: redis.Redis) -> bytes:
     return repr(found).encode()
 
 
-def test_the_function_has_it_and_nobody_else_can_read_it(stack: Stack, admin: httpx.Client, function: str) -> None:
+def test_only_the_function_can_read_its_secret(stack: Stack, admin: httpx.Client, function: str) -> None:
     told = admin.post(f"{function}/invoke")
     assert told.json() == [len(VALUE), VALUE[::-1]]
     failed = admin.post(f"{function}/invoke", content=b'"fail"')
@@ -88,7 +88,7 @@ def test_the_function_has_it_and_nobody_else_can_read_it(stack: Stack, admin: ht
             assert VALUE.encode() not in Path(f"/proc/{part.process.pid}/{name}").read_bytes()
 
 
-def test_no_process_has_it_in_its_arguments_or_first_environment(admin: httpx.Client, function: str) -> None:
+def test_no_process_has_the_secret_in_its_arguments_or_initial_environment(admin: httpx.Client, function: str) -> None:
     admin.post(f"{function}/invoke").raise_for_status()  # its sandbox is warm now
     for pid in filter(str.isdigit, os.listdir("/proc")):
         for name in ("cmdline", "environ"):
@@ -99,13 +99,13 @@ def test_no_process_has_it_in_its_arguments_or_first_environment(admin: httpx.Cl
             assert VALUE.encode() not in text, pid
 
 
-def test_a_new_value_is_there_with_the_next_call(admin: httpx.Client, function: str) -> None:
+def test_the_next_call_gets_the_new_value(admin: httpx.Client, function: str) -> None:
     assert admin.post(f"{function}/invoke").json()[0] == len(VALUE)
     admin.put("/v1/secrets/PASSWORD", json={"value": "another"}).raise_for_status()
     until(lambda: admin.post(f"{function}/invoke").json()[0] == len("another"))
 
 
-def test_a_secret_that_is_not_there_is_told_at_deploy_and_call(admin: httpx.Client, function: str) -> None:
+def test_a_missing_secret_is_reported_at_deploy_and_at_call(admin: httpx.Client, function: str) -> None:
     manifest = {"secrets": ["NEVER_SET"]}
     reply = admin.put(function, json={"source": SOURCE, "manifest": manifest})
     assert "sandlot secret set NEVER_SET" in reply.json()["warnings"][0]
@@ -129,7 +129,7 @@ def test_a_secret_goes_only_to_functions_that_name_it(admin: httpx.Client, funct
         ('{"value": ""}', "is empty"),
     ],
 )
-def test_a_secret_that_is_none_is_refused_without_repeating_it(admin: httpx.Client, body: str, word: str) -> None:
+def test_an_invalid_secret_is_refused_without_repeating_it(admin: httpx.Client, body: str, word: str) -> None:
     reply = admin.put("/v1/secrets/BAD", content=body.encode())
     assert (reply.status_code, word in reply.json()["detail"], VALUE in reply.text) == (400, True, False), reply.text
     assert admin.get("/v1/secrets/BAD").json()["code"] == "secret_not_found"

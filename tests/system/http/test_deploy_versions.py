@@ -34,7 +34,7 @@ def ran(reply: httpx.Response) -> tuple[Any, str]:
     return reply.json(), reply.headers["x-function-version"]
 
 
-def test_a_call_by_alias_runs_the_version_it_means(admin: httpx.Client, function: str) -> None:
+def test_a_call_by_alias_runs_the_version_the_alias_points_at(admin: httpx.Client, function: str) -> None:
     assert admin.put(f"{function}/aliases/prod", json={"version": 1}).json() == {"alias": "prod", "version": 1}
     reply = admin.post(f"{function}/invoke?version=prod")
     assert ran(reply) == (1, "1")
@@ -56,7 +56,7 @@ def test_a_call_by_alias_runs_the_version_it_means(admin: httpx.Client, function
         ("GET", "/versioned", "", 502),
     ],
 )
-def test_replies_without_a_value_say_which_version_ran_as_well(
+def test_replies_without_a_value_also_name_the_version_that_ran(
     admin: httpx.Client, function: str, method: str, path: str, prefer: str, status: int
 ) -> None:
     admin.put(function, json={"source": "def handler(event, context):\n    return 1 / 0\n"}).raise_for_status()
@@ -64,7 +64,7 @@ def test_replies_without_a_value_say_which_version_ran_as_well(
     assert (reply.status_code, reply.headers["x-function-version"]) == (status, "3"), reply.text
 
 
-def test_what_a_version_is_set_to_goes_with_each_of_its_calls(stack: Stack, admin: httpx.Client, function: str) -> None:
+def test_every_call_of_a_version_uses_its_manifest(stack: Stack, admin: httpx.Client, function: str) -> None:
     code = (
         "import os\n\ndef handler(event, context):\n    return [os.environ['GREETING'], context.memory_limit_in_mb]\n"
     )
@@ -78,7 +78,7 @@ def test_what_a_version_is_set_to_goes_with_each_of_its_calls(stack: Stack, admi
     assert settings.items() <= admin.get(function).json()["manifest"].items()
 
 
-def test_an_archive_over_the_limit_is_413_and_the_version_before_serves(admin: httpx.Client, function: str) -> None:
+def test_an_archive_over_the_limit_is_413_and_the_previous_version_serves(admin: httpx.Client, function: str) -> None:
     large = b"PK" + bytes(50 * 1024 * 1024)
     reply = admin.put(function, content=large, headers={"content-type": "application/zip"})
     assert (reply.status_code, reply.json()["code"], reply.json()["limit_bytes"]) == (
@@ -95,7 +95,7 @@ def test_moving_latest_is_a_rollback(admin: httpx.Client, function: str) -> None
     assert ran(admin.get("/fn/versioned")) == (1, "1")
 
 
-def test_calls_are_shared_and_a_key_stays_where_it_is(admin: httpx.Client, function: str) -> None:
+def test_an_alias_splits_calls_and_a_key_stays_on_one_version(admin: httpx.Client, function: str) -> None:
     admin.put(f"{function}/aliases/prod", json={"version": 1, "weights": {"2": 0.5}}).raise_for_status()
     ends = {}
     for number in range(16):
@@ -106,7 +106,7 @@ def test_calls_are_shared_and_a_key_stays_where_it_is(admin: httpx.Client, funct
     assert set(ends.values()) == {1, 2}
 
 
-def test_of_two_who_deploy_at_once_one_wins_and_one_is_told(admin: httpx.Client, function: str) -> None:
+def test_one_of_two_concurrent_deploys_is_refused_as_a_conflict(admin: httpx.Client, function: str) -> None:
     etag = admin.get(function).headers["etag"]
     both = threading.Barrier(2)
     replies: list[httpx.Response] = []
@@ -128,7 +128,9 @@ def test_of_two_who_deploy_at_once_one_wins_and_one_is_told(admin: httpx.Client,
     assert (moved.status_code, moved.json()["code"]) == (412, "version_conflict")
 
 
-def test_nothing_is_removed_that_has_changed_since_it_was_looked_at(admin: httpx.Client, function: str) -> None:
+def test_a_removal_is_refused_when_the_function_has_changed_since_it_was_read(
+    admin: httpx.Client, function: str
+) -> None:
     etag = admin.get(function).headers["etag"]
     assert admin.get(function).json()["revision"] == etag.strip('"')
     admin.put(function, json=source(3)).raise_for_status()
@@ -140,7 +142,7 @@ def test_nothing_is_removed_that_has_changed_since_it_was_looked_at(admin: httpx
         assert (gone.status_code, gone.json()["code"]) == (404, "function_not_found")
 
 
-def test_what_waits_of_a_removed_function_is_cancelled_and_its_cap_is_kept_until_then(admin: httpx.Client) -> None:
+def test_removing_a_function_cancels_its_queued_jobs_and_keeps_its_cap_until_then(admin: httpx.Client) -> None:
     """One at a time, so the second waits while the first runs."""
     code = "import time\n\ndef handler(event, context):\n    time.sleep(1)\n    return event\n"
     admin.put("/v1/functions/single", json={"source": code, "manifest": {"concurrency": 1}}).raise_for_status()
@@ -175,7 +177,7 @@ def test_a_downloaded_version_can_be_deployed_and_is_the_same(admin: httpx.Clien
     assert (again["version"], again["changed"]) == (1, False)
 
 
-def test_a_function_that_no_worker_can_run_is_told_at_its_deploy_and_at_its_call(
+def test_a_function_that_no_worker_can_run_is_reported_at_deploy_and_at_call(
     admin: httpx.Client, function: str
 ) -> None:
     reply = admin.put(function, json=source(5) | {"manifest": {"tags": ["gpu"]}})
@@ -187,7 +189,7 @@ def test_a_function_that_no_worker_can_run_is_told_at_its_deploy_and_at_its_call
         assert "it needs one for 'python,gpu'. Start one with: sandlot worker --tag gpu" in refused.json()["detail"]
 
 
-def test_a_worker_with_the_tag_runs_it(stack: Stack, admin: httpx.Client, function: str) -> None:
+def test_a_worker_with_the_tag_runs_the_function(stack: Stack, admin: httpx.Client, function: str) -> None:
     worker = stack.start("worker", SANDLOT_TAGS="gpu", SANDLOT_SLOTS="1")
     worker.event("worker started")
     try:

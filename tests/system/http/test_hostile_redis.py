@@ -231,7 +231,9 @@ Job.fetch(sys.argv[2], connection=raw).perform()
 """
 
 
-def test_what_is_planted_works_on_stock_rq_and_the_hook_sees_it(own: OwnStack, tmp_path: Path, trap: Trap) -> None:
+def test_the_planted_attacks_work_on_stock_rq_and_the_audit_hook_sees_them(
+    own: OwnStack, tmp_path: Path, trap: Trap
+) -> None:
     """Or the other test would prove nothing."""
     (tmp_path / "gullible.py").write_text(GULLIBLE)
     log, arm = tmp_path / "events", tmp_path / "armed"
@@ -250,7 +252,7 @@ def test_what_is_planted_works_on_stock_rq_and_the_hook_sees_it(own: OwnStack, t
 
 
 @pytest.mark.timeout(240)
-def test_whoever_can_write_to_redis_executes_nothing(own: OwnStack, tmp_path: Path, trap: Trap) -> None:
+def test_write_access_to_redis_executes_nothing(own: OwnStack, tmp_path: Path, trap: Trap) -> None:
     watch = Watch(own, tmp_path)
     watch.start()
     with (

@@ -20,7 +20,7 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
 CHUNKED = b"0\r\n\r\n" + SMUGGLED
 
 
-def test_a_short_seeded_walk_through_the_grammar(stack: Stack) -> None:
+def test_a_short_seeded_run_of_the_grammar_breaks_nothing(stack: Stack) -> None:
     api, url = stack.start_api()
     verdict = throw(url, requests(20_261_125, 400), api.process.pid)
     assert verdict.bad == []
@@ -75,7 +75,9 @@ def test_every_reply_is_one_that_the_openapi_document_promises(own: OwnStack) ->
         ("two hosts", POST + b"host: b\r\ncontent-length: 1\r\n\r\n1" + SMUGGLED),
     ],
 )  # fmt: skip
-def test_what_two_parsers_could_read_differently_is_refused(stack: Stack, name: str, request_bytes: bytes) -> None:
+def test_a_request_that_two_parsers_could_read_differently_is_refused(
+    stack: Stack, name: str, request_bytes: bytes
+) -> None:
     parts = urlsplit(stack.url)
     answer = b""
     with (
@@ -90,7 +92,7 @@ def test_what_two_parsers_could_read_differently_is_refused(stack: Stack, name: 
     assert b"connection: close\r\n" in answer
 
 
-def test_a_stop_ends_in_time_whatever_is_open(stack: Stack) -> None:
+def test_a_stop_ends_in_time_with_any_connection_open(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="2")
     parts = urlsplit(url)
     shapes = [

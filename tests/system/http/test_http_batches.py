@@ -49,13 +49,13 @@ def test_an_event_arrives_as_it_was_written(anyone: httpx.Client) -> None:
         (b"[1, " + b"[" * 201 + b"]" * 201 + b"]", "invalid_json", "event 1 of the batch is nested deeper than 200"),
     ],
 )
-def test_a_batch_that_cannot_be_is_refused_whole(anyone: httpx.Client, body: bytes, code: str, said: str) -> None:
+def test_an_invalid_batch_is_refused_as_a_whole(anyone: httpx.Client, body: bytes, code: str, said: str) -> None:
     reply = anyone.post(BATCH, content=body)
     assert (reply.status_code, reply.json()["code"]) == (400, code), reply.text
     assert said in reply.json()["detail"]
 
 
-def test_a_batch_has_an_idempotency_key_as_a_whole(anyone: httpx.Client) -> None:
+def test_one_idempotency_key_covers_the_whole_batch(anyone: httpx.Client) -> None:
     def post(events: object) -> httpx.Response:
         return anyone.post(BATCH, content=json.dumps(events), headers={"idempotency-key": '"batch-1"'})
 
@@ -65,7 +65,7 @@ def test_a_batch_has_an_idempotency_key_as_a_whole(anyone: httpx.Client) -> None
     assert (reply.status_code, reply.json()["code"]) == (422, "idempotency_conflict")
 
 
-def test_a_batch_needs_the_key_that_a_call_needs(anyone: httpx.Client, admin: httpx.Client) -> None:
+def test_a_batch_needs_the_same_key_as_a_call(anyone: httpx.Client, admin: httpx.Client) -> None:
     path = "/v1/functions/private/invoke-batch"
     assert anyone.post(path, content=b"[1]").status_code == 401
     (job_id,) = admin.post(path, content=b"[1]").json()["jobs"]
@@ -96,13 +96,13 @@ def test_jobs_are_listed_for_their_owner_newest_first(admin: httpx.Client, anyon
         ("limit=x", "limit"),
     ],
 )
-def test_a_filter_that_means_nothing_is_refused(admin: httpx.Client, query: str, said: str) -> None:
+def test_an_invalid_filter_is_refused(admin: httpx.Client, query: str, said: str) -> None:
     reply = admin.get("/v1/jobs?" + query)
     assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
     assert said in reply.json()["detail"]
 
 
-def test_a_job_whose_retention_is_over_is_gone_for_its_owner_and_unknown_to_others(
+def test_an_expired_job_is_410_for_its_owner_and_404_for_others(
     admin: httpx.Client, anyone: httpx.Client, stack: Stack
 ) -> None:
     (mine,) = admin.post("/v1/functions/private/invoke-batch", content=b"[1]").json()["jobs"]
@@ -118,7 +118,7 @@ def test_a_job_whose_retention_is_over_is_gone_for_its_owner_and_unknown_to_othe
         assert anyone.get(f"/v1/jobs/{mine}{path}").status_code == 404
 
 
-def test_the_client_sends_batches_and_lists(stack: Stack) -> None:
+def test_the_client_sends_batches_and_lists_jobs(stack: Stack) -> None:
     with Client(stack.url, stack.key) as client:
         jobs = client.invoke_batch("echo", [{"n": 1}, {"n": 2}])
         assert [client.wait(job_id)["result"] for job_id in jobs] == [{"n": 1}, {"n": 2}]

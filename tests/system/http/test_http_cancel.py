@@ -57,7 +57,7 @@ def lingers(admin: httpx.Client) -> Iterator[str]:
     admin.delete("/v1/functions/lingers").raise_for_status()
 
 
-def test_a_running_job_that_is_cancelled_is_dead_when_its_caller_is_answered(
+def test_a_cancelled_running_job_is_dead_before_its_caller_gets_the_reply(
     admin: httpx.Client, stack: Stack, lingers: str
 ) -> None:
     with concurrent.futures.ThreadPoolExecutor() as threads, stack.client() as caller:
@@ -155,7 +155,7 @@ def in_order(manifest: str) -> list[str]:
 
 
 @pytest.mark.parametrize("manifest", ["cancel", "detach"])
-def test_hanging_up_on_a_queued_job_does_what_the_call_says_or_else_the_manifest(
+def test_hanging_up_on_a_queued_job_follows_the_call_option_and_then_the_manifest(
     admin: httpx.Client, stack: Stack, manifest: str
 ) -> None:
     name = f"turns-{manifest}"
@@ -186,7 +186,7 @@ def test_hanging_up_on_a_queued_job_does_what_the_call_says_or_else_the_manifest
 
 
 @pytest.mark.parametrize("manifest", ["cancel", "detach"])
-def test_hanging_up_on_a_running_job_does_what_the_call_says_or_else_the_manifest(
+def test_hanging_up_on_a_running_job_follows_the_call_option_and_then_the_manifest(
     admin: httpx.Client, stack: Stack, manifest: str
 ) -> None:
     name = f"lingers-{manifest}"

@@ -36,7 +36,7 @@ def every_kind(client: httpx.Client) -> dict[str, httpx.Response]:
     }
 
 
-def test_every_acknowledgement_says_what_redis_promises(
+def test_every_acknowledgement_states_the_durability_that_redis_gives(
     stack: Stack, anyone: httpx.Client, valkey: redis.Redis
 ) -> None:
     api, url = stack.start_api(SANDLOT_REDIS_URL=stack.environment["SANDLOT_REDIS_URL"])
@@ -64,6 +64,6 @@ def test_every_acknowledgement_says_what_redis_promises(
     api.stop()
 
 
-def test_a_function_cannot_promise_it_itself(anyone: httpx.Client) -> None:
+def test_a_function_cannot_set_the_durability_header(anyone: httpx.Client) -> None:
     reply = anyone.post("/fn/responds", json={"statusCode": 200, "headers": {"x-durability": "always"}})
     assert reply.headers.get_list("x-durability") == ["none"]

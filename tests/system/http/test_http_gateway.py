@@ -11,7 +11,7 @@ def answer_with(client: httpx.Client, response: httpx.Response, path: str = "/fn
     return client.post(path, content=json.dumps(response).encode())
 
 
-def test_the_short_form_and_the_long_one_are_the_same_function(anyone: httpx.Client) -> None:
+def test_the_short_and_the_long_url_reach_the_same_function(anyone: httpx.Client) -> None:
     for path in ("/fn/echo", "/echo"):
         event = anyone.get(path + "?a=1&a=2").json()
         assert (event["rawPath"], event["queryStringParameters"]) == ("/", {"a": "1,2"})
@@ -23,7 +23,7 @@ def test_every_method_reaches_the_function(anyone: httpx.Client, method: str) ->
     assert anyone.request(method, "/fn/echo").json()["requestContext"]["http"]["method"] == method
 
 
-def test_head_has_headers_and_no_body(anyone: httpx.Client) -> None:
+def test_head_returns_headers_and_no_body(anyone: httpx.Client) -> None:
     reply = anyone.head("/echo")
     assert (reply.status_code, reply.content) == (200, b"")
     assert reply.headers["x-job-id"]
@@ -59,7 +59,7 @@ def test_a_binary_body_goes_both_ways(anyone: httpx.Client) -> None:
         {"statusCode": 200, "body": "***", "isBase64Encoded": True},
     ],
 )
-def test_a_response_that_cannot_be_sent_is_502_and_the_connection_lives(
+def test_an_invalid_response_is_502_and_the_connection_stays_open(
     anyone: httpx.Client, response: httpx.Response
 ) -> None:
     reply = answer_with(anyone, response)
@@ -72,7 +72,7 @@ def test_a_response_that_cannot_be_sent_is_502_and_the_connection_lives(
     "headers",
     [{"content-length": "1"}, {"transfer-encoding": "chunked"}, {"connection": "close"}, {"Content-Length": "99999"}],
 )
-def test_framing_is_not_the_functions_to_decide(anyone: httpx.Client, headers: dict[str, str]) -> None:
+def test_a_function_cannot_set_framing_headers(anyone: httpx.Client, headers: dict[str, str]) -> None:
     reply = answer_with(anyone, {"statusCode": 200, "headers": headers, "body": "the whole body"})
     assert reply.text == "the whole body"
     assert "transfer-encoding" not in reply.headers
@@ -84,12 +84,12 @@ def test_a_response_without_a_body_leaves_the_connection_usable(anyone: httpx.Cl
     assert anyone.get("/echo").status_code == 200
 
 
-def test_a_function_that_goes_wrong_is_a_problem(anyone: httpx.Client) -> None:
+def test_a_failing_function_is_a_problem_document(anyone: httpx.Client) -> None:
     assert anyone.get("/fn/fails").json()["code"] == "function_error"
     assert anyone.get("/loops").json()["code"] == "function_timeout"
 
 
-def test_a_private_function_is_not_there_for_strangers(anyone: httpx.Client, admin: httpx.Client) -> None:
+def test_a_private_function_is_404_without_a_key(anyone: httpx.Client, admin: httpx.Client) -> None:
     assert anyone.get("/private").status_code == anyone.get("/nope").status_code == 401
     assert admin.get("/private").json() == "secret"
     assert admin.get("/nope").json()["code"] == "function_not_found"
@@ -102,6 +102,6 @@ def test_the_key_is_not_passed_on(admin: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/favicon.ico", "/a/b/c", "/robots.txt", "/v1/", "/v1/nothing", "/.git/config", "/%2e%2e/x"]
 )
-def test_nothing_is_where_nothing_is(anyone: httpx.Client, path: str) -> None:
+def test_an_unknown_path_is_404(anyone: httpx.Client, path: str) -> None:
     reply = anyone.get(path)
     assert (reply.status_code, reply.json()["code"]) == (404, "not_found")

@@ -26,7 +26,7 @@ def invoke(client: httpx.Client, name: str, event: Any = None, query: str = "", 
         b'"\\ud83d\\ude00"',
     ],
 )
-def test_any_json_goes_in_and_comes_out(anyone: httpx.Client, event: bytes) -> None:
+def test_any_json_is_echoed_unchanged(anyone: httpx.Client, event: bytes) -> None:
     reply = invoke(anyone, "echo", event)
     assert (reply.status_code, reply.json()) == (200, json.loads(event))
     assert reply.headers["content-type"] == "application/json"
@@ -44,7 +44,7 @@ def test_node_functions_are_called_the_same_way(anyone: httpx.Client) -> None:
     assert invoke(anyone, "greet", {"name": "Ada"}).json() == {"message": "Hello, Ada!"}
 
 
-def test_the_function_sees_the_job_that_the_caller_is_told(anyone: httpx.Client) -> None:
+def test_the_function_sees_the_job_id_that_the_caller_gets(anyone: httpx.Client) -> None:
     reply = invoke(anyone, "context")
     assert reply.json()["job"] == reply.headers["x-job-id"]
 
@@ -67,7 +67,7 @@ def test_the_function_sees_the_job_that_the_caller_is_told(anyone: httpx.Client)
         ("bigint", None, 502, "bad_result", "bad_result"),
     ],
 )
-def test_a_function_that_goes_wrong_is_a_problem_and_the_next_call_works(
+def test_a_failing_function_is_a_problem_document_and_the_next_call_works(
     anyone: httpx.Client, name: str, event: object, status: int, code: str, outcome: str
 ) -> None:
     reply = invoke(anyone, name, event)
@@ -81,20 +81,18 @@ def test_a_function_that_goes_wrong_is_a_problem_and_the_next_call_works(
     assert invoke(anyone, "echo", 1).json() == 1
 
 
-def test_what_a_function_raised_is_told_with_its_own_frames_only(anyone: httpx.Client) -> None:
+def test_an_exception_is_reported_with_the_functions_own_frames_only(anyone: httpx.Client) -> None:
     error = invoke(anyone, "fails", "luck").json()["error"]
     assert (error["errorType"], error["errorMessage"]) == ("ValueError", "no luck")
     assert any("fails.py" in frame for frame in error["stackTrace"])
     assert not any("runner" in frame for frame in error["stackTrace"])
 
 
-def test_a_functions_value_may_be_nothing(anyone: httpx.Client) -> None:
+def test_a_function_may_return_null(anyone: httpx.Client) -> None:
     assert invoke(anyone, "undefined").json() is None
 
 
-def test_an_unknown_function_is_404_to_who_may_know_and_401_to_others(
-    admin: httpx.Client, anyone: httpx.Client
-) -> None:
+def test_an_unknown_function_is_404_with_a_key_and_401_without(admin: httpx.Client, anyone: httpx.Client) -> None:
     assert (invoke(admin, "nope").status_code, invoke(admin, "nope").json()["code"]) == (404, "function_not_found")
     assert invoke(admin, "echo", query="?version=77").json()["code"] == "version_not_found"
     assert (invoke(anyone, "nope").status_code, invoke(anyone, "private").status_code) == (401, 401)
@@ -103,7 +101,7 @@ def test_an_unknown_function_is_404_to_who_may_know_and_401_to_others(
 
 
 @pytest.mark.parametrize("name", ["No", "a_b", "-a", "a" * 64, "..", "%00", "%E2%82%AC", "a%2Fb"])
-def test_what_is_no_name_is_no_function(admin: httpx.Client, name: str) -> None:
+def test_an_invalid_name_is_an_unknown_function(admin: httpx.Client, name: str) -> None:
     reply = invoke(admin, name)
     assert (reply.status_code, reply.json()["status"]) == (404, 404)
 
@@ -129,7 +127,7 @@ def test_an_event_that_is_not_json_is_400(anyone: httpx.Client, event: bytes) ->
     assert (reply.status_code, reply.json()["code"]) == (400, "invalid_json")
 
 
-def test_a_body_over_the_limit_is_413_whatever_it_says_of_itself(anyone: httpx.Client) -> None:
+def test_a_body_over_the_limit_is_413_whatever_its_headers_claim(anyone: httpx.Client) -> None:
     body = b'"' + b"x" * (6 * 1024 * 1024) + b'"'
     declared = invoke(anyone, "echo", body)
     assert (declared.status_code, declared.json()["code"]) == (413, "payload_too_large")
@@ -142,19 +140,19 @@ def test_a_body_over_the_limit_is_413_whatever_it_says_of_itself(anyone: httpx.C
     assert (counted.status_code, counted.json()["limit_bytes"]) == (413, 6 * 1024 * 1024)
 
 
-def test_a_body_at_the_limit_passes_and_comes_back(anyone: httpx.Client) -> None:
+def test_a_body_at_the_limit_is_accepted_and_returned(anyone: httpx.Client) -> None:
     body = b'"' + b"x" * (6 * 1024 * 1024 - 2) + b'"'
     reply = invoke(anyone, "echo", body)
     assert (reply.status_code, len(reply.content)) == (200, len(body)), reply.text[:500]
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-def test_another_method_is_405_and_says_which(anyone: httpx.Client, method: str) -> None:
+def test_another_method_is_405_with_an_allow_header(anyone: httpx.Client, method: str) -> None:
     reply = anyone.request(method, "/v1/functions/echo/invoke")
     assert (reply.status_code, reply.json()["code"], reply.headers["allow"]) == (405, "method_not_allowed", "POST")
 
 
-def test_what_a_function_prints_is_its_log_and_never_its_answer(anyone: httpx.Client) -> None:
+def test_output_goes_to_the_log_and_never_into_the_result(anyone: httpx.Client) -> None:
     reply = invoke(anyone, "speaks")
     assert reply.json() == "value"
     logs = anyone.get(f"/v1/jobs/{reply.headers['x-job-id']}/logs")
@@ -186,13 +184,13 @@ def test_an_asynchronous_call_is_accepted_and_can_be_polled_to_its_end(anyone: h
     assert anyone.get(location + "/result").content == b"0.2"
 
 
-def test_waiting_less_than_the_function_takes_is_504_and_the_job_goes_on(anyone: httpx.Client) -> None:
+def test_a_wait_shorter_than_the_job_is_504_and_the_job_continues(anyone: httpx.Client) -> None:
     reply = invoke(anyone, "sleeps", 0.6, query="?wait=0.1")
     assert (reply.status_code, reply.json()["code"]) == (504, "wait_timeout")
     assert anyone.get(reply.headers["location"] + "?wait=10").json()["status"] == "succeeded"
 
 
-def test_an_asynchronous_call_with_a_wait_is_whichever_comes_first(anyone: httpx.Client) -> None:
+def test_an_asynchronous_call_with_a_wait_returns_the_result_or_202(anyone: httpx.Client) -> None:
     quick = invoke(anyone, "sleeps", 0, prefer="respond-async, wait=10")
     slow = invoke(anyone, "sleeps", 0.6, prefer="respond-async, wait=0.1")
     assert (quick.status_code, quick.content) == (200, b"0")
@@ -228,7 +226,7 @@ def test_a_delayed_call_is_scheduled_and_then_run(anyone: httpx.Client) -> None:
     assert (job["status"], job["timings"]["total"] >= 0) == ("succeeded", True)
 
 
-def test_concurrent_calls_get_each_their_own_answer(anyone: httpx.Client) -> None:
+def test_concurrent_calls_each_get_their_own_result(anyone: httpx.Client) -> None:
     answers: dict[int, Any] = {}
 
     def call(number: int) -> None:

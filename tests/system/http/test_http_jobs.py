@@ -28,16 +28,16 @@ def submit(client: httpx.Client, name: str, event: Any = None, **headers: str) -
 
 @pytest.mark.parametrize("job_id", [NEVER, "x", "%00", "a" * 64, "..%2F..%2Fetc%2Fpasswd", "*", "%F0%9F%98%80"])
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/result"), ("GET", "/logs"), ("DELETE", "")])
-def test_a_job_that_never_was_is_404(admin: httpx.Client, method: str, path: str, job_id: str) -> None:
+def test_an_unknown_job_is_404(admin: httpx.Client, method: str, path: str, job_id: str) -> None:
     reply = admin.request(method, f"/v1/jobs/{job_id}{path}")
     assert (reply.status_code, reply.headers["content-type"]) == (404, "application/problem+json")
 
 
-def test_a_job_id_of_any_length_is_an_answer(admin: httpx.Client) -> None:
+def test_a_job_id_of_any_length_gets_a_reply(admin: httpx.Client) -> None:
     assert admin.get("/v1/jobs/" + "a" * 5000).status_code in (400, 404)
 
 
-def test_a_job_of_somebody_with_a_key_is_not_there_for_strangers(admin: httpx.Client, anyone: httpx.Client) -> None:
+def test_a_job_submitted_with_a_key_is_hidden_from_anonymous_callers(admin: httpx.Client, anyone: httpx.Client) -> None:
     location = submit(admin, "private").headers["location"]
     for path in ("", "/result", "/logs"):
         foreign, unknown = anyone.get(location + path), anyone.get(f"/v1/jobs/{NEVER}{path}")
@@ -56,14 +56,14 @@ def test_a_job_that_ended_without_a_value_has_no_result(anyone: httpx.Client) ->
     assert (reply.status_code, reply.json()["code"]) == (409, "no_result")
 
 
-def test_a_job_that_is_not_started_in_time_expires(anyone: httpx.Client) -> None:
+def test_a_job_that_does_not_start_in_time_expires(anyone: httpx.Client) -> None:
     headers = {"x-sandlot-delay": "1s", "x-sandlot-expires": "500ms"}
     location = submit(anyone, "echo", 1, **headers).headers["location"]
     job = anyone.get(location + "?wait=15").json()
     assert (job["status"], job["outcome"]) == ("expired", "expired")
 
 
-def test_a_result_is_sent_once_or_in_parts(anyone: httpx.Client) -> None:
+def test_a_result_is_sent_whole_or_in_ranges(anyone: httpx.Client) -> None:
     location = submit(anyone, "echo", "x" * 300_000).headers["location"]
     anyone.get(location + "?wait=10")
     whole = anyone.get(location + "/result")
@@ -90,7 +90,7 @@ def pieces_of(stack: Stack, job_id: str) -> tuple[redis.Redis, str]:
     return client, f"sandlot:result:{job_id}:1"
 
 
-def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Stack, anyone: httpx.Client) -> None:
+def test_a_result_of_6_mib_is_the_same_whole_in_ranges_and_by_head(stack: Stack, anyone: httpx.Client) -> None:
     event = large_event()
     called = anyone.post("/v1/functions/echo/invoke", content=event, timeout=HANG_S)
     assert (called.status_code, called.headers["content-length"]) == (200, str(len(called.content)))
@@ -120,7 +120,7 @@ def test_a_result_of_6_mib_is_the_same_whole_in_parts_and_in_its_head(stack: Sta
     assert (response.status_code, response.text) == (201, "x" * 1_000_000)
 
 
-def test_a_large_result_that_was_changed_or_is_gone_is_never_handed_out(stack: Stack, anyone: httpx.Client) -> None:
+def test_a_changed_or_missing_large_result_is_never_returned(stack: Stack, anyone: httpx.Client) -> None:
     called = anyone.post("/v1/functions/echo/invoke", content=large_event(), timeout=HANG_S)
     where, job_id = called.headers["content-location"], called.headers["x-job-id"]
     client, key = pieces_of(stack, job_id)
@@ -148,7 +148,7 @@ def test_a_large_result_that_was_changed_or_is_gone_is_never_handed_out(stack: S
     assert anyone.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
 
 
-def test_a_job_that_has_ended_is_run_again(anyone: httpx.Client, admin: httpx.Client) -> None:
+def test_an_ended_job_can_be_run_again(anyone: httpx.Client, admin: httpx.Client) -> None:
     location = submit(anyone, "echo", {"n": 1}).headers["location"]
     first = anyone.get(location + "?wait=10").json()
     reply = anyone.post(location + "/retry")
@@ -166,7 +166,7 @@ def test_a_job_that_has_ended_is_run_again(anyone: httpx.Client, admin: httpx.Cl
     assert admin.post(private + "/retry").status_code == 202
 
 
-def test_an_event_that_was_changed_in_redis_is_not_signed_anew(stack: Stack, anyone: httpx.Client) -> None:
+def test_an_event_changed_in_redis_is_not_signed_again(stack: Stack, anyone: httpx.Client) -> None:
     location = submit(anyone, "echo", {"n": 1}).headers["location"]
     anyone.get(location + "?wait=10")
     job = f"rq:job:{location.rsplit('/', 1)[1]}"
@@ -178,7 +178,9 @@ def test_an_event_that_was_changed_in_redis_is_not_signed_anew(stack: Stack, any
     assert (reply.status_code, reply.json()["code"]) == (500, "unsafe_record")
 
 
-def test_only_what_was_delivered_is_kept_shorter(stack: Stack, anyone: httpx.Client, admin: httpx.Client) -> None:
+def test_only_delivered_results_have_a_shorter_retention(
+    stack: Stack, anyone: httpx.Client, admin: httpx.Client
+) -> None:
     """Delivered is what was sent while the caller was still there: not what he was told to ask for, and not what he hung up on."""
     with redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"]) as client:
 
@@ -202,7 +204,7 @@ def test_only_what_was_delivered_is_kept_shorter(stack: Stack, anyone: httpx.Cli
         )
 
 
-def test_the_client_reads_all_of_it(stack: Stack) -> None:
+def test_the_client_reads_a_job_and_its_result(stack: Stack) -> None:
     with Client(stack.url, stack.key) as client:
         result = client.invoke("echo", {"a": 1})
         assert (result.json(), result.ok, result.version) == ({"a": 1}, True, "1")
@@ -241,7 +243,7 @@ def test_a_function_is_deployed_called_redeployed_and_removed(stack: Stack) -> N
             client.invoke("short-lived")
 
 
-def test_a_failure_that_its_function_wants_retried_runs_again_and_shows_why(anyone: httpx.Client) -> None:
+def test_a_retryable_failure_runs_again_and_shows_the_reason(anyone: httpx.Client) -> None:
     location = submit(anyone, "shaky", 1).headers["location"]
     seen = anyone.get(location).json()
     while seen["status"] in ("queued", "running"):
@@ -254,14 +256,12 @@ def test_a_failure_that_its_function_wants_retried_runs_again_and_shows_why(anyo
     assert anyone.get(location + "/logs").text == "try 2\n"
 
 
-def test_who_waits_for_a_call_waits_through_its_retries(anyone: httpx.Client) -> None:
+def test_a_synchronous_caller_waits_through_retries(anyone: httpx.Client) -> None:
     reply = anyone.post("/v1/functions/shaky/invoke", content=b"2")
     assert (reply.status_code, reply.json()["code"], reply.json()["job"]["attempt"]) == (502, "function_error", 2)
 
 
-def test_what_was_tried_in_vain_can_be_found_looked_at_taken_up_and_let_go(
-    admin: httpx.Client, anyone: httpx.Client
-) -> None:
+def test_dead_letters_can_be_listed_inspected_redriven_and_discarded(admin: httpx.Client, anyone: httpx.Client) -> None:
     job_id = submit(admin, "shaky", 9).headers["location"].rpartition("/")[2]
     assert admin.get(f"/v1/jobs/{job_id}?wait=20").json()["status"] == "failed"
     assert job_id in {letter["id"] for letter in admin.get("/v1/dead-letters?function=shaky").json()["dead_letters"]}

@@ -55,7 +55,7 @@ def test_a_wrong_setting_is_one_clear_line(stack: Stack, environment: dict[str, 
     assert word in api.lines[0]
 
 
-def test_an_open_door_to_the_network_is_refused(own: OwnStack) -> None:
+def test_listening_on_the_network_without_keys_is_refused(own: OwnStack) -> None:
     api = own.start("api", SANDLOT_HOST="0.0.0.0", SANDLOT_KEY="", SANDLOT_INSECURE="1")
     assert api.process.wait(30) == 2
     api.stop()
@@ -73,7 +73,7 @@ def test_without_a_worker_a_call_is_refused_and_the_api_is_not_ready(own: OwnSta
         assert int(reply.headers["retry-after"]) >= 1
 
 
-def test_without_redis_everything_says_try_again_and_nothing_hangs(own: OwnStack) -> None:
+def test_without_redis_every_request_is_503_and_nothing_hangs(own: OwnStack) -> None:
     api, url = own.start_api()
     with own.client(url=url) as client:
         client.put("/v1/functions/echo", json={"source": "def handler(event, context):\n    return event\n"})
@@ -94,7 +94,7 @@ def test_without_redis_everything_says_try_again_and_nothing_hangs(own: OwnStack
     assert api.stop() == 0
 
 
-def test_a_stop_answers_who_waits_with_the_place_of_the_job(stack: Stack) -> None:
+def test_a_stop_answers_waiting_callers_with_the_location_of_the_job(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="1.5")
     with (
         concurrent.futures.ThreadPoolExecutor() as threads,
@@ -119,7 +119,7 @@ def test_a_stop_answers_who_waits_with_the_place_of_the_job(stack: Stack) -> Non
             assert client.get(location + "?wait=20").json()["status"] == "succeeded"
 
 
-def test_a_stop_waits_for_answers_that_come_within_the_grace(stack: Stack) -> None:
+def test_a_stop_waits_for_replies_within_the_grace_period(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="10")
     with (
         concurrent.futures.ThreadPoolExecutor() as threads,
@@ -175,7 +175,7 @@ def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Stack)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Stack) -> None:
+def test_sighup_replaces_the_processes(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
     before = set(children_of(api.process.pid))
@@ -191,7 +191,7 @@ def test_sighup_puts_new_processes_in_the_place_of_the_old(stack: Stack) -> None
     assert api.stop() == 0
 
 
-def test_a_request_that_meets_the_stop_on_a_kept_connection_is_answered(stack: Stack) -> None:
+def test_a_request_on_a_kept_connection_is_answered_during_a_stop(stack: Stack) -> None:
     api, url = stack.start_api()
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
     connection.request("GET", "/healthz")
@@ -217,7 +217,7 @@ def wait_for_the_end_of_listening(url: str) -> None:
             time.sleep(0.01)
 
 
-def test_no_process_outlives_the_one_that_started_it(stack: Stack) -> None:
+def test_no_process_outlives_its_parent(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
     children = children_of(api.process.pid)
@@ -232,7 +232,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_processes_that_cannot_start_are_one_failure(stack: Stack) -> None:
+def test_processes_that_cannot_start_are_reported_once(stack: Stack) -> None:
     api = stack.start("api", SANDLOT_API_PROCESSES="2", SANDLOT_SIGNING_KEY="short")
     assert api.process.wait(30) == 2
     api.stop()
@@ -286,7 +286,7 @@ def test_a_head_beyond_the_limits_is_431(stack: Stack, pieces: list[bytes]) -> N
     assert b'"code":"head_too_large"' in answer
 
 
-def test_a_head_that_does_not_come_is_408_and_a_silent_connection_is_closed(stack: Stack) -> None:
+def test_an_incomplete_head_is_408_and_a_silent_connection_is_closed(stack: Stack) -> None:
     started_s = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor() as threads:
         half = threads.submit(speak, stack.url, b"GET /healthz HTTP/1.1\r\nx-half")
@@ -302,9 +302,7 @@ def test_a_head_that_does_not_come_is_408_and_a_silent_connection_is_closed(stac
 
 
 @pytest.mark.parametrize("request_bytes", RAW)
-def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_connection(
-    stack: Stack, request_bytes: bytes
-) -> None:
+def test_any_bytes_get_a_reply_below_500_or_a_closed_connection(stack: Stack, request_bytes: bytes) -> None:
     parts = urlsplit(stack.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=HANG_S) as wire:
         wire.sendall(request_bytes)
@@ -318,7 +316,7 @@ def test_whatever_comes_over_the_wire_gets_an_answer_below_500_or_a_closed_conne
     assert httpx.get(stack.url + "/healthz").status_code == 200
 
 
-def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Stack) -> None:
+def test_a_client_that_expects_100_continue_need_not_send_a_refused_body(stack: Stack) -> None:
     parts = urlsplit(stack.url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=HANG_S)
     connection.putrequest("POST", "/v1/functions/echo/invoke")
@@ -330,7 +328,7 @@ def test_a_client_that_asks_first_is_not_made_to_send_what_is_refused(stack: Sta
     connection.close()
 
 
-def test_node_files_are_checked_by_the_node_of_the_settings(stack: Stack, tmp_path: Path) -> None:
+def test_node_files_are_parsed_by_the_configured_node(stack: Stack, tmp_path: Path) -> None:
     used, node = tmp_path / "used", tmp_path / "node"
     node.write_text(f'#!/bin/sh\necho yes > {used}\nexec {find_node()} "$@"\n', encoding="utf-8")
     node.chmod(0o755)

@@ -62,7 +62,7 @@ def deploy_tagged(admin: httpx.Client, name: str, source: str) -> None:
     assert admin.put(f"/v1/functions/{name}", json=body).status_code in (200, 201)
 
 
-def test_one_scrape_speaks_of_all_processes(api_url: str) -> None:
+def test_one_scrape_covers_all_processes(api_url: str) -> None:
     def processes_that_have_answered() -> int:
         # A connection each, so that the kernel gives them to whichever process is free.
         assert (
@@ -85,9 +85,7 @@ def test_one_scrape_speaks_of_all_processes(api_url: str) -> None:
     assert total(samples, "sandlot_redis_up") == 1
 
 
-def test_a_worker_tells_how_invocations_ended_and_how_long_each_stage_took(
-    admin: httpx.Client, worker_url: str
-) -> None:
+def test_a_worker_exports_outcomes_and_stage_durations(admin: httpx.Client, worker_url: str) -> None:
     deploy_tagged(admin, "metered", "def handler(event, context):\n    while event:\n        pass\n    return event\n")
     for _ in range(3):
         assert admin.post("/v1/functions/metered/invoke", json=0).status_code == 200
@@ -110,7 +108,7 @@ def test_a_worker_tells_how_invocations_ended_and_how_long_each_stage_took(
     assert total(samples, "sandlot_slots") >= 4
 
 
-def test_a_worker_says_nothing_without_the_token_and_knows_one_path(worker_url: str) -> None:
+def test_a_worker_serves_one_path_and_only_with_the_token(worker_url: str) -> None:
     assert httpx.get(worker_url, trust_env=False).status_code == 401
     assert httpx.get(worker_url, headers={"authorization": "Bearer wrong"}, trust_env=False).status_code == 401
     says = {"authorization": f"Bearer {TOKEN}"}
@@ -118,7 +116,7 @@ def test_a_worker_says_nothing_without_the_token_and_knows_one_path(worker_url: 
     assert httpx.post(worker_url, headers=says, trust_env=False).status_code == 405
 
 
-def test_the_queue_and_its_workers_are_told_while_work_waits(
+def test_queue_and_worker_metrics_are_exported_while_jobs_wait(
     admin: httpx.Client, api_url: str, worker_url: str
 ) -> None:
     """One call at a time by the function's own cap, so the others wait."""
@@ -148,7 +146,7 @@ def test_the_queue_and_its_workers_are_told_while_work_waits(
         admin.delete(f"/v1/jobs/{job}")
 
 
-def test_a_process_that_was_killed_is_counted_again_under_its_number(api: Part) -> None:
+def test_the_replacement_of_a_killed_process_is_counted_under_the_same_number(api: Part) -> None:
     children = Path(f"/proc/{api.process.pid}/task/{api.process.pid}/children")
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     api.event("process died")

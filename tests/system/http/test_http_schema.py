@@ -14,7 +14,7 @@ from tests.system.http.conftest import Stack
 from tests.waiting import until
 
 
-def test_a_version_that_does_not_understand_the_data_does_not_start_and_what_runs_goes_on(own: Stack) -> None:
+def test_an_incompatible_version_does_not_start_and_running_processes_continue(own: Stack) -> None:
     api, url = own.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(_events(api, "listening")) == 2, reason=lambda: "".join(api.lines))
     with redis.Redis.from_url(own.environment["SANDLOT_REDIS_URL"]) as superuser:

@@ -38,7 +38,7 @@ def numbers(text: str) -> list[str]:
     return [str(number) for number in range(len(text.split()))]
 
 
-def test_lines_come_while_the_function_still_runs(anyone: httpx.Client) -> None:
+def test_log_lines_arrive_while_the_function_runs(anyone: httpx.Client) -> None:
     job = submit(anyone, "ticks")
     seen = []
     for event in events(anyone, job + "/events"):
@@ -56,7 +56,7 @@ def test_lines_come_while_the_function_still_runs(anyone: httpx.Client) -> None:
     assert statuses[-2:] == ["running", "cancelled"]
 
 
-def test_a_stream_goes_on_where_it_broke(anyone: httpx.Client) -> None:
+def test_a_broken_stream_resumes_where_it_stopped(anyone: httpx.Client) -> None:
     job = submit(anyone, "ticks")
     first = []
     for event in events(anyone, job + "/events"):
@@ -76,7 +76,7 @@ def test_a_stream_goes_on_where_it_broke(anyone: httpx.Client) -> None:
     assert (over.status_code, over.content) == (204, b"")
 
 
-def test_of_a_job_that_is_over_all_is_said_at_once(anyone: httpx.Client) -> None:
+def test_the_stream_of_an_ended_job_is_complete_at_once(anyone: httpx.Client) -> None:
     job = submit(anyone, "prints", 50)
     anyone.get(job + "?wait=20")
     found = list(events(anyone, job + "/events"))
@@ -86,7 +86,7 @@ def test_of_a_job_that_is_over_all_is_said_at_once(anyone: httpx.Client) -> None
     assert [event.name for event in logs] == ["log", "end"]
 
 
-def test_a_job_that_fails_says_how(anyone: httpx.Client) -> None:
+def test_the_stream_of_a_failed_job_ends_with_its_outcome(anyone: httpx.Client) -> None:
     found = list(events(anyone, submit(anyone, "fails", "luck") + "/events"))
     last = json.loads(found[-1].data)
     assert (found[-1].name, last["status"], last["error"]["errorMessage"]) == ("result", "failed", "no luck")
@@ -99,13 +99,13 @@ def test_an_id_of_another_stream_is_refused(anyone: httpx.Client, place: str) ->
     assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
 
 
-def test_nobody_follows_anothers_job(admin: httpx.Client, anyone: httpx.Client) -> None:
+def test_a_job_cannot_be_followed_with_another_key(admin: httpx.Client, anyone: httpx.Client) -> None:
     job = submit(admin, "private")
     assert anyone.get(job + "/events").status_code == 404
     assert list(events(admin, job + "/events"))[-1].name == "result"
 
 
-def test_many_follow_one_job_and_one_who_never_reads_hurts_nobody(anyone: httpx.Client, stack: Stack) -> None:
+def test_a_client_that_never_reads_does_not_slow_other_followers(anyone: httpx.Client, stack: Stack) -> None:
     job = submit(anyone, "ticks")
     with stack.client(key=False) as deaf, deaf.stream("GET", job + "/events") as unread:
         assert unread.status_code == 200
@@ -117,7 +117,7 @@ def test_many_follow_one_job_and_one_who_never_reads_hurts_nobody(anyone: httpx.
             assert list(stream)[-1].name == "result"
 
 
-def test_hundreds_follow_a_job_on_which_nothing_happens_and_all_see_its_end(anyone: httpx.Client, stack: Stack) -> None:
+def test_hundreds_of_followers_of_a_silent_job_all_see_its_end(anyone: httpx.Client, stack: Stack) -> None:
     job = submit(anyone, "sleeps", 1, {"x-sandlot-delay": "5m"})
     with httpx.Client(base_url=stack.url, timeout=HANG_S, trust_env=False, limits=httpx.Limits()) as many:
         streams = [events(many, job + "/events") for _ in range(200)]
@@ -128,7 +128,7 @@ def test_hundreds_follow_a_job_on_which_nothing_happens_and_all_see_its_end(anyo
             assert (last.name, json.loads(last.data)["status"]) == ("result", "cancelled")
 
 
-def test_an_api_that_stops_ends_its_streams_and_another_goes_on(anyone: httpx.Client, stack: Stack) -> None:
+def test_a_stopping_api_ends_its_streams_and_another_resumes_them(anyone: httpx.Client, stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="2")
     job = submit(anyone, "sleeps", 1, {"x-sandlot-delay": "5m"})
     with stack.client(key=False, url=url) as client:

@@ -33,9 +33,7 @@ def serial(url: str, authority: Authority) -> int:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_calls_go_over_tls_and_a_renewed_certificate_is_taken_up_on_sighup(
-    stack: Stack, tmp_path: Path, processes: str
-) -> None:
+def test_calls_use_tls_and_sighup_loads_a_renewed_certificate(stack: Stack, tmp_path: Path, processes: str) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("api")
     api, url = stack.start_api(
@@ -65,7 +63,7 @@ def test_calls_go_over_tls_and_a_renewed_certificate_is_taken_up_on_sighup(
     assert api.stop() == 0
 
 
-def test_whoever_never_finishes_a_handshake_does_not_hold_up_a_stop(stack: Stack, tmp_path: Path) -> None:
+def test_an_unfinished_handshake_does_not_delay_a_stop(stack: Stack, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("api")
     api, url = stack.start_api(
@@ -82,7 +80,7 @@ def test_whoever_never_finishes_a_handshake_does_not_hold_up_a_stop(stack: Stack
         assert time.monotonic() - started_s < 15
 
 
-def test_more_connections_than_there_may_be_are_refused_and_the_others_go_on(stack: Stack) -> None:
+def test_connections_over_the_limit_are_refused_and_the_others_continue(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_CONNECTIONS_LIMIT="3")
     parts = urlsplit(url)
     with httpx.Client(base_url=url, trust_env=False, timeout=HANG_S) as client, contextlib.ExitStack() as wires:
@@ -107,7 +105,7 @@ def test_more_connections_than_there_may_be_are_refused_and_the_others_go_on(sta
     assert api.stop() == 0
 
 
-def test_an_api_that_would_be_read_on_the_way_does_not_start(own: OwnStack) -> None:
+def test_api_and_worker_do_not_start_with_unencrypted_network_connections(own: OwnStack) -> None:
     for environment, word in (
         ({"SANDLOT_HOST": "0.0.0.0"}, "--insecure"),
         ({"SANDLOT_REDIS_URL": "redis://:hunter2@10.0.0.5/0"}, "--insecure-redis"),

@@ -100,7 +100,7 @@ def attributes(span: Span) -> dict[str, Any]:
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
 
 
-def test_one_trace_goes_from_the_caller_to_the_function(traced: TracedApi, collector: Collector) -> None:
+def test_one_trace_spans_the_caller_and_the_function(traced: TracedApi, collector: Collector) -> None:
     reply = call(traced, 1, traceparent=f"00-{TRACE}-{CALLER}-01")
     assert reply.status_code == 200
     names = {"POST /v1/functions/{name}/invoke", "invoke traced", "queue", "boot", "import", "run"}
@@ -121,7 +121,7 @@ def test_one_trace_goes_from_the_caller_to_the_function(traced: TracedApi, colle
     assert attempt.start_time_unix_nano <= stages[0].start_time_unix_nano
 
 
-def test_a_call_that_fails_is_a_span_that_failed(traced: TracedApi, collector: Collector) -> None:
+def test_a_failed_call_is_a_failed_span(traced: TracedApi, collector: Collector) -> None:
     trace = TRACE.replace("0af", "1af")
     assert call(traced, 0, "/traced", traceparent=f"00-{trace}-{CALLER}-01").status_code == 502
     until(lambda: {"POST /{name}", "invoke traced"} <= set(collector.of(trace)))
@@ -129,7 +129,7 @@ def test_a_call_that_fails_is_a_span_that_failed(traced: TracedApi, collector: C
     assert spans["POST /{name}"][1].status.code == spans["invoke traced"][1].status.code == 2
 
 
-def test_a_caller_that_does_not_trace_is_not_traced(traced: TracedApi, collector: Collector) -> None:
+def test_an_unsampled_caller_is_not_traced(traced: TracedApi, collector: Collector) -> None:
     silent, last = TRACE.replace("0af", "2af"), TRACE.replace("0af", "3af")
     handed = call(traced, 1, traceparent=f"00-{silent}-{CALLER}-00").json()
     assert handed.startswith(f"00-{silent}-")
@@ -139,13 +139,13 @@ def test_a_caller_that_does_not_trace_is_not_traced(traced: TracedApi, collector
     assert collector.of(silent) == {}
 
 
-def test_without_a_trace_a_call_begins_one(traced: TracedApi) -> None:
+def test_a_call_without_a_trace_starts_one(traced: TracedApi) -> None:
     version, trace, _, flags = call(traced, 1).json().split("-")
     assert (version, len(trace)) == ("00", 32)
     assert int(flags, 16) & 1, "sampled; SDKs set a second bit for a random id"
 
 
-def test_every_reply_and_every_end_is_a_line_that_names_the_job(traced: TracedApi) -> None:
+def test_every_reply_and_every_outcome_is_a_log_line_with_the_job_id(traced: TracedApi) -> None:
     reply = call(traced, 1)
     job_id, request_id = reply.headers["x-job-id"], reply.headers["x-request-id"]
 

@@ -49,13 +49,13 @@ def test_every_name_in_a_query_is_in_a_scrape(promql: str, families: set[str]) -
     assert unknown(promql, families) == set()
 
 
-def test_every_name_in_a_scrape_is_documented_and_the_other_way_round(families: set[str]) -> None:
+def test_every_name_in_a_scrape_is_documented_and_vice_versa(families: set[str]) -> None:
     text = (REPOSITORY / "docs" / "monitoring.md").read_text()
     documented = set(re.findall(r"`((?:sandlot|gateway)_[a-z_]+)`", text))
     assert documented == families
 
 
-def test_the_rules_do_what_their_own_tests_say() -> None:
+def test_the_alerting_rules_pass_their_own_tests() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool (Debian: apt-get install prometheus)")

@@ -12,7 +12,7 @@ from tests.waiting import until
 SOURCE = {"source": "def handler(event, context):\n    return event['time']\n", "filename": "main.py"}
 
 
-def test_a_schedule_makes_jobs_and_says_when_the_next_is_due(admin: httpx.Client) -> None:
+def test_a_schedule_creates_jobs_and_shows_the_next_due_time(admin: httpx.Client) -> None:
     manifest = {"schedule": "* * * * * *", "timezone": "Europe/Berlin"}
     admin.put("/v1/functions/by-clock", json=SOURCE | {"manifest": manifest}).raise_for_status()
     try:
@@ -31,7 +31,7 @@ def test_a_schedule_makes_jobs_and_says_when_the_next_is_due(admin: httpx.Client
     assert admin.get("/v1/functions/by-clock").status_code == 404
 
 
-def test_a_schedule_that_is_none_is_refused_by_its_key(admin: httpx.Client) -> None:
+def test_an_invalid_schedule_is_refused_and_its_key_named(admin: httpx.Client) -> None:
     reply = admin.put("/v1/functions/by-clock", json=SOURCE | {"manifest": {"schedule": "hourly"}})
     assert reply.status_code == 422, reply.text
     assert "schedule" in reply.json()["detail"]

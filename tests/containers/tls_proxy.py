@@ -1,4 +1,4 @@
-"""Ends TLS in front of a server that has none: `python tls_door.py CERTIFICATE KEY HOST PORT`, listening on 6380.
+"""Ends TLS in front of a server that has none: `python tls_proxy.py CERTIFICATE KEY HOST PORT`, listening on 6380.
 
 For the test of workers elsewhere: the Valkey in Sandlot's image speaks no TLS, and a real one would have a proxy like this in front.
 """

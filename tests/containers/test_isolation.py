@@ -45,7 +45,7 @@ def with_bait(path: Path) -> dict[str, Any]:
     return profile
 
 
-def test_no_attempt_gets_out(report: dict[str, Any]) -> None:
+def test_no_escape_attempt_in_a_container_succeeds(report: dict[str, Any]) -> None:
     attempts = report["attempts"]
     assert len(attempts) >= 150
     got = {
@@ -57,7 +57,7 @@ def test_no_attempt_gets_out(report: dict[str, Any]) -> None:
     assert {trial["kind"] for trial in attempts.values()} <= {"result", "closed"}
 
 
-def test_every_one_of_them_was_in_a_strict_sandbox(report: dict[str, Any]) -> None:
+def test_every_attempt_ran_in_a_strict_sandbox(report: dict[str, Any]) -> None:
     receipts = [trial["receipt"] for trial in report["attempts"].values()]
     assert {receipt["level"] for receipt in receipts} == {"strict"}
     assert all(
@@ -65,7 +65,7 @@ def test_every_one_of_them_was_in_a_strict_sandbox(report: dict[str, Any]) -> No
     )
 
 
-def test_what_they_aimed_at_is_as_before(report: dict[str, Any]) -> None:
+def test_the_targets_are_unchanged(report: dict[str, Any]) -> None:
     assert report["victim_alive"]
     assert report["file_intact"]
     assert report["leaked_fds"] == 0
