@@ -28,7 +28,10 @@ class Authority:
         self.ca.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key for 127.0.0.1, under this common name; an earlier pair of that name is replaced."""
+        """Issue a certificate and key for 127.0.0.1 with this common name.
+
+        An earlier pair of that name is replaced.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         hosts = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]

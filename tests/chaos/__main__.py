@@ -122,7 +122,10 @@ def _row(plan: Plan, history: History, judgement: Judgement, left: int, verdict:
 
 
 def _reap_orphans() -> int:
-    """Processes that outlived their worker; none may. Those that end soon are given the time, the others are killed and counted."""
+    """Count the processes that outlived their worker; none may.
+
+    Those that end soon get the time; the others are killed and counted.
+    """
     ends_s = time.monotonic() + ORPHANS_DEADLINE_S
     while (left := _orphans()) and time.monotonic() < ends_s:
         time.sleep(0.02)
@@ -133,7 +136,10 @@ def _reap_orphans() -> int:
 
 
 def _orphans() -> list[int]:
-    """Our children that live, but for the two that `multiprocessing` keeps for the next plan; the dead are reaped."""
+    """Reap dead children and return the living.
+
+    Two that `multiprocessing` keeps for the next plan are left out.
+    """
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,7 +1,4 @@
-"""What happens to the API while its callers wait.
-
-Knows: when, and which jobs that hits. Does not know: what is judged.
-"""
+"""Faults of the API while callers wait."""
 
 from __future__ import annotations
 
@@ -11,7 +8,10 @@ from tests.chaos.scene import Scene
 
 
 async def kill_api(scene: Scene) -> None:
-    """SIGKILL with callers waiting; another one on the same port, to whom they turn with the same keys."""
+    """SIGKILL the API with callers waiting.
+
+    A new one takes the same port, and the callers repeat their requests with the same keys.
+    """
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
         for _ in range(6):

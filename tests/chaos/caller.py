@@ -1,7 +1,4 @@
-"""Callers who remember what they were told.
-
-Knows: HTTP, idempotency keys, how to try again. Does not know: faults, Redis.
-"""
+"""Callers that record every reply and retry over HTTP with idempotency keys."""
 
 from __future__ import annotations
 
@@ -33,7 +30,10 @@ class Callers:
         work_s: tuple[float, float],
         with_keys: bool = True,
     ) -> None:
-        """Without idempotency keys whoever tries again makes another job, and it is the platform's own tries that must not."""
+        """`with_keys=False` sends no idempotency keys.
+
+        A caller's retry then makes another job; the platform's own retries still must not.
+        """
         self._history = history
         self._dice = dice
         self._rate_hz = rate_hz
@@ -55,7 +55,10 @@ class Callers:
             self.call(sync=self._dice.random() < 0.3, work_s=self._dice.uniform(*self._work_s))
 
     def call(self, *, sync: bool, work_s: float, fails: bool = False, delay: str = "") -> asyncio.Task[None]:
-        """One request more, tried until it is acknowledged; done when it is. `fails`: its first attempt raises."""
+        """Send one more request, retried until it is acknowledged; the task ends then.
+
+        `fails`: the job's first attempt raises.
+        """
         self._history.requests += 1
         task = asyncio.create_task(self._request(self._history.requests, sync, work_s, fails, delay))
         self._tasks.add(task)
@@ -108,7 +111,7 @@ class Callers:
         return False
 
     async def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """Anything else, once; asked again only if nobody can have heard it."""
+        """Send any other request, and repeat it only if it cannot have reached the server."""
         while True:
             try:
                 return await self._connections.send(method, path, headers or {}, body)

@@ -1,7 +1,4 @@
-"""What happens when no two machines agree on the time.
-
-Knows: which clocks are wrong, and what would tell. Does not know: what is judged beyond that.
-"""
+"""Faults of clocks: no two machines agree on the time."""
 
 from __future__ import annotations
 
@@ -19,7 +16,10 @@ HALF_A_MINUTE: Final = {"prefer": "respond-async", "x-sandlot-delay": "1s", "x-s
 
 
 async def live_with_wrong_clocks(scene: Scene) -> None:
-    """The API ten minutes behind, one worker ten minutes ahead and one behind; workers are killed meanwhile. Delays and expiries stay what they are."""
+    """Run the API ten minutes behind, one worker ten minutes ahead and one behind; kill workers.
+
+    Delays and expiries keep their lengths.
+    """
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
         scene.history.requests += 1

@@ -1,6 +1,7 @@
-"""Kept connections to one HTTP server on loopback, cheap enough to send hundreds of requests a second while everything else is being broken.
+"""Kept connections to one HTTP server on loopback.
 
-Knows: as much of HTTP/1.1 as our API answers with. Does not know: what is asked, whether asking again is safe.
+They are cheap enough for hundreds of requests a second during a fault, and understand only as much
+of HTTP/1.1 as the API replies with. They never decide whether a request may be repeated.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Unanswered(Exception):
 
 
 class ClosedWhileIdle(Unanswered):
-    """A kept connection ended before a byte of the answer came: every HTTP client must expect that of a server that stops (RFC 9112, 9.3.1)."""
+    """A kept connection ended before a byte of the reply came.
+
+    Every HTTP client must expect that of a server that stops (RFC 9112, 9.3.1).
+    """
 
 
 class Connections:

@@ -1,7 +1,4 @@
-"""What happens to the disk under Valkey: it fills up, or its power is cut.
-
-Knows: when, and which jobs that hits. Does not know: what is judged.
-"""
+"""Faults of the disk under Valkey: it fills up, or loses power."""
 
 from __future__ import annotations
 
@@ -20,7 +17,10 @@ RESTART_S: Final = 0.5
 
 
 async def fill_disk(scene: Scene) -> None:
-    """Nothing more can be appended. With `always` Valkey gives up at once, and each time it is started again; then there is room."""
+    """Fill the disk, so that nothing can be appended.
+
+    With `appendfsync always` Valkey exits at once, each time it is started; then space is freed.
+    """
     rig = scene.rig
     disk = rig.disk
     assert isinstance(disk, SmallDisk)
@@ -32,7 +32,7 @@ async def fill_disk(scene: Scene) -> None:
         await asyncio.sleep(RESTART_S)
         _start_again(scene)
     if not scene.history.refused["queue_unavailable"]:
-        scene.history.broke.append("with a full disk nobody was refused")
+        scene.history.broke.append("with a full disk no request was refused")
     affected = scene.history.ids - scene.history.records.keys()
     disk.free()
     _start_again(scene)
@@ -42,7 +42,7 @@ async def fill_disk(scene: Scene) -> None:
 
 
 def _start_again(scene: Scene) -> None:
-    """What a supervisor does."""
+    """Restart Valkey if it has exited, as a supervisor does."""
     valkey = scene.rig.valkey
     assert valkey is not None
     if valkey.ended:
@@ -51,7 +51,11 @@ def _start_again(scene: Scene) -> None:
 
 
 async def cut_power(scene: Scene) -> None:
-    """The machine under Valkey loses its power: what was not fsynced is gone, and so is Valkey. The journal is replayed, and it starts again."""
+    """Cut the power of the machine under Valkey.
+
+    Writes that were not fsynced are lost, and Valkey with them. The journal is replayed, and Valkey
+    starts again.
+    """
     rig = scene.rig
     disk = rig.disk
     assert isinstance(disk, CuttableDisk)
@@ -62,7 +66,7 @@ async def cut_power(scene: Scene) -> None:
             await scene.pause(0.0, 0.05)
         valkey = rig.valkey
         assert valkey is not None
-        # It must not see its disk fail: between the end of power and its own end there is no time.
+        # Valkey must not see its disk fail: a machine without power runs no further instruction.
         valkey.signal(signal.SIGSTOP)
         await valkey.stands_still()
         disk.cut(valkey.pid)

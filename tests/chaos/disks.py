@@ -20,9 +20,11 @@ DiskKind = Literal["", "small", "cuttable"]
 SMALL_MIB: Final = 24
 IMAGE_MIB: Final = 256
 FS_IOC_SHUTDOWN: Final = 0x8004587D
-"""`_IOR('X', 125, __u32)`: ext4's, f2fs's and xfs's emergency stop (fs/ext4/ioctl.c); xfstests simulates power cuts with it."""
+"""`_IOR('X', 125, __u32)`: the emergency stop of ext4, f2fs and xfs (fs/ext4/ioctl.c); xfstests
+simulates power cuts with it."""
 NO_LOG_FLUSH: Final = struct.pack("I", 2)
-"""EXT4_GOING_FLAGS_NOLOGFLUSH: neither dirty pages nor the journal's open transaction reach the disk. What was fsynced is there, nothing else is sure to be."""
+"""EXT4_GOING_FLAGS_NOLOGFLUSH: neither dirty pages nor the journal's open transaction reach the
+disk. Fsynced data is there; nothing else is guaranteed."""
 
 
 def why_not(kind: DiskKind) -> str:
@@ -32,7 +34,7 @@ def why_not(kind: DiskKind) -> str:
     if os.geteuid() != 0:
         return "mounting a disk needs root"
     if kind == "cuttable" and shutil.which("mkfs.ext4") is None:
-        return "there is no mkfs.ext4 here"
+        return "mkfs.ext4 is not installed"
     if kind == "cuttable" and not Path("/dev/loop-control").exists():
         return "there are no loop devices here"
     try:
@@ -69,7 +71,7 @@ class SmallDisk:
 
 
 class CuttableDisk:
-    """An ext4 in a file. Whoever uses it mounts it, in a namespace of its own (`launch.py`)."""
+    """An ext4 in a file; a process that uses it mounts it in its own namespace (`launch.py`)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +88,7 @@ class CuttableDisk:
         self.image.unlink()
 
     def cut(self, pid: int) -> None:
-        """The power of the machine of this process is gone: whoever has a file open there gets EIO from now on."""
+        """Cut the power of this process's machine: open files there fail with EIO from now on."""
         descriptor = os.open(f"/proc/{pid}/root{self.path}", os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, FS_IOC_SHUTDOWN, NO_LOG_FLUSH)
@@ -95,7 +97,10 @@ class CuttableDisk:
 
     @property
     def in_use(self) -> bool:
-        """Whether the kernel still has it mounted for somebody; the next mount would find the dead file system and not the disk."""
+        """True while the kernel has the disk mounted in any namespace.
+
+        A new mount would then find the dead file system instead of the disk.
+        """
         return bool(_run("losetup", "--associated", str(self.image)))
 
 

@@ -1,7 +1,7 @@
-"""Workers without sandboxes, hundreds of them: the engine that ships on a pool that only waits, forked from a process that has everything imported.
+"""Hundreds of workers without sandboxes: the real engine on a pool that only waits.
 
-Knows: how such a worker is made. Does not know: what is done to it.
-A whole worker attacks its own walls for two seconds of processor before it begins, which is not what a SIGTERM is about.
+Each is forked from a process that has imported everything. A whole worker spends two seconds of
+processor time on its selftest before it begins, which a test of SIGTERM does not need.
 """
 
 from __future__ import annotations

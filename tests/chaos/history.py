@@ -1,13 +1,13 @@
-"""What was promised and what was seen, and the judgement over both.
+"""The history of a plan (what was promised and what was observed), and its judgement.
 
-Knows: acknowledgements, records, runs, and the rules they must keep. Does not know: where they were observed.
-
-The rules, for every invocation the API has acknowledged:
-- it has a record, and the record is final: otherwise it is *lost*;
-- there is one record: one entry in the stream of results, one registry, one job for one idempotency key: otherwise it is *doubled*;
-- once final, the record never differs from what it was, nor from what a synchronous caller was told: otherwise it is *changed*;
-- no attempt was started twice, and the one on record was started: otherwise it is *unfenced*.
-Being run again, with another attempt, breaks no rule: that is what at-least-once means.
+The rules, for every invocation that the API acknowledged:
+- it has a record, and the record is final; otherwise it is *lost*;
+- it has exactly one record: one entry in the stream of results, one registry, and one job per
+  idempotency key; otherwise it is *doubled*;
+- a final record never changes, and agrees with the reply to a synchronous caller; otherwise it is
+  *changed*;
+- no attempt was started twice, and the recorded one was started; otherwise it is *unfenced*.
+Running again with another attempt breaks no rule: that is the meaning of at-least-once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ FINAL_KINDS: Final = frozenset(kind.value for kind in OutcomeKind)
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """A 2xx with a job's id, or a synchronous answer that names the job. `kind` and `attempt` are what a synchronous caller was told."""
+    """A 2xx with a job's id, or a synchronous reply that names the job.
+
+    `kind` and `attempt` are those of a synchronous reply.
+    """
 
     request: int
     job_id: str
@@ -36,7 +39,7 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What Redis has of a job that has ended. All of it must stay as it is."""
+    """The fields in Redis of a job that has ended, none of which may change."""
 
     kind: str
     attempt: int
@@ -51,7 +54,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a job is found at the very end: RQ's registries that list it, whether anything still holds it, and whether it is there at all."""
+    """The state of a job at the very end.
+
+    It has the RQ registries that list the job, whether anything still holds it, and whether it is
+    gone.
+    """
 
     registries: tuple[str, ...]
     held: bool
@@ -60,9 +67,10 @@ class Standing:
 
 @dataclass(slots=True)
 class Strike:
-    """A fault, and the jobs it hit, some perhaps after it: those handed to a host that is cut off already.
+    """A fault and the jobs it hit, some possibly later: those handed to a host already cut off.
 
-    `from_ms`, by the machine's clock: where recovery is measured from, or from the job's own beginning if that was later.
+    Recovery is measured from `from_ms`, by the machine's clock, or from the job's own start if that
+    was later.
     """
 
     what: str
@@ -84,7 +92,7 @@ class History:
     """How often each attempt was started, by the workers' own logs."""
     strikes: list[Strike] = field(default_factory=list)
     broke: list[str] = field(default_factory=list)
-    """Processes of ours that ended although nobody ended them."""
+    """Processes of the platform that ended although the plan did not end them."""
     requests: int = 0
     jobs: int = 0
     """Jobs that Redis has, acknowledged or not."""
@@ -101,7 +109,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The offences by rule, each as `job id: what is wrong`; all empty for a history that keeps every rule."""
+    """The offences by rule, each as `job id: what is wrong`; all empty if every rule holds."""
 
     acknowledged: int
     lost: list[str]
@@ -112,7 +120,7 @@ class Judgement:
     given_up: int
     """Jobs that ended as `worker_lost`, after their last attempt: reported, not lost."""
     repeated: int
-    """How often a job was started again. An attempt that was given back before it started is not one of them."""
+    """How often a job was started again, without attempts given back before they started."""
     spent: int
     """Jobs that ended with fewer attempts left than one that is run once."""
     recovery_s: list[float]
@@ -146,7 +154,7 @@ def _lost(history: History) -> list[str]:
         if not seen:
             offences.append(f"{job_id}: acknowledged, and has no final record")
         elif seen[-1].kind not in FINAL_KINDS:
-            offences.append(f"{job_id}: ended as {seen[-1].kind!r}, which is no outcome")
+            offences.append(f"{job_id}: ended as {seen[-1].kind!r}, which is not an outcome")
         elif standing is not None and standing.gone:
             offences.append(f"{job_id}: had ended, and its record is gone")
         elif standing is not None and standing.held:
@@ -185,7 +193,7 @@ def _changed(history: History) -> list[str]:
         seen = history.records.get(told.job_id)
         if told.kind and seen and (seen[0].kind, seen[0].attempt) != (told.kind, told.attempt or seen[0].attempt):
             offences.append(
-                f"{told.job_id}: its caller was told {told.kind} of attempt {told.attempt},"
+                f"{told.job_id}: its caller got {told.kind} of attempt {told.attempt},"
                 f" recorded is {seen[0].kind} of attempt {seen[0].attempt}"
             )
     return offences

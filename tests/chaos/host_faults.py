@@ -1,7 +1,4 @@
-"""What happens to hosts: unplugged, walled in, killed.
-
-Knows: which host, when, and which jobs that hits. Does not know: what is judged.
-"""
+"""Faults of hosts: unplugged, firewalled, killed."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ async def unplug_host(scene: Scene) -> None:
 
 
 async def drop_host(scene: Scene) -> None:
-    """One way only: what the host sends is swallowed, what is sent to it arrives. Hand-offs reach a worker that cannot answer."""
+    """Drop a host's outgoing packets only, so that hand-offs reach a worker that cannot answer."""
     await _lose_host(scene, "drop", "open_firewall")
 
 
@@ -45,7 +42,7 @@ async def reject_host(scene: Scene) -> None:
 
 
 async def cut_worker(scene: Scene) -> None:
-    """A cut that needs no namespace: the proxy between the workers and Redis goes silent, then speaks again."""
+    """Silence the proxy between workers and Redis for a while; needs no namespace."""
     await scene.pause(0.5, 1.0)
     affected = await scene.observer.unfinished()
     scene.rig.to_workers.cut()
@@ -56,7 +53,10 @@ async def cut_worker(scene: Scene) -> None:
 
 
 async def kill_hosts(scene: Scene) -> None:
-    """Every two seconds a host vanishes with all that runs on it, and another takes its place. No connection of it is ever closed."""
+    """Remove a host with all its processes every two seconds, and put another in its place.
+
+    None of its connections is ever closed.
+    """
     rig = scene.rig
     ends_s = time.monotonic() + scene.length_s
     on: dict[int, Part] = dict(enumerate(rig.workers))
@@ -69,7 +69,7 @@ async def kill_hosts(scene: Scene) -> None:
         host.unplug()
         dead.append((victim, scene.struck(f"killed {host.name}", affected)))
         await victim.kill()
-        # A new machine with the old one's address: what the dead one's kernel had still to say is never sent.
+        # A new machine gets the old address: the dead kernel never sends its queued packets.
         host.remove()
         host.make()
         on[index] = rig.spawn_worker(host)

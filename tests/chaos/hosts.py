@@ -1,7 +1,7 @@
-"""Hosts of our own: network namespaces, each at the end of its own cable (a veth pair), with its own firewall.
+"""Hosts for the tests: network namespaces, each with its own cable (a veth pair) and firewall.
 
-Knows: ip(8), iptables(8). Does not know: what runs on a host.
-Everything is named after our pid, so that what a killed run left behind is found by the next and taken away.
+Every name contains this process's id, so that the next run finds and removes what a killed run
+left behind. The commands are ip(8) and iptables(8).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def why_not() -> str:
         return "network namespaces need root"
     for program in ("ip", "iptables", "nsenter"):
         if shutil.which(program) is None:
-            return f"there is no {program} here"
+            return f"{program} is not installed"
     try:
         with cables(1):
             return ""
@@ -40,7 +40,8 @@ class Host:
         self.name = f"{PREFIX}{os.getpid()}-{number}"
         self.network = NAMESPACES / self.name
         self._cable = f"slf{os.getpid()}x{number}"  # at most 15 characters, see netdevice(7)
-        # 198.18.0.0/15 is set aside for tests of network devices (RFC 2544); four addresses for each cable.
+        # 198.18.0.0/15 is reserved for tests of network devices (RFC 2544); each cable takes four
+        # addresses.
         slot = (os.getpid() * 8 + number) % 32768
         net = f"198.{18 + slot // 16384}.{slot // 64 % 256}.{slot % 64 * 4}"
         head, last = net.rsplit(".", 1)
@@ -61,7 +62,7 @@ class Host:
         _run("nsenter", f"--net={self.network}", *command)
 
     def unplug(self) -> None:
-        """The cable is out: nothing arrives, and nobody says so."""
+        """Unplug the cable: packets are lost, and no error is reported."""
         _run("ip", "link", "set", self._cable, "down")
 
     def plug(self) -> None:
@@ -99,7 +100,7 @@ def cables(count: int) -> Iterator[list[Host]]:
 
 
 def sweep() -> None:
-    """Remove the hosts of runs whose process is no more."""
+    """Remove the hosts of runs whose process no longer exists."""
     for path in NAMESPACES.glob(f"{PREFIX}*") if NAMESPACES.is_dir() else ():
         match = re.fullmatch(rf"{PREFIX}(\d+)-(\d+)", path.name)
         if match is not None and not Path(f"/proc/{match[1]}").exists():

@@ -1,7 +1,7 @@
-"""Two versions of Sandlot, installed beside each other as docs/upgrades.md says: wheels, environments, a link to the one in use.
+"""Two versions of Sandlot, installed side by side as docs/upgrades.md describes.
 
-Knows: git, uv. Does not know: what is started from them.
-What they depend on is taken from the environment of the tests, for both: what differs between the two is Sandlot alone.
+Each is a wheel in an environment, with a link to the current one. Both take their dependencies
+from the environment of the tests, so that they differ in Sandlot alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 PARTS: Final = ("sandlot", "api", "worker", "runtimes", "pyproject.toml", "README.md", "LICENSE")
 
 RELEASED: Final = "c8118ca79fc3785b8c36bef3847dcfc9fddecd87"
-"""Stands for the release before this one until there are tags: code of another day, with the same schema."""
+"""Stands for the previous release until tags exist: older code with the same schema."""
 
 
 def why_no_uv() -> str:

@@ -1,9 +1,12 @@
-"""Become another program, on another host or with a disk of its own if need be, and die with whoever asked for it.
+"""Become another program, optionally on another host or with its own disk, and die with the parent.
 
-`python launch.py <parent's pid> <file of a network namespace, or ""> <image of a disk, or ""> <where to mount it> <program> <argument>…`
-The disk is mounted in a mount namespace that ends with the program: a mount that others can see is copied into every namespace made
-meanwhile (each worker's sandboxes make some), and lives as long as the last of them.
-A program of its own rather than code between fork and exec, since the process that starts it may have threads.
+`python launch.py <parent's pid> <file of a network namespace, or ""> <image of a disk, or "">
+<where to mount it> <program> <argument>…`
+
+The disk is mounted in a mount namespace that ends with the program. A shared mount would be copied
+into every namespace made meanwhile (each worker's sandboxes make some), and would live as long as
+the last of them. This is a program rather than code between fork and exec, because the process
+that starts it may have threads.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Observer:
         return self._history.ids - self._history.records.keys()
 
     async def settle(self) -> None:
-        """Wait until everything acknowledged has ended, or is not there any more, or so long that it never will."""
+        """Wait until every acknowledged job has ended or is gone, or for too long."""
         ends_s = time.monotonic() + SETTLE_DEADLINE_S
         while time.monotonic() < ends_s and await self._there(await self.unfinished()):  # noqa: ASYNC110  # Redis has no event for it
             await asyncio.sleep(0.05)
@@ -84,7 +84,7 @@ class Observer:
         return bool(ids) and bool(await self._rig.redis.exists(*(keys.JOB + job_id for job_id in ids)))
 
     async def conclude(self) -> None:
-        """The last look: at every job there is, acknowledged or not, and at everything that may still hold one."""
+        """Read every job a last time, acknowledged or not, and everything that may hold one."""
         await self.stop()
         client = self._rig.redis
         ids = {key.decode().removeprefix(keys.JOB) async for key in client.scan_iter(match=keys.JOB + "*", count=1000)}
@@ -109,7 +109,11 @@ class Observer:
         self._history.broke += self._rig.broke()
 
     async def stop(self) -> None:
-        """Asked, not cancelled: redis-py turns a cancellation that meets its own timeout into an error, and the loop would go on."""
+        """Stop by a flag, not by cancellation.
+
+        redis-py turns a cancellation that meets its own timeout into an error, and the loop would
+        go on.
+        """
         self._stopping.set()
         if self._task is not None:
             await self._task

@@ -1,7 +1,4 @@
-"""One process of the platform under test: started, watched, signalled, and gone at the latest when we are.
-
-Knows: processes and their log files. Does not know: what they do, or why they are killed.
-"""
+"""One process of the platform under test: started, watched, signalled, and ended with the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ LAUNCH: Final = Path(__file__).with_name("launch.py")
 
 
 class Process(Protocol):
-    """What is used of `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that is used here."""
 
     pid: int
 
@@ -68,7 +65,7 @@ class Part:
         self.process = process
         self.log = log
         self.expected_to_end = False
-        """Whether the plan has ended it; a part that ends otherwise has broken a promise."""
+        """True once the plan has ended it; a part that ends otherwise has broken a promise."""
 
     @property
     def pid(self) -> int:
@@ -80,7 +77,7 @@ class Part:
 
     @property
     def broke(self) -> bool:
-        """It has ended, and nobody wanted it to."""
+        """True if the process ended although the plan did not end it."""
         return self.ended and not self.expected_to_end
 
     def events(self, *names: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""The plans: each fault with what it needs and what is promised of it.
+"""The plans: each fault with its requirements and promises.
 
-The dice of a plan make every choice, so that a seed tells the story again as far as the machine's timing allows.
+A plan's seeded random generator makes every choice, so that a seed repeats a run as far as the
+machine's timing allows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A TCP proxy in front of Redis: it can swallow the reply to a chosen command, or go silent as a cut cable does.
+"""A TCP proxy in front of Redis that drops the reply to a chosen command, or goes silent.
 
-Knows: bytes, and a marker that a command contains (a script's SHA). Does not know: what the command does.
+It recognises a command by a marker in its bytes (a script's SHA), not by its meaning.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Proxy:
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     def lose(self, marker: bytes, times: int = 1) -> None:
-        """The next commands with this marker are executed; instead of their reply the connection ends."""
+        """Execute the next commands with this marker; close the connection without a reply."""
         self._marker, self._left = marker, times
 
     @property
@@ -42,7 +42,7 @@ class Proxy:
         return self._left
 
     def cut(self) -> None:
-        """From now on nothing passes, in either direction, and nobody is told: as with a cable."""
+        """Pass nothing in either direction and report no error, like a cut cable."""
         self._open.clear()
 
     def heal(self) -> None:

@@ -1,7 +1,4 @@
-"""A script is executed, and whoever sent it never hears so.
-
-Knows: every script there is, and how each is made to be sent. Does not know: what is judged.
-"""
+"""Lost replies: Redis executes a script, and its sender never gets the reply."""
 
 from __future__ import annotations
 
@@ -20,14 +17,16 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.scene import Act, Scene
 
 Errand = Callable[[Scene, int, Callable[[], None]], Awaitable[None]]
-"""Has the script sent once; the number of the turn, and what to call just before the command whose reply is to be lost."""
+"""Makes a process send the script once.
+
+Takes the number of the turn, and a callable to call just before the command whose reply is lost."""
 SOURCE: Final = "def handler(event, context):\n    return 1\n"
 UNAVAILABLE: Final = 503
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sends a script: through which proxy, and on which occasion, if it is not sent all the time anyway."""
+    """The sender of a script: its proxy, and the errand that makes it send, if it needs one."""
 
     side: Literal["api", "workers"]
     errand: Errand | None = None
@@ -53,7 +52,7 @@ def lose_replies(name: str) -> Act:
         if not proxy.swallowed:
             scene.history.broke.append(f"no reply of {name} was swallowed in {turn} tries: the fault did not happen")
 
-    act.__doc__ = f"Redis executes {name}; whoever sent it loses the connection instead of hearing so."
+    act.__doc__ = f"Redis executes {name}; the sender loses the connection instead of getting the reply."
     return act
 
 
@@ -101,7 +100,7 @@ async def _bury(scene: Scene, turn: int, lose: Callable[[], None]) -> None:
     await victim.kill()
     scene.struck(f"killed {victim.name}", affected)
     lose()
-    await scene.rig.bury(victim, through_proxy=True)
+    await scene.rig.report_end(victim, through_proxy=True)
     await scene.rig.start_worker(through_proxy=True)
 
 
@@ -109,7 +108,7 @@ async def _bury(scene: Scene, turn: int, lose: Callable[[], None]) -> None:
 
 
 async def _cancel(scene: Scene, turn: int, lose: Callable[[], None]) -> None:
-    """The cancellation's own answer may be 202, or 409 if the job has ended, or if its first try had."""
+    """Accept 202, or 409 if the job has ended or the first try had cancelled it."""
     job_ids = sorted(await scene.observer.unfinished())
     if job_ids:
         lose()
@@ -117,7 +116,7 @@ async def _cancel(scene: Scene, turn: int, lose: Callable[[], None]) -> None:
 
 
 async def _attach(scene: Scene, turn: int, lose: Callable[[], None]) -> None:
-    """Somebody else wants to know how a running job ends."""
+    """Wait for a running job as a second caller."""
     job_ids = sorted(await scene.observer.unfinished())
     if job_ids:
         lose()
@@ -126,7 +125,7 @@ async def _attach(scene: Scene, turn: int, lose: Callable[[], None]) -> None:
         _expect(scene, "the job", answer, "succeeded", answer.json().get("status"))
 
 
-# The API's side: functions. The caller is told that it did not work, does it again, and finds it done once.
+# The API's side: functions. The caller gets an error, repeats the request and finds it done once.
 
 
 async def _deploy(scene: Scene, turn: int, lose: Callable[[], None]) -> None:

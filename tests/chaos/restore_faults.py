@@ -1,7 +1,4 @@
-"""What happens when all that is left is a backup and the signing key.
-
-Knows: docs/upgrades.md, step by step: how a backup is taken and put back. Does not know: what is judged, beyond what it asks for.
-"""
+"""A restore from nothing but a backup and the signing key, step by step as in docs/upgrades.md."""
 
 from __future__ import annotations
 
@@ -72,7 +69,10 @@ async def _snapshot(scene: Scene, backup: Path) -> None:
 
 
 async def _load_snapshot(scene: Scene) -> None:
-    """A server with `appendonly yes` does not read it: it is read without, and written into a new append-only file."""
+    """Load the dump into a server without `appendonly yes`, which would ignore it.
+
+    The server then writes a new append-only file.
+    """
     client = scene.rig.redis
     reader = scene.rig.spawn_valkey(appendonly="no")
     await scene.rig.valkey_answers()

@@ -1,6 +1,6 @@
-"""The platform under test, whole: Valkey on its append-only file, an API, workers, each a process, on one host or several.
+"""The whole platform under test, on one host or several.
 
-Knows: how they are started, found and ended. Does not know: which fault comes next, what is judged.
+It is a Valkey with its append-only file, an API and workers, each a process.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Rig:
     def __init__(self, folder: Path, hosts: Sequence[Host], disk: Disk | None, fsync: str) -> None:
         self.folder = folder
         self.disk = disk
-        """What Valkey's data is on, if it is on a disk of its own."""
+        """The disk that has Valkey's data, if it is not the machine's."""
         self.fsync = fsync
         self.installation: Path | None = None
         """Where an installed Sandlot is to be started from, rather than this tree."""
@@ -141,7 +141,7 @@ class Rig:
         return [sys.executable, "-m", program]
 
     async def start_api(self, *, through_proxy: bool = False, processes: int = 1, clock: str = "") -> Part:
-        """`clock`: by how much its wall clock is wrong, `+600` or `-600` seconds; as for a worker."""
+        """Start the API; `clock` shifts its wall clock by `+600` or `-600` seconds."""
         port = self.to_api.port if through_proxy else self.redis_port
         self.api = self._start(
             f"api-{next(self._numbers)}",
@@ -157,7 +157,10 @@ class Rig:
     def spawn_worker(
         self, host: Host | None = None, *, through_proxy: bool = False, fault: str = "", clock: str = ""
     ) -> Part:
-        """Started, not yet ready. Every worker notes each attempt it starts: the history of runs."""
+        """Start a worker without waiting until it is ready.
+
+        Every worker notes each attempt that it starts; the notes are the history of runs.
+        """
         if host is not None:
             address = f"{host.outside}:{self.redis_port}"
         else:
@@ -186,8 +189,8 @@ class Rig:
     def living(self) -> list[Part]:
         return [worker for worker in self.workers if not worker.ended and not worker.expected_to_end]
 
-    async def bury(self, worker: Part, *, through_proxy: bool = False) -> int:
-        """What a supervisor does that saw its worker end; `sandlot up` is one."""
+    async def report_end(self, worker: Part, *, through_proxy: bool = False) -> int:
+        """Report a worker's end, as a supervisor that saw it does (`sandlot up` is one)."""
         queue = await Queue.open(
             f"redis://127.0.0.1:{self.to_workers.port}/0" if through_proxy else f"unix://{self.socket}",
             SIGNING_KEY.encode(),
@@ -257,7 +260,7 @@ async def open_rig(
     fsync: str = "always",
     installation: Path | None = None,
 ) -> AsyncIterator[Rig]:
-    """Everything started and a function deployed; workers are spread over the hosts, if there are any."""
+    """Start everything and deploy a function; workers are spread over the hosts, if any."""
     rig = Rig(folder, hosts, disk, fsync)
     rig.installation = installation
     try:

@@ -1,7 +1,4 @@
-"""What a fault has at hand, and how a plan is described.
-
-Knows: the parts of a plan. Does not know: any fault, any rule.
-"""
+"""The tools of a fault (`Scene`), and the description of a plan (`Plan`)."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from tests.chaos.rig import Rig
 
 @dataclass(slots=True)
 class Scene:
-    """What a fault has at hand. `length_s`: how long it goes on, about."""
+    """The tools of a fault. `length_s` is its approximate duration."""
 
     rig: Rig
     history: History
@@ -31,7 +28,10 @@ class Scene:
     length_s: float
 
     def struck(self, what: str, affected: set[str], *, ago_s: float = 0.0) -> Strike:
-        """The fault is done, or undone: recovery is measured from now, or from a moment ago. Jobs it hits later are added to what this returns."""
+        """Record that the fault was applied, or undone, and return its entry.
+
+        Recovery is measured from now, or from `ago_s` ago. Jobs hit later are added to the entry.
+        """
         strike = Strike(what, (time.time() - ago_s) * 1000, affected)
         self.history.strikes.append(strike)
         return strike
@@ -45,7 +45,11 @@ Act = Callable[[Scene], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fault with what it needs. `bound_s`: within which 99 of 100 of the jobs it hits run again; `measured_from` says from when."""
+    """A fault and its requirements.
+
+    Of the jobs it hits, 99 of 100 run again within `bound_s` of the moment that `measured_from`
+    names.
+    """
 
     name: str
     act: Act
@@ -59,11 +63,11 @@ class Plan:
     wrong_clocks: tuple[str, ...] = ()
     """By how many seconds the clocks of the API and then of each worker are off."""
     may_repeat: bool = True
-    """Whether a job may need a second attempt; false where every process lives and finished work has only to wait."""
+    """False if no job may need a second attempt: no process dies, and finished work only waits."""
     with_keys: bool = True
-    """Whether callers send idempotency keys; without, only the platform's own repetitions are at work."""
+    """True if callers send idempotency keys; without, only the platform itself retries."""
     may_spend: bool = True
-    """Whether a job may end with fewer attempts left than one that is run once."""
+    """True if a job may end with fewer attempts left than a job that runs once."""
     must_lose: bool = False
     """A plan that shows that the fault is one: with less than what is promised there is loss."""
     installation: Path | None = None

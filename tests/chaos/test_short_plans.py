@@ -1,6 +1,6 @@
-"""A few of the faults, shortly: `make faults` has all of them, at length.
+"""A few of the faults, shortened: `make faults` runs all of them at full length.
 
-Nothing here depends on how long something takes: what is judged is whether anything was lost, doubled or changed.
+No check depends on duration: each tests whether a job was lost, doubled or changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An upgrade as docs/upgrades.md describes it: two versions side by side on the same data, under load."""
+"""An upgrade as docs/upgrades.md describes it: two versions side by side on the same data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chaos import installations
 from tests.chaos.history import History, Judgement
 from tests.chaos.run import run_plan
 from tests.chaos.scene import Plan, Scene
-from tests.chaos.upgrade_faults import nobody_was_refused, renew_api, replace_workers
+from tests.chaos.upgrade_faults import expect_no_refusals, renew_api, replace_workers
 
 pytestmark = pytest.mark.skipif(bool(installations.why_no_uv()), reason=installations.why_no_uv())
 
@@ -43,7 +43,10 @@ async def upgraded(
 
 
 async def test_no_call_is_lost_refused_or_run_twice_during_an_upgrade(new: Path, tmp_path: Path) -> None:
-    """A link means the new version; workers one by one; SIGHUP for the API, whose successors are of the new one."""
+    """Move the link to the new version, replace workers one by one, and SIGHUP the API.
+
+    The API's new processes are of the new version.
+    """
     old = installations.install(installations.this_tree(tmp_path), OLD, tmp_path)
     current = tmp_path / "sandlot"
     installations.link(old, current)
@@ -55,7 +58,7 @@ async def test_no_call_is_lost_refused_or_run_twice_during_an_upgrade(new: Path,
         await replace_workers(scene, rig.living()[:1])
         await renew_api(scene)
         await replace_workers(scene, rig.living()[:1])
-        nobody_was_refused(scene)
+        expect_no_refusals(scene)
         apis = [event["version"] for event in rig.api.events("listening")]
         workers = [worker.events("worker started")[0]["version"] for worker in rig.workers]
         assert (apis, workers) == ([OLD, OLD, NEW, NEW], [OLD, OLD, NEW, NEW])
@@ -66,7 +69,11 @@ async def test_no_call_is_lost_refused_or_run_twice_during_an_upgrade(new: Path,
 @pytest.mark.skipif("SANDLOT_TEST_UPGRADES" not in os.environ, reason="half a minute more: make test-upgrades")
 @pytest.mark.skipif(bool(installations.why_no_history()), reason=installations.why_no_history())
 async def test_nothing_is_lost_or_run_twice_when_code_of_another_date_is_replaced(new: Path, tmp_path: Path) -> None:
-    """Really different code: its workers under its API, then, as the changelog has it, under ours, then workers of both. Its API is restarted, and its callers try again meanwhile."""
+    """Upgrade from really different code.
+
+    First its workers run under its API, then under this tree's, as the changelog says, then beside
+    this tree's workers. The old API is restarted, and its callers retry meanwhile.
+    """
     old = installations.install(installations.released_tree(tmp_path), OLD, tmp_path)
     current = tmp_path / "sandlot"
     installations.link(old, current)

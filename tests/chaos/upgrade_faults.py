@@ -1,7 +1,4 @@
-"""What happens when every process is replaced while callers call, as in an upgrade.
-
-Knows: the order of a replacement. Does not know: what is judged, beyond that nobody may be refused.
-"""
+"""Replacement of every process while callers call, as in an upgrade; no call may be refused."""
 
 from __future__ import annotations
 
@@ -16,17 +13,23 @@ from tests.waiting import eventually
 
 RENEWAL_DEADLINE_S: Final = 60.0
 HARMLESS: Final = "ClosedWhileIdle"
-"""A kept connection that ended before it was used again. A client opens another and asks again, as for any server (RFC 9112, 9.3.1)."""
+"""A kept connection that ended before it was used again.
+
+A client opens another and repeats the request, as with any server (RFC 9112, 9.3.1).
+"""
 
 
 async def replace_everything(scene: Scene) -> None:
-    """In turn: a new worker and then SIGTERM for an old one; SIGHUP for the API, whose processes are renewed one by one. Nobody is refused."""
+    """Replace workers (a new one, then SIGTERM for an old one) and SIGHUP the API, in turn.
+
+    The API renews its processes one by one. No call is refused.
+    """
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
         await renew_api(scene)
         await scene.pause(0.1, 0.5)
         await replace_workers(scene, [scene.dice.choice(scene.rig.living())])
-    nobody_was_refused(scene)
+    expect_no_refusals(scene)
 
 
 async def replace_workers(scene: Scene, victims: Sequence[Part]) -> None:
@@ -38,7 +41,7 @@ async def replace_workers(scene: Scene, victims: Sequence[Part]) -> None:
             scene.history.broke.append(f"{victim.name} ended with {status} after SIGTERM: {victim.tail()}")
 
 
-def nobody_was_refused(scene: Scene) -> None:
+def expect_no_refusals(scene: Scene) -> None:
     refused = {code: times for code, times in scene.history.refused.items() if code != HARMLESS}
     if refused:
         scene.history.broke.append(f"callers were refused while nothing was broken: {refused}")

@@ -1,7 +1,4 @@
-"""What happens to Valkey: killed, frozen, paused, full, long away.
-
-Knows: when, and which jobs that hits. Does not know: what is judged.
-"""
+"""Faults of Valkey: killed, frozen, paused, full, away for long."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Final
 from tests.chaos.scene import Scene
 
 SERVING_S: Final = 2.0
-"""What is promised: from the end of a Valkey that is started again at once to the next answer."""
+"""The promise: from the end of a Valkey that is restarted at once to the next reply."""
 
 
 async def restart_valkey(
@@ -40,7 +37,10 @@ async def _bring_back(scene: Scene, affected: set[str]) -> None:
 
 
 async def restart_valkey_every_8_s(scene: Scene) -> None:
-    """SIGKILL every eight seconds, back at once. A caller who asks at that moment has an answer within two seconds of its start."""
+    """SIGKILL Valkey every eight seconds and restart it at once.
+
+    A call at that moment gets its reply within two seconds of the restart.
+    """
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
         await asyncio.sleep(8)
@@ -71,7 +71,7 @@ async def lose_valkey(scene: Scene) -> None:
 
 
 async def freeze_valkey(scene: Scene) -> None:
-    """SIGSTOP: it accepts connections and answers nothing. Every lease has run out when it goes on."""
+    """SIGSTOP Valkey until every lease has expired; it accepts connections and answers nothing."""
     await scene.pause(1.0, 2.0)
     valkey = scene.rig.valkey
     assert valkey is not None
@@ -83,7 +83,7 @@ async def freeze_valkey(scene: Scene) -> None:
 
 
 async def pause_valkey(scene: Scene) -> None:
-    """CLIENT PAUSE: commands wait, and are executed afterwards, although their senders have long given up."""
+    """CLIENT PAUSE: commands wait and are executed later, long after their senders gave up."""
     await scene.pause(1.0, 2.0)
     affected = await scene.observer.unfinished()
     await scene.rig.redis.execute_command("CLIENT", "PAUSE", int(scene.length_s * 1000), "ALL")
@@ -103,7 +103,7 @@ async def fill_valkey(scene: Scene) -> None:
     await asyncio.sleep(scene.length_s)
     stuck = await scene.observer.unfinished()
     if not scene.history.refused["queue_unavailable"]:
-        scene.history.broke.append("a full Valkey refused nobody")
+        scene.history.broke.append("a full Valkey refused no request")
     if stuck:
         scene.history.broke.append(f"{len(stuck)} accepted jobs were not finished while Valkey was full")
     await client.config_set("maxmemory", 0)

@@ -1,7 +1,4 @@
-"""What happens to workers: killed, asked to stop, frozen, or dying at a moment of their own.
-
-Knows: which worker, when, and which jobs that hits. Does not know: what is judged.
-"""
+"""Faults of workers: killed, asked to stop, frozen, or dying at a failpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ TERMINATIONS_PER_S: Final = 10
 
 
 async def kill_workers(scene: Scene, *, supervised: bool = True) -> None:
-    """SIGKILL for one worker after the other; each is replaced, and whoever saw it end says so."""
+    """SIGKILL one worker after another; each end is reported, and the worker replaced."""
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
         await scene.pause(0.5, 1.5)
@@ -28,17 +25,20 @@ async def kill_workers(scene: Scene, *, supervised: bool = True) -> None:
         await victim.kill()
         scene.struck(f"killed {victim.name}", affected)
         if supervised:
-            await scene.rig.bury(victim)
+            await scene.rig.report_end(victim)
         await scene.rig.start_worker()
 
 
 async def kill_workers_unseen(scene: Scene) -> None:
-    """The same, and nobody saw it: the other workers have to notice."""
+    """SIGKILL workers without a report: the other workers have to notice."""
     await kill_workers(scene, supervised=False)
 
 
 async def roll_workers(scene: Scene) -> None:
-    """SIGTERM for each worker in turn, its replacement first: a deployment under load. A drain ends with 0."""
+    """SIGTERM each worker in turn, its replacement first: a deployment under load.
+
+    A drained worker exits with 0.
+    """
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
         await scene.pause(0.2, 0.6)
@@ -52,7 +52,7 @@ async def roll_workers(scene: Scene) -> None:
 
 
 async def terminate_workers(scene: Scene) -> None:
-    """SIGTERM for engines in their first second, eight at a time, a quarter of them twice: ten a second, as long as it lasts."""
+    """SIGTERM engines in their first second: eight at a time, ten a second, a quarter twice."""
     engines = Engines(scene.rig)
     turns = iter(range(round(scene.length_s * TERMINATIONS_PER_S)))
 
@@ -75,7 +75,7 @@ async def terminate_workers(scene: Scene) -> None:
 
 
 async def freeze_worker(scene: Scene) -> None:
-    """SIGSTOP beyond the lease, then SIGCONT: what it still believes to hold is another's by then."""
+    """SIGSTOP a worker beyond its lease, then SIGCONT: its attempts belong to others by then."""
     ends_s = time.monotonic() + scene.length_s
     while time.monotonic() < ends_s:
         await scene.pause(0.5, 1.0)
@@ -90,7 +90,7 @@ async def freeze_worker(scene: Scene) -> None:
 
 
 async def die_in_windows(scene: Scene) -> None:
-    """A worker that kills itself in each window between its claim and its record, at a turn the dice choose."""
+    """Let a worker kill itself in each window between claim and record, at a random turn."""
     for window in WINDOWS:
         fault = f"{window}:kill@{scene.dice.randint(1, 4)}"
         victim = await scene.rig.start_worker(fault=fault)
@@ -101,8 +101,8 @@ async def die_in_windows(scene: Scene) -> None:
         held = await scene.rig.held_by(rest)
         await rest.kill()
         scene.struck(f"killed {rest.name}", held)
-        await scene.rig.bury(rest)
+        await scene.rig.report_end(rest)
         await victim.gone(20)
         scene.struck(f"{victim.name} died at {fault}", await scene.rig.held_by(victim))
-        await scene.rig.bury(victim)
+        await scene.rig.report_end(victim)
         await scene.rig.start_worker()

@@ -1,4 +1,7 @@
-"""An engine and an image for all tests here. They take minutes and root, so they run only when asked for: make test-containers."""
+"""An engine and an image for all container tests.
+
+They take minutes and root, so they run only on request: make test-containers.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def docker(engine: Engine) -> Iterator[Docker]:
 
 @pytest.fixture(scope="session")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What deploy/make-secrets.sh makes."""
+    """Return the folder with the files that deploy/make-secrets.sh wrote."""
     folder = tmp_path_factory.mktemp("compose") / "secrets"
     subprocess.run([REPOSITORY / "deploy" / "make-secrets.sh", folder], check=True, capture_output=True, timeout=30)
     return folder

@@ -1,8 +1,9 @@
-"""Docker's own engine and its `docker compose`, with a store, a socket and a network namespace of their own.
+"""Docker's own engine and `docker compose`, with a separate store, socket and network namespace.
 
-Knows: dockerd, Compose's plugin. Does not know: Sandlot, compose files, how images are made (Podman's is loaded).
-The namespace keeps Docker's firewall rules, which refuse to forward for everybody, off this machine; who talks to a port that a container
-publishes has to be `inside`. The plugin is in no package of Debian 12; PyPI has it, and it is taken by its digest alone.
+The namespace keeps Docker's firewall rules, which drop all forwarded traffic, off this machine; a
+client of a port that a container publishes has to be `inside`. No package of Debian 12 has the
+Compose plugin; it comes from PyPI and is accepted by its digest alone. Images are built with
+Podman and loaded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A container engine for the tests: Podman as root, with a store of its own under build/containers/, and the image built in it.
+"""A container engine for the tests: Podman as root, with a store under build/containers/.
 
-Knows: Podman, runc, debootstrap. Does not know: Sandlot, compose files.
-Nothing of it touches another Podman on the machine, and `close` leaves files, but no process, mount, network or container.
+The image is built in that store. Nothing here touches another Podman on the machine, and `close`
+leaves files but no process, mount, network or container.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class NoEngine(Exception):
 
 
 class Engine:
-    """Open with `open_engine`. `environment` is what makes any `podman`, and podman-compose, use this store."""
+    """A Podman with its own store, opened by `open_engine`.
+
+    `environment` makes any `podman`, and podman-compose, use this store.
+    """
 
     program: ClassVar[str] = "podman"
     # No pod: Docker has none, and in one all containers would share a network.
@@ -55,7 +58,7 @@ class Engine:
     shell: ClassVar[str] = (
         f'docker() {{ if [ "$1" = compose ]; then shift; {shlex.join(compose)} "$@"; else podman "$@"; fi; }}\n'
     )
-    """After which a shell that is told `docker` asks this engine."""
+    """A shell that has run this sends its `docker` commands to this engine."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
@@ -96,14 +99,17 @@ class Engine:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """This thread, and whatever it starts meanwhile, on the network where ports are published."""
+        """Move this thread, and the processes it starts, to the network of published ports."""
         yield
 
     def has_image(self, name: str) -> bool:
         return self.run("image", "exists", name, check=False).returncode == 0
 
     def build_base(self) -> None:
-        """What a registry would give, where none can be reached: the same Debian, from its packages, with this machine's CAs."""
+        """Build the base image without a registry.
+
+        It is the same Debian, installed from its packages, with this machine's CA certificates.
+        """
         if self.has_image(BASE):
             return
         root = HOME / "rootfs"
@@ -120,9 +126,10 @@ class Engine:
         shutil.rmtree(root)
 
     def build_image(self) -> None:
-        """The Dockerfile's result, from the layers that are here already as far as they still hold."""
+        """Build the Dockerfile, reusing cached layers that are still valid."""
         base = ("--build-arg", f"BASE={BASE}")
-        # The stage that builds gets a name, or `image prune` below would take the layers that make the next build quick.
+        # The build stage gets a name: otherwise `image prune` below would remove the layers that
+        # make the next build fast.
         self.build(*base, "--target", "build", "--tag", BUILD, ".")
         self.build(*base, "--tag", IMAGE, ".")
         self.run("image", "prune", "--force")
@@ -157,7 +164,10 @@ def open_engine() -> Engine:
 
 
 def lock() -> int:
-    """One test run at a time uses the store; the others wait. Closed by the end of the process at the latest."""
+    """Open the store for one test run at a time; other runs wait.
+
+    It is closed when the process ends at the latest.
+    """
     HOME.mkdir(parents=True, exist_ok=True)
     fd = os.open(HOME / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
@@ -177,7 +187,7 @@ def install(programs: Mapping[str, str]) -> None:
     if not missing:
         return
     if shutil.which("apt-get") is None:
-        raise NoEngine(f"missing: {', '.join(missing)}; there is no apt-get to install them with")
+        raise NoEngine(f"missing: {', '.join(missing)}; apt-get, which would install them, is missing too")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
         done = subprocess.run(
@@ -188,7 +198,10 @@ def install(programs: Mapping[str, str]) -> None:
 
 
 def _environment(driver: str) -> dict[str, str]:
-    """Configuration files for this store alone; there is no other way to tell podman-compose's podman as well."""
+    """Write configuration files for this store alone.
+
+    Nothing else reaches the podman that podman-compose starts.
+    """
     (HOME / "storage.conf").write_text(
         f'[storage]\ndriver = "{driver}"\ngraphroot = "{HOME}/store-{driver}"\nrunroot = "{RUN}/run"\n'
     )
@@ -205,7 +218,10 @@ def _environment(driver: str) -> dict[str, str]:
 
 
 def _own_limits() -> Sequence[str]:
-    """Podman asks for a million of each by default, which a root without CAP_SYS_RESOURCE may not give."""
+    """Lower Podman's default limits of a million.
+
+    A root without CAP_SYS_RESOURCE may not set them.
+    """
     ours = {
         "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1],

@@ -1,7 +1,4 @@
-"""compose.yaml brought up by podman-compose or `docker compose`: its containers, its API, and its end.
-
-Knows: what is Compose and Sandlot's HTTP API. Does not know: how images are made.
-"""
+"""compose.yaml started by podman-compose or `docker compose`: its containers and its API."""
 
 from __future__ import annotations
 
@@ -20,7 +17,8 @@ from tests.waiting import until
 START_LIMIT_S: Final = 60.0
 SLOTS: Final = 4
 EXPECTED: Final = re.compile(r"doesn't support|unused networks: monitoring$")
-"""The second: podman-compose, unlike Docker's, speaks of a network that only a profile uses which is not asked for."""
+"""The second alternative: podman-compose, unlike Docker's, warns about a network that only a
+profile uses which is not enabled."""
 WARNING: Final = re.compile(r"WARN|level=warning")
 _Found = TypeVar("_Found")
 
@@ -130,7 +128,7 @@ class Stack:
         assert reply.status_code in (200, 201), reply.text
 
     def built(self, name: str) -> dict[str, Any]:
-        """The first version of a function with dependencies, once they are there or cannot be had."""
+        """Deploy a function with dependencies; wait until it is built or has failed."""
 
         def ended() -> dict[str, Any] | None:
             version: dict[str, Any] = self.http.get(f"/v1/functions/{name}", params={"version": 1}).json()
@@ -142,9 +140,9 @@ class Stack:
         return self.http.post(f"/v1/functions/{name}/invoke", json=event)
 
     def submit(self, name: str, event: object) -> str:
-        """The id of an accepted job; refusals are tried again, since nothing was submitted by them.
+        """Submit a job and return its id; refusals are retried, since they submit nothing.
 
-        An answer that is lost on the way is asked for again with the same key, so that a job is counted once.
+        A lost reply is requested again with the same idempotency key, so a job counts once.
         """
         headers = {"prefer": "respond-async", "idempotency-key": str(uuid.uuid4())}
 

@@ -1,4 +1,7 @@
-"""compose.yaml on a real engine: it serves, it grows, and neither a dead worker nor a dead Valkey loses what was accepted."""
+"""compose.yaml on a real engine: it serves calls and scales.
+
+Neither a dead worker nor a dead Valkey loses an accepted job.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ def up(made: Stack) -> Iterator[Stack]:
 
 @contextmanager
 def package_index(engine: Engine, network: str) -> Iterator[str]:
-    """An index in a container on the network that workers have for it; made first, as its address is in their environment."""
+    """Start a package index in a container on the workers' network for it.
+
+    It starts first, because the workers' environment has its address.
+    """
     engine.run("network", "create", *labels(network), network)
     script = Path(__file__).parent / "wheel_index.py"
     mount = ("--volume", f"{script}:/index.py:ro")

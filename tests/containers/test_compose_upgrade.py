@@ -23,7 +23,8 @@ pytestmark = pytest.mark.timeout(600)
 
 PROJECT = "sandlot-test-upgrade"
 UPGRADED = "localhost/sandlot-upgraded:test"
-"""What compose.yaml names here: first the image as it is, then another one, as after `docker compose build`."""
+"""The image that compose.yaml names here: first the current one, then another, as after
+`docker compose build`."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -43,7 +44,7 @@ def stack(request: pytest.FixtureRequest, secrets: Path) -> Iterator[Stack]:
 
 
 def documented() -> tuple[str, str]:
-    """What replaces workers, and what replaces the API."""
+    """Return the documented commands that replace workers, and those that replace the API."""
     text = (REPOSITORY / "docs" / "upgrades.md").read_text(encoding="utf-8")
     section = text.partition("### With Compose")[2].partition("\n## ")[0]
     workers, api = re.findall(r"(?ms)^```sh\n(.*?)^```", section)
@@ -75,7 +76,10 @@ def shell(stack: Stack, commands: str) -> None:
 
 @contextmanager
 def callers(stack: Stack, count: int) -> Iterator[list[tuple[int, str]]]:
-    """As many who call all the time; what they were answered, in the end at least once each: 200 and the number of the attempt."""
+    """Call from `count` threads all the time, at least once each.
+
+    Yields the list of replies: the status and the number of the attempt.
+    """
     answers: list[tuple[int, str]] = []
     enough = threading.Event()
 
@@ -99,7 +103,10 @@ def images(stack: Stack, service: str) -> dict[str, str]:
 
 
 def test_the_documented_commands_replace_workers_and_api(stack: Stack, tmp_path: Path) -> None:
-    """The API first, as the changelog has it for this version: its workers write results that an older API cannot read."""
+    """The API goes first, as the changelog requires for this version.
+
+    Its workers write results that an older API cannot read.
+    """
     workers, api = documented()
     old = images(stack, "worker")
     new_id = build_another(stack.engine, tmp_path)
@@ -113,7 +120,7 @@ def test_the_documented_commands_replace_workers_and_api(stack: Stack, tmp_path:
     records = [stack.job(job) for job in jobs]
     assert Counter((record["outcome"], record["attempt"]) for record in records) == {("ok", 1): 2 * SLOTS}
 
-    with callers(stack, 4 * SLOTS) as answers:  # a call for every slot of four workers: whoever is stopped is busy
+    with callers(stack, 4 * SLOTS) as answers:  # one call per slot of four workers: a stopped one is busy
         shell(stack, workers)
     assert set(answers) == {(200, "1")}
     new = images(stack, "worker")

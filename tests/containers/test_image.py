@@ -1,4 +1,4 @@
-"""What is in the image, and what a container gives that was started without any of our options."""
+"""The image's content, and a container started without any of the documented options."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_images_user_cannot_write_to_our_files(engine: Engine) -> None:
 
 
 def test_the_bill_of_materials_lists_the_images_packages(engine: Engine, tmp_path: Path) -> None:
-    """As CycloneDX, every Python package at the version that is installed, Node's wheel among them."""
+    """The CycloneDX document lists every installed Python package, with Node's wheel."""
     engine.build("--build-arg", f"BASE={BASE}", "--target", "sbom", "--output", f"type=local,dest={tmp_path}", ".")
     bill = json.loads((tmp_path / "sandlot.cdx.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")

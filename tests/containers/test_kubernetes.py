@@ -1,4 +1,7 @@
-"""deploy/kubernetes against the schemas of Kubernetes itself, strictly: no field that the API server would not know."""
+"""deploy/kubernetes checked strictly against Kubernetes' own schemas.
+
+A field that the API server does not know is an error.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def test_an_unknown_field_is_refused() -> None:
         kubernetes_validate.validate(wrong, VERSION, strict=True)
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl here")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kubectl_renders_the_same_resources_with_the_named_image() -> None:
     words = ["kubectl", "kustomize", str(FOLDER)]
     made = list(yaml.safe_load_all(subprocess.run(words, check=True, capture_output=True, timeout=60).stdout))

@@ -1,4 +1,4 @@
-"""compose.worker.yaml: a worker with nothing but a signing key and the URL of a Valkey it reaches over TLS."""
+"""compose.worker.yaml: a worker that has only a signing key and the URL of a Valkey, over TLS."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def there(here: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
 
 
 def open_door(here: Stack, there: Stack, folder: Path) -> None:
-    """By the server's number: on two networks, Podman 4.3's name server at times asks the outer world for a name of the other one."""
+    """Use the server's IP address.
+
+    On two networks, Podman 4.3's name server at times asks outside for a name of the other one.
+    """
     script = Path(__file__).parent / "tls_proxy.py"
     (valkey,) = here.containers("valkey")
     address = here.engine.inspect(valkey)["NetworkSettings"]["Networks"][f"{here.project}_queue"]["IPAddress"]

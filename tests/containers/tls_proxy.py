@@ -1,6 +1,7 @@
-"""Ends TLS in front of a server that has none: `python tls_proxy.py CERTIFICATE KEY HOST PORT`, listening on 6380.
+"""Terminate TLS in front of a plain server: `python tls_proxy.py CERTIFICATE KEY HOST PORT`.
 
-For the test of workers elsewhere: the Valkey in Sandlot's image speaks no TLS, and a real one would have a proxy like this in front.
+It listens on port 6380, for the test of remote workers: the Valkey in Sandlot's image has no TLS,
+and a production one would have a proxy like this in front.
 """
 
 import asyncio

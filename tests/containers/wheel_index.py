@@ -1,6 +1,6 @@
-"""A package index with one wheel, `greeter` 1.0, listening on 8080; for the containers' test of dependencies.
+"""A package index (PEP 503) on port 8080 with one wheel, `greeter` 1.0, for container tests.
 
-Knows: PEP 503 and what a wheel is. Uses nothing but the standard library, as it runs in Sandlot's image.
+It uses the standard library alone, because it runs in Sandlot's image.
 """
 
 import hashlib

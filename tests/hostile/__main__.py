@@ -1,6 +1,6 @@
-"""`make hostile`: 10,000 hostile requests against a platform of its own, and a table of what came back; then its OpenAPI document, held against it.
+"""`make hostile`: send 10,000 hostile requests to a new platform, and print a table of the replies.
 
-Knows: how a platform is started for this. Does not know: how requests are made up or judged.
+Then compare the replies to generated requests with the platform's own OpenAPI document.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Requests made up from the API's own OpenAPI document, good ones and bad ones, and whether every reply is one that it promises.
+"""Valid and invalid requests generated from the API's OpenAPI document, and a check of every reply.
 
-Knows: Schemathesis, what must be there for an operation to succeed. Does not know: who started the API.
+Schemathesis generates the requests; a `Scene` creates what an operation needs to succeed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHECKS: Final = [
     allow_header_conformance,
 ]
 PATIENCE_S: Final = 20.0
-"""For one answer. An API that is asked this way should wait for functions no longer than a moment: SANDLOT_WAIT_CAP_S."""
+"""Per reply. The API under test should limit waits to a moment: SANDLOT_WAIT_CAP_S."""
 TOLD_CHARACTERS: Final = 1200
 _OPEN: Final = "Problem"
 """The one object that has members of its own with each code."""
@@ -47,7 +47,7 @@ _SOURCES: Final = {
 
 
 class Scene:
-    """An API with something in it: functions, an alias, a secret, jobs that have ended well and badly."""
+    """An API with content: functions, an alias, a secret, successful and failed jobs."""
 
     def __init__(self, url: str, key: str) -> None:
         self.headers = {"authorization": f"Bearer {key}"}
@@ -56,7 +56,7 @@ class Scene:
         self._jobs: dict[str, str] = {}
 
     def names(self) -> list[dict[str, str]]:
-        """What may stand in a path and is there, whatever the requests before have removed."""
+        """Return path parameters that exist, recreated if earlier requests removed them."""
         if not self._known:
             self._client.put("/v1/secrets/TOKEN", json={"value": "x"}).raise_for_status()
             self._known = [self._names(name) for name in _SOURCES]
@@ -91,7 +91,7 @@ class Scene:
             self._known, self._jobs = [], {}
 
     def document(self) -> dict[str, Any]:
-        """Its OpenAPI document, held to the letter: an object with a field that is not described is a breach."""
+        """Return the API's OpenAPI document, made strict: an undescribed field is a breach."""
         document: dict[str, Any] = self._client.get("/openapi.json").json()
         for name, schema in document["components"]["schemas"].items():
             if name != _OPEN:
@@ -103,12 +103,13 @@ class Scene:
 
 
 def breaches(url: str, key: str, examples: int, *, seed: int, brief: bool = False) -> Iterator[str]:
-    """What the API at `url` did and its document does not say.
+    """List what the API at `url` did although its document does not describe it.
 
     Args:
-        key: an admin's.
-        examples: how often each operation is asked in each way: with names that are there and with others, well and badly, with the key and without.
-        brief: fewer ways: with the key alone, and what has names with names that are there.
+        key: the key of an admin.
+        examples: how many requests to generate per operation and way of asking: existing or
+            other names, valid or invalid requests, with or without the key.
+        brief: ask in fewer ways: always with the key, and only with names that exist.
     """
     with contextlib.closing(Scene(url, key)) as scene:
         config = schemathesis.Config()
@@ -158,6 +159,6 @@ def _tried(
         except requests.RequestException as error:
             told[f"{operation.label}: no answer: {error}"] = None
 
-    with contextlib.suppress(Unsatisfiable):  # there is no wrong way to ask for it
+    with contextlib.suppress(Unsatisfiable):  # no invalid request exists for this operation
         attempt()
     yield from (f"{operation.label}: {one}" for one in told)

@@ -1,6 +1,6 @@
-"""A seeded grammar of hostile requests, in bytes.
+"""A seeded grammar of hostile HTTP/1.1 requests, in bytes.
 
-Knows: how HTTP/1.1 can be bent (RFC 9112) and what a parser may trip over. Does not know: sockets, what an answer should be.
+It bends RFC 9112 wherever a parser may trip. It opens no socket and judges no reply.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Throw hostile requests at an API and judge every answer.
+"""Send hostile requests to an API, judge every reply, and measure the server's memory.
 
-Knows: sockets, what an answer may be, the server's memory. Does not know: how requests are made up (`grammar`), who started the API.
+`grammar` generates the requests; the caller starts the API.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from api.http.problems import STATUS
 
 ANSWER_S: Final = 0.25
-"""What is answered at all is answered sooner; after it we say that nothing more will come."""
+"""Replies arrive sooner than this, if at all; then the client shuts down its sending side."""
 DEADLINE_S: Final = 20.0
-"""For the end of the connection after that; whoever needs longer hangs."""
+"""For the connection to end after that; a connection that needs longer counts as hung."""
 GROWTH_LIMIT_MIB: Final = 48
 _OURS: Final = frozenset({"internal_error", "operator_error", "sandlot_error"})
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -31,7 +31,7 @@ _CODE: Final = re.compile(rb'"code":"([a-z_]+)"')
 
 @dataclass
 class Verdict:
-    """What came back, and what should not have."""
+    """The replies by status, and every reply that should not have come."""
 
     statuses: collections.Counter[str] = field(default_factory=collections.Counter)
     bad: list[str] = field(default_factory=list)
@@ -41,7 +41,10 @@ class Verdict:
 
 
 def throw(url: str, requests: Sequence[bytes], pid: int, *, at_once: int = 24) -> Verdict:
-    """Each on a connection of its own. A fifth of them warms the server up before its memory is looked at."""
+    """Send each request on its own connection.
+
+    The first fifth warms the server up before its memory is measured.
+    """
     verdict = Verdict()
     warm = len(requests) // 5
     with concurrent.futures.ThreadPoolExecutor(at_once) as threads:

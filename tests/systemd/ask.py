@@ -1,4 +1,6 @@
-"""In the guest: one request to the API with the first key; prints the reply's body, and ends with 0 for every status below 400.
+"""Send one request to the API, inside the guest, with the first key.
+
+Prints the reply's body and exits with 0 for every status below 400.
 
 python3 ask.py METHOD PATH [JSON]
 python3 ask.py SCRAPE URL      with the metrics token instead

@@ -1,4 +1,7 @@
-"""One machine for all tests here, set up by the commands of docs/deploy.md. Minutes and root: make test-systemd."""
+"""One machine for all systemd tests, set up by the commands of docs/deploy.md.
+
+Needs minutes and root: make test-systemd.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,10 @@ def documented() -> str:
 
 
 def set_up(machine: Machine) -> None:
-    """As root in the repository's folder, without the line that installs Sandlot: it is there already, and the machine is on no network."""
+    """Run the block as root in the repository's folder.
+
+    The line that installs Sandlot is left out: the image has it, and the machine has no network.
+    """
     lines = [line for line in documented().splitlines() if "pip install" not in line]
     secrets, units = "\n".join(lines).split("install -m 0644", 1)
     start = "set -eu\nexport PATH=/usr/sbin:/sbin:$PATH\ncd /srv/sandlot\n"

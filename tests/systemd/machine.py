@@ -1,7 +1,7 @@
-"""A virtual machine with systemd as its first process: Sandlot's image with a kernel, run by QEMU without any help of the processor.
+"""A virtual machine with systemd as its first process.
 
-Knows: Podman's images, ext4, QEMU. Does not know: Sandlot's units.
-Nothing of it is on a network; commands go in and answers come out over a serial line.
+It is Sandlot's image with a kernel, and QEMU emulates the processor (no KVM). The machine has no
+network: commands go in and output comes back over a serial line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Machine:
         self._folder = folder
 
     def run(self, command: str, limit_s: float = COMMAND_LIMIT_S, check: bool = True) -> str:
-        """What it printed, both streams in one. A command over its limit has failed, whatever `check` says."""
+        """Run the command and return its stdout and stderr in one text.
+
+        A command that exceeds its limit has failed, whatever `check` says.
+        """
         order = json.dumps({"command": command, "limit_s": limit_s})
         self._line.sendall(order.encode() + b"\n")
         done = self.hear(limit_s + 30)
@@ -56,7 +59,7 @@ class Machine:
         return said if isinstance(said, dict) else {}
 
     def until(self, command: str, limit_s: float = COMMAND_LIMIT_S) -> str:
-        """What the command printed when it first succeeded."""
+        """Repeat the command until it succeeds, and return what it printed then."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             try:

@@ -1,4 +1,7 @@
-"""deploy/systemd under a running systemd: the worker's limits are cgroup v2, and what ends is replaced, drained and cleared away."""
+"""deploy/systemd under a running systemd.
+
+The worker's limits are cgroups v2, and a process that ends is replaced, drained and cleaned up.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,10 @@ def shown(machine: Machine, what: str, unit: str = WORKER) -> str:
 
 
 def wait_for_worker(machine: Machine) -> None:
-    """Until the API knows a worker that is one of the unit's present processes: one that was killed is known for some seconds more."""
+    """Wait until the API lists a worker that is one of the unit's current processes.
+
+    A killed worker stays listed for some seconds.
+    """
     machine.until(f"{ASK} LIVE {WORKER}", limit_s=300)
 
 
@@ -119,7 +125,10 @@ def test_the_documented_doctor_command_finds_every_isolation_feature_and_the_que
 
 
 def test_a_call_runs_in_a_strict_sandbox_with_its_own_cgroup(machine: Machine) -> None:
-    """Of Node the doctor above has said it: its parser, which a deploy needs, has no time for an emulated processor."""
+    """Call a Python function only: the doctor covers Node.
+
+    Node's parser, which a deploy needs, is too slow on an emulated processor.
+    """
     deploy(machine, "calm", CALM)
     job, answer = ask(machine, "POST", "/v1/functions/calm/invoke", {"n": 1})
     assert answer == {"n": 1}
