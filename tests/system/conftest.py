@@ -1,4 +1,7 @@
-"""The whole platform as a person starts it, once for the tests that only call it and as often as they like for those that break it."""
+"""The whole platform as an operator starts it.
+
+Tests that only call it share one; tests that break it start as many as they need.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Machines of our own: network namespaces, and a cable (a veth pair) from each to the first, which is always 10.0.0.5.
+"""Machines for the tests: network namespaces, each with a cable (a veth pair) to the first.
 
-Knows: ip(8). Does not know: what runs on a machine.
-None of them reaches this machine's network, nor the others but the first. Names have our pid, so that what a killed run left behind is found by
-the next and taken away.
+The first is always 10.0.0.5. No machine reaches this machine's network, or any other but the
+first. Names contain this process's id, so that the next run finds and removes what a killed run
+left behind. The command is ip(8).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:
-        return "there is no ip(8) here"
+        return "ip(8) is not installed"
     try:
         with lan() as made:
             made.join()
@@ -54,17 +54,21 @@ class Machine:
         _ip(self, "addr", "add", f"{address}/32", "dev", "lo")
 
     def command(self, *words: str) -> list[str]:
-        """What starts it there, to die with us; its first word is an absolute path."""
+        """Return the command that starts a program there, to die with the tests.
+
+        Its first word is an absolute path.
+        """
         return [sys.executable, "-IS", str(LAUNCH), str(os.getpid()), str(NAMESPACES / self.name), "", "", *words]
 
 
 class Lan:
-    """`first` is there from the beginning; `join` adds others, `unplug` takes one away without a word."""
+    """A network that begins with `first`; `join` adds machines, `unplug` removes one silently."""
 
     def __init__(self) -> None:
         self._count = 0
         self.first = self._make(FIRST)
-        # One address on all of its cables: it answers for it on each (arp(7)), and has a route to who is at the other end.
+        # One address on all of its cables: it answers for it on each (arp(7)), and has a route to
+        # the machine at the other end.
         _ip(self.first, "addr", "add", f"{FIRST}/32", "dev", "lo")
 
     def join(self) -> Machine:
@@ -93,11 +97,11 @@ class Lan:
         return machine
 
     def within(self, machine: Machine) -> ThreadPoolExecutor:
-        """A thread of this process that is on that machine: what sockets it opens are there, and stay there."""
+        """Return an executor whose one thread is on the machine: sockets it opens stay there."""
         return ThreadPoolExecutor(1, initializer=_enter, initargs=(NAMESPACES / machine.name,))
 
     def unplug(self, machine: Machine) -> None:
-        """Nothing arrives, and nobody is told: as when the machine is switched off."""
+        """Drop all packets without an error, as when the machine is switched off."""
         _ip(machine, "link", "set", "eth0", "down")
 
     def _make(self, address: str) -> Machine:
@@ -123,7 +127,7 @@ def lan() -> Iterator[Lan]:
 
 
 def _sweep() -> None:
-    """Remove the machines of runs whose process is no more."""
+    """Remove the machines of runs whose process no longer exists."""
     for path in NAMESPACES.glob(f"{PREFIX}*") if NAMESPACES.is_dir() else ():
         match = re.fullmatch(rf"{PREFIX}(\d+)-\d+", path.name)
         if match is not None and not Path(f"/proc/{match[1]}").exists():

@@ -1,6 +1,6 @@
-"""A real Prometheus with the shipped configuration, for the tests: where there is the program (Debian: apt-get install prometheus).
+"""A real Prometheus with the shipped configuration, if the program is installed.
 
-Knows: deploy/monitoring, Prometheus's HTTP API. Does not know: what is scraped.
+On Debian: apt-get install prometheus.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Prometheus:
         self.url = url
 
     def query(self, promql: str) -> list[dict[str, Any]]:
-        """The series that it is answered with now, as Grafana would ask: over the last minute, of all functions."""
+        """Return the series of a query now, as Grafana would ask: over a minute, all functions."""
         text = promql.replace("$__rate_interval", "1m").replace("$function", ".*")
         reply = httpx.get(f"{self.url}/api/v1/query", params={"query": text}, timeout=HANG_S, trust_env=False)
         assert reply.status_code == 200, reply.text
         return list(reply.json()["data"]["result"])
 
     def ready(self, targets: int) -> bool:
-        """Whether it has scraped that many."""
+        """True once it has scraped that many targets."""
         try:
             up = httpx.get(f"{self.url}/-/ready", timeout=HANG_S, trust_env=False).status_code == 200
             return up and len(self.query("up == 1")) == targets
@@ -53,7 +53,7 @@ class Prometheus:
 
 @contextmanager
 def start_prometheus(folder: Path, urls: Sequence[str], token: str) -> Iterator[Prometheus]:
-    """As compose.yaml has it, but for the addresses of what is scraped, the place of the token, and once a second.
+    """Start Prometheus as compose.yaml does, but with other targets and token file, each second.
 
     Args:
         urls: of /metrics, one for each job of the shipped configuration, in its order.

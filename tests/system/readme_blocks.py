@@ -67,7 +67,10 @@ exec cp "{home}/${{1#*:}}" "$2"
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
-    """`valkey-cli` and `scp` as far as the README uses them (the other machine's home is the folder above); the PATH that has them."""
+    """Write `valkey-cli` and `scp` as far as the README uses them; return a PATH with them.
+
+    The other machine's home is the parent folder.
+    """
     folder.mkdir()
     for name, text in (("valkey-cli", VALKEY_CLI), ("scp", SCP)):
         (folder / name).write_text(text.format(python=sys.executable, home=folder.parent))
@@ -76,7 +79,7 @@ def stand_ins(folder: Path) -> dict[str, str]:
 
 
 def with_passwords(text: str, shown: str, address: str = "10.0.0.5:6379") -> str:
-    """The block with what `sandlot redis-acl` has shown instead of PASSWORD, and another address."""
+    """Put the password that `sandlot redis-acl` showed, and another address, into the block."""
     for user, password in re.findall(r"redis://([\w-]+):(\w+)@HOST", shown):
         text = text.replace(f"//{user}:PASSWORD@", f"//{user}:{password}@")
     return text.replace("10.0.0.5:6379", address)

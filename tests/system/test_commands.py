@@ -1,4 +1,7 @@
-"""The `sandlot` command against a platform: answers on stdout, everything else on stderr, and the exit code says how it went."""
+"""The `sandlot` command against a platform.
+
+Results are on stdout and everything else on stderr; the exit code tells success from failure.
+"""
 
 from __future__ import annotations
 

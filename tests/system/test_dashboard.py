@@ -1,4 +1,4 @@
-"""A platform with traffic, as a person starts it, scraped by a real Prometheus: no panel of the dashboard is empty."""
+"""A platform with traffic, scraped by a real Prometheus: no dashboard panel is empty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOW = "import time\n\ndef handler(event, context):\n    time.sleep(event)\n"
 
 
 def traffic(client: httpx.Client, number: int) -> None:
-    """A bit of everything: a cold start, a warm call, a failure, and more jobs than there are slots."""
+    """Cause a cold start, a warm call, a failure, and more jobs than there are slots."""
     for name, source in (("hello", HELLO.format(number=number)), ("fails", FAILS), ("slow", SLOW)):
         assert client.put(f"/v1/functions/{name}", json={"source": source}).status_code in (200, 201)
     for _ in range(2):
@@ -32,7 +32,7 @@ def traffic(client: httpx.Client, number: int) -> None:
 
 
 def has_data(prometheus: Prometheus, promql: str) -> bool:
-    """Whether a panel would draw something: a quantile of no calls is not a number."""
+    """True if a panel would draw the series: a quantile of no calls is not a number."""
     return any(not math.isnan(float(series["value"][1])) for series in prometheus.query(promql))
 
 

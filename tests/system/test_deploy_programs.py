@@ -1,4 +1,4 @@
-"""What an operator runs before anything else: the script that makes secrets, and systemd on our units."""
+"""The script that makes an operator's secrets, and systemd's parser on the units."""
 
 from __future__ import annotations
 

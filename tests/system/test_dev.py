@@ -1,4 +1,4 @@
-"""`sandlot dev` against a platform that runs: what is saved is deployed, what is called is shown."""
+"""`sandlot dev` against a running platform: saved files are deployed, calls are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Several machines, each a network namespace: a worker anywhere needs nothing but Redis and the signing key, and whoever dies is not missed."""
+"""Several machines, each a network namespace.
+
+A worker anywhere needs only Redis and the signing key, and the loss of a machine loses no job.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ def handler(event, context):
 
 
 class Platform:
-    """Valkey and an API on the first machine, workers elsewhere: each with a folder of its own, as machines have a disk of their own."""
+    """Valkey and an API on the first machine, and workers elsewhere.
+
+    Each has its own folder, as each machine has its own disk.
+    """
 
     def __init__(self, lan: Lan, home: Path, index: Index) -> None:
         self.lan = lan
@@ -125,7 +131,10 @@ class Platform:
         until(lambda: "listening" in self.log("api"), reason=lambda: self.log("api"))
 
     def join(self) -> tuple[Machine, int]:
-        """One more machine, with an empty disk, and the README's three commands on it as they are; with the process id of its worker."""
+        """Add a machine with an empty disk and run the README's three commands there unchanged.
+
+        Also returns the process id of its worker.
+        """
         (_, script) = [block.content for block in blocks(TUTORIAL) if "10.0.0.5" in block.content]
         assert len(script.splitlines()) == 3
         script = with_passwords(script, self._shown)
@@ -167,9 +176,10 @@ class Platform:
             return there.submit(_exchange, client, method, path, ends_with).result()
 
     def run_two(self, machine: Machine) -> tuple[str, int, int]:
-        """Start a call that goes on, and one beside it that ends: the first's job, and the process ids of who runs each.
+        """Start a call that continues, and beside it one that ends.
 
-        Both have used their package by then.
+        Returns the first's job id and the process ids of the workers that ran each. Both calls have
+        used their package by then.
         """
         waiting = str(self.call(machine, "POST", "/v1/functions/waits/invoke", prefer="respond-async").json()["id"])
         self.call(machine, "GET", f"/v1/jobs/{waiting}/logs", "greeter 1.0", accept="text/event-stream")

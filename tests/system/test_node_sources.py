@@ -1,4 +1,4 @@
-"""JavaScript is parsed by Node when it is deployed: every form a function may have, and where the others are wrong."""
+"""JavaScript is parsed by Node at deploy: every valid form, and the place of each error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from sandlot.errors import InvalidManifest
 from sandlot.functions import find_node, read_source
 
-pytestmark = pytest.mark.skipif(find_node() is None, reason="there is no Node on this machine")
+pytestmark = pytest.mark.skipif(find_node() is None, reason="Node is not installed")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The wheel: built from the tree, installed into an empty environment, run from `/`, with one name of ours in site-packages."""
+"""The wheel: built from the tree, installed into an empty environment and run from `/`.
+
+It adds one name to site-packages.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built by hatchling itself, from the dev environment if it is there: no network is needed to pack files."""
+    """Build the wheel with hatchling, from the dev environment if present; needs no network."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     ignored = shutil.ignore_patterns(
@@ -101,7 +104,10 @@ def test_the_command_prints_its_version_from_any_folder(installed: Path) -> None
 
 
 def test_the_installed_command_ignores_files_in_the_working_folder(installed: Path, tmp_path: Path) -> None:
-    """Files named like our packages and like standard modules, in the folder it is started from and in that of the functions."""
+    """Files named like our packages and standard modules lie in the working folder.
+
+    They lie in the functions' folder too.
+    """
     functions = tmp_path / "functions"
     functions.mkdir()
     (functions / "hello.py").write_text(

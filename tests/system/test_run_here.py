@@ -1,4 +1,4 @@
-"""`sandlot run`: one call in the sandbox a worker would give it, with no Redis, no API and no data folder."""
+"""`sandlot run`: one call in a worker's sandbox, without Redis, API or data folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`sandlot new` writes a function and a test that passes; the fixture `sandlot` is a platform of the tests' own."""
+"""`sandlot new` writes a function and a passing test.
+
+The fixture `sandlot` is a platform for the tests alone.
+"""
 
 from __future__ import annotations
 

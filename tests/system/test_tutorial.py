@@ -23,7 +23,7 @@ from tests.waiting import HANG_S, until
 
 
 def test_every_command_works_as_written_and_prints_what_is_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
-    """From "Call a function" to the timeout, in order, in one shell's folder, against one platform."""
+    """Run "Call a function" up to the timeout, in order, in one folder, on one platform."""
     copy_examples(tmp_path)
     up = start_up().ready()
     (tmp_path / ".venv").symlink_to(SCRIPTS.parent)
@@ -50,7 +50,7 @@ def test_every_command_works_as_written_and_prints_what_is_shown(start_up: Calla
 
 
 def save(up: Up, folder: Path, block: Block) -> None:
-    """Save the block as the file that the sentence before it names, and wait until it is deployed."""
+    """Save the block as the file that the sentence before it names; wait for its deploy."""
     (name,) = re.findall(
         r"`functions/([\w.]+)`", block.before.rsplit("\n\n", 2)[-2] + block.before.rsplit("\n\n", 1)[-1]
     )[-1:]
@@ -96,7 +96,7 @@ def test_every_linked_page_exists(platform: Up, path: str) -> None:
 def test_a_worker_on_another_machine_needs_redis_and_the_signing_key(
     start_up: Callable[..., Up], tmp_path: Path
 ) -> None:
-    """ "Another machine" is another folder here, with nothing in it; test_machines.py has machines."""
+    """Use an empty folder as "another machine"; test_machines.py has real network namespaces."""
     first_block, second_block = [block.content for block in blocks(TUTORIAL) if "10.0.0.5" in block.content]
     first, second = tmp_path / "sandlot", tmp_path / "second"
     second.mkdir()

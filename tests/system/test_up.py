@@ -1,4 +1,4 @@
-"""`sandlot up`: what starts, what is said when it cannot, what is deployed on a save, and that nothing is left behind."""
+"""`sandlot up`: its start, its errors, deploys on save, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -402,7 +402,10 @@ def test_a_stop_during_startup_leaves_nothing(start_up: Start, tmp_path: Path, s
 
 
 def _handles_stops(pid: int) -> bool:
-    """Whether it has set its handlers: Python itself catches SIGINT from the start, but never SIGTERM (SigCgt in proc_pid_status(5))."""
+    """True once the process has set its handlers.
+
+    Python itself catches SIGINT from the start, but never SIGTERM (SigCgt in proc_pid_status(5)).
+    """
     with contextlib.suppress(OSError):
         caught = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
         return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)

@@ -1,4 +1,4 @@
-"""What `sandlot up` starts dies while a job runs: the parent, who saw it, starts it again and has nothing lost."""
+"""A child of `sandlot up` dies while a job runs: the parent restarts it, and no job is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sandlot up` as a child process of a test: started in a folder of its own on a port of its own, read, stopped, looked at."""
+"""`sandlot up` as a child process of a test, in a new folder and on a free port."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START_DEADLINE_S = HANG_S
 
 
 class Command:
-    """One `sandlot` command that runs until it is stopped. `output` is what it has printed so far."""
+    """One `sandlot` command that runs until it is stopped; `output` is its output so far."""
 
     def __init__(self, folder: Path, *words: str, env: dict[str, str] | None = None) -> None:
         self.folder = folder
@@ -89,7 +89,10 @@ class Up(Command):
         return httpx.Client(base_url=self.url, headers=headers, timeout=HANG_S, trust_env=False)
 
     def processes(self) -> list[int]:
-        """Every process that belongs to this platform, itself apart: their environment or command line names its data folder."""
+        """Return every other process of this platform.
+
+        Their environment or command line names its data folder.
+        """
         return [
             pid
             for pid in _pids()
@@ -110,7 +113,7 @@ def _pids() -> list[int]:
 def _mentions(pid: int, text: str) -> bool:
     try:
         seen = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # it ended, or is somebody else's
+    except OSError:  # it ended, or belongs to another user
         return False
     return text.encode() in seen
 

@@ -1,4 +1,4 @@
-"""A real Valkey, a real API and a real worker, each a process of its own, and the functions that the tests call."""
+"""A real Valkey, API and worker, each a process, and the functions that the tests call."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Stack:
             part.stop()
 
     def refused_by_redis(self) -> list[dict[str, Any]]:
-        """What users of roles tried to do without the right to it."""
+        """Return the commands that Redis refused to the users of roles (ACL LOG)."""
         with redis.Redis.from_url(self.environment["SANDLOT_REDIS_URL"], decode_responses=True) as superuser:
             return list(superuser.acl_log())
 

@@ -1,4 +1,4 @@
-"""A caller's URL is told of the end, through a real API and a real worker whose network has an address of the open internet."""
+"""Callbacks through a real API and a real worker whose network has a public address."""
 
 from __future__ import annotations
 

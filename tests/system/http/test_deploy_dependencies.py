@@ -1,4 +1,4 @@
-"""Deploying what has dependencies: over HTTP, with workers of their own processes, from an index on loopback."""
+"""Deploys with dependencies over HTTP, with workers as processes and an index on loopback."""
 
 from __future__ import annotations
 
@@ -119,7 +119,10 @@ def test_a_build_survives_its_worker_and_finishes_on_a_machine_that_has_only_red
 
 
 class Deploying:
-    """One `sandlot deploy`: what it prints is `answer` on stdout, and what is on stderr, which may be a terminal, comes with `says`."""
+    """One `sandlot deploy`; `answer` is its stdout.
+
+    `says` waits for text on stderr, which may be a terminal.
+    """
 
     def __init__(self, stack: Stack, path: Path, *, terminal: bool) -> None:
         self._stderr, inside = pty.openpty() if terminal else os.pipe()

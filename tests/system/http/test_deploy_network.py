@@ -1,4 +1,4 @@
-"""What a deployed function can reach, asked for over HTTP: with a list of hosts and without, never Redis, the API or metadata."""
+"""A deployed function's network, with a host list and without: never Redis, the API or metadata."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def handler(event, context):
 
 @pytest.fixture
 def targets(stack: Stack, tmp_path: Path) -> Iterator[list[tuple[str, int]]]:
-    """A Redis and the API on loopback, both answering the test itself, and where metadata services live."""
+    """Yield Redis and the API on loopback, both reachable from the test, and metadata addresses."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with ValkeyServer(port=port, data_dir=tmp_path):

@@ -1,4 +1,4 @@
-"""Versions and aliases over real HTTP: what runs is what the name means, and every reply says which version that was."""
+"""Versions and aliases over real HTTP: a name runs its version, and every reply names it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Whoever can write to Redis executes nothing: in the API, in a worker, in the command line, each watched by an audit hook.
+"""Write access to Redis executes nothing in the API, a worker or the command line.
 
-Everything that made stock RQ, or others, run what Redis says is planted at once, each with a command that would leave a mark, a module nobody
-imports, or an address where somebody listens. Then the platform is used as ever.
+An audit hook watches each of them. All payloads that make stock RQ, or others, execute what Redis
+holds are planted at once. Each has a command that would leave a mark, a module that is otherwise
+never imported, or the address of a listener. Then the platform is used normally.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.waiting import HANG_S, until
 
 WATCHED = Path(__file__).with_name("watched.py")
 MODULE = "antigravity"
-"""In every Python, imported by nobody, and opens a browser when it is."""
+"""Part of every Python and otherwise never imported; importing it opens a browser."""
 FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pickle.find_class", "webbrowser.open", "urllib.Request"}  # fmt: skip
 GOOD = "def handler(event, context):\n    return event\n"
 
@@ -64,7 +65,7 @@ class Payload:
 
 
 class Attacker:
-    """Somebody with every right in Redis, and no signing key."""
+    """An attacker with every right in Redis and without the signing key."""
 
     def __init__(self, client: redis.Redis, folder: Path, trap: Trap) -> None:
         self._redis = client
@@ -73,7 +74,7 @@ class Attacker:
         self._pickle = pickle.dumps(Payload(f"touch {self.mark}"))
 
     def job_fields(self) -> dict[str, Any]:
-        """Of a job as RQ has it, with everything in it that RQ would run, import, unpickle or call."""
+        """Return an RQ job whose every field is one that RQ would run, import, unpickle or call."""
         call = json.dumps(["os.system", None, [f"touch {self.mark}"], {}]).encode()
         hook = {"url": f"http://127.0.0.1:{self.trap.port}/", "headers": {"Metadata-Flavor": "x"}, "method": "POST"}
         return {
@@ -94,7 +95,7 @@ class Attacker:
         }
 
     def plant_jobs(self, queue: str) -> list[str]:
-        """Jobs in the queue of a function: as above, with data that is a bomb or a pickle, and with no envelope or one made up."""
+        """Queue a function's jobs with a bomb or a pickle as data, without a valid envelope."""
         bomb = zlib.compress(b"0" * 200_000_000)
         variants: list[dict[str, Any]] = [
             {}, {"data": self._pickle}, {"data": zlib.compress(self._pickle)}, {"data": bomb}, {"meta": bomb},
@@ -123,7 +124,7 @@ class Attacker:
         self._redis.set(f"sandlot:logs:{job_id}", self._pickle)
 
     def swap_code(self, name: str, digest: str) -> None:
-        """Another bundle under the digest of a version, a bomb under another, and a version of the attacker's own as the latest."""
+        """Replace one version's bundle, put a bomb in another, and forge a latest version."""
         chunks = f"sandlot:bundle-chunks:{digest}"
         evil = f"import os\nos.system('touch {self.mark}')\ndef handler(event, context):\n    return 'pwned'\n".encode()
         for field in self._redis.hkeys(chunks):
@@ -149,7 +150,7 @@ class Attacker:
         return token
 
     def shout(self) -> None:
-        """On every channel there is: RQ's commands to each worker, pickles and nonsense to everybody."""
+        """Publish on every channel: RQ's commands to each worker, pickles and nonsense to all."""
         channels = {channel.decode() for channel in self._redis.pubsub_channels()}
         workers = {key.decode().removeprefix("rq:worker:") for key in self._redis.keys("rq:worker:*")}
         for worker in workers:
@@ -277,7 +278,7 @@ def test_write_access_to_redis_executes_nothing(own: OwnStack, tmp_path: Path, t
         assert client.post("/v1/functions/victim/invoke", content=b"1").text.find("pwned") < 0
         forged = {"authorization": f"Bearer {token}"}
         assert stranger.put("/v1/functions/evil", json={"source": GOOD}, headers=forged).status_code == 401
-        # All of the planted jobs have been looked at, nothing was executed, and what is asked for is still done.
+        # Every planted job was read, nothing was executed, and honest requests still work.
         until(
             lambda: client.post("/v1/functions/echo/invoke", content=b"2").content == b"2",
             reason=lambda: "no answer any more",
@@ -290,7 +291,7 @@ def test_write_access_to_redis_executes_nothing(own: OwnStack, tmp_path: Path, t
 
 
 def use_everything(client: httpx.Client, watch: Watch, job_ids: list[str]) -> None:
-    """Every way to look at what was planted; whatever comes back came back, and says nothing of the attacker's."""
+    """Read the planted data in every way that API and command line offer."""
     for job_id in job_ids:
         for path in ("", "/result", "/logs"):
             reply = client.get(f"/v1/jobs/{job_id}{path}")

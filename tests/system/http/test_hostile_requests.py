@@ -1,4 +1,4 @@
-"""Requests that nobody means well: a short part of `make hostile`, the shapes of request smuggling by name, and a stop among all of it."""
+"""Hostile requests: a short `make hostile`, named request smuggling, and a stop under attack."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_short_seeded_run_of_the_grammar_breaks_nothing(stack: Stack) -> None:
 
 
 def test_every_reply_is_one_that_the_openapi_document_promises(own: OwnStack) -> None:
-    """A short part of what `make hostile` does: requests that Schemathesis makes up from the document."""
+    """Run a short part of `make hostile`: Schemathesis generates requests from the document."""
     from tests.hostile.contract import breaches  # a second of imports, which nothing else needs
 
     _, url = own.start_api(SANDLOT_WAIT_CAP_S="0.5")
@@ -117,4 +117,4 @@ def test_a_stop_ends_in_time_with_any_connection_open(stack: Stack) -> None:
             if b"sleeps" in shape:
                 answer = wire.recv(65536)
                 assert answer.startswith(b"HTTP/1.1 503 "), answer
-                assert b"\r\nlocation: /v1/jobs/" in answer, "who waited is told where the job is"
+                assert b"\r\nlocation: /v1/jobs/" in answer, "a waiting caller gets the location of its job"

@@ -31,7 +31,10 @@ Until = Callable[[Callable[[], object]], None]
 
 
 def processes_named(name: str) -> list[int]:
-    """Those of the machine, which is where the worker runs, dead ones that nobody has reaped included."""
+    """Return the machine's processes of that name, unreaped dead ones included.
+
+    The worker runs on this machine.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -73,7 +76,8 @@ def test_a_cancelled_running_job_is_dead_before_its_caller_gets_the_reply(
     assert (job["status"], job["outcome"], job["attempt"]) == ("cancelled", "cancelled", 1)
     error = {"errorType": "Cancelled", "errorMessage": "it was cancelled while it ran", "stackTrace": []}
     assert job["error"] == error
-    # The answer waits for what the kernel measured, which is known when all of it is dead; half a second at most.
+    # The reply waits for the kernel's measurements, known once every process is dead; half a
+    # second at most.
     evidence = {"evidence": job["evidence"]} if "evidence" in job else {}
     assert not evidence or (job["evidence"]["signal"], left) == ("SIGKILL", [])
     until(lambda: processes_named("cancel-me") == [])
@@ -125,7 +129,7 @@ def test_a_scheduled_job_that_is_cancelled_never_runs(anyone: httpx.Client) -> N
 
 
 class Caller:
-    """One who calls, on a connection of his own, and does not wait for the answer."""
+    """A caller on its own connection that does not wait for the reply."""
 
     def __init__(self, stack: Stack, function: str, event: object, on_disconnect: str = "") -> None:
         parts = urlsplit(stack.url)
@@ -150,7 +154,10 @@ def newest(client: httpx.Client, function: str) -> dict[str, Any]:
 
 
 def in_order(manifest: str) -> list[str]:
-    """What calls may say, those first whose job goes on: when the last has been cancelled, so would they have been."""
+    """Return the values of the call option, those whose job continues first.
+
+    Once the last job has been cancelled, a wrong cancellation of an earlier one would show.
+    """
     return sorted(("detach", "", "cancel"), key=lambda wish: (wish or manifest) == "cancel")
 
 

@@ -1,4 +1,4 @@
-"""`X-Durability` on every kind of reply that acknowledges a job, as Redis is told to keep more or less of what it is given."""
+"""`X-Durability` on every reply that acknowledges a job, at each durability setting of Redis."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,7 +45,8 @@ def test_every_acknowledgement_states_the_durability_that_redis_gives(
         return client.post("/v1/functions/echo/invoke", content=b"1").headers["x-durability"]
 
     with stack.client(key=False, url=url) as asking:
-        # Per setting: what an API says whose user may ask for it, and one with the rights of `sandlot redis-acl`.
+        # Per setting: an API whose Redis user may read it, and one with the rights of
+        # `sandlot redis-acl`.
         for settings, asked, proved in (
             ({"appendonly": "no"}, "none", "none"),
             ({"appendonly": "yes", "appendfsync": "everysec"}, "everysec", "everysec"),

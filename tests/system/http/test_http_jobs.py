@@ -181,7 +181,10 @@ def test_an_event_changed_in_redis_is_not_signed_again(stack: Stack, anyone: htt
 def test_only_delivered_results_have_a_shorter_retention(
     stack: Stack, anyone: httpx.Client, admin: httpx.Client
 ) -> None:
-    """Delivered is what was sent while the caller was still there: not what he was told to ask for, and not what he hung up on."""
+    """A result counts as delivered if it was sent to a caller that was still connected.
+
+    A result to be polled for later, or one whose caller hung up, does not.
+    """
     with redis.Redis.from_url(stack.environment["SANDLOT_REDIS_URL"]) as client:
 
         def life_s(job_id: str) -> int:
@@ -200,7 +203,7 @@ def test_only_delivered_results_have_a_shorter_retention(
         assert anyone.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "succeeded"
         until(
             lambda: client.ttl(f"rq:job:{job_id}") > 300,
-            reason=lambda: "what nobody was there to be sent was kept shorter",
+            reason=lambda: "an undelivered result got the shorter retention",
         )
 
 

@@ -256,7 +256,10 @@ RAW = [
 
 
 def speak(url: str, *pieces: bytes) -> bytes:
-    """What comes back until the server hangs up; a connection that breaks while being written to has answered before."""
+    """Send the pieces and return everything received until the server closes the connection.
+
+    On a connection that breaks during a write, the reply came before.
+    """
     parts = urlsplit(url)
     answer = b""
     with (

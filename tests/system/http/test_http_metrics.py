@@ -92,7 +92,7 @@ def test_a_worker_exports_outcomes_and_stage_durations(admin: httpx.Client, work
     assert admin.post("/v1/functions/metered/invoke", json=1).status_code == 504
 
     def counted() -> bool:
-        # The caller hears of an end before the worker reads the answer to the step that recorded it.
+        # The caller learns of an outcome before the worker reads the reply to its recording step.
         return total(scrape(worker_url), "sandlot_invocations_total", function="metered") == 4
 
     until(counted)

@@ -1,4 +1,7 @@
-"""Processes that meet data of another schema: none starts, each says what to do, and what runs already goes on."""
+"""Processes that find data of another schema: they refuse to start and say what to do.
+
+Running processes continue.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One trace from the caller through HTTP, queue and sandbox, as a collector receives it; and log lines that name the job."""
+"""One trace from the caller through HTTP, queue and sandbox, as a collector receives it.
+
+Log lines name the job.
+"""
 
 from __future__ import annotations
 

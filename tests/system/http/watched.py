@@ -1,6 +1,7 @@
-"""`python watched.py LOG ARM program [word…]`: run one of our programs and note everything by which it could run code or reach out.
+"""`python watched.py LOG ARM program [word…]`: run a program under an audit hook (PEP 578).
 
-Knows: audit events (PEP 578). Does not know: what is planted. Notes nothing before the file ARM is there: a start imports and compiles.
+The hook logs every event by which the program could run code or reach out. It logs nothing before
+the file ARM exists, because a start imports and compiles.
 """
 
 import json
