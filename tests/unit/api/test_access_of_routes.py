@@ -91,7 +91,7 @@ def check(api: Api) -> None:
     check_routes(api.app.router, authorize, api.app.router.default)
 
 
-def replace_handler(api: Api, method: str, path: str, handler: Any) -> None:
+def replace_handler(api: Api, method: str, path: str, handler: Any, reads: tuple[str, ...] = ()) -> None:
     """Bind another handler to the operation at this method and path."""
     routes = api.app.router.routes
     routes[:] = [
@@ -100,7 +100,7 @@ def replace_handler(api: Api, method: str, path: str, handler: Any) -> None:
         if not (isinstance(route, Route) and route.path == path and method in (route.methods or ()))
     ]
     handlers = Handlers()
-    handlers.serves(OPERATION_AT[method, path])(handler)
+    handlers.serves(OPERATION_AT[method, path], reads=reads)(handler)
     handlers.add_to(api.app.router)
 
 
@@ -183,6 +183,21 @@ def test_a_handler_with_other_parameters_than_its_operation_keeps_the_api_from_s
     api: Api, handler: Any, message: str
 ) -> None:
     replace_handler(api, "GET", "/v1/functions", handler)
+    with pytest.raises(RuntimeError, match=f"GET /v1/functions.*{message}"):
+        check(api)
+
+
+@pytest.mark.parametrize(
+    ("reads", "message"),
+    [(("Prefer", "limit", "cursor"), "prefer"), (("limit",), "differ in .*cursor"), (("limit", "cursor"), "")],
+)
+def test_parameters_that_a_handler_reads_itself_are_those_of_its_operation(
+    api: Api, reads: tuple[str, ...], message: str
+) -> None:
+    replace_handler(api, "GET", "/v1/functions", answer, reads)
+    if not message:
+        check(api)
+        return
     with pytest.raises(RuntimeError, match=f"GET /v1/functions.*{message}"):
         check(api)
 

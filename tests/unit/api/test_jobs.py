@@ -18,6 +18,13 @@ async def submitted(anyone: httpx.AsyncClient) -> str:
     return (await anyone.post(HELLO + "?async=true", content=b'{"a":1}')).headers["x-job-id"]
 
 
+async def test_a_bad_wait_is_refused_whatever_the_job(anyone: httpx.AsyncClient) -> None:
+    for job_id in (await submitted(anyone), "unknown"):
+        reply = await anyone.get(f"/v1/jobs/{job_id}?wait=long")
+        assert (reply.status_code, reply.json()["detail"]) == (400, "wait=long is not a number of seconds")
+        assert (await anyone.get(f"/v1/jobs/{job_id}?wiat=1")).status_code == 400
+
+
 async def test_a_job_that_succeeded_shows_its_result_and_links(anyone: httpx.AsyncClient) -> None:
     job_id = await submitted(anyone)
     job = (await anyone.get(f"/v1/jobs/{job_id}")).json()

@@ -22,7 +22,7 @@ from sandlot.jobs.settlement import (
     read_outcome_record,
     seal_outcome,
 )
-from sandlot.models import FunctionError, Invocation, JobStatus, Outcome, OutcomeKind, Timings
+from sandlot.models import FunctionError, Invocation, JobStatus, Outcome, OutcomeKind, RetryPolicy, Timings
 from sandlot.offload import CHUNK_BYTES
 from sandlot.redis.connection import parse_address
 from sandlot.redis.lua import script
@@ -42,6 +42,14 @@ def invocation(event: bytes = b'{"n":1}', **more: Any) -> Invocation:
         result_ttl_s=60,
         **more,
     )
+
+
+@pytest.mark.parametrize(("retried", "attempts"), [((OutcomeKind.WORKER_LOST,), b"4"), ((OutcomeKind.ERROR,), b"1")])
+def test_the_envelope_says_how_often_a_job_may_lose_its_worker(
+    retried: tuple[OutcomeKind, ...], attempts: bytes
+) -> None:
+    sealed = seal(KEY, invocation(retry=RetryPolicy(attempts=4, on=retried)))
+    assert sealed.split(b"|")[1] == attempts
 
 
 def data(event: bytes) -> bytes:
