@@ -50,6 +50,7 @@ async def glance_at(queue: Queue, job_id: str) -> JobSnapshot | None:
             return follower.snapshot
 
 
+@pytest.mark.slow
 async def test_whole_lines_are_streamed_while_the_job_runs(
     queue: Queue, start_engine: StartEngine, make: MakeInvocation, raw: redis.Redis
 ) -> None:
@@ -160,7 +161,9 @@ async def test_many_followers_cost_one_read_and_nothing_while_nothing_happens(
     await eventually(lambda: all(reader.events == ["status"] for reader in readers))
 
     cost = await looks_cost(queue, raw, readers)
-    assert cost == {"evalsha": 5, "hmget": 5 * jobs, "getrange": 0, "publish": 0}
+    polls = cost["evalsha"]
+    assert cost == {"evalsha": polls, "hmget": polls * jobs, "getrange": 0, "publish": 0}
+    assert polls in (5, 6), "a poll that was under way before may be counted too"
 
     reads = counted(raw)["getrange"]
     claims = (await worker.step(jobs)).claims
@@ -168,10 +171,12 @@ async def test_many_followers_cost_one_read_and_nothing_while_nothing_happens(
     await eventually(lambda: all(reader.events == ["status"] * 2 for reader in readers))
     # Each reads the job, with the end of its log, and what the attempt has printed.
     await eventually(lambda: counted(raw)["getrange"] == reads + 2 * MANY)
-    await eventually(lambda: len(watched) == jobs)
+    await eventually(lambda: len(watched) >= jobs and len(watched) % jobs == 0)
     assert {job_id for job_id, _ in watched} == {job.job_id for job in made}, "one asks for all who follow"
     cost = await looks_cost(queue, raw, readers)
-    assert cost == {"evalsha": 5, "hmget": 5 * jobs, "getrange": 0, "publish": 5 * jobs}
+    polls = cost["evalsha"]
+    assert cost == {"evalsha": polls, "hmget": polls * jobs, "getrange": 0, "publish": polls * jobs}
+    assert polls in (5, 6), "a poll that was under way before may be counted too"
     for job in made:
         assert await worker.queue.append_logs(job.job_id, 1, 0, b"line\n", [watched[0][1]]) == 1
     await eventually(lambda: all(reader.events[2:] == ["log"] for reader in readers))

@@ -206,6 +206,7 @@ async def test_npm_install_scripts_run_only_if_the_manifest_allows_it(
     assert made == [False, True]
 
 
+@pytest.mark.slow
 async def test_unresolvable_dependencies_fail_with_the_resolvers_message(
     host: SandboxHost, index: Index, tmp_path: Path
 ) -> None:
@@ -218,6 +219,7 @@ async def test_unresolvable_dependencies_fail_with_the_resolvers_message(
         await resolve(trees, wants("missing-package"))
 
 
+@pytest.mark.slow
 async def test_a_wrong_password_is_reported_without_the_password(
     host: SandboxHost, index: Index, tmp_path: Path
 ) -> None:

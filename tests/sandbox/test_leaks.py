@@ -155,6 +155,7 @@ async def test_a_zygote_whose_fork_server_was_killed_is_replaced(tmp_path: Path)
         sandbox.close()
 
 
+@pytest.mark.slow
 async def test_a_request_under_way_fails_with_its_zygote() -> None:
     async with open_level("strict") as host:
         pid = zygote_of(host)

@@ -181,6 +181,7 @@ async def test_a_child_left_behind_reads_no_later_request(rig: Rig) -> None:
         assert await rig.value(name, "behave") == "ok"
 
 
+@pytest.mark.slow
 async def test_large_events_and_results_pass(rig: Rig) -> None:
     name = rig.write("def handler(event, context):\n    return event\n", isolation=Isolation.FORK)
     event = b'"' + b"x" * (6 * 1024 * 1024 - 2) + b'"'

@@ -99,6 +99,7 @@ async def test_a_new_version_ends_the_idle_processes_of_the_old(rig: Rig) -> Non
 # Values.
 
 
+@pytest.mark.slow
 async def test_six_mebibytes_go_in_and_out(rig: Rig) -> None:
     name = rig.write(ECHO)
     text = "ö" * (3 * 1024 * 1024 - 1)

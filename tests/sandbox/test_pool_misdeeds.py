@@ -108,6 +108,7 @@ async def test_a_chain_of_nested_promises_ends_at_whichever_limit_it_meets_first
 
 
 # The heap needs its limit among Node's flags, so what fills first differs from machine to machine: never the worker's memory.
+@pytest.mark.slow
 async def test_a_full_heap_is_the_end_of_that_process_only(rig: Rig) -> None:
     name = rig.write_file("node/heap.js", memory_limit_mib=128)
     outcome = await rig.run(name, 1)

@@ -71,6 +71,7 @@ async def test_dependencies_are_not_built_here_and_the_missing_wall_and_the_reme
             await asked
 
 
+@pytest.mark.slow
 async def test_packages_that_are_in_the_cache_are_found_by_python_and_by_require(rig: Rig) -> None:
     """As docs/functions.md says of a cache folder that is shared with a worker of strict sandboxes."""
     with tempfile.TemporaryDirectory() as folder:

@@ -108,6 +108,7 @@ def write(rig: Rig, source: str, **spec: Any) -> str:
     return rig.write(source, secret_names=tuple(SECRETS), secrets=SECRETS, **spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", Isolation)
 @pytest.mark.parametrize("runtime", Runtime)
 async def test_each_secret_is_a_variable_and_a_file_before_the_import(

@@ -40,6 +40,7 @@ async def test_a_missing_layer_keeps_the_host_closed(level: str, wall: str, name
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "wall", "named"), [(*key, named) for key, named in BROKEN.items()])
 async def test_doctor_names_the_missing_layer(level: Level, wall: str, named: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -88,6 +89,7 @@ async def test_auto_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) 
     assert "sandbox_restricted" in caplog.text
 
 
+@pytest.mark.slow
 async def test_the_strict_receipt_lists_what_holds() -> None:
     async with open_level("strict") as host:
         sandbox = await host.prewarm("python")
@@ -119,6 +121,7 @@ async def test_the_receipt_changes_with_an_optional_layer(without: str) -> None:
     assert receipts[0][key] != receipts[1][key]
 
 
+@pytest.mark.slow
 async def test_an_attack_that_cannot_run_counts_as_a_layer_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first prototype took an erring self-test for a pass."""
 

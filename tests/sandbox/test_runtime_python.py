@@ -299,6 +299,7 @@ def test_a_result_above_the_limit_is_refused_with_both_sizes(start: Start) -> No
     assert "1001 bytes" in error["errorMessage"]
 
 
+@pytest.mark.slow
 def test_six_mebibytes_go_in_and_out(start: Start) -> None:
     process = start("def handler(event, context): return event\n")
     process.load()

@@ -21,12 +21,14 @@ Sandlot = Callable[..., subprocess.CompletedProcess[str]]
 IT_WORKS = {"message": "it works!", "status": "ok "}
 
 
+@pytest.mark.slow
 def test_stdout_has_only_the_result(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "hello")
     assert (shown.returncode, json.loads(shown.stdout)) == (0, IT_WORKS)
     assert re.search(r"ok in [\d.]+ ms · version 1 · job \S+", shown.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ['{"csv": "a\\n1\\n2"}', "@event.json", "-"])
 def test_an_event_comes_from_the_argument_a_file_or_stdin(sandlot: Sandlot, platform: Up, event: str) -> None:
     text = '{"csv": "a\\n1\\n2"}'
@@ -35,6 +37,7 @@ def test_an_event_comes_from_the_argument_a_file_or_stdin(sandlot: Sandlot, plat
     assert json.loads(shown.stdout)["columns"]["a"]["sum"] == 3.0
 
 
+@pytest.mark.slow
 def test_a_batch_prints_the_ids_of_its_jobs_and_lists_them(sandlot: Sandlot) -> None:
     shown = sandlot("batch", "hello", "[1, 2, 3]")
     ids = shown.stdout.split()
@@ -47,6 +50,7 @@ def test_a_batch_prints_the_ids_of_its_jobs_and_lists_them(sandlot: Sandlot) -> 
     assert {job["id"] for job in json.loads(sandlot("jobs", "--limit", "3", "--json").stdout)} == set(ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("events", "said"), [("[]", "a batch of 0 events"), ("{}", "the body is not an array")])
 def test_an_invalid_batch_exits_with_2(sandlot: Sandlot, events: str, said: str) -> None:
     shown = sandlot("batch", "hello", events)
@@ -54,12 +58,14 @@ def test_an_invalid_batch_exits_with_2(sandlot: Sandlot, events: str, said: str)
     assert said in shown.stderr
 
 
+@pytest.mark.slow
 def test_output_is_shown_on_request(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "side-by-side", '{"tea": 0.01}', "--logs")
     assert "tea is ready\n" in shown.stderr
     assert json.loads(shown.stdout)["finished_in_order"] == ["tea"]
 
 
+@pytest.mark.slow
 def test_json_output_is_one_complete_document(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "side-by-side", '{"tea": 0.01}', "--logs", "--json")
     document = json.loads(shown.stdout)
@@ -68,6 +74,7 @@ def test_json_output_is_one_complete_document(sandlot: Sandlot) -> None:
     assert document["timings"]["total"] > 0
 
 
+@pytest.mark.slow
 def test_an_exception_is_shown_with_its_own_frames_and_exits_with_1(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "csv-report", '{"csv": 1}')
     assert (shown.returncode, shown.stdout) == (1, "")
@@ -102,6 +109,7 @@ def test_each_usage_error_is_reported_without_a_traceback(
     assert "Traceback" not in shown.stderr
 
 
+@pytest.mark.slow
 def test_a_job_is_queued_followed_and_its_result_fetched(sandlot: Sandlot) -> None:
     queued = sandlot("invoke", "side-by-side", '{"tea": 0.2}', "--async")
     job_id = queued.stdout.strip()
@@ -117,6 +125,7 @@ def test_a_job_is_queued_followed_and_its_result_fetched(sandlot: Sandlot) -> No
     assert (job["id"], job["status"], job["sandbox"]["level"]) == (job_id, "succeeded", job["sandbox"]["level"])
 
 
+@pytest.mark.slow
 def test_a_job_is_cancelled(sandlot: Sandlot, tmp_path: Path) -> None:
     (tmp_path / "naps.py").write_text(
         "# /// script\n# [tool.sandlot]\n# timeout = '5m'\n# ///\nimport time\n\ndef handler(event, context):\n    time.sleep(240)\n"
@@ -134,6 +143,7 @@ def test_a_job_is_cancelled(sandlot: Sandlot, tmp_path: Path) -> None:
     assert sandlot("functions", "naps", "--delete").returncode == 0
 
 
+@pytest.mark.slow
 def test_an_elapsed_wait_leaves_the_job_running(sandlot: Sandlot) -> None:
     shown = sandlot("invoke", "side-by-side", '{"long": 1}', "--wait", "0.1")
     assert shown.returncode == 3
@@ -141,6 +151,7 @@ def test_an_elapsed_wait_leaves_the_job_running(sandlot: Sandlot) -> None:
     assert sandlot("job", job_id, "--wait").returncode == 0
 
 
+@pytest.mark.slow
 def test_functions_are_listed_shown_deployed_and_removed(sandlot: Sandlot, tmp_path: Path) -> None:
     (tmp_path / "extra.py").write_text("def handler(event, context):\n    return 1\n")
     (tmp_path / "broken.py").write_text("def handler(\n")
@@ -162,6 +173,7 @@ def test_functions_are_listed_shown_deployed_and_removed(sandlot: Sandlot, tmp_p
     assert "extra" not in sandlot("functions").stdout
 
 
+@pytest.mark.slow
 def test_a_folder_is_deployed_as_a_folder(sandlot: Sandlot, tmp_path: Path) -> None:
     folder = tmp_path / "in_parts"
     folder.mkdir()
@@ -177,6 +189,7 @@ def test_a_folder_is_deployed_as_a_folder(sandlot: Sandlot, tmp_path: Path) -> N
         sandlot("functions", "in-parts", "--delete")
 
 
+@pytest.mark.slow
 def test_a_key_works_within_its_scopes_until_it_is_revoked(sandlot: Sandlot, platform: Up, tmp_path: Path) -> None:
     (tmp_path / "shop-cart.py").write_text("def handler(event, context):\n    return 1\n")
     sandlot("deploy", str(tmp_path / "shop-cart.py"))
@@ -195,6 +208,7 @@ def test_a_key_works_within_its_scopes_until_it_is_revoked(sandlot: Sandlot, pla
         sandlot("functions", "shop-cart", "--delete")
 
 
+@pytest.mark.slow
 def test_doctor_checks_everything_and_passes_on_this_machine(sandlot: Sandlot) -> None:
     shown = sandlot("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(shown.stdout)}
@@ -205,6 +219,7 @@ def test_doctor_checks_everything_and_passes_on_this_machine(sandlot: Sandlot) -
     assert "✓" in sandlot("doctor").stdout
 
 
+@pytest.mark.slow
 def test_a_list_ends_quietly_when_its_reader_closes_the_pipe(platform: Up, sandlot: Sandlot) -> None:
     script = f"{sys.executable} -m sandlot functions | head -1"
     shown = subprocess.run(
@@ -213,6 +228,7 @@ def test_a_list_ends_quietly_when_its_reader_closes_the_pipe(platform: Up, sandl
     assert (shown.stdout.split()[:2], shown.stderr) == (["NAME", "VERSION"], "")
 
 
+@pytest.mark.slow
 def test_dead_letters_are_listed_redriven_and_discarded(sandlot: Sandlot, platform: Up) -> None:
     source = platform.folder / "in_vain.py"
     source.write_text(

@@ -39,6 +39,7 @@ def write(folder: Path, number: int, **entries: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_zips_are_deployed_rolled_back_and_downloaded(sandlot: Sandlot, folder: Path) -> None:
     for number in (1, 2):
         shown = sandlot("deploy", str(write(folder, number)))
@@ -56,6 +57,7 @@ def test_zips_are_deployed_rolled_back_and_downloaded(sandlot: Sandlot, folder: 
     assert (refused.returncode, "cannot write" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_alias_splits_calls_and_is_removed_without_its_versions(sandlot: Sandlot, folder: Path) -> None:
     for number in (1, 2):
         sandlot("deploy", str(write(folder, number)))
@@ -72,6 +74,7 @@ def test_an_alias_splits_calls_and_is_removed_without_its_versions(sandlot: Sand
     assert (again.returncode, "has no alias 'prod'" in again.stderr) == (2, True), again.stderr
 
 
+@pytest.mark.slow
 def test_a_hostile_zip_is_refused_and_its_entry_named(sandlot: Sandlot, folder: Path) -> None:
     path = write(folder, 1)
     with zipfile.ZipFile(path, "a") as archive:
@@ -81,6 +84,7 @@ def test_a_hostile_zip_is_refused_and_its_entry_named(sandlot: Sandlot, folder: 
     assert shown.stderr.startswith("error trial.zip: the archive is refused"), "of several paths it says which"
 
 
+@pytest.mark.slow
 def test_the_second_of_two_concurrent_changes_is_refused(sandlot: Sandlot, folder: Path) -> None:
     sandlot("deploy", str(write(folder, 1)))
     revision = json.loads(sandlot("functions", "trial", "--json").stdout)["revision"]
@@ -93,6 +97,7 @@ def test_the_second_of_two_concurrent_changes_is_refused(sandlot: Sandlot, folde
     assert json.loads(sandlot("invoke", "trial").stdout) == 2
 
 
+@pytest.mark.slow
 def test_an_ignored_package_list_is_warned_about_and_the_given_name_is_used(sandlot: Sandlot, folder: Path) -> None:
     (folder / "trial.py").write_text("def handler(event, context):\n    return 1\n")
     (folder / "requirements.txt").write_text("numpy\n")
@@ -104,12 +109,14 @@ def test_an_ignored_package_list_is_warned_about_and_the_given_name_is_used(sand
     assert f"{folder}/requirements.txt is ignored" in shown.stderr.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_rolling_back_to_an_unknown_version_is_one_line(sandlot: Sandlot, folder: Path) -> None:
     sandlot("deploy", str(write(folder, 1)))
     shown = sandlot("rollback", "trial", "9")
     assert (shown.returncode, "'trial' has no version 9" in shown.stderr) == (2, True), shown.stderr
 
 
+@pytest.mark.slow
 def test_a_deploy_that_no_worker_can_run_is_warned_about(sandlot: Sandlot, folder: Path) -> None:
     shown = sandlot("deploy", str(write(folder, 1, **{"function.toml": 'tags = ["gpu"]'})))
     assert (shown.returncode, "sandlot worker --tag gpu" in shown.stderr) == (0, True), shown.stderr
@@ -141,6 +148,7 @@ def type_secret(folder: Path, name: str, value: str) -> None:
     assert value not in seen
 
 
+@pytest.mark.slow
 def test_secrets_are_set_from_stdin_and_at_a_prompt_listed_and_deleted(sandlot: Sandlot, folder: Path) -> None:
     assert sandlot("secret", "set", "WORD", stdin="swordfish\n").stdout == "WORD is set\n"
     listed = sandlot("secret", "list")

@@ -69,6 +69,7 @@ def test_a_picture_is_a_png_that_a_browser_can_show(platform: Up) -> None:
     assert len(zlib.decompress(reply.content[start : start + length])) == 40 * (1 + 3 * 60)
 
 
+@pytest.mark.slow
 def test_waiting_steps_run_concurrently(platform: Up) -> None:
     answer = call(platform, "side-by-side", {"slow": 0.4, "quick": 0.1, "middle": 0.25})
     assert isinstance(answer, dict)
@@ -120,17 +121,18 @@ def test_a_folder_of_files_renders_markdown(platform: Up) -> None:
 
 
 def commands() -> list[str]:
-    """The curl lines in the examples' own comments."""
+    """List the curl commands in the examples' own comments, continued lines included."""
     files = [path for path in sorted((REPOSITORY / "functions").rglob("*")) if path.suffix in (".py", ".mjs", ".js")]
-    return [
-        line.strip(" /") for path in files for line in path.read_text().splitlines() if re.match(r"(// )?curl ", line)
-    ]
+    texts = [re.sub(r"(?m)^// ?", "", path.read_text()) for path in files]
+    return [command for text in texts for command in re.findall(r"(?m)^curl (?:.*\\\n)*.*$", text)]
 
 
 @pytest.mark.parametrize("command", commands())
 def test_the_command_in_an_examples_comment_works_as_written(platform: Up, command: str) -> None:
     # In Python sources a backslash is written twice; the shell sees one.
-    words = shlex.split(command.replace("\\\\n", "\\n").replace("http://127.0.0.1:8000", platform.url))
+    words = shlex.split(
+        command.replace("\\\n", "").replace("\\\\n", "\\n").replace("http://127.0.0.1:8000", platform.url)
+    )
     shown = subprocess.run(
         [*words, "--silent", "--show-error", "--fail-with-body"],
         capture_output=True,

@@ -24,6 +24,7 @@ def test_the_two_commands_follow_the_pitch() -> None:
     assert README.splitlines()[2].endswith(".")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["up", "test"])
 def test_both_commands_are_make_targets(target: str) -> None:
     shown = subprocess.run(["make", "--dry-run", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -35,6 +36,7 @@ def test_the_readme_is_short() -> None:
     assert len(README.split()) <= WORDS_LIMIT
 
 
+@pytest.mark.slow
 def test_the_readmes_function_returns_the_result_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
     copy_examples(tmp_path)
     source, call, answer = [block for block in blocks(README) if block.heading == "Write a function, call it"]

@@ -34,6 +34,7 @@ def run(folder: Path, *words: str, stdin: str = "", **environment: str) -> subpr
     )
 
 
+@pytest.mark.slow
 def test_the_result_is_on_stdout_and_everything_else_on_stderr(folder: Path) -> None:
     before = {path.name for path in folder.iterdir()}
     shown = run(folder, "functions/side_by_side.py", '{"tea": 0.01}')
@@ -45,6 +46,7 @@ def test_the_result_is_on_stdout_and_everything_else_on_stderr(folder: Path) -> 
     assert {path.name for path in folder.iterdir()} == before, "something was left behind"
 
 
+@pytest.mark.slow
 def test_node_folders_and_zips_run_too_and_the_event_comes_from_a_file_or_stdin(folder: Path) -> None:
     (folder / "event.json").write_text('{"markdown": "# Hi"}')
     assert json.loads(run(folder, "functions/markdown", "--event", "event.json").stdout)["html"] == "<h1>Hi</h1>"
@@ -55,6 +57,7 @@ def test_node_folders_and_zips_run_too_and_the_event_comes_from_a_file_or_stdin(
     assert run(folder, "functions/shout.js", "--event", "-", stdin='"hey"').stdout == '"HEY"\n'
 
 
+@pytest.mark.slow
 def test_a_failure_is_shown_with_its_frames_and_status_1(folder: Path) -> None:
     shown = run(folder, "functions/csv_report.py", '{"csv": 1}')
     assert (shown.returncode, shown.stdout) == (1, "")
@@ -68,6 +71,7 @@ def test_a_failure_is_shown_with_its_frames_and_status_1(folder: Path) -> None:
     assert document["sandbox"]["level"] in ("strict", "restricted")
 
 
+@pytest.mark.slow
 def test_secrets_come_from_the_environment_and_are_redacted(folder: Path) -> None:
     (folder / "keeper.py").write_text(
         "# /// script\n# [tool.sandlot]\n# secrets = ['TOKEN']\n# ///\nimport os\n"
@@ -98,6 +102,7 @@ def test_each_input_that_cannot_run_is_reported_without_a_traceback(
     assert "Traceback" not in shown.stderr
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_strict_sandbox_runs_nothing(folder: Path) -> None:
     shown = run(folder, "functions/hello.py", SANDLOT_SANDBOX="perfect")
     assert (shown.returncode, shown.stdout) == (4, "")

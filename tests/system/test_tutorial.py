@@ -22,6 +22,7 @@ from tests.system.up_process import REPOSITORY, Up, clean_environment, copy_exam
 from tests.waiting import HANG_S, until
 
 
+@pytest.mark.slow
 def test_every_command_works_as_written_and_prints_what_is_shown(start_up: Callable[..., Up], tmp_path: Path) -> None:
     """Run "Call a function" up to the timeout, in order, in one folder, on one platform."""
     copy_examples(tmp_path)
@@ -58,6 +59,7 @@ def save(up: Up, folder: Path, block: Block) -> None:
     up.says(f"{function_name(Path(name))} is now version 1", 60)
 
 
+@pytest.mark.slow
 def test_a_function_has_the_packages_it_names(platform: Up) -> None:
     source, call, answer = [block for block in blocks(TUTORIAL) if block.heading == "Use packages"]
     index = load_settings().read_python_index()
@@ -77,6 +79,7 @@ def test_a_function_has_the_packages_it_names(platform: Up) -> None:
         bash("sandlot functions how-long --delete", platform.folder)
 
 
+@pytest.mark.slow
 def test_the_asynchronous_call_is_a_job_whose_result_can_be_fetched(platform: Up) -> None:
     (script,) = [block.content for block in blocks(TUTORIAL) if "?async=true" in block.content]
     shown = bash(script.replace("http://127.0.0.1:8000", platform.url), platform.folder)
@@ -86,6 +89,7 @@ def test_the_asynchronous_call_is_a_job_whose_result_can_be_fetched(platform: Up
     assert (ended["status"], ended["result"]["finished_in_order"]) == ("succeeded", ["tea", "eggs"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/fn/page", "/fn/mandelbrot", "/docs"])
 def test_every_linked_page_exists(platform: Up, path: str) -> None:
     assert f"<http://127.0.0.1:8000{path}>" in TUTORIAL
@@ -93,6 +97,7 @@ def test_every_linked_page_exists(platform: Up, path: str) -> None:
         assert client.get(path).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_worker_on_another_machine_needs_redis_and_the_signing_key(
     start_up: Callable[..., Up], tmp_path: Path
 ) -> None:

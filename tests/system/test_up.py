@@ -50,6 +50,7 @@ def refused(folder: Path, *options: str, env: dict[str, str] | None = None) -> t
     return ended.returncode, ended.stderr
 
 
+@pytest.mark.slow
 def test_an_empty_folder_gets_a_first_function_and_runs(start_up: Start, tmp_path: Path) -> None:
     up = start_up().ready()
     assert "created functions/hello.py to start from" in up.output
@@ -62,6 +63,7 @@ def test_an_empty_folder_gets_a_first_function_and_runs(start_up: Start, tmp_pat
     assert up.processes() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_start_finds_its_functions_and_jobs_again(
     start_up: Start, tmp_path: Path, number: signal.Signals
@@ -84,6 +86,7 @@ def test_a_second_start_finds_its_functions_and_jobs_again(
         assert client.get("/v1/functions/kept").json()["version"] == 1
 
 
+@pytest.mark.slow
 def test_a_killed_platform_leaves_nothing_and_starts_again_with_what_it_had(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "kept.py", PRIVATE.format(answer="kept"))
     first = start_up().ready()
@@ -127,6 +130,7 @@ def test_a_saved_file_is_deployed_and_a_broken_one_leaves_the_last_version_servi
     assert up.stop() == 0
 
 
+@pytest.mark.slow
 def test_saving_any_file_of_a_folder_deploys_the_folder(start_up: Start, tmp_path: Path) -> None:
     folder = tmp_path / "functions" / "parts"
     folder.mkdir(parents=True)
@@ -140,6 +144,7 @@ def test_saving_any_file_of_a_folder_deploys_the_folder(start_up: Start, tmp_pat
     assert answer(up, "parts") == 2
 
 
+@pytest.mark.slow
 def test_two_platforms_run_side_by_side(start_up: Start, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -155,6 +160,7 @@ def test_two_platforms_run_side_by_side(start_up: Start, tmp_path: Path) -> None
         assert reply.json() == name
 
 
+@pytest.mark.slow
 def test_a_second_platform_on_one_data_folder_is_refused_in_one_line(start_up: Start, tmp_path: Path) -> None:
     first = start_up().ready()
     status, said = refused(tmp_path)
@@ -163,6 +169,7 @@ def test_a_second_platform_on_one_data_folder_is_refused_in_one_line(start_up: S
     assert "--data DIR" in said
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -173,6 +180,7 @@ def test_a_taken_port_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / ".sandlot" / "logs").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -189,6 +197,7 @@ def test_an_unusable_redis_is_one_line_without_its_password(tmp_path: Path, url:
     assert "hidden" not in said
 
 
+@pytest.mark.slow
 def test_an_unwritable_data_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     status, said = refused(tmp_path, "--data", "file/data")
@@ -196,6 +205,7 @@ def test_an_unwritable_data_folder_is_one_line(tmp_path: Path) -> None:
     assert "Choose another with --data" in said
 
 
+@pytest.mark.slow
 def test_without_node_python_functions_run_and_node_functions_name_what_is_missing(
     start_up: Start, tmp_path: Path
 ) -> None:
@@ -210,6 +220,7 @@ def test_without_node_python_functions_run_and_node_functions_name_what_is_missi
     assert "node" in reply.json()["detail"].lower()
 
 
+@pytest.mark.slow
 def test_a_dead_worker_and_a_dead_api_are_restarted(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer=1))
     up = start_up().ready()
@@ -229,12 +240,14 @@ def test_a_dead_worker_and_a_dead_api_are_restarted(start_up: Start, tmp_path: P
     assert up.processes() == []
 
 
+@pytest.mark.slow
 def test_the_embedded_valkey_uses_an_allocator_that_stays_fast_as_the_queue_grows(start_up: Start) -> None:
     up = start_up().ready()
     loaded = [Path(f"/proc/{pid}/maps").read_text() for pid in up.processes() if "valkey-server" in _program(pid)]
     assert ["libmimalloc" in maps for maps in loaded] == [True]
 
 
+@pytest.mark.slow
 def test_a_long_path_does_not_break_the_socket(start_up: Start, tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
@@ -244,6 +257,7 @@ def test_a_long_path_does_not_break_the_socket(start_up: Start, tmp_path: Path) 
     assert up.processes() == []
 
 
+@pytest.mark.slow
 def test_a_running_function_finishes_before_the_stop(start_up: Start, tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -261,6 +275,7 @@ def test_a_running_function_finishes_before_the_stop(start_up: Start, tmp_path: 
     assert (found["status"], found["result"], found["attempt"]) == ("succeeded", "done", 1)
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once(start_up: Start, tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -279,6 +294,7 @@ def test_a_second_signal_stops_at_once(start_up: Start, tmp_path: Path) -> None:
     assert up.processes() == []
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_the_url_and_key_of_the_local_platform(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "secret.py", PRIVATE.format(answer=7))
     up = start_up().ready()
@@ -307,6 +323,7 @@ def _module(pid: int) -> str:
     return words[words.index("-m") + 1] if "-m" in words else ""
 
 
+@pytest.mark.slow
 def test_a_cache_deleted_under_a_running_worker_is_recreated(start_up: Start, tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -321,12 +338,14 @@ def test_a_cache_deleted_under_a_running_worker_is_recreated(start_up: Start, tm
     assert answer(up, "fresh") == 1
 
 
+@pytest.mark.slow
 def test_logs_are_shown_on_the_terminal_on_request(start_up: Start) -> None:
     up = start_up("--verbose").ready()
     assert "listening" in up.output
     assert re.search(r"Logs\s+this terminal", up.output)
 
 
+@pytest.mark.slow
 def test_events_and_results_of_megabytes_pass(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "echo.py", "def handler(event, context):\n    return event\n")
     up = start_up().ready()
@@ -334,6 +353,7 @@ def test_events_and_results_of_megabytes_pass(start_up: Start, tmp_path: Path) -
     assert answer(up, "echo", event) == event
 
 
+@pytest.mark.slow
 def test_a_configured_redis_replaces_the_embedded_one(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer=1))
     with ValkeyServer(data_dir=tmp_path / "own") as server:
@@ -345,6 +365,7 @@ def test_a_configured_redis_replaces_the_embedded_one(start_up: Start, tmp_path:
         assert up.stop() == 0
 
 
+@pytest.mark.slow
 def test_several_api_processes_and_workers_share_the_work_and_end_together(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer=1))
     up = start_up("--api-processes", "2", "--workers", "2", "--slots", "2").ready()
@@ -356,6 +377,7 @@ def test_several_api_processes_and_workers_share_the_work_and_end_together(start
     until(lambda: up.processes() == [], reason=lambda: f"still alive: {up.processes()}")
 
 
+@pytest.mark.slow
 def test_a_worker_started_beside_the_platform_joins_it(start_up: Start, tmp_path: Path) -> None:
     write(tmp_path, "job.py", PRIVATE.format(answer=1))
     up = start_up().ready()
@@ -373,6 +395,7 @@ def test_a_worker_started_beside_the_platform_joins_it(start_up: Start, tmp_path
         assert worker.wait(30) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["worker", "api"])
 def test_api_and_worker_without_a_redis_name_what_is_missing_in_one_line(tmp_path: Path, command: str) -> None:
     ended = subprocess.run(
@@ -388,6 +411,7 @@ def test_api_and_worker_without_a_redis_name_what_is_missing_in_one_line(tmp_pat
     assert "SANDLOT_REDIS_URL is not set" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["", "Valkey", "listening"])
 def test_a_stop_during_startup_leaves_nothing(start_up: Start, tmp_path: Path, said: str) -> None:
     """At once, when the Valkey is there, and when the API is."""

@@ -83,6 +83,7 @@ def test_hostile_text_gets_the_verdict_of_the_slow_reference(text: str) -> None:
     assert accepts(text.encode()) == reference_accepts(text.encode())
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.sampled_from(["\\ud83d", "\\ude00", "\\\\", "\\uD83D", "\\uDE00", "u", "\\n", '\\"', "a", "\\u0041"]),

@@ -63,6 +63,7 @@ def everything_in(raw: redis.Redis) -> bytes:
     return repr(found).encode()
 
 
+@pytest.mark.slow
 def test_only_the_function_can_read_its_secret(stack: Stack, admin: httpx.Client, function: str) -> None:
     told = admin.post(f"{function}/invoke")
     assert told.json() == [len(VALUE), VALUE[::-1]]

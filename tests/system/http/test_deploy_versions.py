@@ -78,6 +78,7 @@ def test_every_call_of_a_version_uses_its_manifest(stack: Stack, admin: httpx.Cl
     assert settings.items() <= admin.get(function).json()["manifest"].items()
 
 
+@pytest.mark.slow
 def test_an_archive_over_the_limit_is_413_and_the_previous_version_serves(admin: httpx.Client, function: str) -> None:
     large = b"PK" + bytes(50 * 1024 * 1024)
     reply = admin.put(function, content=large, headers={"content-type": "application/zip"})
@@ -142,6 +143,7 @@ def test_a_removal_is_refused_when_the_function_has_changed_since_it_was_read(
         assert (gone.status_code, gone.json()["code"]) == (404, "function_not_found")
 
 
+@pytest.mark.slow
 def test_removing_a_function_cancels_its_queued_jobs_and_keeps_its_cap_until_then(admin: httpx.Client) -> None:
     """One at a time, so the second waits while the first runs."""
     code = "import time\n\ndef handler(event, context):\n    time.sleep(1)\n    return event\n"
@@ -189,6 +191,7 @@ def test_a_function_that_no_worker_can_run_is_reported_at_deploy_and_at_call(
         assert "it needs one for 'python,gpu'. Start one with: sandlot worker --tag gpu" in refused.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_worker_with_the_tag_runs_the_function(stack: Stack, admin: httpx.Client, function: str) -> None:
     worker = stack.start("worker", SANDLOT_TAGS="gpu", SANDLOT_SLOTS="1")
     worker.event("worker started")

@@ -20,6 +20,7 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
 CHUNKED = b"0\r\n\r\n" + SMUGGLED
 
 
+@pytest.mark.slow
 def test_a_short_seeded_run_of_the_grammar_breaks_nothing(stack: Stack) -> None:
     api, url = stack.start_api()
     verdict = throw(url, requests(20_261_125, 400), api.process.pid)
@@ -31,6 +32,7 @@ def test_a_short_seeded_run_of_the_grammar_breaks_nothing(stack: Stack) -> None:
     assert api.stop() == 0
 
 
+@pytest.mark.slow
 def test_every_reply_is_one_that_the_openapi_document_promises(own: OwnStack) -> None:
     """Run a short part of `make hostile`: Schemathesis generates requests from the document."""
     from tests.hostile.contract import breaches  # a second of imports, which nothing else needs
@@ -92,6 +94,7 @@ def test_a_request_that_two_parsers_could_read_differently_is_refused(
     assert b"connection: close\r\n" in answer
 
 
+@pytest.mark.slow
 def test_a_stop_ends_in_time_with_any_connection_open(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="2")
     parts = urlsplit(url)

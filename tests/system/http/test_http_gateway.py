@@ -84,6 +84,7 @@ def test_a_response_without_a_body_leaves_the_connection_usable(anyone: httpx.Cl
     assert anyone.get("/echo").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_failing_function_is_a_problem_document(anyone: httpx.Client) -> None:
     assert anyone.get("/fn/fails").json()["code"] == "function_error"
     assert anyone.get("/loops").json()["code"] == "function_timeout"

@@ -14,6 +14,7 @@ def invoke(client: httpx.Client, name: str, event: Any = None, query: str = "", 
     return client.post(f"/v1/functions/{name}/invoke{query}", content=content, headers=named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "event",
     [
@@ -49,6 +50,7 @@ def test_the_function_sees_the_job_id_that_the_caller_gets(anyone: httpx.Client)
     assert reply.json()["job"] == reply.headers["x-job-id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "event", "status", "code", "outcome"),
     [
@@ -184,6 +186,7 @@ def test_an_asynchronous_call_is_accepted_and_can_be_polled_to_its_end(anyone: h
     assert anyone.get(location + "/result").content == b"0.2"
 
 
+@pytest.mark.slow
 def test_a_wait_shorter_than_the_job_is_504_and_the_job_continues(anyone: httpx.Client) -> None:
     reply = invoke(anyone, "sleeps", 0.6, query="?wait=0.1")
     assert (reply.status_code, reply.json()["code"]) == (504, "wait_timeout")
@@ -201,6 +204,7 @@ def test_strict_handling_refuses_a_wait_beyond_the_cap(anyone: httpx.Client) -> 
     assert invoke(anyone, "echo", prefer="wait=100000, handling=strict").json()["code"] == "invalid_preference"
 
 
+@pytest.mark.slow
 def test_one_idempotency_key_is_one_job_however_often_it_is_sent(anyone: httpx.Client) -> None:
     replies: list[httpx.Response] = []
 
@@ -219,6 +223,7 @@ def test_one_idempotency_key_is_one_job_however_often_it_is_sent(anyone: httpx.C
     assert (conflict.status_code, conflict.json()["code"]) == (422, "idempotency_conflict")
 
 
+@pytest.mark.slow
 def test_a_delayed_call_is_scheduled_and_then_run(anyone: httpx.Client) -> None:
     accepted = invoke(anyone, "echo", 1, prefer="respond-async", x_sandlot_delay="300ms")
     assert accepted.json()["status"] == "scheduled"

@@ -56,6 +56,7 @@ def test_a_job_that_ended_without_a_value_has_no_result(anyone: httpx.Client) ->
     assert (reply.status_code, reply.json()["code"]) == (409, "no_result")
 
 
+@pytest.mark.slow
 def test_a_job_that_does_not_start_in_time_expires(anyone: httpx.Client) -> None:
     headers = {"x-sandlot-delay": "1s", "x-sandlot-expires": "500ms"}
     location = submit(anyone, "echo", 1, **headers).headers["location"]
@@ -90,6 +91,7 @@ def pieces_of(stack: Stack, job_id: str) -> tuple[redis.Redis, str]:
     return client, f"sandlot:result:{job_id}:1"
 
 
+@pytest.mark.slow
 def test_a_result_of_6_mib_is_the_same_whole_in_ranges_and_by_head(stack: Stack, anyone: httpx.Client) -> None:
     event = large_event()
     called = anyone.post("/v1/functions/echo/invoke", content=event, timeout=HANG_S)
@@ -120,6 +122,7 @@ def test_a_result_of_6_mib_is_the_same_whole_in_ranges_and_by_head(stack: Stack,
     assert (response.status_code, response.text) == (201, "x" * 1_000_000)
 
 
+@pytest.mark.slow
 def test_a_changed_or_missing_large_result_is_never_returned(stack: Stack, anyone: httpx.Client) -> None:
     called = anyone.post("/v1/functions/echo/invoke", content=large_event(), timeout=HANG_S)
     where, job_id = called.headers["content-location"], called.headers["x-job-id"]
@@ -178,6 +181,7 @@ def test_an_event_changed_in_redis_is_not_signed_again(stack: Stack, anyone: htt
     assert (reply.status_code, reply.json()["code"]) == (500, "unsafe_record")
 
 
+@pytest.mark.slow
 def test_only_delivered_results_have_a_shorter_retention(
     stack: Stack, anyone: httpx.Client, admin: httpx.Client
 ) -> None:
@@ -246,6 +250,7 @@ def test_a_function_is_deployed_called_redeployed_and_removed(stack: Stack) -> N
             client.invoke("short-lived")
 
 
+@pytest.mark.slow
 def test_a_retryable_failure_runs_again_and_shows_the_reason(anyone: httpx.Client) -> None:
     location = submit(anyone, "shaky", 1).headers["location"]
     seen = anyone.get(location).json()
@@ -259,11 +264,13 @@ def test_a_retryable_failure_runs_again_and_shows_the_reason(anyone: httpx.Clien
     assert anyone.get(location + "/logs").text == "try 2\n"
 
 
+@pytest.mark.slow
 def test_a_synchronous_caller_waits_through_retries(anyone: httpx.Client) -> None:
     reply = anyone.post("/v1/functions/shaky/invoke", content=b"2")
     assert (reply.status_code, reply.json()["code"], reply.json()["job"]["attempt"]) == (502, "function_error", 2)
 
 
+@pytest.mark.slow
 def test_dead_letters_can_be_listed_inspected_redriven_and_discarded(admin: httpx.Client, anyone: httpx.Client) -> None:
     job_id = submit(admin, "shaky", 9).headers["location"].rpartition("/")[2]
     assert admin.get(f"/v1/jobs/{job_id}?wait=20").json()["status"] == "failed"

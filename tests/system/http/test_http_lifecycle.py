@@ -18,6 +18,7 @@ from tests.system.http.conftest import OwnStack, Stack
 from tests.waiting import HANG_S, until
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_one_clear_line(stack: Stack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -28,6 +29,7 @@ def test_a_taken_port_is_one_clear_line(stack: Stack) -> None:
     assert f"127.0.0.1:{port} is taken" in api.lines[0]
 
 
+@pytest.mark.slow
 def test_an_unreachable_redis_is_one_clear_line(stack: Stack) -> None:
     api = stack.start("api", SANDLOT_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
     assert api.process.wait(30) == 2
@@ -37,6 +39,7 @@ def test_an_unreachable_redis_is_one_clear_line(stack: Stack) -> None:
     assert "hunter2" not in api.lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "word"),
     [
@@ -55,6 +58,7 @@ def test_a_wrong_setting_is_one_clear_line(stack: Stack, environment: dict[str, 
     assert word in api.lines[0]
 
 
+@pytest.mark.slow
 def test_listening_on_the_network_without_keys_is_refused(own: OwnStack) -> None:
     api = own.start("api", SANDLOT_HOST="0.0.0.0", SANDLOT_KEY="", SANDLOT_INSECURE="1")
     assert api.process.wait(30) == 2
@@ -62,6 +66,7 @@ def test_listening_on_the_network_without_keys_is_refused(own: OwnStack) -> None
     assert "without any API key" in api.lines[-1]
 
 
+@pytest.mark.slow
 def test_without_a_worker_a_call_is_refused_and_the_api_is_not_ready(own: OwnStack) -> None:
     _, url = own.start_api()
     with own.client(url=url) as client:
@@ -73,6 +78,7 @@ def test_without_a_worker_a_call_is_refused_and_the_api_is_not_ready(own: OwnSta
         assert int(reply.headers["retry-after"]) >= 1
 
 
+@pytest.mark.slow
 def test_without_redis_every_request_is_503_and_nothing_hangs(own: OwnStack) -> None:
     api, url = own.start_api()
     with own.client(url=url) as client:
@@ -94,6 +100,7 @@ def test_without_redis_every_request_is_503_and_nothing_hangs(own: OwnStack) -> 
     assert api.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_stop_answers_waiting_callers_with_the_location_of_the_job(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="1.5")
     with (
@@ -119,6 +126,7 @@ def test_a_stop_answers_waiting_callers_with_the_location_of_the_job(stack: Stac
             assert client.get(location + "?wait=20").json()["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_replies_within_the_grace_period(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="10")
     with (
@@ -133,6 +141,7 @@ def test_a_stop_waits_for_replies_within_the_grace_period(stack: Stack) -> None:
         assert (call.result().status_code, call.result().content) == (200, b"1")
 
 
+@pytest.mark.slow
 def test_clients_that_never_finish_their_request_do_not_hold_up_a_stop(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="1")
     parts = urlsplit(url)
@@ -161,6 +170,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
@@ -175,6 +185,7 @@ def test_several_processes_share_a_port_and_a_dead_one_is_replaced(stack: Stack)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+@pytest.mark.slow
 def test_sighup_replaces_the_processes(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
@@ -191,6 +202,7 @@ def test_sighup_replaces_the_processes(stack: Stack) -> None:
     assert api.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_request_on_a_kept_connection_is_answered_during_a_stop(stack: Stack) -> None:
     api, url = stack.start_api()
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
@@ -217,6 +229,7 @@ def wait_for_the_end_of_listening(url: str) -> None:
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_no_process_outlives_its_parent(stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_API_PROCESSES="2")
     until(lambda: len(processes_of(url)) == 2)
@@ -232,6 +245,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_start_are_reported_once(stack: Stack) -> None:
     api = stack.start("api", SANDLOT_API_PROCESSES="2", SANDLOT_SIGNING_KEY="short")
     assert api.process.wait(30) == 2
@@ -289,6 +303,7 @@ def test_a_head_beyond_the_limits_is_431(stack: Stack, pieces: list[bytes]) -> N
     assert b'"code":"head_too_large"' in answer
 
 
+@pytest.mark.slow
 def test_an_incomplete_head_is_408_and_a_silent_connection_is_closed(stack: Stack) -> None:
     started_s = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor() as threads:
@@ -331,6 +346,7 @@ def test_a_client_that_expects_100_continue_need_not_send_a_refused_body(stack: 
     connection.close()
 
 
+@pytest.mark.slow
 def test_node_files_are_parsed_by_the_configured_node(stack: Stack, tmp_path: Path) -> None:
     used, node = tmp_path / "used", tmp_path / "node"
     node.write_text(f'#!/bin/sh\necho yes > {used}\nexec {find_node()} "$@"\n', encoding="utf-8")

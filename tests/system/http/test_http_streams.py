@@ -38,6 +38,7 @@ def numbers(text: str) -> list[str]:
     return [str(number) for number in range(len(text.split()))]
 
 
+@pytest.mark.slow
 def test_log_lines_arrive_while_the_function_runs(anyone: httpx.Client) -> None:
     job = submit(anyone, "ticks")
     seen = []
@@ -117,6 +118,7 @@ def test_a_client_that_never_reads_does_not_slow_other_followers(anyone: httpx.C
             assert list(stream)[-1].name == "result"
 
 
+@pytest.mark.slow
 def test_hundreds_of_followers_of_a_silent_job_all_see_its_end(anyone: httpx.Client, stack: Stack) -> None:
     job = submit(anyone, "sleeps", 1, {"x-sandlot-delay": "5m"})
     with httpx.Client(base_url=stack.url, timeout=HANG_S, trust_env=False, limits=httpx.Limits()) as many:
@@ -128,6 +130,7 @@ def test_hundreds_of_followers_of_a_silent_job_all_see_its_end(anyone: httpx.Cli
             assert (last.name, json.loads(last.data)["status"]) == ("result", "cancelled")
 
 
+@pytest.mark.slow
 def test_a_stopping_api_ends_its_streams_and_another_resumes_them(anyone: httpx.Client, stack: Stack) -> None:
     api, url = stack.start_api(SANDLOT_SHUTDOWN_GRACE_S="2")
     job = submit(anyone, "sleeps", 1, {"x-sandlot-delay": "5m"})

@@ -295,7 +295,7 @@ async def test_the_call_decides_about_hanging_up_and_otherwise_the_manifest(
     registry.add("hello", visibility="public", on_disconnect=on_disconnect)
     queue.ending = hold
     calling = asyncio.ensure_future(hang_up(api, queue, headers))
-    await eventually(lambda: bool(api.invocations.waiting))
+    await eventually(lambda: bool(queue.invocations))
     (invocation,) = queue.invocations.values()
     assert invocation.cancel_on_disconnect is bool(cancelled)
     if not cancelled:

@@ -70,6 +70,7 @@ def run(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     return (code if isinstance(code, int) else 0 if code is None else 1), captured.out, captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_describes_it(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
@@ -219,6 +220,7 @@ def test_unusable_passwords_are_refused_without_showing_them(stdin: str, reason:
     assert "sh0rt" not in error.message
 
 
+@pytest.mark.slow
 def test_the_command_line_costs_no_import_until_a_command_runs() -> None:
     script = "import sys, sandlot.cli; print([name for name in ('asyncio', 'httpx', 'redis', 'pydantic', 'rich', 'rq', 'watchfiles') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
