@@ -30,7 +30,7 @@ def runtime_commands(*, node: bool = False) -> list[RuntimeCommand]:
 
 @contextlib.asynccontextmanager
 async def open_level(level: Level, *, node: bool = False, missing: tuple[str, ...] = ()) -> AsyncIterator[SandboxHost]:
-    with tempfile.TemporaryDirectory(prefix="sandlot-walls-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sandlot-level-") as folder:
         os.chmod(folder, 0o755)  # noqa: S103 - the sandbox's user is another one
         async with await SandboxHost.open(
             level=level, runtimes=runtime_commands(node=node), state_dir=Path(folder), missing=missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -100,8 +101,12 @@ def processes_with(value: bytes) -> list[str]:
 
 
 def files_on_disk(name: str) -> list[Path]:
-    """Files of this name in what sandboxes leave on the host, which a disk would remember."""
-    return [path for path in Path(tempfile.gettempdir()).glob("sandlot-*/**/*") if path.name == name]
+    """List the files of this name that sandboxes left on the host's disk.
+
+    Tests of other processes remove their folders meanwhile; `os.walk` passes over these.
+    """
+    folders = Path(tempfile.gettempdir()).glob("sandlot-*")
+    return [Path(place, name) for folder in folders for place, _, files in os.walk(folder) if name in files]
 
 
 def write(rig: Rig, source: str, **spec: Any) -> str:
