@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     build_ca_file: Path | None = Field(
         None, description="certificate authorities (PEM) that builds trust; empty: SSL_CERT_FILE's, else the system's"
     )
+    resolve_limit_s: Annotated[float, Field(ge=10, le=7200)] = 300.0
     build_limit_s: Annotated[float, Field(ge=10, le=7200)] = 600.0
     packages_limit_mib: Annotated[int, Field(ge=16, le=8192)] = Field(
         512, description="disk space for the dependencies of one version"

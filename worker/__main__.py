@@ -119,7 +119,12 @@ async def serve(settings: Settings) -> None:
         registry = await stack.enter_async_context(Registry(client, signing_key))
         cache = DiskCache(settings.data / "cache", settings.cache_limit_mib)
         trees = PackageTrees(
-            host, indexes, cache, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s
+            host,
+            indexes,
+            cache,
+            limit_mib=settings.packages_limit_mib,
+            resolve_limit_s=settings.resolve_limit_s,
+            install_limit_s=settings.build_limit_s,
         )
         stack.push_async_callback(trees.close)
         bundles = BundleCache(registry, SecretStore(client, signing_key), cache, trees.tree)

@@ -28,12 +28,12 @@ class BundleCache:
         registry: Registry,
         secret_store: SecretStore,
         cache: DiskCache,
-        packages_of: Callable[[Lock], Awaitable[Path]],
+        packages_of: Callable[[Lock, str], Awaitable[Path]],
     ) -> None:
         """
         Args:
-            packages_of: returns a folder in the same cache with the packages of a lock, installed
-                first if they are missing.
+            packages_of: returns a folder in the same cache with the packages of a lock for a
+                function, installed first if they are missing.
         """
         self._registry = registry
         self._cache = cache
@@ -125,7 +125,7 @@ class BundleCache:
             await asyncio.to_thread(self._cache.evict)
         packages = None
         if version.manifest.dependencies:
-            packages = await self._packages_of(await self._registry.lock(version))
+            packages = await self._packages_of(await self._registry.lock(version), version.function)
         return spec_of(version, self._cache.path / digest, packages)
 
     def _unpack(self, bundle: Bundle, digest: str) -> None:

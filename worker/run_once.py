@@ -101,7 +101,7 @@ async def _outcome(spec: VersionSpec, event: bytes, manifest: Manifest, settings
     runtimes = [command for command in runtime_commands(settings) if command.name == spec.runtime.value]
     async with await SandboxHost.open(level=settings.sandbox, runtimes=runtimes, state_dir=folder / "state") as host:
         if manifest.dependencies:
-            spec = dataclasses.replace(spec, packages_dir=await _packages(host, manifest, settings))
+            spec = dataclasses.replace(spec, packages_dir=await _packages(host, spec.function, manifest, settings))
         pool = Pool(host, find_spec, slots=1, prewarmed=1)
         await pool.open()
         try:
@@ -113,14 +113,21 @@ async def _outcome(spec: VersionSpec, event: bytes, manifest: Manifest, settings
             await pool.close()
 
 
-async def _packages(host: SandboxHost, manifest: Manifest, settings: Settings) -> Path:
+async def _packages(host: SandboxHost, function: str, manifest: Manifest, settings: Settings) -> Path:
     """Resolve the dependencies now, and build them unless the cache in the data folder has them."""
     cache = DiskCache(settings.data / "cache", settings.cache_limit_mib)
     await asyncio.to_thread(cache.prune)
     indexes = read_indexes(settings, find_node(settings.node))
-    trees = PackageTrees(host, indexes, cache, limit_mib=settings.packages_limit_mib, limit_s=settings.build_limit_s)
-    async with await trees.sandbox(manifest.runtime) as sandbox:
-        return await trees.tree(await trees.resolve(manifest, sandbox))
+    trees = PackageTrees(
+        host,
+        indexes,
+        cache,
+        limit_mib=settings.packages_limit_mib,
+        resolve_limit_s=settings.resolve_limit_s,
+        install_limit_s=settings.build_limit_s,
+    )
+    # A deployed function's name has no colon, so its trees and those of local runs stay apart.
+    return await trees.tree(await trees.resolve(manifest), f"local:{function}")
 
 
 async def _run_in_pool(pool: Pool, execution: Execution) -> Outcome:

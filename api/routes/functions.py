@@ -166,7 +166,7 @@ async def get_function(
 
 
 @handlers.serves(DEPLOY)
-async def deploy(request: Request, name: str, revision: RevisionDep, services: ServicesDep) -> Response:
+async def deploy(request: Request, name: str, key: KeyDep, revision: RevisionDep, services: ServicesDep) -> Response:
     headers = dict(request.scope["headers"])
     content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
     read = deploy_reader(content_type, find_node(services.settings.node))
@@ -174,7 +174,9 @@ async def deploy(request: Request, name: str, revision: RevisionDep, services: S
     async with services.deploy_slots:
         # In a thread: a node process checks Node files, and archives are unpacked.
         bundle, manifest = await asyncio.to_thread(read, name, body)
-        deployed = await services.registry.deploy(name, bundle, manifest, revision=revision)
+        deployed = await services.registry.deploy(
+            name, bundle, manifest, revision=revision, owner=key.owner if key else ""
+        )
     await services.queue.close_breaker(name)
     request.scope[DIGEST] = deployed.version.digest
     document = version_document(deployed.version) | {"changed": deployed.changed}

@@ -6,7 +6,7 @@ dependencies are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, cast
 
 from redis.asyncio import Redis
@@ -34,6 +34,8 @@ class Build(NamedTuple):
     placement: str
     function: str
     number: int
+    owner: str
+    """Owner of the API key that deployed the version, as the API recorded it: for fairness only."""
 
 
 class BuildQueue:
@@ -46,24 +48,36 @@ class BuildQueue:
         self._heartbeat_script = redis.register_script(function_script("build_heartbeat"))
         self._finish_script = redis.register_script(function_script("revision", "build_finish"))
 
-    async def claim(self, placements: Sequence[str], patience_ms: Sequence[int]) -> Build | None:
-        """Claim a build that no other worker has; return None if there is none.
+    async def claim(
+        self,
+        placements: Sequence[str],
+        patience_ms: Sequence[int],
+        *,
+        source_builds: bool | None = None,
+        busy_owners: Iterable[str] = (),
+    ) -> Build | None:
+        """Claim the longest waiting build that no other worker has; return None if there is none.
 
         The claim is a lease of `LEASE_MS`.
 
         Args:
             patience_ms: for each placement, how long a build must have waited before this worker
                 claims it.
+            source_builds: claim only builds that may run code of packages, or only others; None for
+                any.
+            busy_owners: owners whose builds are left out.
         """
+        lane = "" if source_builds is None else str(int(source_builds))
         async with answering():
             found = await self._claim_script(
                 keys=[keys.BUILDS + placement for placement in placements],
-                args=[LEASE_MS, keys.BUILD, keys.FUNCTION, *patience_ms],
+                args=[LEASE_MS, keys.BUILD, keys.FUNCTION, *patience_ms, lane, *busy_owners],
             )
         if not found:
             return None
-        digest, attempt, index, function, number = found
-        return Build(digest.decode(), int(attempt), placements[int(index) - 1], function.decode(), int(number))
+        digest, attempt, index, function, number, owner = found
+        placement = placements[int(index) - 1]
+        return Build(digest.decode(), int(attempt), placement, function.decode(), int(number), owner.decode())
 
     async def version(self, build: Build) -> Version:
         """Return the version to build for; its record is signed.

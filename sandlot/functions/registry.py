@@ -93,7 +93,9 @@ class Registry:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> DeployResult:
+    async def deploy(
+        self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "", owner: str = ""
+    ) -> DeployResult:
         """Make this the function's latest version.
 
         A bundle and manifest that the function already had become the version that they were.
@@ -101,6 +103,7 @@ class Registry:
         Args:
             revision: change nothing unless the function is at this revision ("*": at any, but it
                 must exist).
+            owner: of the key that deploys; builds are shared out fairly between owners.
 
         Raises:
             CallerError: `name` is not a valid function name.
@@ -120,7 +123,7 @@ class Registry:
         for _ in range(_DEPLOY_TRIES):
             record = self._sign(name, number, digest, manifest)
             reply = await self._store.deploy(
-                name, digest, number, record, len(packed), revision, build_at=build_at, lock=lock
+                name, digest, number, record, len(packed), revision, build_at=build_at, lock=lock, owner=owner
             )
             number = reply.number
             if reply.status == b"missing":

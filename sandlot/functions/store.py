@@ -177,6 +177,7 @@ class FunctionStore:
         *,
         build_at: str = "",
         lock: bytes = b"",
+        owner: str = "",
     ) -> DeployReply:
         """Make this digest the function's latest version, or change nothing.
 
@@ -188,13 +189,14 @@ class FunctionStore:
                 without.
             lock: lock for this version, signed; if the version has none yet, this one counts and
                 nothing is left to resolve.
+            owner: of the key that deploys; builds are shared out fairly between owners.
         """
         build = [keys.LOCK + digest, keys.BUILDS + build_at, keys.BUILD + digest]
         channels: list[str | int] = [keys.FUNCTIONS_CHANGED, int(bool(build_at)), keys.BUILDS_CHANGED, build_at]
         async with answering():
             reply = await self._deploy_script(
                 keys=[keys.FUNCTIONS, keys.FUNCTION + name, keys.BUNDLE + digest, keys.BUNDLE_USERS + digest, *build],
-                args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, *channels, lock],
+                args=[name, digest, number, record, -(-size // CHUNK_BYTES), revision, *channels, lock, owner],
             )
         return DeployReply(*reply)
 

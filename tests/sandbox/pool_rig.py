@@ -137,7 +137,14 @@ def open_trees(host: SandboxHost, folder: Path, **settings: Any) -> PackageTrees
     cache = DiskCache(folder / "cache", loaded.cache_limit_mib)
     cache.prune()
     indexes = read_indexes(loaded, Path(find_node()))
-    return PackageTrees(host, indexes, cache, limit_mib=loaded.packages_limit_mib, limit_s=loaded.build_limit_s)
+    return PackageTrees(
+        host,
+        indexes,
+        cache,
+        limit_mib=loaded.packages_limit_mib,
+        resolve_limit_s=loaded.resolve_limit_s,
+        install_limit_s=loaded.build_limit_s,
+    )
 
 
 def isolations() -> Mapping[str, Isolation]:

@@ -108,8 +108,7 @@ def contents(folder: Path) -> bytes:
 
 
 async def resolve(trees: PackageTrees, manifest: Manifest) -> Lock:
-    async with await trees.sandbox(manifest.runtime) as sandbox:
-        return await trees.resolve(manifest, sandbox)
+    return await trees.resolve(manifest)
 
 
 @pytest.mark.slow
@@ -118,7 +117,7 @@ async def test_popular_packages_work_in_a_strict_sandbox_and_are_imported_once(
     host: SandboxHost, rig: Rig, tmp_path: Path
 ) -> None:
     trees = open_trees(host, tmp_path)
-    tree = await trees.tree(await resolve(trees, wants(*POPULAR)))
+    tree = await trees.tree(await resolve(trees, wants(*POPULAR)), "fn")
     assert {path.name for path in (tree / "numpy").rglob("tests")} == {"tests"}
     assert not [path for path in tree.rglob("*.pyc") if "tests" in path.parts]
     rig.write(SCIENCE, name="science", packages_dir=tree)
@@ -142,7 +141,7 @@ async def test_two_packages_of_npm_work_with_require_and_with_import(
     trees = open_trees(host, tmp_path)
     lock = await resolve(trees, wants("lodash@^4", "dayjs", runtime=Runtime.NODE))
     assert lock.text.count('"integrity": "sha512-') == 2
-    rig.write(LODASH, runtime=Runtime.NODE, name="greet", packages_dir=await trees.tree(lock))
+    rig.write(LODASH, runtime=Runtime.NODE, name="greet", packages_dir=await trees.tree(lock, "fn"))
     assert await rig.value("greet", [1, 2, 3]) == {"chunks": [[1, 2], [3]], "day": "02/01/2026"}
 
 
@@ -155,7 +154,7 @@ async def test_a_private_index_is_asked_with_credentials_that_are_nowhere_afterw
     trees = private(host, tmp_path, index)
     lock = await resolve(trees, wants("greeter<2"))
     assert re.search(r"greeter==1\.2 \\\n +--hash=sha256:[0-9a-f]{64}", lock.text)
-    tree = await trees.tree(lock)
+    tree = await trees.tree(lock, "fn")
     rig.write("import greeter\ndef handler(e, c): return greeter.VERSION\n", name="private", packages_dir=tree)
     assert await rig.value("private") == "1.2"
     kept = contents(tmp_path)
@@ -172,7 +171,7 @@ async def test_a_private_registry_is_asked_with_a_token_that_is_nowhere_afterwar
     trees = private_npm(host, tmp_path, registry)
     lock = await resolve(trees, wants("@acme/greeter@^1", runtime=Runtime.NODE))
     assert '"integrity": "sha512-' in lock.text
-    tree = await trees.tree(lock)
+    tree = await trees.tree(lock, "fn")
     source = "exports.handler = () => require('@acme/greeter')"
     rig.write(source, runtime=Runtime.NODE, name="private-npm", packages_dir=tree)
     assert await rig.value("private-npm") == "1.2"
@@ -202,7 +201,7 @@ async def test_npm_install_scripts_run_only_if_the_manifest_allows_it(
     made = []
     for allowed in (False, True):
         lock = await resolve(trees, wants("maker", runtime=Runtime.NODE, source_builds=allowed))
-        made.append((await trees.tree(lock) / "node_modules" / "maker" / "made.txt").exists())
+        made.append((await trees.tree(lock, "fn") / "node_modules" / "maker" / "made.txt").exists())
     assert made == [False, True]
 
 
@@ -238,7 +237,7 @@ async def test_another_machine_builds_from_the_lock_alone_even_if_there_is_somet
     index.add_wheel("greeter", "1.0")
     lock = await resolve(private(host, tmp_path / "one", index), wants("greeter"))
     index.add_wheel("greeter", "2.0")
-    tree = await private(host, tmp_path / "two", index).tree(lock)
+    tree = await private(host, tmp_path / "two", index).tree(lock, "fn")
     assert "1.0" in (tree / "greeter" / "__init__.py").read_text()
     assert (tree / "greeter" / "empty.txt").read_bytes() == b""
     assert not [path for path in tree.rglob("*") if path.is_symlink() or path.stat().st_mode & 0o222]
@@ -255,7 +254,7 @@ async def test_a_file_that_is_not_what_was_locked_is_not_installed(
     index.add_wheel("greeter", "1.0", "print('something else')\n")
     trees = private(host, tmp_path / "two", index)
     with pytest.raises(BuildFailed, match="Hash mismatch"):
-        await trees.tree(lock)
+        await trees.tree(lock, "fn")
     assert [path.name for path in (tmp_path / "two" / "cache").iterdir() if not path.name.startswith(".")] == []
 
 
@@ -271,7 +270,7 @@ async def test_a_package_is_built_from_source_only_if_the_manifest_allows_it(
     rig.write(
         "import sourceful\ndef handler(e, c): return sourceful.BUILT\n",
         name="source",
-        packages_dir=await trees.tree(lock),
+        packages_dir=await trees.tree(lock, "fn"),
     )
     assert await rig.value("source") is True
 
@@ -282,8 +281,9 @@ async def test_packages_that_take_more_than_they_may_are_refused_with_the_limit(
 ) -> None:
     index.add_wheel("greeter", "1.0", "# " + "x" * (17 * 1024 * 1024))
     trees = private(host, tmp_path, index, packages_limit_mib=16)
+    lock = await resolve(trees, wants("greeter"))
     with pytest.raises(BuildFailed, match=r"take \d+ MiB once installed; at most 16 are allowed"):
-        await resolve(trees, wants("greeter"))
+        await trees.tree(lock, "fn")
 
 
 @pytest.mark.slow
@@ -296,7 +296,7 @@ async def test_a_build_reaches_no_host_that_the_operator_has_not_named(
     with open_index() as other:
         other.add_wheel("greeter", "1.0")
         trees._indexes = dataclasses.replace(trees._indexes, python_index=index.url)
-        async with await trees.sandbox(Runtime.PYTHON) as sandbox:
+        async with await trees.sandbox(Runtime.PYTHON, 60.0) as sandbox:
             sandbox._indexes = dataclasses.replace(trees._indexes, python_index=other.url)
             with pytest.raises(BuildFailed, match="403"):
                 await sandbox.resolve(("greeter",), source_builds=False)

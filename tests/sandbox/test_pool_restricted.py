@@ -66,7 +66,7 @@ async def test_dependencies_are_not_built_here_and_the_missing_wall_and_the_reme
     host: SandboxHost, runtime: Runtime, tmp_path: Path
 ) -> None:
     trees = open_trees(host, tmp_path)
-    for asked in (trees.sandbox(runtime), trees.tree(Lock(runtime=runtime, text=""))):
+    for asked in (trees.sandbox(runtime, 60.0), trees.tree(Lock(runtime=runtime, text=""), "fn")):
         with pytest.raises(IsolationMissing, match=r"network namespace.*strict.*SANDLOT_SANDBOX=restricted asks for"):
             await asked
 

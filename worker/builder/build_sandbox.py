@@ -1,4 +1,4 @@
-"""A sandbox that resolves and installs packages; it reaches the package indexes and nothing else.
+"""A sandbox that resolves or installs packages; it reaches the package indexes and nothing else.
 
 The code in this sandbox may be hostile (a package built from source). Its files therefore leave it
 as bytes, and the worker writes them as plain files at paths that it has checked. The worker never
@@ -16,9 +16,9 @@ from typing import Any, Final, Self
 import msgspec
 
 from sandlot.errors import SandboxUnavailable
-from sandlot.functions.dependencies import LOCK_LIMIT_BYTES
 from sandlot.models import OutcomeKind, Runtime
 from worker.builder.indexes import INSIDE, PackageIndexes, requirements_of
+from worker.builder.lock_check import check_lock
 from worker.builder.package_files import FILES_LIMIT, BuildFailed, PackageFile, TreeWriter, check_files
 from worker.execution import Execution, VersionSpec
 from worker.pool.instance import Instance
@@ -32,7 +32,12 @@ _NAME: Final = "sandlot-build"
 
 
 class BuildSandbox:
-    """An async context manager around one sandbox; leaving it kills everything inside."""
+    """An async context manager around one sandbox; leaving it kills everything inside.
+
+    It serves one step, resolving or installing, and never both: code of a package that ran while
+    the dependencies were resolved could have left a process or a file that changes what is
+    installed.
+    """
 
     def __init__(
         self, host: SandboxHost, runtime: Runtime, indexes: PackageIndexes, limit_mib: int, limit_s: float
@@ -44,6 +49,7 @@ class BuildSandbox:
         self._limit_s = limit_s
         self._instance: Instance | None = None
         self._last_line = ""
+        self._used = False
 
     async def __aenter__(self) -> Self:
         # Downloaded and unpacked files share the sandbox's tmpfs, hence twice the limit; the rest
@@ -86,14 +92,12 @@ class BuildSandbox:
         """Return the text of the lock for these dependencies.
 
         Raises:
-            BuildFailed: they cannot be resolved, or the lock is too long.
+            BuildFailed: they cannot be resolved, or the lock is too long or unsafe to install from.
         """
         requirements = requirements_of(self._runtime, dependencies)
         request = {"do": "resolve", "requirements": requirements, "source_builds": source_builds}
-        lock = (await self._request(request)).get("lock")
-        if not isinstance(lock, str) or len(lock) > LOCK_LIMIT_BYTES:
-            raise BuildFailed(f"the dependencies resolve to a list of more than {LOCK_LIMIT_BYTES} bytes")
-        return lock
+        self._begin_step()
+        return check_lock(self._runtime, (await self._request(request)).get("lock"))
 
     async def install(self, lock: str, *, source_builds: bool) -> list[PackageFile]:
         """Install the packages of the lock inside the sandbox and return their files, all checked.
@@ -101,6 +105,7 @@ class BuildSandbox:
         Raises:
             BuildFailed: the installation failed, or its files exceed a limit.
         """
+        self._begin_step()
         reply = await self._request({"do": "install", "lock": lock, "source_builds": source_builds})
         try:
             files = msgspec.convert(reply.get("files"), list[PackageFile])
@@ -121,6 +126,11 @@ class BuildSandbox:
                 chunk = await self._invoke({"do": "read", "at": at}, _READ_LIMIT_S)
                 at += await asyncio.to_thread(writer.feed, chunk)
             await asyncio.to_thread(writer.finish)
+
+    def _begin_step(self) -> None:
+        if self._used:
+            raise SandboxUnavailable("a build sandbox serves one step, and this one has served it")
+        self._used = True
 
     async def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         event = self._indexes.event(self._runtime, files_limit=FILES_LIMIT, **request)

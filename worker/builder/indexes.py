@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from uv import find_uv_bin
 
 from sandlot.errors import InvalidSettings
-from sandlot.functions.dependencies import split_package
+from sandlot.functions.dependencies import Lock, split_package
 from sandlot.models import Runtime
 from sandlot.settings import Settings
 
@@ -145,9 +145,16 @@ def requirements_of(runtime: Runtime, dependencies: tuple[str, ...]) -> object:
     return dict(split_package(dependency) for dependency in dependencies)
 
 
-def tree_name(lock_digest: str, runtime: Runtime) -> str:
-    """Return the digest that names a tree: of the lock and of what compiled code depends on."""
+def tree_name(lock: Lock, function: str) -> str:
+    """Return the digest that names a tree: of the lock, of what compiled code depends on, and of
+    the function that trusts it.
+
+    Installing wheels, or npm packages without their scripts, runs no foreign code, so the hashes in
+    the lock determine every byte and all functions may share the tree. A tree that foreign code
+    took part in belongs to the versions of one function.
+    """
     machine = sysconfig.get_platform()
-    if runtime is Runtime.PYTHON:
+    if lock.runtime is Runtime.PYTHON:
         machine += f" {sys.implementation.cache_tag}"
-    return hashlib.sha256(f"{lock_digest} {machine}".encode()).hexdigest()
+    trusted_by = f" {function}" if lock.source_builds else ""
+    return hashlib.sha256(f"{lock.digest} {machine}{trusted_by}".encode()).hexdigest()

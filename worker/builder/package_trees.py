@@ -1,7 +1,11 @@
-"""Installed packages on this machine: one tree per lock, built once and shared read-only.
+"""Installed packages on this machine: trees that are built once and shared read-only.
 
-Every version with the same lock uses the same tree. One process builds a tree while the others on
-the machine wait for it.
+Versions with the same lock use the same tree; if packages may be built from source, only versions
+of one function do. One process builds a tree while the others on the machine wait for it.
+
+Resolving and installing never share a sandbox. The lock leaves the resolver's sandbox, is checked,
+and is all that the installing sandbox gets: a package that ran code while the dependencies were
+resolved has no part in what is installed, nor in the name that it is kept under.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +26,8 @@ from worker.builder.indexes import PackageIndexes, provide_uv, tree_name
 from worker.disk_cache import DiskCache
 from worker.sandbox.host import SandboxHost
 
+OnSandbox = Callable[[BuildSandbox], None]
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -28,18 +35,25 @@ class PackageTrees:
     """The trees in the machine's disk cache, and the builds that add to them."""
 
     def __init__(
-        self, host: SandboxHost, indexes: PackageIndexes, cache: DiskCache, *, limit_mib: int, limit_s: float
+        self,
+        host: SandboxHost,
+        indexes: PackageIndexes,
+        cache: DiskCache,
+        *,
+        limit_mib: int,
+        resolve_limit_s: float,
+        install_limit_s: float,
     ) -> None:
         """
         Args:
             limit_mib: for one tree.
-            limit_s: for resolving, and again for installing.
         """
         self._host = host
         self._indexes = indexes
         self._cache = cache
         self._limit_mib = limit_mib
-        self._limit_s = limit_s
+        self._resolve_limit_s = resolve_limit_s
+        self._install_limit_s = install_limit_s
         self._builds: dict[str, asyncio.Task[Path]] = {}
 
     async def close(self) -> None:
@@ -60,8 +74,50 @@ class PackageTrees:
             )
         return self._indexes.obstacle(runtime)
 
-    async def sandbox(self, runtime: Runtime) -> BuildSandbox:
-        """Return a sandbox to build in, not open yet.
+    async def resolve(self, manifest: Manifest, on_sandbox: OnSandbox | None = None) -> Lock:
+        """Lock a manifest's dependencies, in a sandbox that installs nothing.
+
+        Args:
+            on_sandbox: called with the sandbox, which knows the progress.
+
+        Raises:
+            BuildFailed: the dependencies cannot be resolved.
+            IsolationMissing, RuntimeUnavailable, SandboxUnavailable: not on this machine.
+        """
+        async with await self.sandbox(manifest.runtime, self._resolve_limit_s) as sandbox:
+            if on_sandbox is not None:
+                on_sandbox(sandbox)
+            text = await sandbox.resolve(manifest.dependencies, source_builds=manifest.source_builds)
+        return Lock(runtime=manifest.runtime, text=text, source_builds=manifest.source_builds)
+
+    async def tree(self, lock: Lock, function: str, on_sandbox: OnSandbox | None = None) -> Path:
+        """Return the folder with the packages of a lock, building it first if it is missing.
+
+        Concurrent calls for the same tree share one build.
+
+        Args:
+            function: whose versions share the tree if packages may be built from source.
+            on_sandbox: called with the sandbox that installs, if this call starts one.
+
+        Raises:
+            BuildFailed: the packages cannot be installed.
+            IsolationMissing, RuntimeUnavailable, SandboxUnavailable: not on this machine.
+            OSError: the files cannot be written to disk.
+        """
+        name = tree_name(lock, function)
+        task = self._builds.get(name)
+        if task is None:
+            if await asyncio.to_thread(self._cache.touch, name):
+                return self._cache.path / name
+            task = self._builds.get(name) or asyncio.create_task(
+                self._build(name, lock, on_sandbox), name=f"build {name[:12]}"
+            )
+            self._builds[name] = task
+            task.add_done_callback(lambda _done: self._builds.pop(name, None))
+        return await asyncio.shield(task)
+
+    async def sandbox(self, runtime: Runtime, limit_s: float) -> BuildSandbox:
+        """Return a sandbox for one step of a build, not open yet.
 
         Raises:
             IsolationMissing, RuntimeUnavailable: this worker cannot build for the runtime.
@@ -70,49 +126,17 @@ class PackageTrees:
             raise IsolationMissing(obstacle) if self._host.level != "strict" else RuntimeUnavailable(obstacle)
         if runtime is Runtime.PYTHON:
             await asyncio.to_thread(provide_uv, self._indexes.tools[runtime])
-        return BuildSandbox(self._host, runtime, self._indexes, self._limit_mib, self._limit_s)
+        return BuildSandbox(self._host, runtime, self._indexes, self._limit_mib, limit_s)
 
-    async def tree(self, lock: Lock) -> Path:
-        """Return the folder with the packages of a lock, building it first if it is missing.
-
-        Concurrent calls for the same lock share one build.
-
-        Raises:
-            BuildFailed: the packages cannot be installed.
-            IsolationMissing, RuntimeUnavailable, SandboxUnavailable: not on this machine.
-            OSError: the files cannot be written to disk.
-        """
-        name = tree_name(lock.digest, lock.runtime)
-        task = self._builds.get(name)
-        if task is None:
-            if await asyncio.to_thread(self._cache.touch, name):
-                return self._cache.path / name
-            task = self._builds.get(name) or asyncio.create_task(self._build(name, lock), name=f"build {name[:12]}")
-            self._builds[name] = task
-            task.add_done_callback(lambda _done: self._builds.pop(name, None))
-        return await asyncio.shield(task)
-
-    async def _build(self, name: str, lock: Lock) -> Path:
+    async def _build(self, name: str, lock: Lock, on_sandbox: OnSandbox | None) -> Path:
+        """Install a lock in a sandbox of its own and copy the tree into the cache."""
         async with self._cache.locked_in_thread(name):
             if not self._cache.touch(name):
-                async with await self.sandbox(lock.runtime) as sandbox:
+                async with await self.sandbox(lock.runtime, self._install_limit_s) as sandbox:
+                    if on_sandbox is not None:
+                        on_sandbox(sandbox)
                     await self._install(name, lock, sandbox)
         return self._cache.path / name
-
-    async def resolve(self, manifest: Manifest, sandbox: BuildSandbox) -> Lock:
-        """Lock a manifest's dependencies and, unless this machine has their tree, build it.
-
-        Raises:
-            BuildFailed: the dependencies cannot be resolved or installed.
-            OSError: the files cannot be written to disk.
-        """
-        text = await sandbox.resolve(manifest.dependencies, source_builds=manifest.source_builds)
-        lock = Lock(runtime=manifest.runtime, text=text, source_builds=manifest.source_builds)
-        name = tree_name(lock.digest, lock.runtime)
-        async with self._cache.locked_in_thread(name):
-            if not self._cache.touch(name):
-                await self._install(name, lock, sandbox)
-        return lock
 
     async def _install(self, name: str, lock: Lock, sandbox: BuildSandbox) -> None:
         """Install a lock and copy the tree into the cache; the caller holds the tree's lock."""

@@ -285,7 +285,9 @@ class FakeRegistry:
         more = names[limit - 1] if len(names) > limit else None
         return FunctionPage(functions=tuple([self.versions[name][-1] for name in names[:limit]]), next=more)
 
-    async def deploy(self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "") -> DeployResult:
+    async def deploy(
+        self, name: str, bundle: Bundle, manifest: Manifest, *, revision: str = "", owner: str = ""
+    ) -> DeployResult:
         created = name not in self.versions
         return DeployResult(
             version=self.add(name, **manifest.model_dump(exclude={"runtime", "handler"})), created=created, changed=True

@@ -6,7 +6,7 @@
 -- KEYS: functions, function, bundle, bundle users, lock, builds, build
 -- ARGV: name, digest, expected number, signed record, chunks of the bundle, expected revision (''
 --   for any, '*' for any that exists), channel, '1' if it has dependencies, builds' channel,
---   placement, a signed lock if one is known ('' if not)
+--   placement, a signed lock if one is known ('' if not), owner of the key that deploys
 -- Returns {'ok', number, created, changed, record, revision, 1 if it is active},
 --   {'missing', number} if the bundle must be uploaded first,
 --   {'conflict', number} if another deploy took the number: sign a record for the returned number
@@ -60,7 +60,7 @@ if kind == 'v' then
   redis.call('HSET', KEYS[2], 'latest', number)
 else
   local time = redis.call('TIME')
-  redis.call('HSET', KEYS[7], 'w' .. name, number)
+  redis.call('HSET', KEYS[7], 'w' .. name, number, 'o' .. name, ARGV[12])
   redis.call('ZADD', KEYS[6], 'NX', math.floor(time[1] * 1000 + time[2] / 1000), digest)
   redis.call('PUBLISH', ARGV[9], ARGV[10])
 end
