@@ -32,7 +32,7 @@ local function choose(digest)
         -- An API of an earlier release records no owner: the function stands for it.
         local owner = owners[name]
         if not owner or owner == '' then owner = 'function ' .. name end
-        -- Of the signed manifest's canonical JSON, in which a quotation mark inside a string is escaped.
+        -- The signed manifest is canonical JSON, in which strings escape their quotation marks.
         local source = string.find(record, '"source_builds":true', 1, true) and '1' or '0'
         if (wanted == '' or wanted == source) and not busy[owner] then return name, number, owner, true end
       end
